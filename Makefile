@@ -1,0 +1,53 @@
+# Every command a person needs. Each makes its own .venv; second runs are incremental.
+# Needs beforehand: python3 (3.11 or later) with venv, a C compiler, make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := setup.py pyproject.toml $(wildcard fastopt/_kernels/*.pyx fastopt/_kernels/*.pxi fastopt/_kernels/*.h)
+BUILT := .stamps/build
+
+.PHONY: demo test test-slow sanitize bench docs lint clean
+
+demo: $(BUILT) .stamps/demo
+	$(BIN)/python examples/digits.py
+
+test: $(BUILT) .stamps/test
+	$(BIN)/python -m pytest -q
+
+test-slow: $(BUILT) .stamps/test
+	$(BIN)/python -m pytest -q -m slow
+
+sanitize: .stamps/test
+	$(BIN)/python tests/sanitize.py
+
+bench: $(BUILT) .stamps/bench
+	cd asv_benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=../$(BIN)/python --set-commit-hash=$$(git rev-parse HEAD)
+
+docs: $(BUILT) .stamps/docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+lint: .stamps/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint fastopt/_kernels
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so fastopt/_kernels/*/ docs/_build docs/api docs/gallery
+
+.stamps/venv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "setuptools>=77" "Cython>=3.1" "numpy>=2.0"
+	mkdir -p .stamps && touch $@
+
+# the package itself, in place: unchanged kernels are not compiled again
+$(BUILT): .stamps/venv $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation -e .
+	touch $@
+
+# the dependencies of one command: the extra of that name
+.stamps/%: .stamps/venv pyproject.toml
+	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print('\n'.join(p['dependencies'] + p['optional-dependencies']['$*']))" > .stamps/$*.txt
+	$(BIN)/python -m pip install -q -r .stamps/$*.txt
+	touch $@

@@ -1,0 +1,21 @@
+"""Neural networks and second-order models inside CPU-only Python programs.
+
+NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
+kernel, `optim` the optimizers, `nn` layers, networks and the Trainer.
+"""
+
+from fastopt import functional, nn, optim
+from fastopt._version import __version__
+from fastopt.threads import config, get_num_threads, num_threads, set_num_threads, show_config
+
+__all__ = [
+    "__version__",
+    "config",
+    "functional",
+    "get_num_threads",
+    "nn",
+    "num_threads",
+    "optim",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,28 @@
+"""Picks the build of the kernels for this processor, once, at import.
+
+`FASTOPT_ISA` (v2, v3, v4; baseline off x86) overrides the choice. An unknown
+level, or one this processor or this build lacks, is an error, never a fallback.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from fastopt._kernels._cpu import levels
+
+
+def _choose() -> tuple[str, tuple[str, ...]]:
+    built = {p.parent.name for p in Path(__file__).parent.glob("*/core.*")}
+    available = tuple(level for level in levels() if level in built)
+    wanted = os.environ.get("FASTOPT_ISA")
+    if wanted and wanted not in available:
+        raise ImportError(f"FASTOPT_ISA={wanted!r}: expected one of {available} on this processor; unset it to choose the best")
+    if not available:
+        raise ImportError(f"no kernels for this processor: it runs {levels()}, this build has {tuple(sorted(built))}")
+    return wanted or available[0], available
+
+
+isa, isas = _choose()
+core = importlib.import_module(f"fastopt._kernels.{isa}.core")
+sys.modules["fastopt._kernels.core"] = core  # classes name this module, whatever the level: pickle finds them

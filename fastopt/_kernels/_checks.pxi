@@ -1,0 +1,100 @@
+# What stands between Python and a pointer: dtype, shape, layout, overlap.
+#
+# Every check raises before anything is written, and its message names the
+# argument, what was expected, what came, and the way out.
+
+cdef inline bint is_plain(object a, int typenum, int ndim):
+    # an ndarray of this dtype and rank that a kernel can read where it lies
+    return (cnp.PyArray_Check(a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == typenum
+            and cnp.PyArray_NDIM(<cnp.ndarray>a) == ndim
+            and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
+            and cnp.PyArray_ISALIGNED(<cnp.ndarray>a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a))
+
+
+cdef inline void* data(object a) noexcept:
+    return cnp.PyArray_DATA(<cnp.ndarray>a)
+
+
+cdef int float_type(str name, object a) except -1:
+    # the type number of a floating array that sets the dtype of a call
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}; pass np.asarray({name})")
+    if a.dtype == np.float32:
+        return cnp.NPY_FLOAT32
+    if a.dtype == np.float64:
+        return cnp.NPY_FLOAT64
+    raise TypeError(f"{name}: expected dtype float32 or float64, got {a.dtype}; pass {name}.astype(np.float32)")
+
+
+cdef object dtype_of(int typenum):
+    return np.dtype(np.float32 if typenum == cnp.NPY_FLOAT32 else np.float64)
+
+
+cdef str shape_text(tuple shape):
+    return "(" + ", ".join("n" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+cdef int check_shape(str name, object a, tuple shape, str way_out="") except -1:
+    # None stands for any length
+    cdef bint fits = a.ndim == len(shape)
+    if fits:
+        for want, got in zip(shape, a.shape):
+            fits = fits and (want is None or want == got)
+    if not fits:
+        if not way_out and a.ndim == 1 and len(shape) == 2:
+            way_out = f"; pass {name}.reshape(1, -1) for one row"
+        raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {a.shape}{way_out}")
+    return 0
+
+
+cdef object as_input(str name, object a, int typenum, tuple shape):
+    # an array a kernel only reads: of exactly this dtype; copied if its layout asks for it
+    if not is_plain(a, typenum, len(shape)):
+        if float_type(name, a) != typenum:
+            raise TypeError(f"{name}: expected dtype {dtype_of(typenum)}, got {a.dtype}; pass {name}.astype(np.{dtype_of(typenum)})")
+        check_shape(name, a, shape)
+        a = np.require(a, dtype_of(typenum), "CA")
+    check_shape(name, a, shape)
+    return a
+
+
+cdef object as_output(str name, object a, int typenum, tuple shape):
+    # an array a kernel overwrites in place; None makes a new one
+    if a is None:
+        return np.empty(shape, dtype_of(typenum))
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array to write to, got {type(a).__name__}")
+    if a.dtype != dtype_of(typenum) or not a.dtype.isnative:
+        raise TypeError(f"{name}: expected dtype {dtype_of(typenum)} to write to, got {a.dtype}")
+    check_shape(name, a, shape)
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array, got a read-only one; pass a copy")
+    if not is_plain(a, typenum, len(shape)):
+        raise ValueError(f"{name}: expected a C-contiguous, aligned array to write to, got strides {a.strides}; pass np.ascontiguousarray({name})")
+    return a
+
+
+cdef bint overlaps(object a, object b):
+    # whether two contiguous arrays share memory
+    cdef char* p = <char*>data(a)
+    cdef char* q = <char*>data(b)
+    return p < q + cnp.PyArray_NBYTES(<cnp.ndarray>b) and q < p + cnp.PyArray_NBYTES(<cnp.ndarray>a)
+
+
+cdef int check_apart(tuple outputs, tuple inputs) except -1:
+    # (name, array) pairs: no output shares memory with an input or another output; None is absent
+    cdef Py_ssize_t i
+    for i, (name, a) in enumerate(outputs):
+        if a is None:
+            continue
+        for other, b in outputs[:i] + inputs:
+            if b is not None and overlaps(a, b):
+                raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}; pass a copy")
+    return 0
+
+
+cdef int activation_code(object activation) except -1:
+    try:
+        return ACTIVATIONS.index(activation)
+    except ValueError:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}") from None

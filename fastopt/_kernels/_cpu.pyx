@@ -1,0 +1,28 @@
+"""Which instruction-set levels this processor runs; asked before a level is loaded."""
+
+cdef extern from *:
+    """
+    static int fastopt_level(void) {
+    #if defined(__x86_64__)
+        __builtin_cpu_init();
+        if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) return 1;
+        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+            !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2")) return 2;
+        if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+            !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") ||
+            !__builtin_cpu_supports("avx512vl")) return 3;
+        return 4;
+    #else
+        return 0;
+    #endif
+    }
+    """
+    int fastopt_level()
+
+
+def levels():
+    """Level names this processor runs, best first."""
+    cdef int level = fastopt_level()
+    if level == 0:
+        return ("baseline",)
+    return ("v4", "v3", "v2")[4 - level:] if level > 1 else ()

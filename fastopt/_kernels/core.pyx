@@ -1,0 +1,42 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, embedsignature=False
+"""Every kernel, in one translation unit, compiled once per instruction-set level.
+
+The topic files are taken in from the lowest to the highest, so that each can
+call the ones before it directly. `fastopt._kernels` chooses the level;
+`fastopt.functional` and the classes above are the public face.
+"""
+
+cimport cython
+from cython cimport floating
+from libc.math cimport fabs, log, pow, sqrt
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from posix.stdlib cimport posix_memalign
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #ifndef FASTOPT_LEVEL
+    #define FASTOPT_LEVEL "baseline"
+    #endif
+    """
+    const char* FASTOPT_LEVEL
+
+LEVEL = FASTOPT_LEVEL.decode()
+
+include "parallel.pxi"
+include "_checks.pxi"
+include "activations.pxi"
+include "dense.pxi"
+include "standardize.pxi"
+include "losses.pxi"
+include "optim.pxi"
+include "program.pxi"
+include "limits.pxi"
+
+team_initialise()

@@ -1,0 +1,71 @@
+# What this machine can do at most: the yardsticks that `bench limits` prints.
+#
+# - FMA peak: enough independent vector accumulators to hide the latency.
+# - Read bandwidth: a sum over an array, four vectors at a time.
+
+cdef extern from *:
+    """
+    static float limits_fma(ptrdiff_t n) {
+        enum { CHAINS = 12 };
+        vecf acc[CHAINS], a = {0}, b = {0};
+        for (int i = 0; i < CHAINS; i++) acc[i] = a;
+        for (ptrdiff_t k = 0; k < n; k++) {
+    #pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) { acc[i] = acc[i] * a + b; __asm__ volatile("" : "+x"(acc[i])); }
+        }
+        for (int i = 1; i < CHAINS; i++) acc[0] += acc[i];
+        return sum_lanes_f(acc[0]);
+    }
+    static float limits_read(const float *p, ptrdiff_t n) {
+        vecf acc[4] = {{0}};
+        for (ptrdiff_t i = 0; i + 4 * LANES_f <= n; i += 4 * LANES_f) {
+    #pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) acc[j] += *(const vecf *)(p + i + j * LANES_f);
+        }
+        return sum_lanes_f(acc[0] + acc[1] + acc[2] + acc[3]);
+    }
+    """
+    float limits_fma(Py_ssize_t n) nogil
+    float limits_read(const float* p, Py_ssize_t n) nogil
+
+cdef struct LimitsCall:
+    Py_ssize_t n, repeats
+    float* x
+    double* result              # (team,): kept, so that no loop is empty
+
+
+cdef void fma_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef LimitsCall* c = <LimitsCall*>args
+    c.result[member] = limits_fma(c.n)
+
+
+cdef void read_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef LimitsCall* c = <LimitsCall*>args
+    cdef Py_ssize_t start = share(c.n, 64, member, team), stop = share(c.n, 64, member + 1, team), i
+    for i in range(c.repeats):
+        c.result[member] += limits_read(c.x + start, stop - start)
+
+
+# ---------------------------------------------------------------- entry points
+
+def fma_rate():
+    """Float32 FLOP/s of one short run on the current number of threads."""
+    cdef LimitsCall c
+    cdef double start
+    result = np.zeros(max(1, team_get()))
+    c.n, c.result = 1_000_000, <double*>data(result)
+    start = team_seconds()
+    team_run(fma_job, &c, result.size)
+    return 2.0 * 12 * LANES_f * c.n * result.size / (team_seconds() - start)
+
+
+def read_rate(x, Py_ssize_t repeats):
+    """Bytes per second of reading float32 x `repeats` times on the current number of threads."""
+    cdef LimitsCall c
+    cdef double start
+    x = as_input("x", x, cnp.NPY_FLOAT32, (None,))
+    result = np.zeros(max(1, team_get()))
+    c.n, c.repeats, c.x, c.result = x.size, repeats, <float*>data(x), <double*>data(result)
+    start = team_seconds()
+    team_run(read_job, &c, result.size)
+    return <double>x.nbytes * repeats / (team_seconds() - start)

@@ -1,0 +1,421 @@
+# The compiled program: a network laid out as a flat list of entries over numbered values.
+#
+# Value 0 is the input; every entry reads one value (ADD two) and writes the next.
+# The contract of an entry, whatever its kind:
+#   shapes      n_in, n_out; src (and shortcut) before dst
+#   parameters  weight and bias point into the layer's arrays; its gradients are
+#               numbers first_grad, first_grad + 1 of the caller's table
+#   forward     a member computes its share of dst from all of src; a barrier follows
+#   backward    all of the gradient of dst is there; a member computes its share of the
+#               parameters' gradients and, if needs_dx, of src's; it overwrites src's
+#               gradient, or adds to it where a later entry has written it (accumulate_*);
+#               a barrier follows
+#   state       none of its own: what backward needs (dst, or the pre-activation in
+#               `keep`) is a value of the workspace
+#   random key  none yet; an entry that draws numbers will be keyed by (seed, step, element)
+# forward_entry and backward_entry are the only places that know the kinds.
+#
+# predict, value_and_grad, step and fit all run this list; each member of the team walks
+# it in step with the others, so a call is one region, a whole slice of an epoch included.
+
+cdef enum:
+    ENTRY_DENSE, ENTRY_STANDARDIZE, ENTRY_ADD
+    PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
+
+ENTRY_KINDS = ("dense", "standardize", "add")
+
+cdef struct Entry:
+    int kind, activation
+    Py_ssize_t n_in, n_out, src, shortcut, dst, keep, first_grad
+    bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
+    void *weight                # dense: weight (out, in); standardize: mean (c,)
+    void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
+
+cdef struct Run:                # one pass of a program over some rows
+    int typenum
+    bint training
+    Py_ssize_t n_entries, rows
+    Entry* entries
+    void** values               # by number: (rows, width)
+    void** dvalues              # their gradients
+    void** dparams              # parameter gradients
+
+
+cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* x = <floating*>r.values[e.src]
+    cdef floating* y = <floating*>r.values[e.dst]
+    if e.kind == ENTRY_DENSE:
+        forward_dense(x, <floating*>e.weight, <floating*>e.bias, <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL,
+                      y, r.rows, e.n_in, e.n_out, e.activation, member, team)
+    elif e.kind == ENTRY_STANDARDIZE:
+        forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
+    else:
+        forward_add(x, <floating*>r.values[e.shortcut], y, r.rows * e.n_in, member, team)
+
+
+cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* dy = <floating*>r.dvalues[e.dst]
+    cdef floating* dx = <floating*>r.dvalues[e.src] if e.needs_dx else NULL
+    if e.kind == ENTRY_DENSE:
+        backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
+                       dy, dx, <floating*>r.dparams[e.first_grad],
+                       <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL,
+                       r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_STANDARDIZE:
+        if e.needs_dx:
+            backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
+    else:
+        if e.needs_dx:
+            backward_add(dy, dx, r.rows * e.n_in, e.accumulate_dx, member, team)
+        if e.needs_dshortcut:
+            backward_add(dy, <floating*>r.dvalues[e.shortcut], r.rows * e.n_in, e.accumulate_dshortcut, member, team)
+
+
+cdef void forward_add(const floating* a, const floating* b, floating* y, Py_ssize_t n, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # y = a + b, all (n,)
+    cdef Py_ssize_t i
+    for i in range(share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)):
+        y[i] = a[i] + b[i]
+
+
+cdef void backward_add(const floating* dy, floating* dx, Py_ssize_t n, bint accumulate, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dx (+)= dy, both (n,)
+    cdef Py_ssize_t i
+    for i in range(share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)):
+        dx[i] = dx[i] + dy[i] if accumulate else dy[i]
+
+
+cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        forward_entry(r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
+cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries - 1, -1, -1):
+        backward_entry(r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
+# ---------------------------------------------------------------- predict
+
+cdef struct PredictCall:
+    Run run
+    Py_ssize_t n, n_in, n_out
+    void *x
+    void *y
+
+
+cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < c.n:
+        if member == 0:
+            run.rows = min(PREDICT_ROWS, c.n - i)
+            run.values[0] = <floating*>c.x + i * c.n_in
+            run.values[run.entries[run.n_entries - 1].dst] = <floating*>c.y + i * c.n_out
+        team_barrier(team)
+        forward(run, dtype, member, team)
+        i += PREDICT_ROWS
+
+
+cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef PredictCall* c = <PredictCall*>args
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        predict_rows(c, &c.run, <float*>NULL, member, team)
+    else:
+        predict_rows(c, &c.run, <double*>NULL, member, team)
+
+
+# ---------------------------------------------------------------- training
+
+cdef struct TrainCall:
+    Run run
+    int loss
+    Py_ssize_t n_in, n_out, target_bytes    # target_bytes: of one row of targets
+    Py_ssize_t n, batch, position           # rows of data, rows of a batch, next row to use
+    int64_t* order                          # (n,) rows in the order of use; NULL: rows lie ready, one batch
+    void *x
+    void *targets
+    void *weights
+    void *batch_x                           # what a batch is gathered into
+    void *batch_targets
+    void *batch_weights
+    double* row_loss
+    Plan* plan                              # NULL: gradients only
+    double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
+    bint stop
+
+
+cdef void gather_rows(TrainCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # rows order[position : position + rows] of the data -> the batch arrays
+    cdef Py_ssize_t i, row, rows = c.run.rows
+    cdef Py_ssize_t width = c.n_in * <Py_ssize_t>sizeof(floating)
+    for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
+        row = c.order[c.position + i]
+        memcpy(<char*>c.batch_x + i * width, <char*>c.x + row * width, width)
+        memcpy(<char*>c.batch_targets + i * c.target_bytes, <char*>c.targets + row * c.target_bytes, c.target_bytes)
+        if c.weights != NULL:
+            (<floating*>c.batch_weights)[i] = (<floating*>c.weights)[row]
+
+
+cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # forward, loss, backward and update of the batch that starts at position
+    cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
+    cdef floating* weights = NULL
+    cdef double weight
+    if c.order != NULL:
+        gather_rows(c, dtype, member, team)
+        team_barrier(team)
+    if c.weights != NULL:
+        weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
+    forward(run, dtype, member, team)
+    loss_rows(c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
+              c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
+    team_barrier(team)
+    if member == 0:
+        weight = weight_sum(weights, run.rows)
+        c.loss_sum += add_up(c.row_loss, run.rows) * weight
+        c.weight_sum += weight
+        if c.plan != NULL:
+            update_prepare(c.plan)
+    backward(run, dtype, member, team)
+    if c.plan != NULL:
+        update_share(c.plan, member, team)
+
+
+cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # batches from position on, until the data or the time is used up; a last batch may be smaller
+    while True:
+        if member == 0:
+            run.rows = min(c.batch, c.n - c.position)
+        team_barrier(team)
+        train_batch(c, run, dtype, member, team)
+        team_barrier(team)
+        if member == 0:
+            c.position += run.rows
+            c.stop = c.position >= c.n or team_seconds() > c.deadline
+        team_barrier(team)
+        if c.stop:
+            return
+
+
+cdef void train_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef TrainCall* c = <TrainCall*>args
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        train_rows(c, &c.run, <float*>NULL, member, team)
+    else:
+        train_rows(c, &c.run, <double*>NULL, member, team)
+
+
+# ---------------------------------------------------------------- entry points
+
+cdef class Workspace:
+    """The values of a program for up to `capacity` rows; with gradients if for training."""
+    cdef void* block
+    cdef void** values
+    cdef void** dvalues
+    cdef double* row_loss
+    cdef char *batch_x
+    cdef char *batch_targets
+    cdef char *batch_weights
+    cdef readonly Py_ssize_t capacity
+
+    def __cinit__(self, Program program, Py_ssize_t capacity, bint training):
+        cdef Py_ssize_t i, n_values = len(program.widths), item = 4 if program.typenum == cnp.NPY_FLOAT32 else 8
+        cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
+        cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
+        cdef Py_ssize_t values = rows * sum(program.widths) * item
+        cdef Py_ssize_t extra = rows * (8 + 8 + program.widths[0] * item + max(8, program.widths[n_values - 1] * item)) if training else 0
+        cdef char* p
+        self.block = aligned_block(tables + (2 if training else 1) * values + extra)
+        self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
+        p = <char*>self.block + tables
+        for i in range(n_values):
+            self.values[i] = p
+            self.dvalues[i] = p + values
+            p += rows * <Py_ssize_t>program.widths[i] * item
+        if training:
+            p += values
+            self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
+            self.batch_x = p + 16 * rows
+            self.batch_targets = self.batch_x + rows * <Py_ssize_t>program.widths[0] * item
+        self.capacity = rows
+
+    def __dealloc__(self):
+        free(self.block)
+
+
+cdef class Program:
+    """A network laid out over numbered values; see the head of the kernel source for the contract.
+
+    Parameters
+    ----------
+    widths : list of int
+        Width of every value; value 0 is the input, the last one the output.
+    entries : list of dict
+        kind, src, dst, and by kind: activation, weight, bias, shortcut, keep.
+    typenum : int
+        NumPy type number of every array.
+    """
+    cdef Entry* entries
+    cdef Py_ssize_t n_entries
+    cdef Py_ssize_t work                    # multiply-adds of one row, forward
+    cdef readonly int typenum
+    cdef readonly Py_ssize_t n_in, n_out
+    cdef readonly list widths
+    cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
+    cdef list pool                          # workspaces at rest, for predict
+
+    def __cinit__(self, list widths, list entries, int typenum):
+        cdef Py_ssize_t i
+        cdef Entry* e
+        self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], []
+        self.n_entries, self.n_in, self.n_out = len(entries), widths[0], widths[len(widths) - 1]
+        self.entries = <Entry*>aligned_block(len(entries) * sizeof(Entry))
+        has_gradient, written = [False] * len(widths), set()
+        for i, spec in enumerate(entries):
+            e = &self.entries[i]
+            e.kind, e.src, e.dst = ENTRY_KINDS.index(spec["kind"]), spec["src"], spec["dst"]
+            e.n_in, e.n_out = widths[e.src], widths[e.dst]
+            e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
+            e.activation = activation_code(spec.get("activation", "identity"))
+            e.weight, e.bias = self.hold(spec.get("weight")), self.hold(spec.get("bias"))
+            e.needs_dx = has_gradient[e.src]
+            e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
+            has_gradient[e.dst] = e.kind == ENTRY_DENSE or e.needs_dx or e.needs_dshortcut
+            self.work += e.n_in * e.n_out if e.kind == ENTRY_DENSE else 4 * e.n_in
+            if e.kind == ENTRY_DENSE:
+                e.first_grad = len(self.grad_shapes)
+                self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
+        for i in range(self.n_entries - 1, -1, -1):       # the order of backward: who comes first overwrites
+            e = &self.entries[i]
+            e.accumulate_dx = e.src in written
+            if e.needs_dx:
+                written.add(e.src)
+            e.accumulate_dshortcut = e.shortcut in written
+            if e.needs_dshortcut:
+                written.add(e.shortcut)
+
+    def __dealloc__(self):
+        free(self.entries)
+
+    cdef void* hold(self, object array) except? NULL:
+        if array is None:
+            return NULL
+        self.arrays.append(as_output("parameter", array, self.typenum, array.shape))
+        return data(array)
+
+    cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
+        run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
+        run.values, run.dvalues, run.dparams = workspace.values, workspace.dvalues, NULL
+
+    def predict(self, x, out=None):
+        """Inference output for rows x; any thread may call it at any time."""
+        cdef PredictCall c
+        cdef Workspace workspace
+        x = as_numbers("x", x, self.typenum, (None, self.n_in))
+        c.n, c.n_in, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_in, self.n_out
+        if out is None:
+            out = np.empty((c.n, c.n_out), dtype_of(self.typenum))
+        else:
+            out = as_output("out", out, self.typenum, (c.n, c.n_out))
+            check_apart((("out", out),), (("x", x),))
+        if c.n == 0:
+            return out
+        try:
+            workspace = self.pool.pop()
+        except IndexError:
+            workspace = None
+        if workspace is None or workspace.capacity < min(c.n, PREDICT_ROWS):
+            workspace = Workspace(self, min(c.n, PREDICT_ROWS), False)
+        self.start(&c.run, workspace, False)
+        c.x, c.y = data(x), data(out)
+        with nogil:
+            team_run(predict_job, &c, team_for(self.work * min(c.n, <Py_ssize_t>PREDICT_ROWS)))
+        self.pool.append(workspace)
+        return out
+
+    def new_grads(self):
+        """Uninitialised arrays for the gradients of all parameters."""
+        return [np.empty(shape, dtype_of(self.typenum)) for shape in self.grad_shapes]
+
+
+cdef class Training:
+    """A program bound to a loss, gradients, scratch and (unless None) the update of an optimizer."""
+    cdef Program program
+    cdef Workspace workspace
+    cdef Update update
+    cdef str loss
+    cdef readonly list grads
+    cdef void** dparams
+
+    def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch):
+        cdef Py_ssize_t i
+        if loss not in LOSSES:
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+        self.program, self.loss, self.update = program, loss, update
+        self.grads = program.new_grads()
+        self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
+        for i, grad in enumerate(self.grads):
+            self.dparams[i] = data(grad)
+        self.workspace = Workspace(program, max_batch, True)
+
+    def __dealloc__(self):
+        free(self.dparams)
+
+    @property
+    def max_batch(self):
+        return self.workspace.capacity
+
+    def check(self, x, targets, sample_weight=None):
+        """The arrays as the kernels take them; raises what `step` and `run` would."""
+        cdef int typenum = self.program.typenum
+        x = as_numbers("x", x, typenum, (None, self.program.n_in))
+        kind, targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out)
+        return x, targets, as_weights(sample_weight, typenum, x.shape[0])
+
+    cdef void fill(self, TrainCall* c, object x, object targets, object weights, Py_ssize_t batch) except *:
+        if batch > self.workspace.capacity:
+            self.workspace = Workspace(self.program, batch, True)
+        self.program.start(&c.run, self.workspace, True)
+        c.run.dparams = self.dparams
+        c.loss = MSE if self.loss == "mse" else SOFT_CROSS_ENTROPY if targets.ndim == 2 else CROSS_ENTROPY
+        c.n, c.n_in, c.n_out, c.batch, c.position = x.shape[0], x.shape[1], self.program.n_out, batch, 0
+        c.target_bytes = targets.nbytes // x.shape[0]
+        c.x, c.targets = data(x), data(targets)
+        c.weights = NULL if weights is None else data(weights)
+        c.order, c.row_loss = NULL, self.workspace.row_loss
+        c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
+        c.plan = NULL if self.update is None else &self.update.plan
+        c.deadline = c.loss_sum = c.weight_sum = 0
+        if self.update is not None:
+            self.update.bind(self.grads)
+
+    def step(self, x, targets, sample_weight=None):
+        """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
+        cdef TrainCall c
+        x, targets, weights = self.check(x, targets, sample_weight)
+        if x.shape[0] == 0:
+            raise ValueError("x: expected at least one row, got none")
+        self.fill(&c, x, targets, weights, x.shape[0])
+        c.run.values[0] = c.x
+        with nogil:
+            team_run(train_job, &c, team_for(3 * c.n * self.program.work))
+        return c.loss_sum / c.weight_sum if c.weight_sum > 0 else 0.0
+
+    def run(self, x, targets, sample_weight, order, Py_ssize_t batch, Py_ssize_t position, double seconds):
+        """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
+
+        Returns the next position, the summed loss and the summed weight.
+        """
+        cdef TrainCall c
+        order = np.require(order, np.int64, "CA")
+        self.fill(&c, x, targets, sample_weight, batch)
+        c.order, c.position = <int64_t*>data(order), position
+        c.run.values[0] = c.batch_x
+        c.deadline = team_seconds() + seconds
+        with nogil:
+            team_run(train_job, &c, team_for(3 * batch * self.program.work))
+        return c.position, c.loss_sum, c.weight_sum

@@ -1,0 +1,125 @@
+/* Vector types per instruction set, and the register tiles built on them.
+ *
+ * Lives here: the vector of LANES elements for float and double, loads and
+ * stores of a partial vector, and (through tile.h, included once per dtype)
+ * the two innermost product tiles. Blocking, threads and epilogues are Cython.
+ *
+ * - GCC/Clang vector extensions, so that one text serves every level; the only
+ *   intrinsics are what the extensions lack: masked loads and stores, and halves.
+ * - Vectors are declared with the alignment of their element: a cast pointer is
+ *   the unaligned load.
+ * - sum_lanes adds the lanes as a halving tree.
+ * - The numbers of rows and vectors in a tile are what fits the register file.
+ */
+#ifndef FASTOPT_SIMD_H
+#define FASTOPT_SIMD_H
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+
+/* Tuning table: accumulators + operands fill 32 (AVX-512) or 16 registers.
+ * GFLOP/s at 1024x1024 that chose them: docs/dense.md. */
+#if VECTOR_BYTES == 64
+enum { DOT_ROWS = 4, DOT_COLS = 6, SPREAD_ROWS = 8, SPREAD_VECS = 3 };
+#elif VECTOR_BYTES == 32
+enum { DOT_ROWS = 2, DOT_COLS = 6, SPREAD_ROWS = 6, SPREAD_VECS = 2 };
+#else
+enum { DOT_ROWS = 2, DOT_COLS = 4, SPREAD_ROWS = 4, SPREAD_VECS = 2 };
+#endif
+#define TILE_INLINE static inline __attribute__((always_inline))
+
+#define REAL float
+#define VEC vecf
+#define NAME(x) x##_f
+typedef float vecf __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+TILE_INLINE vecf load_part_f(const float *p, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    return (vecf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#elif VECTOR_BYTES == 32
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (vecf)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane));
+#else
+    vecf v = {0};
+    for (ptrdiff_t i = 0; i < n; i++) ((float *)&v)[i] = p[i];
+    return v;
+#endif
+}
+TILE_INLINE void store_part_f(float *p, vecf v, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    for (ptrdiff_t i = 0; i < n; i++) p[i] = ((float *)&v)[i];
+#endif
+}
+TILE_INLINE float sum_lanes_f(vecf v) {
+#if VECTOR_BYTES >= 32
+#if VECTOR_BYTES == 64
+    const __m512 whole = (__m512)v;
+    const __m256 half = _mm512_castps512_ps256(whole) +
+                        _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(whole), 1));
+#else
+    const __m256 half = (__m256)v;
+#endif
+    __m128 four = _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+    four += _mm_movehl_ps(four, four);
+    return four[0] + four[1];
+#else
+    return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+#include "tile.h"
+#undef REAL
+#undef VEC
+#undef NAME
+
+#define REAL double
+#define VEC vecd
+#define NAME(x) x##_d
+typedef double vecd __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+TILE_INLINE vecd load_part_d(const double *p, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    return (vecd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#elif VECTOR_BYTES == 32
+    __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return (vecd)_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+#else
+    vecd v = {0};
+    for (ptrdiff_t i = 0; i < n; i++) ((double *)&v)[i] = p[i];
+    return v;
+#endif
+}
+TILE_INLINE void store_part_d(double *p, vecd v, ptrdiff_t n) {
+#if VECTOR_BYTES == 64
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#else
+    for (ptrdiff_t i = 0; i < n; i++) p[i] = ((double *)&v)[i];
+#endif
+}
+TILE_INLINE double sum_lanes_d(vecd v) {
+#if VECTOR_BYTES >= 32
+#if VECTOR_BYTES == 64
+    const __m256d half = _mm512_castpd512_pd256((__m512d)v) + _mm512_extractf64x4_pd((__m512d)v, 1);
+#else
+    const __m256d half = (__m256d)v;
+#endif
+    const __m128d two = _mm256_castpd256_pd128(half) + _mm256_extractf128_pd(half, 1);
+    return two[0] + two[1];
+#else
+    return v[0] + v[1];
+#endif
+}
+#include "tile.h"
+#undef REAL
+#undef VEC
+#undef NAME
+#endif

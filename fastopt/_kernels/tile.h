@@ -1,0 +1,114 @@
+/* The two product tiles, written once and included by simd.h per dtype.
+ *
+ * dot_tile     c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
+ * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes
+ *
+ * Accumulators are an array of vectors that stays in registers because every
+ * loop over it has a constant bound: each tile size is a case of a switch on an
+ * always-inline body. An element is summed in the same order in every tile size
+ * and position, so blocking and threads never change its bits.
+ */
+enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
+
+TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, ptrdiff_t lda,
+                                const REAL *b, ptrdiff_t ldb, ptrdiff_t depth, REAL *c,
+                                ptrdiff_t ldc, const int accumulate) {
+    const ptrdiff_t whole = depth - depth % NAME(LANES);
+    VEC acc[DOT_ROWS][DOT_COLS] = {{{0}}};
+    VEC x[DOT_ROWS];
+    for (ptrdiff_t k = 0; k < whole; k += NAME(LANES)) {
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) x[i] = *(const VEC *)(a + i * lda + k);
+#pragma GCC unroll 8
+        for (int j = 0; j < cols; j++) {
+            const VEC w = *(const VEC *)(b + j * ldb + k);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) acc[i][j] += x[i] * w;
+        }
+    }
+    if (whole < depth) {
+        const ptrdiff_t rest = depth - whole;
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) x[i] = NAME(load_part)(a + i * lda + whole, rest);
+#pragma GCC unroll 8
+        for (int j = 0; j < cols; j++) {
+            const VEC w = NAME(load_part)(b + j * ldb + whole, rest);
+#pragma GCC unroll 8
+            for (int i = 0; i < rows; i++) acc[i][j] += x[i] * w;
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < cols; j++) {
+            const REAL sum = NAME(sum_lanes)(acc[i][j]);
+            c[i * ldc + j] = accumulate ? c[i * ldc + j] + sum : sum;
+        }
+}
+
+static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, const REAL *b,
+                           ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate) {
+#define CASE(i, j)                                                                          \
+    case (i) * 16 + (j):                                                                    \
+        NAME(dot_body)((i) <= DOT_ROWS ? (i) : 1, (j) <= DOT_COLS ? (j) : 1, a, lda, b, ldb, \
+                       depth, c, ldc, accumulate);                                          \
+        break;
+#define CASES(i) CASE(i, 1) CASE(i, 2) CASE(i, 3) CASE(i, 4) CASE(i, 5) CASE(i, 6)
+    switch (rows * 16 + cols) { CASES(1) CASES(2) CASES(3) CASES(4) }
+#undef CASES
+#undef CASE
+}
+
+/* rows x (vecs vectors), of which the last holds `rest` elements (all of them
+ * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. */
+TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial,
+                                   ptrdiff_t rest, const REAL *a, ptrdiff_t a_row,
+                                   ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb,
+                                   ptrdiff_t depth, REAL *c, ptrdiff_t ldc, const int accumulate) {
+    VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
+    VEC w[SPREAD_VECS];
+    for (ptrdiff_t k = 0; k < depth; k++) {
+#pragma GCC unroll 8
+        for (int j = 0; j < vecs; j++) {
+            const REAL *p = b + k * ldb + j * NAME(LANES);
+            w[j] = partial && j == vecs - 1 ? NAME(load_part)(p, rest) : *(const VEC *)p;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            const REAL s = a[i * a_row + k * a_col];
+#pragma GCC unroll 8
+            for (int j = 0; j < vecs; j++) acc[i][j] += s * w[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < vecs; j++) {
+            REAL *p = c + i * ldc + j * NAME(LANES);
+            if (partial && j == vecs - 1) {
+                if (accumulate) acc[i][j] += NAME(load_part)(p, rest);
+                NAME(store_part)(p, acc[i][j], rest);
+            } else {
+                if (accumulate) acc[i][j] += *(VEC *)p;
+                *(VEC *)p = acc[i][j];
+            }
+        }
+}
+
+static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
+                              REAL *c, ptrdiff_t ldc, int accumulate) {
+    const ptrdiff_t rest = cols % NAME(LANES);
+    const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));
+#define CASE(i, j, partial)                                                                   \
+    case (i) * 16 + (j) * 2 + (partial):                                                      \
+        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, \
+                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate);          \
+        break;
+#define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
+    switch (rows * 16 + vecs * 2 + (rest != 0)) {
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
+    }
+#undef CASES
+#undef CASE
+}

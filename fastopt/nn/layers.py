@@ -1,0 +1,274 @@
+"""Layers: their shapes, their arrays, and the program entries they become.
+
+A layer owns its arrays for life: assigning to ``layer.weight`` copies into them,
+because compiled programs and optimizers point there. It gets them from the
+network it is put into (`build`), which knows dtype and random numbers.
+"""
+
+import numpy as np
+
+from fastopt._arrays import aligned_copy, aligned_zeros
+from fastopt._kernels import core
+
+
+class _Array:
+    """A layer's array as an attribute; assignment copies into it."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, layer, owner=None):
+        if layer is None:
+            return self
+        try:
+            return layer._arrays[self.name]
+        except KeyError:
+            raise AttributeError(f"{self.name}: made when the layer is put into a Sequential") from None
+
+    def __set__(self, layer, value):
+        mine, value = self.__get__(layer), np.asarray(value)
+        if mine is None or value.shape != mine.shape:
+            shape = None if mine is None else mine.shape
+            raise ValueError(f"{self.name}: expected shape {shape}, got {value.shape}")
+        mine[...] = value
+
+
+class Layer:
+    """Base of the layers.
+
+    Attributes
+    ----------
+    in_features, out_features : int
+        Width of a row before and after the layer.
+    """
+
+    in_features: int
+    out_features: int
+
+    def config(self) -> dict:
+        """Constructor arguments, as plain values."""
+        raise NotImplementedError
+
+    def build(self, rng, dtype) -> None:
+        """Make the arrays, unless a network has made them before."""
+
+    def parameters(self) -> list[np.ndarray]:
+        """Trained arrays, in the order of their gradients."""
+        return []
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything a model file keeps, by name."""
+        return {}
+
+    def lay_out(self, program, src: int) -> int:
+        """Add the layer's entries to a layout, reading value `src`; returns the value they end in."""
+        raise NotImplementedError
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+    def __getstate__(self):
+        return self.__dict__.copy()
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if "_arrays" in state:
+            self._arrays = {k: None if a is None else aligned_copy(a) for k, a in state["_arrays"].items()}
+
+
+def _features(name, value) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+class Dense(Layer):
+    """Fully connected layer, ``activation(x @ weight.T + bias)``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    activation : str
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
+    bias : bool
+        Whether a bias is added.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (out, in)
+        Starts uniform with the variance of He et al. 2015 before relu, leaky_relu, gelu and
+        silu, of Glorot & Bengio 2010 otherwise.
+    bias : ndarray, shape (out,), or None
+        Starts at zero.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(3, 2, activation="relu")], rng=0)
+    >>> net.layers[0].weight.shape
+    (2, 3)
+    """
+
+    weight = _Array()
+    bias = _Array()
+
+    def __init__(self, in_features, out_features, activation="identity", bias=True):
+        if activation not in core.ACTIVATIONS:
+            raise ValueError(f"activation: expected one of {', '.join(core.ACTIVATIONS)}, got {activation!r}")
+        self.in_features = _features("in_features", in_features)
+        self.out_features = _features("out_features", out_features)
+        self.activation, self._has_bias, self._arrays = activation, bool(bias), {}
+
+    def config(self):
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "activation": self.activation,
+            "bias": self._has_bias,
+        }
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        he = self.activation in ("relu", "leaky_relu", "gelu", "silu")
+        variance = 2 / self.in_features if he else 2 / (self.in_features + self.out_features)
+        limit = np.sqrt(3 * variance)
+        weight = aligned_zeros((self.out_features, self.in_features), dtype)
+        weight[...] = rng.uniform(-limit, limit, weight.shape)
+        self._arrays = {"weight": weight, "bias": aligned_zeros((self.out_features,), dtype) if self._has_bias else None}
+
+    def parameters(self):
+        return list(self.arrays().values())
+
+    def arrays(self):
+        return {name: a for name, a in self._arrays.items() if a is not None}
+
+    def lay_out(self, program, src):
+        keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
+        dst = program.value(self.out_features)
+        program.add("dense", src, dst, activation=self.activation, weight=self.weight, bias=self.bias, keep=keep)
+        return dst
+
+
+class Standardize(Layer):
+    """Centre every column and divide it by its standard deviation.
+
+    The statistics are not trained: they come from data, by `Sequential.calibrate`, which
+    `Trainer.fit` calls on the training data if nobody has.
+
+    Parameters
+    ----------
+    features : int
+
+    Attributes
+    ----------
+    mean : ndarray, shape (features,)
+    scale : ndarray, shape (features,)
+        One over the standard deviation; 1 for a constant column.
+    calibrated : bool
+        Whether the statistics have been taken.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Standardize(1)], dtype=np.float64)
+    >>> net.calibrate(np.array([[1.0], [3.0]])).predict(np.array([[3.0]]))
+    array([[1.]])
+    """
+
+    mean = _Array()
+    scale = _Array()
+
+    def __init__(self, features):
+        self.in_features = self.out_features = _features("features", features)
+        self.calibrated, self._arrays = False, {}
+
+    def config(self):
+        return {"features": self.in_features}
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        self._arrays = {name: aligned_zeros((self.in_features,), dtype) for name in ("mean", "scale")}
+        self.scale = np.ones(self.in_features)
+
+    def calibrate(self, x) -> None:
+        """Take the statistics of the rows of x."""
+        mean, var = core.batch_statistics(x)
+        if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+            column = int(np.flatnonzero(~np.isfinite(mean + var))[0])
+            raise ValueError(f"X: expected finite values to standardize, got NaN or infinity in column {column}")
+        self.mean, self.scale = mean, 1 / np.sqrt(np.where(var > 0, var, 1))
+        self.calibrated = True
+
+    def arrays(self):
+        return dict(self._arrays)
+
+    def lay_out(self, program, src):
+        dst = program.value(self.out_features)
+        program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        return dst
+
+
+class Residual(Layer):
+    """Shortcut connection, ``x + layers(x)``.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        Must end as wide as they begin.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> block = fo.nn.Residual([fo.nn.Dense(8, 16, activation="relu"), fo.nn.Dense(16, 8)])
+    >>> block.out_features
+    8
+    """
+
+    def __init__(self, layers):
+        self.layers = check_chain(layers)
+        self.in_features, self.out_features = self.layers[0].in_features, self.layers[-1].out_features
+        if self.in_features != self.out_features:
+            raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {self.in_features} and {self.out_features}")
+
+    def config(self):
+        return {"layers": self.layers}
+
+    def build(self, rng, dtype):
+        for layer in self.layers:
+            layer.build(rng, dtype)
+
+    def parameters(self):
+        return [a for layer in self.layers for a in layer.parameters()]
+
+    def arrays(self):
+        return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.arrays().items()}
+
+    def lay_out(self, program, src):
+        end = src
+        for layer in self.layers:
+            end = layer.lay_out(program, end)
+        dst = program.value(self.out_features)
+        program.add("add", end, dst, shortcut=src)
+        return dst
+
+
+def check_chain(layers) -> list[Layer]:
+    """The layers as a list, if each starts as wide as the one before ends."""
+    layers = list(layers)
+    if not layers:
+        raise ValueError("layers: expected at least one layer, got none")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
+        if i and layer.in_features != layers[i - 1].out_features:
+            raise ValueError(f"layers[{i}]: expected {layers[i - 1].out_features} inputs, as layers[{i - 1}] gives, got {layer.in_features}")
+    return layers
+
+
+def walk(layers):
+    """Every layer, those inside others included."""
+    for layer in layers:
+        yield layer
+        yield from walk(getattr(layer, "layers", ()))

@@ -1,0 +1,184 @@
+"""Sequential: a chain of layers, compiled once into the program that everything runs."""
+
+import numpy as np
+
+from fastopt._kernels import core
+from fastopt.nn import files
+from fastopt.nn.layers import Standardize, check_chain, walk
+
+LOSSES = core.LOSSES
+
+
+class _Layout:
+    """Numbers the values and collects the entries of a program."""
+
+    def __init__(self, width):
+        self.widths, self.entries = [width], []
+
+    def value(self, width) -> int:
+        self.widths.append(width)
+        return len(self.widths) - 1
+
+    def add(self, kind, src, dst, **parts):
+        self.entries.append({"kind": kind, "src": src, "dst": dst, **parts})
+
+
+class Sequential:
+    """A network of layers in a row.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        Each as wide at its start as the one before at its end.
+    rng : int, numpy.random.Generator or None
+        Where the initial weights come from; an int gives the same network every time.
+    dtype : dtype
+        float32 or float64, of all parameters and of the arithmetic.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(4, 8, activation="tanh"), fo.nn.Dense(8, 3)], rng=0)
+    >>> net.predict(np.zeros((2, 4))).shape
+    (2, 3)
+    """
+
+    def __init__(self, layers, rng=None, dtype=np.float32):
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
+        self.layers = check_chain(layers)
+        everyone = list(walk(self.layers))
+        if len({id(layer) for layer in everyone}) < len(everyone):
+            raise ValueError("layers: expected each layer once, got one twice; use copy.deepcopy for a second of its kind")
+        rng = np.random.default_rng(rng)
+        for layer in self.layers:
+            layer.build(rng, self.dtype)
+        self._compile()
+
+    def _compile(self):
+        layout = _Layout(self.layers[0].in_features)
+        end = 0
+        for layer in self.layers:
+            end = layer.lay_out(layout, end)
+        typenum = self.dtype.num
+        self._program = core.Program(layout.widths, layout.entries, typenum)
+
+    @property
+    def in_features(self) -> int:
+        """Width of an input row."""
+        return self._program.n_in
+
+    @property
+    def out_features(self) -> int:
+        """Width of an output row."""
+        return self._program.n_out
+
+    def parameters(self) -> list[np.ndarray]:
+        """The trained arrays themselves, in the order of their gradients."""
+        return [a for layer in self.layers for a in layer.parameters()]
+
+    def predict(self, x, out=None, *, check_finite=False) -> np.ndarray:
+        """Output of the last layer for rows x, in inference mode; threads may share a network.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in)
+            Real numbers; converted to the network's dtype if they have another.
+        out : ndarray, shape (n, out), optional
+            Overwritten with the result.
+        check_finite : bool
+            Raise ValueError if x holds NaN or infinity, at the price of a read.
+
+        Returns
+        -------
+        ndarray, shape (n, out)
+
+        Raises
+        ------
+        TypeError, ValueError
+            Input or `out` that does not fit; nothing has been written then.
+        """
+        if check_finite:
+            require_finite("x", x)
+        return self._program.predict(x, out)
+
+    def predict_proba(self, x) -> np.ndarray:
+        """Class probabilities, the softmax of `predict`; rows sum to one.
+
+        For a network whose last layer gives logits. Its own softmax is not applied twice.
+        """
+        y = self._program.predict(x)
+        last = self.layers[-1]
+        return y if getattr(last, "activation", None) == "softmax" else core.activation(y, "softmax", y)
+
+    def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
+        """Mean loss of rows x with targets y, and the gradients of all parameters.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in)
+        y : array_like
+            Classes (n,) or probabilities (n, out) for cross_entropy, values (n, out) for mse.
+        loss : str
+            cross_entropy (on logits) or mse.
+        sample_weight : array_like, shape (n,), optional
+            The loss is then ``sum(w * l) / sum(w)``.
+
+        Returns
+        -------
+        loss : float
+        grads : list of ndarray
+            New arrays in the order of `parameters`.
+        """
+        self.require_calibrated()
+        training = core.Training(self._program, loss, None, 0)
+        return training.step(x, y, sample_weight), training.grads
+
+    def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
+        """Mean loss over a data set, in inference mode."""
+        require_loss(loss)
+        return getattr(core, loss)(self._program.predict(X), y, sample_weight=sample_weight)[0]
+
+    def calibrate(self, X) -> "Sequential":
+        """Take the statistics of every Standardize layer from rows X; returns the network."""
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Standardize):
+                x = Sequential(self.layers[:i], dtype=self.dtype).predict(X) if i else X
+                layer.calibrate(np.require(x, self.dtype, "CA"))
+        return self
+
+    def require_calibrated(self) -> None:
+        """Raise ValueError if a Standardize layer has no statistics."""
+        for layer in walk(self.layers):
+            if isinstance(layer, Standardize) and not layer.calibrated:
+                raise ValueError("Standardize has no statistics yet; call net.calibrate(X) on the training data first")
+
+    def save(self, path) -> None:
+        """Write the network to a safetensors file; whole or not at all."""
+        files.save(self, path)
+
+    def __repr__(self):
+        inside = "".join(f"    {layer!r},\n" for layer in self.layers)
+        return f"Sequential([\n{inside}], dtype={self.dtype})"
+
+    def __getstate__(self):
+        return {"layers": self.layers, "dtype": self.dtype}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._compile()
+
+
+def require_finite(name, array) -> None:
+    """Raise ValueError, naming the place, if an array holds NaN or infinity."""
+    bad = ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{name}: expected finite values, got {np.asarray(array)[place]} at {place}")
+
+
+def require_loss(loss) -> None:
+    """Raise ValueError for a loss that does not exist."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")

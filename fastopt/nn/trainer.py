@@ -1,0 +1,329 @@
+"""The Trainer: a network, a loss and an optimizer, bound once; whole steps and epochs in one call.
+
+- `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it
+  after at most SLICE seconds, so that Ctrl-C, callbacks and the progress bar get their turn.
+- The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run
+  continues bit for bit, wherever it was interrupted.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fastopt._kernels import core
+from fastopt.nn import files
+from fastopt.nn.sequential import require_finite
+
+SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
+
+
+class History(dict):
+    """Lists by name, one number an epoch: loss, val_loss and, for classes, val_accuracy.
+
+    Attributes
+    ----------
+    best_epoch : int or None
+        Index of the epoch with the lowest validation loss, where there was validation.
+    """
+
+    best_epoch: int | None = None
+
+
+class Trainer:
+    """Trains a network.
+
+    Parameters
+    ----------
+    net : Sequential
+    loss : str
+        cross_entropy (on logits) or mse.
+    optimizer : Optimizer
+        Over exactly ``net.parameters()``, in that order.
+    max_batch : int
+        Rows to make room for; a larger batch makes more.
+    seed : int
+        Of the order of the rows.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
+    >>> trainer = fo.nn.Trainer(net, loss="mse", optimizer=fo.optim.SGD(net.parameters(), lr=0.1))
+    >>> X = np.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> history = trainer.fit(X, X @ [1.0, 2.0], epochs=200, batch_size=2)
+    >>> net.predict([[1.0, 0.0]]).round(2)
+    array([[1.]], dtype=float32)
+    """
+
+    def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
+        mine = net.parameters()
+        theirs = [a for group in optimizer.param_groups for a in group["params"]]
+        if [id(a) for a in mine] != [id(a) for a in theirs]:
+            raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.seed, self.epoch, self._position = int(seed), 0, 0
+        self._training = core.Training(net._program, loss, optimizer._update, max_batch)
+
+    def step(self, x, y, sample_weight=None) -> float:
+        """One batch: forward, loss, backward, update, in one call without the GIL.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in)
+        y : array_like
+            Classes (n,) or probabilities (n, out) for cross_entropy, values (n, out) for mse.
+        sample_weight : array_like, shape (n,), optional
+            The loss is then ``sum(w * l) / sum(w)``.
+
+        Returns
+        -------
+        float
+            Mean loss of the batch before the update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data that does not fit; nothing has been changed then.
+        """
+        self.net.require_calibrated()
+        self.optimizer._send_options()
+        return self._training.step(x, y, sample_weight)
+
+    def fit(
+        self,
+        X,
+        y=None,
+        epochs=1,
+        batch_size=32,
+        *,
+        validation=None,
+        patience=None,
+        sample_weight=None,
+        shuffle=True,
+        callbacks=(),
+        progress=False,
+        check_finite=False,
+    ) -> History:
+        """Train for some epochs.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, in), or iterable of batches
+            Rows, or (x, y) or (x, y, sample_weight) tuples; an iterable must start anew for each epoch.
+        y : array_like, optional
+            Targets of X; None if X is an iterable of batches.
+        epochs : int
+            Passes over the data in this call. An epoch that was interrupted is finished first, as one of them.
+        batch_size : int
+            The last batch of an epoch may be smaller.
+        validation : (array_like, array_like), optional
+            Data whose loss is measured after every epoch.
+        patience : int, optional
+            Stop after so many epochs without a lower validation loss. Whenever `validation` and `patience`
+            are given, the parameters of the best epoch are restored at the end, also on an exception.
+        sample_weight : array_like, shape (n,), optional
+            Weights of the rows of X.
+        shuffle : bool
+            Visit the rows in a new order each epoch.
+        callbacks : callable or list of callables
+            Called as ``callback(trainer, history)`` after each epoch; one that returns True ends training.
+        progress : bool
+            Show a progress bar (needs tqdm).
+        check_finite : bool
+            Raise ValueError if the data holds NaN or infinity, before anything is changed.
+
+        Returns
+        -------
+        History
+        """
+        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
+        if patience is not None and validation is None:
+            raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
+        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", 1 if patience is None else patience)):
+            if not hasattr(value, "__index__") or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        epoch_of = self._batches_epoch if y is None else self._rows_epoch
+        data = self._check_batches(X, sample_weight) if y is None else self._check_rows(X, y, sample_weight, check_finite)
+        if validation is not None:
+            validation = self._check_rows(*validation, None, check_finite)[:2]
+        history, best, bar = History(), _Best(self.net, patience), _Bar(progress, epochs)
+        try:
+            for _ in range(epochs):
+                loss = epoch_of(data, batch_size, shuffle, bar)
+                self._record(history, loss, validation)
+                done = best.update(history) if patience is not None else False
+                bar.epoch(history)
+                if any([callback(self, history) for callback in callbacks]) or done:
+                    break
+        finally:
+            bar.close()
+            best.restore()
+        return history
+
+    def _check_rows(self, X, y, sample_weight, check_finite):
+        X = X if isinstance(X, np.ndarray) else np.asarray(X)
+        x, targets, weights = self._training.check(X, y, sample_weight)
+        if not len(x):
+            raise ValueError("X: expected at least one row, got none")
+        if check_finite:
+            require_finite("X", x)
+            if targets.dtype.kind == "f":
+                require_finite("y", targets)
+        if any(not layer.calibrated for layer in self.net.layers if hasattr(layer, "calibrated")):
+            self.net.calibrate(x)
+        return x, targets, weights
+
+    def _check_batches(self, batches, sample_weight):
+        if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray):
+            raise TypeError(f"X: expected an iterable of batches where y is None, got {type(batches).__name__}; pass y")
+        if sample_weight is not None:
+            raise ValueError("sample_weight: expected None with an iterable of batches; yield (x, y, sample_weight)")
+        self.net.require_calibrated()
+        return batches
+
+    def _rows_epoch(self, data, batch_size, shuffle, bar) -> float:
+        x, targets, weights = data
+        order = np.arange(len(x))
+        if shuffle:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        loss_sum = weight_sum = 0.0
+        while self._position < len(x):
+            self.optimizer._send_options()
+            before = self._position
+            self._position, loss, weight = self._training.run(
+                x, targets, weights, order, min(batch_size, len(x)), before, SLICE
+            )
+            loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
+            bar.rows(self._position - before, len(x))
+        self._position, self.epoch = 0, self.epoch + 1
+        return loss_sum / weight_sum if weight_sum > 0 else 0.0
+
+    def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
+        loss_sum = rows = 0
+        for batch in batches:
+            loss_sum += self.step(*batch) * len(batch[0])
+            rows += len(batch[0])
+            bar.rows(len(batch[0]), None)
+        if not rows:
+            raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
+        self.epoch += 1
+        return loss_sum / rows
+
+    def _record(self, history, loss, validation):
+        history.setdefault("loss", []).append(loss)
+        if validation is None:
+            return
+        output = self.net.predict(validation[0])
+        value = getattr(core, self.loss)(output, validation[1])[0]
+        history.setdefault("val_loss", []).append(value)
+        if self.loss == "cross_entropy" and validation[1].ndim == 1:
+            hits = float(np.mean(output.argmax(axis=1) == validation[1]))
+            history.setdefault("val_accuracy", []).append(hits)
+        history.best_epoch = int(np.argmin(np.nan_to_num(history["val_loss"], nan=np.inf)))
+
+    def save(self, path) -> None:
+        """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
+        state = self.optimizer.state_dict()
+        arrays = files.arrays_of(self.net)
+        steps = {}
+        for i, entry in state["state"].items():
+            steps[str(i)] = entry["step"]
+            arrays |= {f"optimizer.{i}.{name}": a for name, a in entry.items() if name != "step"}
+        files.write(path, arrays, {**self._document(), "steps": steps, "param_groups": state["param_groups"]})
+
+    def _document(self):
+        return {
+            "kind": "trainer",
+            "layers": files.describe(self.net.layers),
+            "dtype": self.net.dtype.name,
+            "rule": type(self.optimizer).__name__,
+            "loss": self.loss,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self._position,
+        }
+
+    def resume(self, path) -> None:
+        """Take over what `save` wrote for a trainer of the same network, loss and rule.
+
+        Raises
+        ------
+        OSError
+            The file is missing or unreadable.
+        ValueError
+            It is damaged or belongs to another network, loss or rule; nothing has been changed then.
+        """
+        arrays, document = files.read(path, "trainer")
+        mine = files.arrays_of(self.net)
+        try:
+            expected, steps = self._document(), document["steps"]
+            for name in ("dtype", "rule", "loss"):
+                if document[name] != expected[name]:
+                    raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
+            moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
+            files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
+            state = {int(i): {"step": int(count)} for i, count in steps.items()}
+            for name, a in moments.items():
+                _, i, moment = name.split(".")
+                state[int(i)][moment] = a
+            seed, epoch, position = int(document["seed"]), int(document["epoch"]), int(document["position"])
+            calibrated = [config.get("calibrated") for config in document["layers"]]
+            self.optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: does not fit this trainer ({error})") from error
+        for name, a in mine.items():
+            a[...] = arrays[name]
+        for layer, known in zip(self.net.layers, calibrated, strict=True):
+            if known is not None:
+                layer.calibrated = known
+        self.seed, self.epoch, self._position = seed, epoch, position
+
+
+class _Best:
+    """The parameters of the best epoch, kept while early stopping watches."""
+
+    def __init__(self, net, patience):
+        self.params, self.patience, self.copies = net.parameters(), patience, None
+        self.buffers = [np.empty_like(a) for a in self.params] if patience is not None else None
+
+    def update(self, history) -> bool:
+        """Whether to stop; keeps a copy of the parameters of a new best epoch."""
+        last = len(history["val_loss"]) - 1
+        if history.best_epoch == last:
+            for buffer, a in zip(self.buffers, self.params, strict=True):
+                buffer[...] = a
+            self.copies = self.buffers
+        return last - history.best_epoch >= self.patience
+
+    def restore(self):
+        if self.copies is not None:
+            for a, copy in zip(self.params, self.copies, strict=True):
+                a[...] = copy
+
+
+class _Bar:
+    """A progress bar over epochs, or nothing."""
+
+    def __init__(self, progress, epochs):
+        self.bar, self.done = None, 0.0
+        if progress:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
+            self.bar = tqdm(total=epochs, unit="epoch", bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]")
+
+    def rows(self, n, total):
+        if self.bar is not None and total:
+            self.bar.update(n / total)
+            self.done += n / total
+
+    def epoch(self, history):
+        if self.bar is not None:
+            self.bar.update(1 - self.done)
+            self.done = 0.0
+            self.bar.set_postfix({name: f"{values[-1]:.4f}" for name, values in history.items()})
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,45 @@
+"""What all tests share: one deterministic hypothesis profile, random numbers, a small network."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import fastopt as fo
+
+settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, database=None)
+settings.load_profile("ci")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def small_net():
+    """A network with every layer, small enough for gradients by differences."""
+
+    def make(activation="tanh", dtype=np.float64, n_out=3, seed=0):
+        net = fo.nn.Sequential(
+            [
+                fo.nn.Standardize(4),
+                fo.nn.Residual(
+                    [
+                        fo.nn.Dense(4, 5, activation=activation),
+                        fo.nn.Residual([fo.nn.Dense(5, 5, activation=activation, bias=False)]),
+                        fo.nn.Dense(5, 4),
+                    ]
+                ),
+                fo.nn.Dense(4, n_out),
+            ],
+            rng=seed,
+            dtype=dtype,
+        )
+        return net.calibrate(np.random.default_rng(1).normal(2, 3, (20, 4)).astype(dtype))
+
+    return make
