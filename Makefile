@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py pyproject.toml $(wildcard fastopt/_kernels/*.pyx fastopt/_kernels/*.pxi fastopt/_kernels/*.h)
 BUILT := .stamps/build
+INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'), '-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION')")
 
 .PHONY: demo test test-slow sanitize bench docs lint clean
 
@@ -21,16 +22,17 @@ sanitize: .stamps/test
 	$(BIN)/python tests/sanitize.py
 
 bench: $(BUILT) .stamps/bench
-	cd asv_benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run --python=../$(BIN)/python --set-commit-hash=$$(git rev-parse HEAD)
+	cd asv_benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run -E existing:$(CURDIR)/$(BIN)/python --set-commit-hash=$$(git rev-parse HEAD)
 
 docs: $(BUILT) .stamps/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-lint: .stamps/lint
+lint: $(BUILT) .stamps/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint fastopt/_kernels
+	PATH=$(BIN):$$PATH cython-lint fastopt/_kernels
 	$(BIN)/mypy
+	$(CC) -fsyntax-only -fopenmp -Werror=double-promotion $(INCLUDES) fastopt/_kernels/core.c
 
 clean:
 	rm -rf .venv .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so fastopt/_kernels/*/ docs/_build docs/api docs/gallery

@@ -33,25 +33,42 @@ if not X86:
 
 # -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
-DEFINES = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"), ("CYTHON_USE_FREELISTS", "0")]
+DEFINES = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 
-def openmp_flags() -> tuple[list[str], list[str]]:
-    """Compile and link flags of the first OpenMP spelling whose probe compiles, links and runs."""
-    probe = "#include <omp.h>\nint main(void){int n=0;\n#pragma omp parallel reduction(+:n)\nn+=1;\nreturn n<1;}\n"
+PROBE = """#include <omp.h>
+int main(void) {
+    int n = 0;
+    #pragma omp parallel reduction(+:n)
+    n += 1;
+    return n < 1 %s;
+}
+"""
+
+
+def runs(source: str, compile_flags: list[str], link_flags: list[str]) -> bool:
+    """Whether a C program compiles, links and returns 0."""
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
-    spellings = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
     with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder, "probe.c"), Path(folder, "probe")
-        source.write_text(probe)
-        for compile_flags, link_flags in spellings:
-            command = [*compiler, *compile_flags, str(source), "-o", str(program), *link_flags]
-            try:
-                subprocess.run(command, check=True, capture_output=True)
-                subprocess.run([str(program)], check=True, capture_output=True, timeout=20)
-            except (OSError, subprocess.SubprocessError):
-                continue
+        file, program = Path(folder, "probe.c"), Path(folder, "probe")
+        file.write_text(source)
+        try:
+            subprocess.run(
+                [*compiler, *compile_flags, str(file), "-o", str(program), *link_flags], check=True, capture_output=True
+            )
+            subprocess.run([str(program)], check=True, capture_output=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return True
+
+
+def openmp_flags() -> tuple[list[str], list[str]]:
+    """Compile and link flags of the first OpenMP spelling that works; none for serial kernels."""
+    for compile_flags, link_flags in [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]:
+        if runs(PROBE % "", compile_flags, link_flags):
+            if runs(PROBE % "|| omp_pause_resource_all(omp_pause_hard)", compile_flags, link_flags):
+                compile_flags = [*compile_flags, "-DFASTOPT_OPENMP_PAUSE"]
             return compile_flags, link_flags
     print("fastopt: no working OpenMP found; building serial kernels", file=sys.stderr)
     return [], []
@@ -97,7 +114,7 @@ def extensions() -> list[Extension]:
                 f"fastopt._kernels.{level}.core",
                 core.sources,
                 include_dirs=[numpy.get_include(), str(KERNELS)],
-                define_macros=[*DEFINES, ("FASTOPT_LEVEL", f'"{level}"')],
+                define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, *march, *compile_openmp, *extra],
                 extra_link_args=[*link_openmp, *extra, *([] if extra else ["-Wl,-s"] * (sys.platform == "linux"))],
                 depends=topics,

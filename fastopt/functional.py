@@ -12,6 +12,7 @@ __all__ = [
     "cross_entropy",
     "dense",
     "dense_backward",
+    "exp",
     "mse",
     "standardize",
 ]
@@ -21,5 +22,6 @@ batch_statistics = core.batch_statistics
 cross_entropy = core.cross_entropy
 dense = core.dense
 dense_backward = core.dense_backward
+exp = core.exp
 mse = core.mse
 standardize = core.standardize

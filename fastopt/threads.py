@@ -29,7 +29,11 @@ def _quotas(root: Path, membership: str) -> Iterator[float]:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        base = root / controllers if controllers and (root / controllers).is_dir() else root / ("cpu" if controllers else "")
+        base = (
+            root / controllers
+            if controllers and (root / controllers).is_dir()
+            else root / ("cpu" if controllers else "")
+        )
         folder = base / path.lstrip("/")
         for group in (folder, *folder.parents):
             if base not in (group, *group.parents):
@@ -39,11 +43,12 @@ def _quotas(root: Path, membership: str) -> Iterator[float]:
                     quota = int((group / "cpu.cfs_quota_us").read_text())
                     period = int((group / "cpu.cfs_period_us").read_text())
                 else:
-                    quota, period = ((group / "cpu.max").read_text().replace("max", "-1") + " 100000").split()[:2]
-            except (OSError, ValueError):
+                    words = (group / "cpu.max").read_text().replace("max", "-1").split()
+                    quota, period = int(words[0]), int(words[1])
+            except (OSError, ValueError, IndexError):
                 continue
-            if int(quota) > 0 and int(period) > 0:
-                yield int(quota) / int(period)
+            if quota > 0 and period > 0:
+                yield quota / period
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:

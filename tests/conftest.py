@@ -1,5 +1,10 @@
 """What all tests share: one deterministic hypothesis profile, random numbers, a small network."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -43,3 +48,25 @@ def small_net():
         return net.calibrate(np.random.default_rng(1).normal(2, 3, (20, 4)).astype(dtype))
 
     return make
+
+
+@pytest.fixture
+def python():
+    """Runs a program in a fresh interpreter; a failure or a hang fails the test. Returns what it printed."""
+
+    def run(program, timeout=100, **variables):
+        root = str(Path(fo.__file__).parents[1])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"PYTHONPATH": path} | variables
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -74,7 +74,13 @@ def check_backward(n, n_in, n_out, dtype, activation, layout="plain"):
             continue
         dw, db = np.full_like(weight, np.nan), np.full_like(bias, np.nan)
         dx = F.dense_backward(
-            lay_out(dy, layout), lay_out(x, layout), lay_out(weight, layout), activation=activation, dw=dw, db=db, **form
+            lay_out(dy, layout),
+            lay_out(x, layout),
+            lay_out(weight, layout),
+            activation=activation,
+            dw=dw,
+            db=db,
+            **form,
         )
         for got, left, right, k in (
             (dx, dz, wide(weight), n_out),

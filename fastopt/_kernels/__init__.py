@@ -17,7 +17,9 @@ def _choose() -> tuple[str, tuple[str, ...]]:
     available = tuple(level for level in levels() if level in built)
     wanted = os.environ.get("FASTOPT_ISA")
     if wanted and wanted not in available:
-        raise ImportError(f"FASTOPT_ISA={wanted!r}: expected one of {available} on this processor; unset it to choose the best")
+        raise ImportError(
+            f"FASTOPT_ISA={wanted!r}: expected one of {available} on this processor; unset it to choose the best"
+        )
     if not available:
         raise ImportError(f"no kernels for this processor: it runs {levels()}, this build has {tuple(sorted(built))}")
     return wanted or available[0], available

@@ -53,7 +53,7 @@ cdef object as_input(str name, object a, int typenum, tuple shape):
         if float_type(name, a) != typenum:
             raise TypeError(f"{name}: expected dtype {dtype_of(typenum)}, got {a.dtype}; pass {name}.astype(np.{dtype_of(typenum)})")
         check_shape(name, a, shape)
-        a = np.require(a, dtype_of(typenum), "CA")
+        a = np.require(a, dtype_of(typenum), ["C", "A"])
     check_shape(name, a, shape)
     return a
 
@@ -70,7 +70,8 @@ cdef object as_output(str name, object a, int typenum, tuple shape):
     if not a.flags.writeable:
         raise ValueError(f"{name}: expected a writable array, got a read-only one; pass a copy")
     if not is_plain(a, typenum, len(shape)):
-        raise ValueError(f"{name}: expected a C-contiguous, aligned array to write to, got strides {a.strides}; pass np.ascontiguousarray({name})")
+        raise ValueError(f"{name}: expected a C-contiguous, aligned array to write to, got strides {a.strides}; "
+                         f"pass np.ascontiguousarray({name})")
     return a
 
 

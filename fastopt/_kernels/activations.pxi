@@ -17,7 +17,7 @@ cdef extern from "bits.h" nogil:
     double absolute "fastopt_abs"(double x)
     double copy_sign "fastopt_copysign"(double x, double sign)
     double head_of "fastopt_head"(double x)
-    double power_of_two "fastopt_power_of_two"(double k)
+    double power_from_low_bits "fastopt_power_from_low_bits"(double x)
     ctypedef void one_body_void "FASTOPT_ONE_BODY void"
 
 cdef enum:
@@ -34,16 +34,6 @@ cdef inline floating at_most(floating x, floating limit) noexcept nogil:
 cdef inline floating at_least(floating x, floating limit) noexcept nogil:
     # As above; a NaN limit is passed over.
     return limit if x < limit else x
-
-
-cdef inline floating nearest(floating x) noexcept nogil:
-    # 1.5 * 2^23 (1.5 * 2^52) leaves no bits for a fraction; |x| is far below it.
-    cdef floating magic
-    if floating is float:
-        magic = 12582912.0
-    else:
-        magic = 6755399441055744.0
-    return (x + magic) - magic
 
 
 cdef inline floating exp_polynomial(floating r) noexcept nogil:
@@ -70,36 +60,48 @@ cdef inline floating exp_polynomial(floating r) noexcept nogil:
     return p
 
 
-cdef inline floating exp_parts(floating x, floating rest, floating* scale) noexcept nogil:
-    # exp(x + rest) = u * scale, |x| < 170 (float), 1400 (double), rest small or -0.0.
-    # scale and u / exp(r) are both powers of two near 2^(n/2): u is normal however
-    # small the result, and a product with u, then with scale, is rounded only once
-    # below the normal range. Adding rest = -0.0 changes nothing and compiles away.
-    cdef floating n, half, r, u, ln2_head, ln2_rest
+cdef inline floating exponent_magic(floating shift) noexcept nogil:
+    # Added to x, 1.5 * 2^23 (1.5 * 2^52) rounds it to an integer k; with the bias of
+    # the exponent and shift, an integer, power_from_low_bits finds 2^(k + shift).
+    if floating is float:
+        return <floating>12583039 + shift
+    else:
+        return 6755399441056767.0 + shift
+
+
+cdef inline floating exp_reduced(floating x, floating rest, floating shift,
+                                 floating* power) noexcept nogil:
+    # exp(x + rest) 2^shift = power (1 + y), power = 2^(n + shift), |y| < 0.42. Returns
+    # y, which callers add where it is rounded least; they choose shift so that power
+    # is a normal number and undo it last, so that a denormal result is rounded once.
+    # rest is small, or -0.0, whose addition compiles away.
+    cdef floating magic = exponent_magic(shift), ln2_head, ln2_rest, n, r
     if floating is float:
         ln2_head = 0.693145751953125  # 16 bits: n * ln2_head is exact
         ln2_rest = 1.4286068203094173e-06
     else:
         ln2_head = 0.6931471805598903  # 42 bits
         ln2_rest = 5.497923018708371e-14
-    n = nearest((x + rest) * <floating>1.4426950408889634)
-    r = (x - n * ln2_head) + (rest - n * ln2_rest)
-    u = <floating>1 + (r + r * r * exp_polynomial(r))
-    half = nearest(n * <floating>0.5)
-    scale[0] = power_of_two(n - half)
-    n = power_of_two(half)
-    return u * n
+    n = (x + rest) * <floating>1.4426950408889634 + magic
+    power[0] = power_from_low_bits(n)
+    n = n - magic
+    r = x - n * ln2_head + rest - n * ln2_rest
+    return r + r * r * exp_polynomial(r)
 
 
 cdef inline floating exp_element(floating x) noexcept nogil:
-    # The limits lie just past the ends, where exp is 0 or inf already.
-    cdef floating u, low, high, scale = 0
+    # |x| is cut where power is 2^127 (2^1023) and the result inf, or where n + shift
+    # is one below the normal numbers and power 0: exp(-inf) takes no slow denormals.
+    cdef floating a = absolute(x), shift, y, power = 0, back
     if floating is float:
-        low, high = -104.0, 89.0
+        a, shift = at_most(a, <floating>132.4), -64.0
     else:
-        low, high = -746.0, 710.0
-    u = exp_parts(at_least(at_most(x, high), low), <floating>-0.0, &scale)
-    return u * scale
+        a, shift = at_most(a, 1064.0), -512.0
+    a = copy_sign(a, x)
+    shift = copy_sign(shift, x)
+    y = exp_reduced(a, <floating>-0.0, -shift, &power)
+    back = power_from_low_bits(exponent_magic(shift))
+    return (<floating>1 + y) * power * back
 
 
 cdef inline floating tanh_polynomial(floating z) noexcept nogil:
@@ -128,10 +130,11 @@ cdef inline floating tanh_polynomial(floating z) noexcept nogil:
 
 
 cdef inline floating tanh_element(floating x) noexcept nogil:
-    # 1 - 2 / (exp(2a) + 1) loses digits near 0, where the polynomial takes over.
-    cdef floating a = absolute(x), small, large, u, z, scale = 0
-    u = exp_parts(<floating>2 * at_most(a, <floating>20), <floating>-0.0, &scale)
-    large = <floating>1 - <floating>2 / (u * scale + <floating>1)
+    # 1 - 2 / (exp(2a) + 1), a = |x|, loses digits near 0: there the polynomial.
+    cdef floating a = absolute(x), small, large, y, z, power = 0
+    y = exp_reduced(<floating>2 * at_most(a, <floating>20), <floating>-0.0, <floating>0,
+                    &power)
+    large = <floating>1 - <floating>2 / (power + (power * y + <floating>1))
     z = a * a
     small = a + a * (z * tanh_polynomial(z))
     a = small if a < <floating>0.6 else large
@@ -139,126 +142,143 @@ cdef inline floating tanh_element(floating x) noexcept nogil:
     return a
 
 
-cdef inline floating sigmoid_element(floating x) noexcept nogil:
-    # e = exp(-|x|) <= 1: 1 / (1 + e) right of 0, e / (1 + e) left of it.
-    cdef floating a = absolute(x), e
-    e = exp_element(-a)
-    a = <floating>1 if x >= <floating>0 else e
-    return a / (<floating>1 + e)
-
-
 cdef inline floating relu_element(floating x) noexcept nogil:
     # NaN and -0.0 stay.
     return <floating>0 if x < <floating>0 else x
 
 
-# silu and gelu are x F(x) with F(-x) = 1 - F(x), so both equal relu(x) - a F(-a) with
-# a = |x|, and their slope is c left of 0 and 1 - c right of it, c that at -a. Only
-# the small tail F(-a) is computed; a is cut where a F(-a) is 0 already.
+# sigmoid and the normal distribution have F(x) = 1 - F(-x). So x F(x), silu and gelu,
+# is relu(x) - a F(-a) with a = |x|, and its slope is c left of 0 and 1 - c right of it,
+# c being the slope at -a. Only the small tail is ever computed.
+
+cdef inline floating logistic_argument(floating x) noexcept nogil:
+    # |x|, cut where power in logistic_tail is 2^127 (2^1023) and the tail long 0.
+    cdef floating a = absolute(x)
+    if floating is float:
+        return at_most(a, <floating>132.7)
+    else:
+        return at_most(a, 1064.3)
+
+
+cdef inline floating logistic_tail(floating numerator, floating a) noexcept nogil:
+    # numerator / (1 + exp(a)), fraction reduced by 2^64 (2^512) = 1 / one. The smaller
+    # two of one + power + power y are added first: 1 + y is never rounded.
+    cdef floating shift, one, y, power = 0
+    if floating is float:
+        shift, one = -64.0, 5.421010862427522e-20
+    else:
+        shift, one = -512.0, 7.458340731200207e-155
+    y = exp_reduced(a, <floating>-0.0, shift, &power)
+    return numerator / (power + (power * y + one)) * one
+
+
+cdef inline floating sigmoid_element(floating x) noexcept nogil:
+    cdef floating q = logistic_tail(<floating>1, logistic_argument(x))
+    return q if x < <floating>0 else <floating>1 - q
+
 
 cdef inline floating silu_element(floating x) noexcept nogil:
-    # a F(-a) = a e / (1 + e), e = exp(-a) = u * scale
-    cdef floating a = absolute(x), u, scale = 0
-    if floating is float:
-        a = at_most(a, <floating>112)
-    else:
-        a = at_most(a, <floating>760)
-    u = exp_parts(-a, <floating>-0.0, &scale)
-    return relu_element(x) - a * u / (<floating>1 + u * scale) * scale
+    cdef floating a = logistic_argument(x)
+    return relu_element(x) - logistic_tail(a, a)
 
 
 cdef inline floating silu_slope(floating z) noexcept nogil:
-    # c = e / (1 + e) (1 - a / (1 + e))
-    cdef floating a = absolute(z), e, q, c
-    if floating is float:
-        a = at_most(a, <floating>112)
-    else:
-        a = at_most(a, <floating>760)
-    e = exp_element(-a)
-    q = <floating>1 / (<floating>1 + e)
-    c = e * q * (<floating>1 - a * q)
+    # c = q (1 - a (1 - q)), q = sigmoid(-a)
+    cdef floating a = logistic_argument(z), q, c
+    q = logistic_tail(<floating>1, a)
+    c = q * (<floating>1 - a * (<floating>1 - q))
     return c if z < <floating>0 else <floating>1 - c
 
 
-cdef inline floating mills_polynomial(floating t) noexcept nogil:
-    # (a + k) Phi(-a) exp(a^2/2) with t = (a - k) / (a + k), k = 3.75 (float), 5
-    # (double), 0 <= a <= 15, 39. Remez in 45 digits, weighted to relative error, then
-    # rounded: off by at most 3.4e-8 (float), 5.9e-17 (double).
-    cdef floating p
+cdef inline floating gauss_argument(floating x) noexcept nogil:
+    # |x|, cut where power in times_gauss is 0.
+    cdef floating a = absolute(x)
     if floating is float:
-        p = <floating>4.4344694e-04
-        p = p * t + <floating>5.096254e-04
-        p = p * t - <floating>4.169016e-03
-        p = p * t + <floating>1.200076e-03
-        p = p * t + <floating>3.7492506e-02
-        p = p * t - <floating>1.5152083e-01
-        p = p * t + <floating>3.529396e-01
-        p = p * t - <floating>5.881883e-01
-        p = p * t + <floating>7.502941e-01
+        return at_most(a, <floating>16.272)
     else:
-        p = 2.013902436958566e-09
-        p = p * t + 7.181943098098356e-09
-        p = p * t - 1.0210863435917467e-08
-        p = p * t - 6.531975260025713e-08
-        p = p * t + 4.361231110558925e-08
-        p = p * t + 4.326863350005307e-07
-        p = p * t - 3.377431145401389e-07
-        p = p * t - 2.769055142265199e-06
-        p = p * t + 3.9814912349759125e-06
-        p = p * t + 1.6681144810196832e-05
-        p = p * t - 4.976301023857796e-05
-        p = p * t - 5.93757112763623e-05
-        p = p * t + 0.0005448991058687279
-        p = p * t - 0.0007978694014804476
-        p = p * t - 0.002993376775695946
-        p = p * t + 0.02079506680024232
-        p = p * t - 0.06911863870595199
-        p = p * t + 0.16502036617036156
-        p = p * t - 0.3135331566713157
-        p = p * t + 0.495305615969977
-        p = p * t - 0.6653825028900566
-        p = p * t + 0.769193049750063
+        return at_most(a, 46.13)
+
+
+cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
+    # factor exp(-a^2/2). a^2 = head^2 + (a - head)(a + head), the first square exact.
+    cdef floating head = head_of(a), shift, small, y, power = 0
+    if floating is float:
+        shift, small = 64.0, 5.421010862427522e-20
+    else:
+        shift, small = 512.0, 7.458340731200207e-155
+    y = exp_reduced(<floating>-0.5 * head * head,
+                    <floating>-0.5 * (a - head) * (a + head), shift, &power)
+    return (factor + factor * y) * power * small
+
+
+# Phi(-a) exp(a^2/2) = p(v) / (a + k), v = a / (a + k), as Shepherd & Laframboise (1981)
+# do for erfc. k and the centre of the polynomial were chosen for the least rounding.
+
+cdef inline floating mills_denominator(floating a) noexcept nogil:
+    if floating is float:
+        return a + <floating>2.5
+    else:
+        return a + <floating>3
+
+
+cdef inline floating mills_polynomial(floating v) noexcept nogil:
+    # p(v) for a <= 15 (float), 39 (double); past them a tail is 0. Remez in 45 digits,
+    # then rounded: off by at most 1.8e-8 (float), 1.5e-16 (double), relative.
+    cdef floating p, t
+    if floating is float:
+        t = v - <floating>0.25
+        p = <floating>-8.074377e-02
+        p = p * t + <floating>1.0189771e-01
+        p = p * t + <floating>6.548284e-02
+        p = p * t - <floating>2.5407989e-02
+        p = p * t - <floating>1.4848022e-01
+        p = p * t - <floating>1.06497034e-01
+        p = p * t + <floating>2.682548e-01
+        p = p * t + <floating>3.8951993e-01
+        p = p * t - <floating>1.1028874e+00
+        p = p * t + <floating>9.54404e-01
+    else:
+        t = v - 0.5
+        p = -0.03982483655994943
+        p = p * t - 0.0544687762946158
+        p = p * t + 0.034733949793524774
+        p = p * t + 0.09889216108447824
+        p = p * t + 0.029637901744475774
+        p = p * t - 0.07140448020098324
+        p = p * t - 0.07952778522905814
+        p = p * t + 0.0005003572624400986
+        p = p * t + 0.07421896995465727
+        p = p * t + 0.059639343765929796
+        p = p * t - 0.028845131802990795
+        p = p * t - 0.08474272086004957
+        p = p * t - 0.02712601469794791
+        p = p * t + 0.08070417898653447
+        p = p * t + 0.07904988453358747
+        p = p * t - 0.06568328896076744
+        p = p * t - 0.13386606146623412
+        p = p * t + 0.06576590459324101
+        p = p * t + 0.22312387965954492
+        p = p * t - 0.16740587237310636
+        p = p * t - 0.37810420114351084
+        p = p * t + 0.9200708798984152
+        p = p * t - 1.0186639638349795
+        p = p * t + 0.729083690133373
     return p
 
 
-cdef inline floating mills_ratio(floating a) noexcept nogil:
-    # Phi(-a) exp(a^2/2), a >= 0, in the variable of Shepherd & Laframboise (1981).
-    cdef floating k, inverse
-    if floating is float:
-        k = 3.75
-    else:
-        k = 5.0
-    inverse = <floating>1 / (a + k)
-    return inverse * mills_polynomial((a - k) * inverse)
-
-
-cdef inline floating gauss_parts(floating a, floating* scale) noexcept nogil:
-    # exp(-a^2/2) = u * scale. a^2 = head^2 + (a - head)(a + head), the first exact.
-    cdef floating head = head_of(a)
-    return exp_parts(<floating>-0.5 * head * head,
-                     <floating>-0.5 * (a - head) * (a + head), scale)
-
-
 cdef inline floating gelu_element(floating x) noexcept nogil:
-    # x Phi(x) = relu(x) - a Phi(-a)
-    cdef floating a = absolute(x), u, scale = 0
-    if floating is float:
-        a = at_most(a, <floating>15)
-    else:
-        a = at_most(a, <floating>39)
-    u = gauss_parts(a, &scale)
-    return relu_element(x) - a * mills_ratio(a) * u * scale
+    # a Phi(-a) = v p(v) exp(-a^2/2)
+    cdef floating a = gauss_argument(x), v
+    v = a / mills_denominator(a)
+    return relu_element(x) - times_gauss(v * mills_polynomial(v), a)
 
 
 cdef inline floating gelu_slope(floating z) noexcept nogil:
     # c = Phi(-a) - a phi(a), phi(a) = exp(-a^2/2) / sqrt(2 pi)
-    cdef floating a = absolute(z), u, c, scale = 0
-    if floating is float:
-        a = at_most(a, <floating>15)
-    else:
-        a = at_most(a, <floating>39)
-    u = gauss_parts(a, &scale)
-    c = (mills_ratio(a) - a * <floating>0.3989422804014327) * u * scale
+    cdef floating a = gauss_argument(z), inverse, c
+    inverse = <floating>1 / mills_denominator(a)
+    c = inverse * mills_polynomial(a * inverse) - a * <floating>0.3989422804014327
+    c = times_gauss(c, a)
     return c if z < <floating>0 else <floating>1 - c
 
 
@@ -461,29 +481,41 @@ cdef void activate_backward(int kind, const floating* v, const floating* dy,
 
 cdef inline floating lane_sum(floating* lane) noexcept nogil:
     # A halving tree over the LANES partial sums, which it overwrites.
-    cdef Py_ssize_t width = LANES // 2, j
-    while width > 0:
-        for j in range(width):
-            lane[j] += lane[j + width]
-        width //= 2
-    return lane[0]
+    cdef Py_ssize_t j
+    for j in range(8):
+        lane[j] += lane[j + 8]
+    for j in range(4):
+        lane[j] += lane[j + 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+
+
+cdef inline floating lane_max(floating* lane) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(8):
+        lane[j] = at_least(lane[j], lane[j + 8])
+    for j in range(4):
+        lane[j] = at_least(lane[j], lane[j + 4])
+    return at_least(at_least(lane[0], lane[2]), at_least(lane[1], lane[3]))
 
 
 cdef floating row_max(const floating* x, Py_ssize_t n) noexcept nogil:
-    # NaN is passed over: exp_sum_row will meet it.
-    cdef floating lane[LANES]
+    # Four blocks of lanes side by side: a maximum does not depend on the order. NaN is
+    # passed over: exp_sum_row will meet it.
+    cdef floating lane[4 * LANES]
     cdef Py_ssize_t i, j
-    for j in range(LANES):
+    for j in range(4 * LANES):
         lane[j] = <floating>-INFINITY
-    for i in range(n // LANES):
-        for j in range(LANES):
+    for i in range(n // (4 * LANES)):
+        for j in range(4 * LANES):
             lane[j] = at_least(lane[j], x[j])
-        x += LANES
-    for j in range(n % LANES):
+        x += 4 * LANES
+    for j in range(n % (4 * LANES)):
         lane[j] = at_least(lane[j], x[j])
-    for j in range(1, LANES):
-        lane[0] = at_least(lane[0], lane[j])
-    return lane[0]
+    for j in range(2 * LANES):
+        lane[j] = at_least(lane[j], lane[j + 2 * LANES])
+    for j in range(LANES):
+        lane[j] = at_least(lane[j], lane[j + LANES])
+    return lane_max(lane)
 
 
 cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e,
@@ -515,7 +547,8 @@ cdef floating exp_sum_row(const floating* x, floating shift, floating* e,
     cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES, j
     for j in range(LANES):
         lane[j] = <floating>0
-    exp_sum_blocks(x, shift, e, lane, blocks)
+    if blocks > 0:
+        exp_sum_blocks(x, shift, e, lane, blocks)
     if main < n:
         fill(block, x + main, n - main, <floating>-INFINITY)  # exp of it adds 0
         exp_sum_blocks(<const floating*>block, shift, block, lane, 1)
@@ -582,3 +615,115 @@ cdef floating product_sum(const floating* a, const floating* b,
         fill(b_block, b + main, n - main, <floating>0)
         product_blocks(<const floating*>a_block, <const floating*>b_block, lane, 1)
     return lane_sum(lane)
+
+
+# ---------------------------------------------------------------- entry points
+
+cdef struct ActivationCall:
+    int typenum, activation
+    Py_ssize_t n, cols          # cols: of a row, for softmax
+    void *x
+    void *y
+
+
+cdef void activation_share(ActivationCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* x = <floating*>c.x
+    cdef floating* y = <floating*>c.y
+    cdef Py_ssize_t grain = c.cols if c.activation == SOFTMAX else 64
+    cdef Py_ssize_t start = share(c.n, grain, member, team), stop = share(c.n, grain, member + 1, team)
+    if start >= stop:
+        return
+    if c.activation == SOFTMAX:
+        softmax_rows(x + start, y + start, (stop - start) // c.cols, c.cols)
+    else:
+        activate(c.activation, x + start, y + start, stop - start)
+
+
+cdef void activation_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef ActivationCall* c = <ActivationCall*>args
+    if c.typenum == cnp.NPY_FLOAT32:
+        activation_share(c, <float*>NULL, member, team)
+    else:
+        activation_share(c, <double*>NULL, member, team)
+
+
+cdef object elementwise(team_job job, int activation, int typenum, object x, object out):
+    # runs a job over a checked array
+    cdef ActivationCall c
+    out = as_output("out", out, typenum, x.shape)
+    check_apart((("out", out),), (("x", None if data(out) == data(x) else x),))
+    c.typenum, c.activation, c.n, c.cols = typenum, activation, x.size, max(1, x.shape[x.ndim - 1] if x.ndim else 1)
+    c.x, c.y = data(x), data(out)
+    with nogil:
+        team_run(job, &c, team_for(16 * c.n))
+    return out
+
+
+def activation(x, name, out=None):
+    """An activation function of every element; softmax runs along the last axis.
+
+    Parameters
+    ----------
+    x : ndarray, float32 or float64
+        At least one dimension.
+    name : str
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
+    out : ndarray, shape of `x`, optional
+        Overwritten with the result; may be `x` itself.
+
+    Returns
+    -------
+    ndarray, shape of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> fo.functional.activation(np.array([-1.0, 2.0]), "relu")
+    array([0., 2.])
+    """
+    cdef int typenum = float_type("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected at least one dimension, got none; pass x.reshape(1)")
+    return elementwise(activation_job, activation_code(name), typenum, as_input("x", x, typenum, x.shape), out)
+
+
+cdef void exp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef ActivationCall* c = <ActivationCall*>args
+    cdef Py_ssize_t start = share(c.n, 64, member, team), stop = share(c.n, 64, member + 1, team)
+    if c.typenum == cnp.NPY_FLOAT32:
+        value_loop(<Exp*>NULL, <float*>c.x + start, <float*>c.y + start, stop - start)
+    else:
+        value_loop(<Exp*>NULL, <double*>c.x + start, <double*>c.y + start, stop - start)
+
+
+def exp(x, out=None):
+    """The exponential of every element, to 2 ULP.
+
+    Parameters
+    ----------
+    x : ndarray, float32 or float64
+    out : ndarray, shape of `x`, optional
+        Overwritten with the result; may be `x` itself.
+
+    Returns
+    -------
+    ndarray, shape of `x`
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> fo.functional.exp(np.array([0.0, -np.inf]))
+    array([1., 0.])
+    """
+    cdef int typenum = float_type("x", x)
+    return elementwise(exp_job, IDENTITY, typenum, as_input("x", x, typenum, x.shape), out)

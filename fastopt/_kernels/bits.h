@@ -25,9 +25,9 @@
 #define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
 #define fastopt_head(x) \
     _Generic((x), float: fastopt_head_float, double: fastopt_head_double)(x)
-#define fastopt_power_of_two(k) \
-    _Generic((k), float: fastopt_power_of_two_float, \
-             double: fastopt_power_of_two_double)(k)
+#define fastopt_power_from_low_bits(x) \
+    _Generic((x), float: fastopt_power_from_low_bits_float, \
+             double: fastopt_power_from_low_bits_double)(x)
 
 /* x cut to the upper half of its significand: the square of the result is exact. */
 static inline float fastopt_head_float(float x)
@@ -48,26 +48,24 @@ static inline double fastopt_head_double(double x)
     return x;
 }
 
-/* 2^k for an integer k of the normal range. Adding 1.5 * 2^23 + 127 (1.5 * 2^52 +
- * 1023) leaves the biased exponent in the low bits; the shift drops the rest. */
-static inline float fastopt_power_of_two_float(float k)
+/* 2^k from a float whose lowest bits are the biased exponent k + bias, as those of
+ * k + bias + 1.5 * 2^23 (1.5 * 2^52) are; the shift drops everything above them. */
+static inline float fastopt_power_from_low_bits_float(float x)
 {
     uint32_t bits;
-    k += 12583039.0f;
-    memcpy(&bits, &k, sizeof bits);
+    memcpy(&bits, &x, sizeof bits);
     bits <<= 23;
-    memcpy(&k, &bits, sizeof k);
-    return k;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
-static inline double fastopt_power_of_two_double(double k)
+static inline double fastopt_power_from_low_bits_double(double x)
 {
     uint64_t bits;
-    k += 6755399441056767.0;
-    memcpy(&bits, &k, sizeof bits);
+    memcpy(&bits, &x, sizeof bits);
     bits <<= 52;
-    memcpy(&k, &bits, sizeof k);
-    return k;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 #endif

@@ -6,9 +6,8 @@ call the ones before it directly. `fastopt._kernels` chooses the level;
 `fastopt.functional` and the classes above are the public face.
 """
 
-cimport cython
 from cython cimport floating
-from libc.math cimport fabs, log, pow, sqrt
+from libc.math cimport log, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
@@ -18,16 +17,6 @@ cimport numpy as cnp
 import numpy as np
 
 cnp.import_array()
-
-cdef extern from *:
-    """
-    #ifndef FASTOPT_LEVEL
-    #define FASTOPT_LEVEL "baseline"
-    #endif
-    """
-    const char* FASTOPT_LEVEL
-
-LEVEL = FASTOPT_LEVEL.decode()
 
 include "parallel.pxi"
 include "_checks.pxi"

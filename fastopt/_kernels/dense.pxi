@@ -112,7 +112,7 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         if bias != NULL:
             for i in range(r0, r1):
                 add_row(pre + i * n_out + c0, bias + c0, wide)
-        if activation != SOFTMAX and pre + r0 * n_out != y + r0 * n_out or activation not in (IDENTITY, SOFTMAX):
+        if activation != SOFTMAX and (activation != IDENTITY or pre != y):
             if wide == n_out:
                 activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
             else:
@@ -150,8 +150,9 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
             spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,
                            r1 - r0, c1 - c0, n_out, accumulate_dx)
     if dw != NULL:
-        r0, r1 = share(n_out, SPREAD_ROWS, member, team), share(n_out, SPREAD_ROWS, member + 1, team)
-        spread_product(dz + r0, 1, n_out, x, n_in, dw + r0 * n_in, n_in, r1 - r0, n_in, n, False)
+        grid_share(n_out, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
+        if r1 > r0 and c1 > c0:
+            spread_product(dz + r0, 1, n_out, x + c0, n_in, dw + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n, False)
     if db != NULL:
         c0, c1 = share(n_out, 16, member, team), share(n_out, 16, member + 1, team)
         sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)
@@ -334,5 +335,5 @@ cdef object slope_argument(int activation, int typenum, object z, object y, tupl
         raise ValueError(f"z: expected the pre-activation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
     z = as_input("z", z, typenum, shape)
     if activation in (TANH, SIGMOID, SOFTMAX):
-        return activation_of(activation, typenum, z, None)
+        return elementwise(activation_job, activation, typenum, z, None)
     return z

@@ -1,6 +1,7 @@
 # What this machine can do at most: the yardsticks that `bench limits` prints.
 #
-# - FMA peak: enough independent vector accumulators to hide the latency.
+# - FMA peak: enough independent vector accumulators to hide the latency; every loop over them is
+#   unrolled, because one index known only at run time would keep them all in memory.
 # - Read bandwidth: a sum over an array, four vectors at a time.
 
 cdef extern from *:
@@ -8,11 +9,13 @@ cdef extern from *:
     static float limits_fma(ptrdiff_t n) {
         enum { CHAINS = 12 };
         vecf acc[CHAINS], a = {0}, b = {0};
+    #pragma GCC unroll 12
         for (int i = 0; i < CHAINS; i++) acc[i] = a;
         for (ptrdiff_t k = 0; k < n; k++) {
     #pragma GCC unroll 12
             for (int i = 0; i < CHAINS; i++) { acc[i] = acc[i] * a + b; __asm__ volatile("" : "+x"(acc[i])); }
         }
+    #pragma GCC unroll 12
         for (int i = 1; i < CHAINS; i++) acc[0] += acc[i];
         return sum_lanes_f(acc[0]);
     }
@@ -43,7 +46,7 @@ cdef void read_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogi
     cdef LimitsCall* c = <LimitsCall*>args
     cdef Py_ssize_t start = share(c.n, 64, member, team), stop = share(c.n, 64, member + 1, team), i
     for i in range(c.repeats):
-        c.result[member] += limits_read(c.x + start, stop - start)
+        c.result[member] += <double>limits_read(c.x + start, stop - start)
 
 
 # ---------------------------------------------------------------- entry points

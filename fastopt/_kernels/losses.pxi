@@ -22,20 +22,20 @@ cdef double cross_entropy_row(const floating* z, int64_t label, const floating* 
     cdef Py_ssize_t j
     total = exp_sum_row(z, top, grad, k)
     if target == NULL:
-        loss = log(<double>total) + <double>top - <double>z[label]
+        loss = log(<double>total) + (<double>top - <double>z[label])
     else:
         mass = 0
         loss = 0
         for j in range(k):
             mass += target[j]
-            if target[j] != 0:
+            if target[j] != <floating>0:
                 loss -= <double>target[j] * (<double>z[j] - <double>top)
         loss += log(<double>total) * <double>mass
     total = mass / total
     for j in range(k):
         grad[j] *= total
     if target == NULL:
-        grad[label] -= 1
+        grad[label] -= <floating>1
     else:
         for j in range(k):
             grad[j] -= target[j]
@@ -73,7 +73,7 @@ cdef void loss_rows(int kind, const floating* prediction, const void* targets, c
         row_loss[i] = row_loss[i] * weight if weight != 0 else 0
         scale = <floating>weight
         for j in range(k):
-            grad[i * k + j] = grad[i * k + j] * scale if scale != 0 else <floating>0
+            grad[i * k + j] = grad[i * k + j] * scale if scale != <floating>0 else <floating>0
 
 
 cdef double weight_sum(const floating* weights, Py_ssize_t n) noexcept nogil:
@@ -82,7 +82,7 @@ cdef double weight_sum(const floating* weights, Py_ssize_t n) noexcept nogil:
     if weights == NULL:
         return <double>n
     for i in range(n):
-        total += weights[i]
+        total += <double>weights[i]
     return total
 
 
@@ -128,11 +128,12 @@ cdef tuple as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_ss
     if targets.ndim == 2:
         return SOFT_CROSS_ENTROPY, as_numbers("targets", targets, typenum, (n, k))
     if targets.dtype.kind not in "iu":
-        raise TypeError(f"targets: expected integer classes (n,) or probabilities (n, {k}), got {targets.dtype} of shape {targets.shape}; pass targets.astype(np.int64)")
+        raise TypeError(f"targets: expected integer classes (n,) or probabilities (n, {k}), "
+                        f"got {targets.dtype} of shape {targets.shape}; pass targets.astype(np.int64)")
     check_shape("targets", targets, (n,))
     if targets.size and not (0 <= targets.min() and targets.max() < k):
         raise ValueError(f"targets: expected classes from 0 to {k - 1} for {k} outputs, got {targets.min()} to {targets.max()}")
-    return CROSS_ENTROPY, np.require(targets, np.int64, "CA")
+    return CROSS_ENTROPY, np.require(targets, np.int64, ["C", "A"])
 
 
 cdef object as_numbers(str name, object a, int typenum, tuple shape):
@@ -142,7 +143,7 @@ cdef object as_numbers(str name, object a, int typenum, tuple shape):
         if a.dtype.kind not in "biuf":
             raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}")
         check_shape(name, a, shape)
-        a = np.require(a, dtype_of(typenum), "CA")
+        a = np.require(a, dtype_of(typenum), ["C", "A"])
     check_shape(name, a, shape)
     return a
 

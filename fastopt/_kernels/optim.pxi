@@ -251,12 +251,14 @@ cdef class Update:
         param = self.params[i]
         cdef int typenum = self.plan.tensors[i].typenum
         if float_type(f"grads[{i}]", grad) != typenum:
-            raise TypeError(f"grads[{i}]: expected dtype {param.dtype} to match {self.names[i]}, got {grad.dtype}; pass its .astype(np.{param.dtype})")
+            raise TypeError(f"grads[{i}]: expected dtype {param.dtype} to match {self.names[i]}, got {grad.dtype}; "
+                            f"pass its .astype(np.{param.dtype})")
         if grad.shape != param.shape:
             way_out = "; pass its transpose" if grad.shape == param.shape[::-1] else ""
             raise ValueError(f"grads[{i}]: expected shape {param.shape} to match {self.names[i]}, got {grad.shape}{way_out}")
         if not is_plain(grad, typenum, param.ndim):
-            raise ValueError(f"grads[{i}]: expected a C-contiguous, aligned array, got strides {grad.strides}; pass np.ascontiguousarray(grad)")
+            raise ValueError(f"grads[{i}]: expected a C-contiguous, aligned array, got strides {grad.strides}; "
+                             f"pass np.ascontiguousarray(grad)")
         cdef char* start = <char*>data(grad)
         cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
         cdef Py_ssize_t j

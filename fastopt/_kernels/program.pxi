@@ -21,6 +21,7 @@
 cdef enum:
     ENTRY_DENSE, ENTRY_STANDARDIZE, ENTRY_ADD
     PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
+    ROWS_APART = 16             # rows a member needs to walk alone: fewer would read the weights in vain
 
 ENTRY_KINDS = ("dense", "standardize", "add")
 
@@ -101,31 +102,47 @@ cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) 
 
 # ---------------------------------------------------------------- predict
 
+# With enough rows each member walks the program over rows of its own and meets nobody;
+# few rows are walked by all members together.
+
+cdef enum:
+    MAX_PREDICT_TEAM = 256
+
 cdef struct PredictCall:
     Run run
+    bint apart                  # each member has rows and values of its own
     Py_ssize_t n, n_in, n_out
     void *x
     void *y
+    void** values[MAX_PREDICT_TEAM]
 
 
-cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    while i < c.n:
+cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t start, Py_ssize_t stop,
+                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    while start < stop:
         if member == 0:
-            run.rows = min(PREDICT_ROWS, c.n - i)
-            run.values[0] = <floating*>c.x + i * c.n_in
-            run.values[run.entries[run.n_entries - 1].dst] = <floating*>c.y + i * c.n_out
+            run.rows = min(PREDICT_ROWS, stop - start)
+            run.values[0] = <floating*>c.x + start * c.n_in
+            run.values[run.entries[run.n_entries - 1].dst] = <floating*>c.y + start * c.n_out
         team_barrier(team)
         forward(run, dtype, member, team)
-        i += PREDICT_ROWS
+        start += PREDICT_ROWS
 
 
 cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef PredictCall* c = <PredictCall*>args
-    if c.run.typenum == cnp.NPY_FLOAT32:
-        predict_rows(c, &c.run, <float*>NULL, member, team)
+    cdef Run own = c.run
+    cdef Run* run = &c.run
+    cdef Py_ssize_t start = 0, stop = c.n
+    if c.apart:
+        own.values = c.values[member]
+        run = &own
+        start, stop = share(c.n, DOT_ROWS, member, team), share(c.n, DOT_ROWS, member + 1, team)
+        member, team = 0, 1
+    if run.typenum == cnp.NPY_FLOAT32:
+        predict_rows(c, run, <float*>NULL, start, stop, member, team)
     else:
-        predict_rows(c, &c.run, <double*>NULL, member, team)
+        predict_rows(c, run, <double*>NULL, start, stop, member, team)
 
 
 # ---------------------------------------------------------------- training
@@ -314,7 +331,7 @@ cdef class Program:
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Workspace workspace
+        cdef Py_ssize_t team, i
         x = as_numbers("x", x, self.typenum, (None, self.n_in))
         c.n, c.n_in, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_in, self.n_out
         if out is None:
@@ -324,18 +341,28 @@ cdef class Program:
             check_apart((("out", out),), (("x", x),))
         if c.n == 0:
             return out
+        team = min(team_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_TEAM)
+        c.apart = team > 1 and c.n >= team * ROWS_APART
+        if not c.apart:
+            team = team_for(self.work * min(c.n, <Py_ssize_t>PREDICT_ROWS) // self.n_entries)
+        workspaces = [self.take_workspace(min(c.n, PREDICT_ROWS)) for _ in range(team if c.apart else 1)]
+        for i in range(len(workspaces)):
+            c.values[i] = (<Workspace>workspaces[i]).values
+        self.start(&c.run, <Workspace>workspaces[0], False)
+        c.x, c.y = data(x), data(out)
+        with nogil:
+            team_run(predict_job, &c, team)
+        self.pool.extend(workspaces)
+        return out
+
+    cdef Workspace take_workspace(self, Py_ssize_t rows):
+        # one at rest, if it is large enough
+        cdef Workspace workspace
         try:
             workspace = self.pool.pop()
         except IndexError:
-            workspace = None
-        if workspace is None or workspace.capacity < min(c.n, PREDICT_ROWS):
-            workspace = Workspace(self, min(c.n, PREDICT_ROWS), False)
-        self.start(&c.run, workspace, False)
-        c.x, c.y = data(x), data(out)
-        with nogil:
-            team_run(predict_job, &c, team_for(self.work * min(c.n, <Py_ssize_t>PREDICT_ROWS)))
-        self.pool.append(workspace)
-        return out
+            return Workspace(self, rows, False)
+        return workspace if workspace.capacity >= rows else Workspace(self, rows, False)
 
     def new_grads(self):
         """Uninitialised arrays for the gradients of all parameters."""
@@ -348,6 +375,8 @@ cdef class Training:
     cdef Workspace workspace
     cdef Update update
     cdef str loss
+    cdef public Py_ssize_t position         # next row of the epoch that `run` works on
+    cdef public double loss_sum, weight_sum # of its batches so far
     cdef readonly list grads
     cdef void** dparams
 
@@ -393,6 +422,10 @@ cdef class Training:
         if self.update is not None:
             self.update.bind(self.grads)
 
+    cdef Py_ssize_t team(self, Py_ssize_t rows) noexcept nogil:
+        # backward takes twice forward's work, and meets twice as often
+        return team_for(rows * self.program.work // self.program.n_entries)
+
     def step(self, x, targets, sample_weight=None):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
         cdef TrainCall c
@@ -402,20 +435,21 @@ cdef class Training:
         self.fill(&c, x, targets, weights, x.shape[0])
         c.run.values[0] = c.x
         with nogil:
-            team_run(train_job, &c, team_for(3 * c.n * self.program.work))
+            team_run(train_job, &c, self.team(c.n))
         return c.loss_sum / c.weight_sum if c.weight_sum > 0 else 0.0
 
-    def run(self, x, targets, sample_weight, order, Py_ssize_t batch, Py_ssize_t position, double seconds):
+    def run(self, x, targets, sample_weight, order, Py_ssize_t batch, double seconds):
         """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
 
-        Returns the next position, the summed loss and the summed weight.
+        Moves `position`, `loss_sum` and `weight_sum` on before it returns: what Ctrl-C cannot part
+        from the updates.
         """
         cdef TrainCall c
-        order = np.require(order, np.int64, "CA")
+        order = np.require(order, np.int64, ["C", "A"])
         self.fill(&c, x, targets, sample_weight, batch)
-        c.order, c.position = <int64_t*>data(order), position
+        c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
         c.run.values[0] = c.batch_x
         c.deadline = team_seconds() + seconds
         with nogil:
-            team_run(train_job, &c, team_for(3 * batch * self.program.work))
-        return c.position, c.loss_sum, c.weight_sum
+            team_run(train_job, &c, self.team(batch))
+        self.position, self.loss_sum, self.weight_sum = c.position, c.loss_sum, c.weight_sum

@@ -37,12 +37,12 @@ cdef void column_statistics(const floating* x, double* mean, double* var, Py_ssi
         mean[j] = var[j] = 0
     for i in range(n):
         for j in range(c0, c1):
-            mean[j] += x[i * c + j]
+            mean[j] += <double>x[i * c + j]
     for j in range(c0, c1):
         mean[j] /= n
     for i in range(n):
         for j in range(c0, c1):
-            deviation = x[i * c + j] - mean[j]
+            deviation = <double>x[i * c + j] - mean[j]
             var[j] += deviation * deviation
     for j in range(c0, c1):
         var[j] /= n

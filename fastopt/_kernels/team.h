@@ -4,6 +4,10 @@
  * the team; it does its share and meets the others at team_barrier. Without
  * OpenMP, or with a team of one, no region is opened.
  *
+ * The barrier is our own: it spins briefly and then gives the core away. The
+ * runtime's spins for milliseconds, which on cores that other programs use too
+ * is what the member it waits for would need to arrive.
+ *
  * libgomp's pool does not survive a fork: before a fork the pool of the forking
  * thread is released (OpenMP 5), and made anew by the next region. Where that
  * call is missing, the child computes on one thread.
@@ -16,6 +20,8 @@
 #ifdef _OPENMP
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #endif
 
 typedef void (*team_job)(void *args, ptrdiff_t member, ptrdiff_t team);
@@ -30,7 +36,7 @@ static inline double team_seconds(void) {
 
 #ifdef _OPENMP
 enum { TEAM_OPENMP = 1 };
-#if _OPENMP >= 201811
+#ifdef FASTOPT_OPENMP_PAUSE /* found by setup.py's probe: gcc has it before it claims OpenMP 5 */
 static void team_before_fork(void) { omp_pause_resource_all(omp_pause_hard); }
 static void team_install_fork_handler(void) { pthread_atfork(team_before_fork, NULL, NULL); }
 #else
@@ -38,9 +44,34 @@ static void team_in_child(void) { team_serial_child = 1; }
 static void team_install_fork_handler(void) { pthread_atfork(NULL, NULL, team_in_child); }
 #endif
 static inline int team_limit(void) { return team_serial_child ? 1 : omp_get_max_threads(); }
-static inline void team_barrier(ptrdiff_t team) {
-    if (team > 1) {
-        _Pragma("omp barrier")
+
+typedef struct {
+    _Atomic ptrdiff_t arrived;
+    atomic_uint round;
+} team_meeting;
+static __thread team_meeting *team_here = NULL; /* of the region this thread is in */
+
+/* Spins that cover a member's usual lateness, a microsecond or so. */
+enum { TEAM_SPINS = 2000 };
+
+static void team_barrier(ptrdiff_t team) {
+    team_meeting *here = team_here;
+    unsigned round;
+    if (team <= 1) return;
+    round = atomic_load_explicit(&here->round, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&here->arrived, 1, memory_order_acq_rel) == team - 1) {
+        atomic_store_explicit(&here->arrived, 0, memory_order_relaxed);
+        atomic_fetch_add_explicit(&here->round, 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&here->round, memory_order_acquire) == round; spins++) {
+        if (spins < TEAM_SPINS) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+        } else {
+            sched_yield();
+        }
     }
 }
 static void team_run(team_job job, void *args, ptrdiff_t team) {
@@ -48,8 +79,12 @@ static void team_run(team_job job, void *args, ptrdiff_t team) {
         job(args, 0, 1);
         return;
     }
+    team_meeting here = {0};
 #pragma omp parallel num_threads((int)team)
-    job(args, omp_get_thread_num(), omp_get_num_threads());
+    {
+        team_here = &here;
+        job(args, omp_get_thread_num(), omp_get_num_threads());
+    }
 }
 #else
 enum { TEAM_OPENMP = 0 };

@@ -14,6 +14,7 @@ import numpy as np
 from fastopt.nn import layers as kinds
 
 FORMAT = 1
+LAYERS: dict[str, type[kinds.Layer]] = {k.__name__: k for k in (kinds.Dense, kinds.Standardize, kinds.Residual)}
 
 
 def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
@@ -55,7 +56,9 @@ def read(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
             text = (stream.metadata() or {}).get("fastopt")
             arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a safetensors file, got one that is damaged or of another kind ({error})") from error
+        raise ValueError(
+            f"{path}: expected a safetensors file, got one that is damaged or of another kind ({error})"
+        ) from error
     if text is None:
         raise ValueError(f"{path}: expected a file written by fastopt, got a safetensors file of another program")
     try:
@@ -64,7 +67,9 @@ def read(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: its fastopt description is damaged ({error})") from error
     if found != (FORMAT, kind):
-        raise ValueError(f"{path}: expected a {kind} file of format {FORMAT}, got a {found[1]} file of format {found[0]}")
+        raise ValueError(
+            f"{path}: expected a {kind} file of format {FORMAT}, got a {found[1]} file of format {found[0]}"
+        )
     return arrays, document
 
 
@@ -81,10 +86,10 @@ def describe(layers) -> list[dict]:
 
 def build(description) -> list[kinds.Layer]:
     """The layers that `describe` described, without arrays."""
-    out = []
+    out: list[kinds.Layer] = []
     for config in description:
         config = dict(config)
-        kind = {k.__name__: k for k in (kinds.Dense, kinds.Standardize, kinds.Residual)}[config.pop("type")]
+        kind = LAYERS[config.pop("type")]
         calibrated = config.pop("calibrated", None)
         if "layers" in config:
             config["layers"] = build(config["layers"])

@@ -40,10 +40,13 @@ class Layer:
     ----------
     in_features, out_features : int
         Width of a row before and after the layer.
+    calibrated : bool
+        False while a layer still waits for statistics of data.
     """
 
     in_features: int
     out_features: int
+    calibrated: bool = True
 
     def config(self) -> dict:
         """Constructor arguments, as plain values."""
@@ -135,7 +138,10 @@ class Dense(Layer):
         limit = np.sqrt(3 * variance)
         weight = aligned_zeros((self.out_features, self.in_features), dtype)
         weight[...] = rng.uniform(-limit, limit, weight.shape)
-        self._arrays = {"weight": weight, "bias": aligned_zeros((self.out_features,), dtype) if self._has_bias else None}
+        self._arrays = {
+            "weight": weight,
+            "bias": aligned_zeros((self.out_features,), dtype) if self._has_bias else None,
+        }
 
     def parameters(self):
         return list(self.arrays().values())
@@ -228,9 +234,12 @@ class Residual(Layer):
 
     def __init__(self, layers):
         self.layers = check_chain(layers)
+        if any(isinstance(layer, Standardize) for layer in self.layers):
+            raise ValueError("layers: expected no Standardize inside a shortcut, for want of data; put it before")
         self.in_features, self.out_features = self.layers[0].in_features, self.layers[-1].out_features
         if self.in_features != self.out_features:
-            raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {self.in_features} and {self.out_features}")
+            ends = f"{self.in_features} and {self.out_features}"
+            raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {ends}")
 
     def config(self):
         return {"layers": self.layers}
@@ -263,7 +272,8 @@ def check_chain(layers) -> list[Layer]:
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
         if i and layer.in_features != layers[i - 1].out_features:
-            raise ValueError(f"layers[{i}]: expected {layers[i - 1].out_features} inputs, as layers[{i - 1}] gives, got {layer.in_features}")
+            wanted = f"{layers[i - 1].out_features} inputs, as layers[{i - 1}] gives"
+            raise ValueError(f"layers[{i}]: expected {wanted}, got {layer.in_features}")
     return layers
 
 

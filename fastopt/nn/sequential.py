@@ -50,7 +50,9 @@ class Sequential:
         self.layers = check_chain(layers)
         everyone = list(walk(self.layers))
         if len({id(layer) for layer in everyone}) < len(everyone):
-            raise ValueError("layers: expected each layer once, got one twice; use copy.deepcopy for a second of its kind")
+            raise ValueError(
+                "layers: expected each layer once, got one twice; use copy.deepcopy for a second of its kind"
+            )
         rng = np.random.default_rng(rng)
         for layer in self.layers:
             layer.build(rng, self.dtype)
@@ -100,6 +102,7 @@ class Sequential:
             Input or `out` that does not fit; nothing has been written then.
         """
         if check_finite:
+            x = np.asarray(x, self.dtype)
             require_finite("x", x)
         return self._program.predict(x, out)
 
@@ -145,13 +148,13 @@ class Sequential:
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Standardize):
                 x = Sequential(self.layers[:i], dtype=self.dtype).predict(X) if i else X
-                layer.calibrate(np.require(x, self.dtype, "CA"))
+                layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
         return self
 
     def require_calibrated(self) -> None:
         """Raise ValueError if a Standardize layer has no statistics."""
         for layer in walk(self.layers):
-            if isinstance(layer, Standardize) and not layer.calibrated:
+            if not layer.calibrated:
                 raise ValueError("Standardize has no statistics yet; call net.calibrate(X) on the training data first")
 
     def save(self, path) -> None:

@@ -61,7 +61,7 @@ class Trainer:
         if [id(a) for a in mine] != [id(a) for a in theirs]:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.seed, self.epoch, self._position = int(seed), 0, 0
+        self.seed, self.epoch = int(seed), 0
         self._training = core.Training(net._program, loss, optimizer._update, max_batch)
 
     def step(self, x, y, sample_weight=None) -> float:
@@ -139,13 +139,22 @@ class Trainer:
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         if patience is not None and validation is None:
             raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", 1 if patience is None else patience)):
+        for name, value in (
+            ("epochs", epochs),
+            ("batch_size", batch_size),
+            ("patience", 1 if patience is None else patience),
+        ):
             if not hasattr(value, "__index__") or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         epoch_of = self._batches_epoch if y is None else self._rows_epoch
-        data = self._check_batches(X, sample_weight) if y is None else self._check_rows(X, y, sample_weight, check_finite)
+        data = (
+            self._check_batches(X, sample_weight) if y is None else self._check_rows(X, y, sample_weight, check_finite)
+        )
         if validation is not None:
-            validation = self._check_rows(*validation, None, check_finite)[:2]
+            X_held, y_held = validation
+            validation = self._check_rows(X_held, y_held, None, check_finite)[:2]
+        if y is not None and not all(layer.calibrated for layer in self.net.layers):
+            self.net.calibrate(data[0])
         history, best, bar = History(), _Best(self.net, patience), _Bar(progress, epochs)
         try:
             for _ in range(epochs):
@@ -153,7 +162,8 @@ class Trainer:
                 self._record(history, loss, validation)
                 done = best.update(history) if patience is not None else False
                 bar.epoch(history)
-                if any([callback(self, history) for callback in callbacks]) or done:
+                wishes = [callback(self, history) for callback in callbacks]
+                if done or any(wishes):
                     break
         finally:
             bar.close()
@@ -169,8 +179,6 @@ class Trainer:
             require_finite("X", x)
             if targets.dtype.kind == "f":
                 require_finite("y", targets)
-        if any(not layer.calibrated for layer in self.net.layers if hasattr(layer, "calibrated")):
-            self.net.calibrate(x)
         return x, targets, weights
 
     def _check_batches(self, batches, sample_weight):
@@ -183,31 +191,34 @@ class Trainer:
 
     def _rows_epoch(self, data, batch_size, shuffle, bar) -> float:
         x, targets, weights = data
+        if self._training.position > len(x):
+            raise ValueError(
+                f"X: expected at least the {self._training.position} rows the interrupted epoch used, got {len(x)}"
+            )
         order = np.arange(len(x))
         if shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        loss_sum = weight_sum = 0.0
-        while self._position < len(x):
+        run = self._training
+        while run.position < len(x):
             self.optimizer._send_options()
-            before = self._position
-            self._position, loss, weight = self._training.run(
-                x, targets, weights, order, min(batch_size, len(x)), before, SLICE
-            )
-            loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
-            bar.rows(self._position - before, len(x))
-        self._position, self.epoch = 0, self.epoch + 1
-        return loss_sum / weight_sum if weight_sum > 0 else 0.0
+            before = run.position
+            run.run(x, targets, weights, order, min(batch_size, len(x)), SLICE)
+            bar.rows((run.position - before) / len(x))
+        loss = run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0
+        run.position, run.loss_sum, run.weight_sum, self.epoch = 0, 0.0, 0.0, self.epoch + 1
+        return loss
 
     def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
-        loss_sum = rows = 0
+        loss_sum, weight_sum, empty = 0.0, 0.0, True
         for batch in batches:
-            loss_sum += self.step(*batch) * len(batch[0])
-            rows += len(batch[0])
-            bar.rows(len(batch[0]), None)
-        if not rows:
+            weight = len(batch[0]) if len(batch) < 3 else float(np.sum(batch[2]))
+            loss_sum += self.step(*batch) * weight
+            weight_sum += weight
+            empty = False
+        if empty:
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
         self.epoch += 1
-        return loss_sum / rows
+        return loss_sum / weight_sum if weight_sum > 0 else 0.0
 
     def _record(self, history, loss, validation):
         history.setdefault("loss", []).append(loss)
@@ -240,7 +251,7 @@ class Trainer:
             "loss": self.loss,
             "seed": self.seed,
             "epoch": self.epoch,
-            "position": self._position,
+            "position": self._training.position,
         }
 
     def resume(self, path) -> None:
@@ -263,11 +274,13 @@ class Trainer:
             moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
             files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
             state = {int(i): {"step": int(count)} for i, count in steps.items()}
-            for name, a in moments.items():
-                _, i, moment = name.split(".")
-                state[int(i)][moment] = a
+            for key, moment in moments.items():
+                _, i, name = key.split(".")
+                state[int(i)][name] = moment
             seed, epoch, position = int(document["seed"]), int(document["epoch"]), int(document["position"])
-            calibrated = [config.get("calibrated") for config in document["layers"]]
+            calibrated = [config.pop("calibrated", None) for config in document["layers"]]
+            if document["layers"] != [{k: v for k, v in c.items() if k != "calibrated"} for c in expected["layers"]]:
+                raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
             self.optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: does not fit this trainer ({error})") from error
@@ -276,27 +289,26 @@ class Trainer:
         for layer, known in zip(self.net.layers, calibrated, strict=True):
             if known is not None:
                 layer.calibrated = known
-        self.seed, self.epoch, self._position = seed, epoch, position
+        self.seed, self.epoch = seed, epoch
+        self._training.position, self._training.loss_sum, self._training.weight_sum = position, 0.0, 0.0
 
 
 class _Best:
     """The parameters of the best epoch, kept while early stopping watches."""
 
     def __init__(self, net, patience):
-        self.params, self.patience, self.copies = net.parameters(), patience, None
-        self.buffers = [np.empty_like(a) for a in self.params] if patience is not None else None
+        self.params, self.patience = net.parameters(), patience
+        self.copies: list[np.ndarray] = []  # empty until an epoch has been measured
 
     def update(self, history) -> bool:
         """Whether to stop; keeps a copy of the parameters of a new best epoch."""
         last = len(history["val_loss"]) - 1
         if history.best_epoch == last:
-            for buffer, a in zip(self.buffers, self.params, strict=True):
-                buffer[...] = a
-            self.copies = self.buffers
+            self.copies = [a.copy() for a in self.params]
         return last - history.best_epoch >= self.patience
 
     def restore(self):
-        if self.copies is not None:
+        if self.copies:
             for a, copy in zip(self.params, self.copies, strict=True):
                 a[...] = copy
 
@@ -311,12 +323,16 @@ class _Bar:
                 from tqdm.auto import tqdm
             except ImportError:
                 raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
-            self.bar = tqdm(total=epochs, unit="epoch", bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]")
+            self.bar = tqdm(
+                total=epochs,
+                unit="epoch",
+                bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]",
+            )
 
-    def rows(self, n, total):
-        if self.bar is not None and total:
-            self.bar.update(n / total)
-            self.done += n / total
+    def rows(self, part):
+        if self.bar is not None:
+            self.bar.update(part)
+            self.done += part
 
     def epoch(self, history):
         if self.bar is not None:

@@ -38,7 +38,9 @@ class Optimizer:
     def _group(self, group, options):
         unknown = (set(group) | set(options)) - set(self.defaults) - {"params"}
         if unknown:
-            raise TypeError(f"{type(self).__name__}: unknown option {sorted(unknown)[0]!r}; it takes {', '.join(self.defaults)}")
+            raise TypeError(
+                f"{type(self).__name__}: unknown option {sorted(unknown)[0]!r}; it takes {', '.join(self.defaults)}"
+            )
         params = group["params"]
         params = [params] if isinstance(params, np.ndarray) else list(params)
         for k, a in enumerate(params):
@@ -124,13 +126,15 @@ class Optimizer:
         """
         groups, state = state_dict["param_groups"], state_dict["state"]
         sizes = [len(g["params"]) for g in self.param_groups]
-        if [len(g["params"]) for g in groups] != sizes:
-            raise ValueError(f"state_dict: expected groups of {sizes} parameters, got {[len(g['params']) for g in groups]}")
+        found = [len(g["params"]) for g in groups]
+        if found != sizes:
+            raise ValueError(f"state_dict: expected groups of {sizes} parameters, got {found}")
         entries = [state.get(i, {"step": 0}) for i in range(len(self._states))]
         for i, (entry, moments) in enumerate(zip(entries, self._states, strict=True)):
             for name, a in zip(self._moments, moments, strict=True):
-                if entry["step"] and np.shape(entry.get(name)) != a.shape:
-                    raise ValueError(f"state_dict: expected {name} of shape {a.shape} for params[{i}], got {np.shape(entry.get(name))}")
+                shape = np.shape(entry.get(name))
+                if entry["step"] and shape != a.shape:
+                    raise ValueError(f"state_dict: expected {name} of shape {a.shape} for params[{i}], got {shape}")
         merged = [
             {**mine, **{k: v for k, v in theirs.items() if k in self.defaults}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)

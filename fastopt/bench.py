@@ -1,0 +1,618 @@
+"""`python -m fastopt bench`: fastopt beside its peers, in one process, and beside the machine's limits.
+
+- A topic is a generator of cases; a case names what is done and, for fastopt and each peer, a function
+  that prepares it and returns the call to time. A peer that is not installed raises ImportError: "-".
+- Sides take turns, REPEATS times at least SECONDS each after a warm-up; medians count.
+- Everyone gets the same number of threads. XLA's pool cannot be resized after it has started: it is
+  started while this process may use one CPU only, and its column is left out above one thread.
+- Learning rates of training steps are tiny, so that thousands of steps on one batch do not end in denormals.
+- The limit is the larger of FLOP / FMA peak and bytes / read bandwidth, both measured in the same run;
+  bytes count from 1 MiB on (what a core reads from its L1 is not measured).
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+import timeit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+import fastopt as fo
+from fastopt._arrays import aligned_copy
+from fastopt._kernels import core
+
+REPEATS, SECONDS = 7, 0.02
+PAUSE = 0.01  # idle threads of another runtime spin for about 8 ms after its last region
+PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax")
+PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
+SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
+
+
+class Case(NamedTuple):
+    what: str
+    sides: dict[str, Callable[[], Callable]]  # prepares and returns the call, by "ours" or the peer's name
+    flops: float = 0.0
+    bytes: float = 0.0
+
+
+# ---------------------------------------------------------------- measuring
+
+
+@contextmanager
+def equal_threads(n) -> Iterator[None]:
+    """n threads for fastopt, for every OpenMP and BLAS loaded so far, and for torch."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(n), fo.num_threads(n):
+        if sys.modules.get("torch"):
+            sys.modules["torch"].set_num_threads(n)
+        yield
+
+
+def calls_for(timer) -> int:
+    """How many calls take SECONDS, after one to warm up."""
+    timer.timeit(1)
+    number, seconds = 1, timer.timeit(1)
+    while seconds < SECONDS:
+        number = max(2 * number, int(1.2 * number * SECONDS / max(seconds, 1e-6)))
+        seconds = timer.timeit(number)
+    return number
+
+
+def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns."""
+    with equal_threads(threads):
+        timers = {name: timeit.Timer(call) for name, call in calls.items()}
+        number = {name: calls_for(timer) for name, timer in timers.items()}
+        times: dict[str, list[float]] = {name: [] for name in timers}
+        for _ in range(REPEATS):
+            for name, timer in timers.items():
+                time.sleep(PAUSE)
+                timer.timeit(1)  # wakes the team, refills the caches
+                times[name].append(timer.timeit(number[name]) / number[name])
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def limits(threads: int) -> dict:
+    """FLOP/s and, by MiB, bytes/s that `threads` threads reach at best."""
+    best: dict = {}
+    with fo.num_threads(threads):
+        best["fma"] = max(core.fma_rate() for _ in range(30))
+        for mib in SIZES:
+            x = aligned_copy(np.ones(mib << 18, np.float32))
+            best[mib] = max(core.read_rate(x, max(1, 64 // mib)) for _ in range(7))
+    return best
+
+
+def floor(case: Case, best: dict) -> float:
+    """The least seconds that the machine needs for a case; 0 where none is known."""
+    size = next((mib for mib in SIZES if case.bytes <= mib << 20), SIZES[-1])
+    moved = case.bytes / best[size] if case.bytes >= 1 << 20 else 0.0
+    return max(moved, case.flops / best["fma"])
+
+
+def run_case(topic: str, case: Case, threads: int, best: dict) -> dict:
+    """One row: microseconds by side, ratios peer / ours, and the limit."""
+    calls = {}
+    for name, prepare in case.sides.items():
+        if name == "jax" and threads > 1:
+            continue
+        try:
+            calls[name] = prepare()
+        except ImportError:
+            continue
+    us = {name: 1e6 * seconds for name, seconds in measure(calls, threads).items()}
+    least = 1e6 * floor(case, best)
+    row = {"topic": topic, "what": case.what, "threads": threads, "us": us}
+    row["ratio"] = {name: value / us["ours"] for name, value in us.items() if name != "ours"}
+    return row | ({"limit_us": least, "of_limit": least / us["ours"]} if least else {})
+
+
+def main(topics, threads, path=None) -> None:
+    """Run topics for each thread count, print their tables and write the rows to a file."""
+    rows, best = [], {n: limits(n) for n in sorted({1, fo.get_num_threads(), *threads})}
+    print("; ".join(f"{name} {value}" for name, value in versions().items()))
+    print_limits(best)
+    for topic in (t for t in topics if t != "limits"):
+        for n in threads:
+            peers = print_header(topic, n)
+            for case in TOPICS[topic](n):
+                rows.append(run_case(topic, case, n, best[n]))
+                print_row(rows[-1], peers)
+    if path:
+        with open(path, "w") as stream:
+            json.dump({"config": fo.config(), "versions": versions(), "limits": best, "rows": rows}, stream, indent=1)
+
+
+def versions() -> dict[str, str]:
+    """fastopt and the peers installed."""
+    found = {"fastopt": f"{fo.__version__} ({fo.config()['isa']})"}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "-"
+    return found
+
+
+# ---------------------------------------------------------------- printing
+
+
+def print_table_row(cells, widths=(44, 11, 11, 9)) -> None:
+    padded = [
+        f"{cell:<{widths[0]}}" if i == 0 else f"{cell:>{(*widths, *[18] * 9)[i]}}" for i, cell in enumerate(cells)
+    ]
+    print("".join(padded).rstrip(), flush=True)
+
+
+def print_limits(best) -> None:
+    print("\nlimits of this machine, best of several runs")
+    print_table_row(["threads", "GFLOP/s", *(f"{mib} MiB GB/s" for mib in SIZES)], (10, 12, 16, 16))
+    for n, rates in best.items():
+        print_table_row([str(n), *(f"{rate / 1e9:.0f}" for rate in rates.values())], (10, 12, 16, 16))
+
+
+def print_header(topic, threads) -> list[str]:
+    """Head of a table; returns the peers that have a column in it."""
+    present = {name for case in TOPICS[topic](threads) for name in case.sides}
+    peers = [name for name in PEERS if name in present]
+    print(f"\n{topic}, float32, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)")
+    print_table_row(["", "ours µs", "limit µs", "of limit", *peers])
+    return peers
+
+
+def print_row(row, peers) -> None:
+    least = [f"{row['limit_us']:.2f}", f"{row['of_limit']:.0%}"] if "limit_us" in row else ["-", "-"]
+    beside = [f"{row['us'][p]:.1f} ({row['ratio'][p]:.2f}x)" if p in row["us"] else "-" for p in peers]
+    print_table_row([row["what"], f"{row['us']['ours']:.2f}", *least, *beside])
+
+
+# ---------------------------------------------------------------- what the peers need
+
+
+def random(*shape) -> np.ndarray:
+    """Float32 normal numbers, the same every time."""
+    return aligned_copy(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+@cache
+def jax_on_one_cpu():
+    """JAX, its thread pool started while this thread may use a single CPU."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax
+
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if cpus is None:
+        raise ImportError("XLA can be held to one thread only where a process can be held to one CPU")
+    try:
+        os.sched_setaffinity(0, {max(cpus)})
+        jax.block_until_ready(jax.numpy.zeros(1) + 1)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    return jax
+
+
+def our_net(widths, final="identity") -> fo.nn.Sequential:
+    """Dense layers with ReLU between them."""
+    last = len(widths) - 2
+    return fo.nn.Sequential(
+        [fo.nn.Dense(a, b, final if i == last else "relu") for i, (a, b) in enumerate(pairwise(widths))],
+        rng=0,
+    )
+
+
+def torch_net(widths, final="identity"):
+    import torch
+
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
+    return torch.nn.Sequential(*(layers if final == "relu" else layers[:-1]))
+
+
+def onnx_session(net, threads):
+    """The network as an ONNX Runtime session; its weights are packed when it is made."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    nodes, weights, value = [], [], "x"
+    for i, layer in enumerate(net.layers):
+        weights += [
+            onnx.numpy_helper.from_array(layer.weight, f"w{i}"),
+            onnx.numpy_helper.from_array(layer.bias, f"b{i}"),
+        ]
+        nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
+        value = f"z{i}"
+        if layer.activation == "relu":
+            nodes.append(helper.make_node("Relu", [value], [f"y{i}"]))
+            value = f"y{i}"
+    ends = [
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", w])
+        for n, w in (("x", net.in_features), (value, net.out_features))
+    ]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+# ---------------------------------------------------------------- topics: kernels
+
+
+def activations(threads) -> Iterator[Case]:
+    for n in (1_000, 100_000):
+        x, y = random(n // 100, 100), random(n // 100, 100)
+        for name in ("relu", "tanh", "sigmoid", "gelu", "silu", "softmax"):
+
+            def ours(x=x, y=y, name=name):
+                return lambda: fo.functional.activation(x, name, y)
+
+            def torch(x=x, name=name):
+                from torch import from_numpy
+                from torch.nn import functional
+
+                call, t, more = getattr(functional, name), from_numpy(x), {"dim": -1} if name == "softmax" else {}
+                return lambda: call(t, **more)
+
+            def jax(x=x, name=name):
+                jax, more = jax_on_one_cpu(), {"approximate": False} if name == "gelu" else {}
+                function = getattr(jax.numpy, name) if name == "tanh" else getattr(jax.nn, name)
+                call, t = jax.jit(lambda t: function(t, **more)), jax.numpy.asarray(x)
+                return lambda: call(t).block_until_ready()
+
+            yield Case(f"{name}, {n} elements", {"ours": ours, "torch": torch, "jax": jax}, bytes=8 * n)
+
+
+def dense(threads) -> Iterator[Case]:
+    few, many = (1, 4, 32, 256), (1, 4, 8, 32, 256)
+    for size in (256, 1024, 4096):
+        for n in few if size == 4096 else many:
+            yield dense_case(size, n)
+    for size in (64, 256, 1024, 4096):
+        for n in few if size in (64, 4096) else many:
+            yield predict_case(f"predict dense + relu {size}x{size}, batch {n}", [size, size], n, threads, final="relu")
+
+
+def dense_case(size, n) -> Case:
+    """functional.dense with bias and ReLU, into an array that is there."""
+
+    def arrays():
+        return random(n, size), random(size, size), random(size), random(n, size)
+
+    def ours():
+        x, weight, bias, y = arrays()
+        return lambda: fo.functional.dense(x, weight, bias, "relu", y)
+
+    def torch():
+        import torch
+
+        x, weight, bias, _ = map(torch.from_numpy, arrays())
+        linear = torch.nn.functional.linear
+        return torch.inference_mode()(lambda: linear(x, weight, bias).relu_())
+
+    def numpy():
+        x, weight, bias, y = arrays()
+
+        def call():
+            np.dot(x, weight.T, out=y)
+            np.add(y, bias, out=y)
+            np.maximum(y, 0, out=y)
+
+        return call
+
+    sides = {"ours": ours, "torch": torch, "numpy": numpy}
+    return Case(f"dense + relu {size}x{size}, batch {n}", sides, 2 * n * size**2, 4 * (size**2 + 2 * n * size))
+
+
+def losses(threads) -> Iterator[Case]:
+    for name, n, n_out in (
+        ("cross_entropy", 128, 10),
+        ("cross_entropy", 1024, 1000),
+        ("mse", 128, 10),
+        ("mse", 1024, 1000),
+    ):
+        yield loss_case(name, n, n_out)
+
+
+def loss_case(name, n, n_out) -> Case:
+    """Mean loss and its gradient."""
+    z = random(n, n_out)
+    targets = np.arange(n) % n_out if name == "cross_entropy" else random(n, n_out)[::-1].copy()
+
+    def ours():
+        call, grad = getattr(fo.functional, name), np.empty_like(z)
+        return lambda: call(z, targets, grad)
+
+    def torch():
+        import torch
+
+        function = torch.nn.functional.mse_loss if name == "mse" else torch.nn.functional.cross_entropy
+        leaf, t = torch.tensor(z, requires_grad=True), torch.from_numpy(targets)
+
+        def call():
+            leaf.grad = None
+            function(leaf, t).backward()
+
+        return call
+
+    def jax():
+        jax = jax_on_one_cpu()
+        import optax
+
+        function = optax.squared_error if name == "mse" else optax.softmax_cross_entropy_with_integer_labels
+        call = jax.jit(jax.value_and_grad(lambda z, t: function(z, t).mean()))
+        a, t = jax.numpy.asarray(z), jax.numpy.asarray(targets)
+        return lambda: jax.block_until_ready(call(a, t))
+
+    return Case(
+        f"{name} and gradient {n}x{n_out}",
+        {"ours": ours, "torch": torch, "jax": jax},
+        bytes=z.nbytes * (2 + (name == "mse")),
+    )
+
+
+def standardize(threads) -> Iterator[Case]:
+    for n, features in ((1, 64), (128, 512), (1024, 512)):
+        x, mean, scale = random(n, features), random(features), random(features)
+
+        def ours(x=x, mean=mean, scale=scale):
+            out = np.empty_like(x)
+            return lambda: fo.functional.standardize(x, mean, scale, out)
+
+        def numpy(x=x, mean=mean, scale=scale):
+            out = np.empty_like(x)
+            return lambda: np.multiply(np.subtract(x, mean, out=out), scale, out=out)
+
+        def torch(x=x, mean=mean, scale=scale):
+            import torch
+
+            t, m, s, out = map(torch.from_numpy, (x, mean, scale, np.empty_like(x)))
+            return lambda: torch.sub(t, m, out=out).mul_(s)
+
+        yield Case(f"standardize {n}x{features}", {"ours": ours, "torch": torch, "numpy": numpy}, bytes=2 * x.nbytes)
+        if n > 1:
+            yield statistics_case(x)
+
+
+def statistics_case(x) -> Case:
+    """Mean and variance of every column."""
+
+    def torch():
+        import torch
+
+        t = torch.from_numpy(x)
+        return lambda: torch.var_mean(t, 0, correction=0)
+
+    sides = {
+        "ours": lambda: lambda: fo.functional.batch_statistics(x),
+        "torch": torch,
+        "numpy": lambda: lambda: (x.mean(0), x.var(0)),
+    }
+    return Case(f"batch_statistics {x.shape[0]}x{x.shape[1]}", sides, bytes=x.nbytes)
+
+
+# ---------------------------------------------------------------- topics: optimizers
+
+
+def optim(threads) -> Iterator[Case]:
+    for n in (1_000, 10_000, 100_000, 1_000_000, 16_000_000):
+        yield optim_case(f"Adam step(grads), {n}", "Adam", [n])
+    yield optim_case("Adam step(grads), 200 tensors of 1000", "Adam", [1_000] * 200)
+    yield optim_case("Adam bound, 200 tensors of 1000", "Adam", [1_000] * 200, bound=True)
+    for n in (1_000, 1_000_000):
+        yield optim_case(f"SGD momentum step(grads), {n}", "SGD", [n])
+
+
+def optim_case(what, rule, sizes, bound=False) -> Case:
+    """One update of all tensors, gradients given."""
+    options = {"lr": 1e-3, "momentum": 0.9} if rule == "SGD" else {"lr": 1e-3}
+
+    def ours():
+        params, grads = [random(n) for n in sizes], [random(n) for n in sizes]
+        step = getattr(fo.optim, rule)(params, **options)
+        if not bound:
+            return lambda: step.step(grads)
+        step.bind(grads)
+        return step.step
+
+    def torch():
+        import torch
+
+        params = [torch.tensor(random(n)) for n in sizes]
+        for p in params:
+            p.grad = torch.tensor(random(p.numel()))
+        return getattr(torch.optim, rule)(params, fused=True, **options).step
+
+    def jax():
+        return jax_update(rule, options, sizes)
+
+    bytes_each = 28 if rule == "Adam" else 20
+    return Case(what, {"ours": ours, "torch": torch, "jax": jax}, bytes=bytes_each * sum(sizes))
+
+
+def optax_rule(rule, options):
+    import optax
+
+    return optax.sgd(options["lr"], options["momentum"]) if rule == "SGD" else optax.adam(options["lr"])
+
+
+def jax_update(rule, options, sizes) -> Callable:
+    jax, rule = jax_on_one_cpu(), optax_rule(rule, options)
+    import optax
+
+    params, grads = ([jax.numpy.array(random(n)) for n in sizes] for _ in range(2))
+    held = [params, rule.init(params)]
+
+    def update(params, state, grads):
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+
+    def call():
+        held[:] = jax.block_until_ready(compiled(*held, grads))
+
+    return call
+
+
+# ---------------------------------------------------------------- topics: networks
+
+
+def program(threads) -> Iterator[Case]:
+    for widths in ([64, 64, 10], [64, 128, 64, 10], [784, 256, 10], [784, 256, 128, 10]):
+        for n in (1, 32):
+            yield predict_case(f"predict {'-'.join(map(str, widths))}, batch {n}", widths, n, threads)
+
+
+def predict_case(what, widths, n, threads, final="identity") -> Case:
+    """Inference of n rows."""
+    weights = sum(a * b for a, b in pairwise(widths))
+
+    def ours():
+        net, x = our_net(widths, final), random(n, widths[0])
+        return lambda: net.predict(x)
+
+    def torch():
+        import torch
+
+        net, x = torch_net(widths, final), torch.from_numpy(random(n, widths[0]))
+        return torch.inference_mode()(lambda: net(x))
+
+    def onnxruntime():
+        session, feed = onnx_session(our_net(widths, final), threads), {"x": random(n, widths[0])}
+        return lambda: session.run(None, feed)
+
+    sides = {"ours": ours, "torch": torch, "onnxruntime": onnxruntime}
+    return Case(what, sides, 2 * n * weights, 4 * (weights + n * (widths[0] + widths[-1])))
+
+
+def train(threads) -> Iterator[Case]:
+    yield train_case([64, 64, 10], 32)
+    yield train_case([784, 256, 10], 32)
+    yield train_case([784, 256, 128, 10], 128)
+    yield train_case([784, 512, 512, 10], 1)
+    yield train_case([784, 1024, 1024, 10], 128)
+    digits = train_case([64, 128, 64, 10], 32)
+    yield digits._replace(sides={**digits.sides, "sklearn": lambda: sklearn_step([64, 128, 64, 10], 32)})
+    yield fit_case()
+
+
+def train_case(widths, n) -> Case:
+    """One step with Adam: forward, cross-entropy, backward, update."""
+    weights = [a * b for a, b in pairwise(widths)]
+
+    def ours():
+        net, x, y = our_net(widths), random(n, widths[0]), np.arange(n) % 10
+        trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters(), lr=1e-7), max_batch=n)
+        return lambda: trainer.step(x, y)
+
+    def torch():
+        return torch_step(widths, n)
+
+    def jax():
+        return jax_step(widths, n)
+
+    flops = 2 * n * (3 * sum(weights) - weights[0])  # the input needs no gradient
+    what = f"step {'-'.join(map(str, widths))}, batch {n}"
+    return Case(what, {"ours": ours, "torch": torch, "jax": jax}, flops, 28 * sum(weights))
+
+
+def torch_step(widths, n) -> Callable:
+    import torch
+
+    net, x, y = torch_net(widths), torch.from_numpy(random(n, widths[0])), torch.arange(n) % 10
+    adam = torch.optim.Adam(net.parameters(), lr=1e-7, fused=True)
+
+    def call():
+        adam.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        adam.step()
+
+    return call
+
+
+def jax_step(widths, n) -> Callable:
+    jax, rule = jax_on_one_cpu(), optax_rule("Adam", {"lr": 1e-7})
+    import optax
+
+    x, y = jax.numpy.array(random(n, widths[0])), jax.numpy.arange(n) % 10
+    params = [(jax.numpy.array(layer.weight.T), jax.numpy.array(layer.bias)) for layer in our_net(widths).layers]
+    held = [params, rule.init(params)]
+
+    def loss(params, x, y):
+        *hidden, (weight, bias) = params
+        for w, b in hidden:
+            x = jax.nn.relu(x @ w + b)
+        return optax.softmax_cross_entropy_with_integer_labels(x @ weight + bias, y).mean()
+
+    def step(params, state, x, y):
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def call():
+        held[:] = jax.block_until_ready(compiled(*held, x, y))[:2]
+
+    return call
+
+
+def sklearn_net(widths, n, lr, epochs=1):
+    from sklearn.neural_network import MLPClassifier
+
+    return MLPClassifier(
+        widths[1:-1],
+        batch_size=n,
+        alpha=0.0,
+        learning_rate_init=lr,
+        max_iter=epochs,
+        tol=0.0,
+        n_iter_no_change=10_000,
+        random_state=0,
+    )
+
+
+def sklearn_step(widths, n) -> Callable:
+    net, x, y = sklearn_net(widths, n, 1e-7), random(n, widths[0]), np.arange(n) % 10
+    net.partial_fit(x, y, classes=np.arange(10))
+    return lambda: net.partial_fit(x, y)
+
+
+def fit_case(epochs=5) -> Case:
+    """Networks made and trained for some epochs on 1797 rows, as many as the digits have."""
+    widths, x, y = [64, 128, 64, 10], random(1797, 64), np.arange(1797) % 10
+
+    def ours():
+        def call():
+            net = our_net(widths)
+            fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters())).fit(x, y, epochs=epochs)
+
+        return call
+
+    def sklearn():
+        import warnings
+
+        sklearn_net(widths, 32, 1e-3)
+
+        def call():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it would rather train longer
+                sklearn_net(widths, 32, 1e-3, epochs).fit(x, y)
+
+        return call
+
+    return Case(f"fit 64-128-64-10, batch 32, {epochs} epochs of 1797", {"ours": ours, "sklearn": sklearn})
+
+
+TOPICS = {f.__name__: f for f in (activations, dense, losses, optim, standardize, program, train)}

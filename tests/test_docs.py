@@ -1,0 +1,66 @@
+"""Every example in a docstring, in the README and in the pages runs and prints what it says."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import fastopt as fo
+
+ROOT = Path(__file__).parents[1]
+MODULES = {"fastopt": fo, "functional": fo.functional, "nn": fo.nn, "optim": fo.optim, "threads": fo.threads}
+
+
+def public_objects():
+    """(name, object) of everything public, methods included."""
+    for prefix, module in MODULES.items():
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.ismodule(thing) or isinstance(thing, str):
+                continue
+            yield f"{prefix}.{name}", thing
+            if inspect.isclass(thing):
+                for member, value in vars(thing).items():
+                    if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                        yield f"{prefix}.{name}.{member}", value
+
+
+OBJECTS = dict(public_objects())
+EXAMPLES = {name: thing.__doc__ for name, thing in OBJECTS.items() if ">>>" in (thing.__doc__ or "")}
+PAGES = [
+    p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if p.exists() and ">>>" in p.read_text()
+]
+
+
+def run(text, name):
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    report = []
+    runner.run(test, out=report.append)
+    assert test.examples
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_in_a_docstring_prints_what_it_says(name):
+    run(EXAMPLES[name], name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_an_example_on_a_page_prints_what_it_says(page):
+    blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    run("\n".join(block for block in blocks if ">>>" in block), page.name)
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_everything_public_has_a_docstring(name):
+    assert inspect.getdoc(OBJECTS[name])
+
+
+@pytest.mark.parametrize("name", fo.functional.__all__)
+def test_every_kernel_documents_arguments_errors_and_an_example(name):
+    text = getattr(fo.functional, name).__doc__
+    for section in ("Parameters", "Returns", "Raises", "Examples"):
+        assert f"    {section}\n    {'-' * len(section)}\n" in text

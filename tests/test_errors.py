@@ -1,0 +1,208 @@
+"""Every error a caller can meet: its type, its message, and that nothing was written.
+
+A message names the argument, what was expected, what came and, where there is one,
+the way out. Pass criterion: the message matches and every array keeps its bytes.
+"""
+
+import builtins
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+
+F = fo.functional
+
+SHAPES = {
+    "x": (4, 3),
+    "weight": (5, 3),
+    "bias": (5,),
+    "dy": (4, 5),
+    "z": (4, 5),
+    "out": (4, 5),
+    "dx": (4, 3),
+    "dw": (5, 3),
+    "db": (5,),
+    "mean": (3,),
+    "scale": (3,),
+    "wrong": (2, 2),
+    "row": (3,),
+    "grad": (4, 5),
+}
+
+
+def arrays():
+    """float32 arrays that fit each other; `wrong` and `row` fit nothing."""
+    rng = np.random.default_rng(2)
+    a = {name: rng.uniform(1, 2, shape).astype(np.float32) for name, shape in SHAPES.items()}
+    a["read_only"] = np.zeros((4, 5), np.float32)
+    a["read_only"].flags.writeable = False
+    a["strided"] = np.zeros((5, 4), np.float32).T
+    a["unaligned"] = np.zeros(4 * 5 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(4, 5)
+    a["pair"] = np.zeros(40, np.float32)  # two overlapping outputs of 20 elements
+    a["classes"] = np.array([0, 1, 4, 2])
+    a["wide"] = np.zeros((4, 5))  # float64
+    return a
+
+
+def first(pair):
+    return pair[:20].reshape(4, 5)
+
+
+def second(pair):
+    return pair[10:30].reshape(4, 5)
+
+
+# call: the error it gets
+FUNCTIONAL = {
+    # what comes in
+    "F.dense([[1.0]], weight)": r"TypeError: x: expected a NumPy array, got list; pass np\.asarray\(x\)",
+    "F.standardize(None, mean, scale)": r"TypeError: x: expected a NumPy array, got NoneType",
+    "F.dense(np.ones((4, 3), int), weight)": r"TypeError: x: expected dtype float32 or float64, got int64; pass x\.ast",
+    "F.activation(np.ones(3, np.float16), 'relu')": r"TypeError: x: expected dtype .*, got float16",
+    "F.activation(np.array([None]), 'relu')": r"TypeError: x: expected dtype .*, got object",
+    "F.batch_statistics(np.ones((2, 2), complex))": r"TypeError: x: expected dtype .*, got complex128",
+    "F.activation(np.ones(3, '>f4'), 'relu')": r"TypeError: x: expected dtype .*, got >f4",
+    "F.dense(x, weight.astype(float))": r"TypeError: weight: expected dtype float32, got float64; pass weight\.ast",
+    "F.dense(x, [[1.0]])": r"TypeError: weight: expected a NumPy array, got list",
+    "F.dense(row, weight)": r"ValueError: x: expected shape \(n, n\), got \(3,\); pass x\.reshape\(1, -1\)",
+    "F.dense(x[None], weight)": r"ValueError: x: expected shape \(n, n\), got \(1, 4, 3\)",
+    "F.dense(x, weight.T)": r"ValueError: weight: expected shape \(n, 3\), got \(3, 5\)",
+    "F.dense(x, weight, wrong[0])": r"ValueError: bias: expected shape \(5,\), got \(2,\)",
+    "F.dense(x, weight, wrong)": r"ValueError: bias: expected shape \(5,\), got \(2, 2\)",
+    "F.dense(x, weight, activation='rleu')": r"ValueError: activation: expected one of identity, relu, .*, got 'rleu'",
+    "F.dense(x, weight, activation=None)": r"ValueError: activation: expected one of .*, got None",
+    "F.activation(x, [])": r"ValueError: activation: expected one of .*, got \[\]",
+    "F.activation(np.float32(1), 'relu')": r"TypeError: x: expected a NumPy array, got float32",
+    "F.activation(np.ones(()), 'relu')": r"ValueError: x: expected at least one dimension",
+    # dense_backward
+    "F.dense_backward(dy[:3], x, weight)": r"ValueError: x: expected shape \(3, n\), got \(4, 3\)",
+    "F.dense_backward(dy, x, weight[:4])": r"ValueError: weight: expected shape \(5, 3\), got \(4, 3\)",
+    "F.dense_backward(dy, x, weight, activation='relu')": r"ValueError: z: expected .* for relu, .*pass z=",
+    "F.dense_backward(dy, x, weight, activation='gelu', y=z)": r"ValueError: y: cannot stand for z with gelu",
+    "F.dense_backward(dy, x, weight, activation='silu', y=z)": r"ValueError: y: cannot stand for z with silu",
+    "F.dense_backward(dy, x, weight, wrong, 'tanh')": r"ValueError: z: expected shape \(4, 5\), got \(2, 2\)",
+    "F.dense_backward(dy, x, weight, activation='tanh', y=wrong)": r"ValueError: y: expected shape \(4, 5\)",
+    "F.dense_backward(dy, x, weight, dx=wrong)": r"ValueError: dx: expected shape \(4, 3\), got \(2, 2\)",
+    "F.dense_backward(dy, x, weight, dw=wrong)": r"ValueError: dw: expected shape \(5, 3\)",
+    "F.dense_backward(dy, x, weight, db=wrong)": r"ValueError: db: expected shape \(5,\)",
+    "F.dense_backward(dy, x, weight, dx=x)": r"ValueError: dx: expected memory of its own, .* overlaps x; pass a copy",
+    "F.dense_backward(dy, x, weight, dw=weight)": r"ValueError: dw: .* overlaps weight",
+    "F.dense_backward(dy, x, weight, db=dy[1])": r"ValueError: db: .* overlaps dy",
+    "F.dense_backward(dy, x, weight, z, 'relu', dw=z.ravel()[:15].reshape(5, 3))": r"ValueError: dw: .* overlaps z",
+    "F.dense_backward(dy, x, weight, dw=dw, db=dw.ravel()[3:8])": r"ValueError: db: .* overlaps dw",
+    # what is written to
+    "F.dense(x, weight, out=[0.0])": r"TypeError: out: expected a NumPy array to write to, got list",
+    "F.dense(x, weight, out=wide)": r"TypeError: out: expected dtype float32 to write to, got float64",
+    "F.dense(x, weight, out=wrong)": r"ValueError: out: expected shape \(4, 5\), got \(2, 2\)",
+    "F.dense(x, weight, out=read_only)": r"ValueError: out: expected a writable array, .*; pass a copy",
+    "F.dense(x, weight, out=strided)": r"ValueError: out: expected a C-contiguous, aligned array .*strides \(4, 16\)",
+    "F.dense(x, weight, out=unaligned)": r"ValueError: out: expected a C-contiguous, aligned array",
+    "F.dense(x, weight, z=wide)": r"TypeError: z: expected dtype float32 to write to, got float64",
+    "F.dense(x, weight, z=read_only)": r"ValueError: z: expected a writable array",
+    "F.dense(x, weight, out=out, z=out)": r"ValueError: z: expected memory of its own, got an array that overlaps out",
+    "F.dense(x, weight, out=first(pair), z=second(pair))": r"ValueError: z: .* overlaps out",
+    "F.dense(x, weight[:3], out=x.ravel().reshape(4, 3))": r"ValueError: out: .* overlaps x",
+    "F.dense(x[:1], weight, bias, out=bias.reshape(1, 5))": r"ValueError: out: .* overlaps bias",
+    "F.activation(first(pair), 'relu', second(pair))": r"ValueError: out: .* overlaps x",
+    "F.activation(x, 'relu', wrong)": r"ValueError: out: expected shape \(4, 3\), got \(2, 2\)",
+    # standardisation
+    "F.standardize(x, wrong[0], scale)": r"ValueError: mean: expected shape \(3,\), got \(2,\)",
+    "F.standardize(x, mean, scale.astype(float))": r"TypeError: scale: expected dtype float32, got float64",
+    "F.standardize(x[:1], mean, scale, mean.reshape(1, 3))": r"ValueError: out: .* overlaps mean",
+    "F.standardize(x[:1], mean, scale, scale.reshape(1, 3))": r"ValueError: out: .* overlaps scale",
+    "F.standardize(x[:3], mean, scale, x[1:])": r"ValueError: out: .* overlaps x",
+    "F.batch_statistics(x[:0])": r"ValueError: x: expected at least one row, got none",
+    "F.batch_statistics(row)": r"ValueError: x: expected shape \(n, n\), got \(3,\); pass x\.reshape\(1, -1\)",
+    # losses
+    "F.mse(x[:, :0].copy(), x[:, :0])": r"ValueError: prediction: expected at least one column, got none",
+    "F.cross_entropy(dy, classes + 1, grad)": r"ValueError: targets: expected classes from 0 to 4 .*, got 1 to 5",
+    "F.cross_entropy(dy, classes - 1, grad)": r"ValueError: targets: expected classes from 0 to 4 .*, got -1 to 3",
+    "F.cross_entropy(dy, np.full(4, 2**63, np.uint64), grad)": r"ValueError: targets: expected classes from 0 to 4",
+    "F.cross_entropy(dy, classes * 1.0, grad)": r"TypeError: targets: expected integer classes .*astype",
+    "F.cross_entropy(dy, classes[:3], grad)": r"ValueError: targets: expected shape \(4,\), got \(3,\)",
+    "F.cross_entropy(dy, x, grad)": r"ValueError: targets: expected shape \(4, 5\), got \(4, 3\)",
+    "F.mse(dy, np.full((4, 5), 'a'), grad)": r"TypeError: targets: expected real numbers, got dtype <U1",
+    "F.mse(dy, dy + 1j, grad)": r"TypeError: targets: expected real numbers, got dtype complex64",
+    "F.mse(dy, wrong, grad)": r"ValueError: targets: expected shape \(4, 5\), got \(2, 2\)",
+    "F.mse([[1.0]], wrong)": r"TypeError: prediction: expected a NumPy array, got list",
+    "F.mse(dy, z, grad, sample_weight=[1, 2])": r"ValueError: sample_weight: expected shape \(4,\), got \(2,\)",
+    "F.mse(dy, z, grad, sample_weight=[1, 1, -1, 1])": r"ValueError: sample_weight: expected .* at least 0",
+    "F.mse(dy, z, grad, sample_weight=[1, np.nan, 1, 1])": r"ValueError: sample_weight: expected finite",
+    "F.mse(dy, z, grad, sample_weight=[1, np.inf, 1, 1])": r"ValueError: sample_weight: expected finite",
+    "F.mse(dy, z, dy)": r"ValueError: grad: .* overlaps prediction",
+    "F.mse(dy, z, z)": r"ValueError: grad: .* overlaps targets",
+    "F.mse(x[:, :1], x[:, 1], db[:4, None], sample_weight=db[:4])": r"ValueError: grad: .* sample_weight",
+    "F.mse(dy, z, wide)": r"TypeError: grad: expected dtype float32 to write to, got float64",
+    "F.cross_entropy(dy, classes, read_only)": r"ValueError: grad: expected a writable array",
+}
+
+
+def net():
+    return fo.nn.Sequential([fo.nn.Dense(3, 5, activation="relu")], rng=0)
+
+
+OBJECTS = {
+    # optimizers
+    "fo.optim.SGD([])": r"ValueError: params: expected at least one array, got none",
+    "fo.optim.SGD([[1.0]])": r"TypeError: params\[0\]: expected a NumPy array, got list",
+    "fo.optim.SGD([np.ones(3, int)])": r"TypeError: params\[0\]: expected dtype float32 or float64, got int64",
+    "fo.optim.Adam([x, read_only])": r"ValueError: params\[1\]: expected a writable array",
+    "fo.optim.Adam([strided])": r"ValueError: params\[0\]: expected a C-contiguous, aligned array",
+    "fo.optim.Adam([x, x])": r"ValueError: params\[1\]: .* overlaps params\[0\]",
+    "fo.optim.Adam([first(pair), second(pair)])": r"ValueError: params\[1\]: .* overlaps params\[0\]",
+    "fo.optim.SGD([{'params': [x], 'beta': 1}])": r"TypeError: SGD: unknown option 'beta'; it takes lr, momentum",
+    "fo.optim.SGD([x], lr=-1)": r"ValueError: lr: expected a finite number of at least 0, got -1",
+    "fo.optim.Adam([x], lr=np.nan)": r"ValueError: lr: expected a finite number of at least 0, got nan",
+    "fo.optim.Adam([x], eps=-1e-8)": r"ValueError: eps: expected",
+    "fo.optim.SGD([x], momentum=-0.1)": r"ValueError: momentum: expected",
+    "fo.optim.SGD([x], weight_decay=np.inf)": r"ValueError: weight_decay: expected",
+    "fo.optim.Adam([x], betas=(0.9, 1.0))": r"ValueError: betas: expected two numbers in \[0, 1\), got \(0\.9, 1\.0\)",
+    "fo.optim.Adam([x], betas=(0.9, 0.9, 0.9))": r"ValueError: betas: expected two numbers",
+    "fo.optim.SGD([x], nesterov=True)": r"ValueError: nesterov: expected momentum above 0 and dampening 0",
+    "fo.optim.SGD([x], momentum=0.9, dampening=0.1, nesterov=True)": r"ValueError: nesterov: expected",
+    "fo.optim.Adam([{'params': [x], 'amsgrad': True}, {'params': [z]}])": r"ValueError: amsgrad: .* every group",
+    "fo.optim.SGD([x, z]).step([x])": r"ValueError: grads: expected 2 arrays, one a parameter, got 1; pass None",
+    "fo.optim.SGD([z]).step([strided.T])": r"ValueError: grads\[0\]: .*\(5, 4\); pass its transpose",
+    "fo.optim.SGD([z]).step([wide])": r"TypeError: grads\[0\]: expected dtype float32 .*, got float64",
+    "fo.optim.SGD([z]).step([strided])": r"ValueError: grads\[0\]: expected a C-contiguous, aligned array, got strides",
+    "fo.optim.SGD([x, z]).step([dx, z])": r"ValueError: grads\[1\]: .* overlaps params\[1\]",
+    "fo.optim.SGD([row]).step([[1.0, 1.0, 1.0]])": r"TypeError: grads\[0\]: expected a NumPy array, got list",
+    "fo.optim.SGD([x]).load_state_dict(fo.optim.SGD([z, x]).state_dict())": r"ValueError: state_dict: .* got \[2\]",
+    # layers and networks
+    "fo.nn.Dense(0, 3)": r"ValueError: in_features: expected a whole number of at least 1, got 0",
+    "fo.nn.Dense(3, 2.5)": r"ValueError: out_features: expected a whole number of at least 1, got 2\.5",
+    "fo.nn.Standardize(True)": r"ValueError: features: expected a whole number of at least 1, got True",
+    "fo.nn.Dense(3, 3, activation='cube')": r"ValueError: activation: expected one of .*, got 'cube'",
+    "fo.nn.Dense(3, 3).weight": r"AttributeError: weight: made when the layer is put into a Sequential",
+    "setattr(net().layers[0], 'weight', wrong)": r"ValueError: weight: expected shape \(5, 3\), got \(2, 2\)",
+    "fo.nn.Sequential([])": r"ValueError: layers: expected at least one layer, got none",
+    "fo.nn.Sequential(['dense'])": r"TypeError: layers\[0\]: expected a layer, got str",
+    "fo.nn.Sequential([fo.nn.Dense(3, 3)], dtype=int)": r"TypeError: dtype: expected float32 or float64, got int64",
+    "net().predict(dy)": r"ValueError: x: expected shape \(n, 3\), got \(4, 5\)",
+    "net().predict(row)": r"ValueError: x: expected shape \(n, 3\), got \(3,\); pass x\.reshape\(1, -1\)",
+    "net().predict(np.full((4, 3), 'a'))": r"TypeError: x: expected real numbers, got dtype <U1",
+    "net().predict(x, wrong)": r"ValueError: out: expected shape \(4, 5\), got \(2, 2\)",
+    "net().predict(x, wide)": r"TypeError: out: expected dtype float32 to write to, got float64",
+    "net().predict(x, read_only)": r"ValueError: out: expected a writable array",
+    "fo.nn.Sequential([fo.nn.Dense(3, 3)], rng=0).predict(x, x)": r"ValueError: out: .* overlaps x",
+    "net().value_and_grad(x, classes, 'hinge')": r"ValueError: loss: expected one of cross_entropy, mse, got 'hinge'",
+    "net().evaluate(x, classes, 'hinge')": r"ValueError: loss: expected one of cross_entropy, mse, got 'hinge'",
+    "net().value_and_grad(x[:0], classes[:0])": r"ValueError: x: expected at least one row, got none",
+    "net().value_and_grad(x, classes + 1)": r"ValueError: targets: expected classes from 0 to 4",
+    # threads
+    "fo.set_num_threads(0)": r"ValueError: n: expected a number of threads of at least 1, got 0",
+    "fo.set_num_threads('2')": r"ValueError: n: expected a number of threads of at least 1, got '2'",
+    "fo.num_threads(True).__enter__()": r"ValueError: n: expected a number of threads of at least 1, got True",
+    "fo.num_threads(1.5).__enter__()": r"ValueError: n: expected a number of threads of at least 1, got 1\.5",
+}
+
+
+@pytest.mark.parametrize("call", [*FUNCTIONAL, *OBJECTS])
+def test_an_error_names_argument_expectation_and_finding_and_nothing_is_written(call):
+    a = arrays()
+    before = {name: value.tobytes() for name, value in a.items()}
+    kind, message = {**FUNCTIONAL, **OBJECTS}[call].split(": ", 1)
+    with pytest.raises(getattr(builtins, kind), match=f"^{message}"):
+        eval(call, {"F": F, "fo": fo, "np": np, "first": first, "second": second, "net": net, **a})
+    assert {name: value.tobytes() for name, value in a.items()} == before

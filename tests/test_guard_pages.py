@@ -1,0 +1,181 @@
+"""No kernel touches a byte outside its arrays.
+
+Pass criterion: on arrays that end, or begin, at an inaccessible page the process
+lives and the results are those on ordinary arrays, bit for bit.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import guard
+import numpy as np
+import pytest
+from reference import ACTIVATIONS, LOSSES
+
+import fastopt as fo
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
+
+F = fo.functional
+WIDTHS = [*range(1, 34), 47, 64, 65, 100]
+ROWS = (1, 3, 7, 17)
+
+
+@pytest.fixture(params=[guard.ending, guard.beginning], ids=["ending", "beginning"])
+def place(request):
+    return request.param
+
+
+def normal(dtype, *shapes):
+    rng = np.random.default_rng(8)
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+
+def check(kernel, place, *args):
+    """kernel(place, ...) returns its outputs: the same on guarded arrays and on ordinary ones."""
+    for got, want in zip(kernel(place, *args), kernel(np.array, *args), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def run_activation(place, dtype, n, width, name):
+    x, out = map(place, normal(dtype, (n, width), (n, width)))
+    F.activation(x, name, out)
+    return out, F.activation(x, name, x)
+
+
+def run_dense(place, dtype, n, n_in, n_out, name):
+    shapes = (n, n_in), (n_out, n_in), (n_out,), (n, n_out), (n, n_out), (n, n_out), (n, n_in), (n_out, n_in), (n_out,)
+    x, weight, bias, dy, out, z, dx, dw, db = map(place, normal(dtype, *shapes))
+    F.dense(x, weight, bias, activation=name, out=out, z=z)
+    F.dense_backward(dy, x, weight, z, activation=name, dx=dx, dw=dw, db=db)
+    return out, z, dx, dw, db
+
+
+def run_loss(place, dtype, n, k, loss):
+    prediction, targets, grad = map(place, normal(dtype, (n, k), (n, k), (n, k)))
+    weight = place(np.linspace(0.1, 1, n).astype(dtype))
+    outputs = [getattr(F, loss)(prediction, targets, grad, sample_weight=weight)[0], grad.copy()]
+    if loss == "cross_entropy":
+        outputs += [F.cross_entropy(prediction, place(np.arange(n) % k), grad)[0], grad]
+    return outputs
+
+
+def run_standardize(place, dtype, n, c):
+    x, mean, scale, out = map(place, normal(dtype, (n, c), c, c, (n, c)))
+    F.standardize(x, mean, scale, out)
+    return out, *F.batch_statistics(x)
+
+
+OPTIMIZERS = {
+    "SGD": fo.optim.SGD,
+    "momentum": lambda params: fo.optim.SGD(params, momentum=0.9),
+    "Adam": fo.optim.Adam,
+    "amsgrad": lambda params: fo.optim.Adam(params, amsgrad=True),
+}
+
+
+def run_optimizer(place, dtype, size, rule):
+    params, grads = (list(map(place, normal(dtype, (size,), (3, size)))) for _ in range(2))
+    optimizer = OPTIMIZERS[rule](params)
+    # the moments, too, on guarded pages
+    optimizer._states = [tuple(map(place, moments)) for moments in optimizer._states]
+    named = [(f"params[{i}]", a, 0) for i, a in enumerate(params)]
+    optimizer._update = type(optimizer._update)(optimizer._rule, named, optimizer._states, 1)
+    optimizer.step(grads)
+    optimizer.step(grads)
+    return [*params, *(a for moments in optimizer._states for a in moments)]
+
+
+def run_network(place, dtype, n, width):
+    layers = [
+        fo.nn.Standardize(width),
+        fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
+        fo.nn.Dense(width, 3),
+    ]
+    net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
+    for layer in fo.nn.layers.walk(net.layers):
+        if hasattr(layer, "_arrays"):
+            layer._arrays = {name: place(a) for name, a in layer._arrays.items()}
+    net._compile()
+    x, out = map(place, normal(dtype, (n, width), (n, 3)))
+    y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
+    net.calibrate(x).predict(x, out)
+    trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
+    trainer.step(x, y, weight)
+    trainer.fit(x, y, batch_size=4, sample_weight=weight)
+    return [out, *net.parameters()]
+
+
+def test_guarded_arrays_take_every_misalignment(dtype):
+    starts = {guard.ending(np.zeros(n, dtype)).ctypes.data % 64 for n in WIDTHS}
+    assert starts == set(range(0, 64, dtype.itemsize))
+
+
+@pytest.mark.parametrize("beyond", ["guard.ending(a)[-1:]", "guard.beginning(a)[:1]"])
+def test_a_step_beyond_a_guarded_array_ends_the_process(beyond, python):
+    step = -1 if "beginning" in beyond else 1
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(guard.__file__).parent)!r})
+import guard, numpy as np
+a = np.zeros(5)
+a = {beyond}
+a[0] = 1  # the last, or first, element may be touched
+child = os.fork()
+if child == 0:
+    np.lib.stride_tricks.as_strided(a, (2,), ({step * 8},))[1] = 1
+    os._exit(0)
+print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+    assert int(python(program, ASAN_OPTIONS="handle_segv=0:handle_sigbus=0:detect_leaks=0")) in (
+        signal.SIGSEGV,
+        signal.SIGBUS,
+    )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_stay_inside(name, dtype, place):
+    for width in WIDTHS:
+        check(run_activation, place, dtype, 1, width, name)
+    check(run_activation, place, dtype, 5, 13, name)
+
+
+@pytest.mark.parametrize("n", ROWS)
+def test_dense_stays_inside(n, dtype, place):
+    for width in WIDTHS:
+        check(run_dense, place, dtype, n, width, 5, "relu")
+        check(run_dense, place, dtype, n, 5, width, "tanh")
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_dense_stays_inside_with_every_activation(name, dtype, place):
+    for width in (1, 9, 33):
+        check(run_dense, place, dtype, 7, width, width, name)
+
+
+def test_dense_beyond_a_panel_stays_inside(dtype, place):
+    check(run_dense, place, dtype, 259, 1027, 3, "identity")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_stay_inside(loss, dtype, place):
+    for width in WIDTHS:
+        check(run_loss, place, dtype, 3, width, loss)
+
+
+def test_standardisation_stays_inside(dtype, place):
+    for width in WIDTHS:
+        check(run_standardize, place, dtype, 3, width)
+
+
+@pytest.mark.parametrize("rule", OPTIMIZERS)
+def test_optimizers_stay_inside(rule, dtype, place):
+    for size in WIDTHS:
+        check(run_optimizer, place, dtype, size, rule)
+
+
+@pytest.mark.parametrize("n", [1, 5, 18])
+def test_networks_stay_inside(n, dtype, place):
+    for width in WIDTHS[::3]:
+        check(run_network, place, dtype, n, width)

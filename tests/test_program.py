@@ -1,0 +1,229 @@
+"""The compiled program: predict and value_and_grad of whole networks.
+
+Pass criterion: outputs within rtol of the NumPy oracle; float64 gradients within 1e-7
+of central differences, relative to the largest gradient.
+"""
+
+import os
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from reference import ACTIVATIONS, LOSSES, forward
+
+import fastopt as fo
+
+RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
+GRADIENT_RTOL = 1e-7
+ROWS = 256  # predict works on so many rows at a time
+
+MIXED = ("relu", "gelu", "softmax", "silu")  # of which backward keeps different values
+
+
+def targets_for(loss, n, k):
+    rng = np.random.default_rng(11)
+    return rng.integers(0, k, n) if loss == "cross_entropy" else rng.normal(size=(n, k))
+
+
+def inputs(n, dtype=np.float64, width=4):
+    return np.random.default_rng(n).normal(2, 3, (n, width)).astype(dtype)
+
+
+def check_gradients(net, x, targets, loss, weight=None):
+    value, grads = net.value_and_grad(x, targets, loss, sample_weight=weight)
+    prediction = forward(net.layers, x)
+    assert value == pytest.approx(LOSSES[loss](prediction, targets, weight)[0], rel=1e-12)
+    largest = max(np.abs(g).max() for g in grads)
+    for param, grad in zip(net.parameters(), grads, strict=True):
+        assert grad.shape == param.shape
+        for i in np.ndindex(param.shape):
+            before, ends = param[i], []
+            for h in (1e-5, -1e-5):
+                param[i] = before + h
+                ends.append(net.evaluate(x, targets, loss, sample_weight=weight))
+            param[i] = before
+            assert abs((ends[0] - ends[1]) / 2e-5 - grad[i]) <= GRADIENT_RTOL * largest
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_nested_shortcuts_equal_differences(activation, loss, small_net):
+    net = small_net(activation)
+    check_gradients(net, inputs(6), targets_for(loss, 6, 3), loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weighted_gradients_equal_differences(loss, small_net):
+    net = small_net()
+    check_gradients(net, inputs(5), targets_for(loss, 5, 3), loss, np.array([1.0, 0.5, 0.0, 2.0, 1.0]))
+
+
+LAYOUTS = {
+    "one layer": lambda: [fo.nn.Dense(4, 3)],
+    "activation last": lambda: [fo.nn.Dense(4, 3, activation="gelu")],
+    "mixed activations": lambda: [*(fo.nn.Dense(4, 4, activation=a) for a in MIXED), fo.nn.Dense(4, 3)],
+    "shortcut first": lambda: [fo.nn.Residual([fo.nn.Dense(4, 4, activation="tanh")]), fo.nn.Dense(4, 3)],
+    "shortcut last": lambda: [fo.nn.Dense(4, 3), fo.nn.Residual([fo.nn.Dense(3, 3, activation="silu")])],
+    "shortcut alone": lambda: [fo.nn.Residual([fo.nn.Residual([fo.nn.Dense(4, 4)])])],
+    "standardize inside": lambda: [fo.nn.Dense(4, 4), fo.nn.Standardize(4), fo.nn.Dense(4, 3)],
+    "standardize last": lambda: [fo.nn.Dense(4, 3), fo.nn.Standardize(3)],
+    "standardize before a shortcut": lambda: [
+        fo.nn.Dense(4, 4),
+        fo.nn.Standardize(4),
+        fo.nn.Residual([fo.nn.Dense(4, 4, activation="sigmoid")]),
+    ],
+    "standardize twice": lambda: [fo.nn.Standardize(4), fo.nn.Standardize(4), fo.nn.Dense(4, 3)],
+}
+
+
+def build(layout):
+    net = fo.nn.Sequential(LAYOUTS[layout](), rng=3, dtype=np.float64)
+    rng = np.random.default_rng(4)
+    for layer in fo.nn.layers.walk(net.layers):
+        if isinstance(layer, fo.nn.Standardize):
+            layer.mean, layer.scale, layer.calibrated = *rng.normal(size=(2, layer.in_features)), True
+        elif isinstance(layer, fo.nn.Dense) and layer.bias is not None:
+            layer.bias = rng.normal(size=layer.out_features)
+    return net
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_order_of_layers_has_right_outputs_and_gradients(layout):
+    net = build(layout)
+    x = inputs(5)
+    np.testing.assert_allclose(net.predict(x), forward(net.layers, x), rtol=1e-12, atol=1e-12)
+    check_gradients(net, x, targets_for("mse", 5, net.out_features), "mse")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("n", [1, 2, 17, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS, 2 * ROWS + 3])
+def test_predict_equals_the_oracle_for_any_number_of_rows(activation, n, dtype, small_net):
+    net = small_net(activation, dtype)
+    x = inputs(n, dtype)
+    want = forward(net.layers, x.astype(float))
+    np.testing.assert_allclose(net.predict(x), want, rtol=RTOL[dtype], atol=RTOL[dtype] * np.abs(want).max())
+
+
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype, small_net):
+    net = small_net("gelu", dtype)
+    x = inputs(600, dtype)
+    y = net.predict(x)
+    for i in (0, 1, 255, 256, 599):
+        np.testing.assert_array_equal(net.predict(x[i : i + 1]), y[i : i + 1])
+
+
+def test_no_rows_give_no_rows(dtype, small_net):
+    y = small_net(dtype=dtype).predict(np.empty((0, 4)))
+    assert y.shape == (0, 3)
+    assert y.dtype == dtype
+
+
+def test_predict_takes_what_can_be_converted(small_net):
+    net = small_net(dtype=np.float32)
+    x = np.arange(8).reshape(2, 4)
+    want = net.predict(x.astype(np.float32))
+    for same in (x, x.tolist(), x.astype(np.float64), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(net.predict(same), want)
+
+
+def test_predict_writes_to_the_array_given(dtype, small_net):
+    net, x = small_net(dtype=dtype), inputs(300, dtype)
+    out = np.full((300, 3), np.nan, dtype)
+    assert net.predict(x, out) is out
+    np.testing.assert_array_equal(out, net.predict(x))
+
+
+def test_check_finite_finds_what_is_not(small_net):
+    net, x = small_net(), inputs(5)
+    x[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"x: .*\(3, 1\)"):
+        net.predict(x, check_finite=True)
+    assert np.isnan(net.predict(x)[3]).all()
+
+
+def test_probabilities_sum_to_one_and_a_softmax_is_not_applied_twice(small_net):
+    net, x = small_net(), inputs(9)
+    np.testing.assert_allclose(net.predict_proba(x), ACTIVATIONS["softmax"](net.predict(x)), rtol=1e-14)
+    soft = fo.nn.Sequential([fo.nn.Dense(4, 3, activation="softmax")], rng=0)
+    np.testing.assert_array_equal(soft.predict_proba(x), soft.predict(x))
+
+
+def test_one_row_predicts_from_many_threads_agree(small_net):
+    net, x = small_net(dtype=np.float32), inputs(400, np.float32)
+    want = net.predict(x)
+    wrong, start = [], threading.Barrier(8)
+
+    def work(first):
+        start.wait()
+        for _ in range(5):
+            for i in range(first, 400, 8):
+                if not np.array_equal(net.predict(x[i : i + 1])[0], want[i]):
+                    wrong.append(i)
+        if not np.array_equal(net.predict(x), want):
+            wrong.append(-1)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_weights_assigned_are_the_weights_used(small_net):
+    net = small_net()
+    net.layers[-1].weight = np.zeros((3, 4))
+    net.layers[-1].bias = [1.0, 2.0, 3.0]
+    np.testing.assert_array_equal(net.predict(inputs(2)), [[1, 2, 3]] * 2)
+
+
+def test_arrays_of_a_network_start_on_a_cache_line(small_net):
+    assert all(a.ctypes.data % 64 == 0 for a in small_net().parameters())
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth(call, times=10_000):
+    """(Python bytes, resident bytes) that `times` calls left behind, after a warm-up."""
+    for _ in range(500):
+        call()
+    before = resident_bytes()
+    for _ in range(times):
+        call()
+    resident = resident_bytes() - before
+    tracemalloc.start()
+    call()
+    traced = tracemalloc.get_traced_memory()[0]
+    for _ in range(200):
+        call()
+    traced = tracemalloc.get_traced_memory()[0] - traced
+    tracemalloc.stop()
+    return traced, resident
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
+@pytest.mark.skipif("FASTOPT_SANITIZE" in os.environ, reason="a sanitizer run: freed memory is kept in quarantine")
+@pytest.mark.parametrize("what", ["step", "predict", "value_and_grad", "optimizer", "cross_entropy"])
+def test_ten_thousand_calls_leave_no_memory_behind(what, small_net):
+    net, x = small_net(dtype=np.float32), inputs(8, np.float32)
+    y = targets_for("cross_entropy", 8, 3)
+    optimizer = fo.optim.Adam(net.parameters())
+    trainer = fo.nn.Trainer(net, "cross_entropy", optimizer, max_batch=8)
+    grads = net.value_and_grad(x, y)[1]
+    logits = net.predict(x)
+    traced, resident = growth(
+        {
+            "step": lambda: trainer.step(x, y),
+            "predict": lambda: net.predict(x),
+            "value_and_grad": lambda: net.value_and_grad(x, y),
+            "optimizer": lambda: optimizer.step(grads),
+            "cross_entropy": lambda: fo.functional.cross_entropy(logits, y),
+        }[what]
+    )
+    assert traced <= 4096
+    assert resident <= 1 << 20  # 100 bytes a call
