@@ -376,7 +376,7 @@ cdef class Training:
     cdef Update update
     cdef str loss
     cdef public Py_ssize_t position         # next row of the epoch that `run` works on
-    cdef public double loss_sum, weight_sum # of its batches so far
+    cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
     cdef void** dparams
 

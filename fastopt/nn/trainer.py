@@ -273,7 +273,7 @@ class Trainer:
                     raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
             moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
             files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
-            state = {int(i): {"step": int(count)} for i, count in steps.items()}
+            state: dict[int, dict] = {int(i): {"step": int(count)} for i, count in steps.items()}
             for key, moment in moments.items():
                 _, i, name = key.split(".")
                 state[int(i)][name] = moment
