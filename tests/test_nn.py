@@ -416,6 +416,16 @@ def test_save_and_resume_between_epochs_continue_bit_for_bit(optimizer, small_ne
     assert second.epoch == 4
 
 
+def test_an_interrupted_epoch_refuses_fewer_rows_than_it_has_used(small_net, monkeypatch):
+    trainer = make(small_net)
+    with monkeypatch.context() as patch:
+        interrupt_after(trainer, 2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(*rows(100))
+    with pytest.raises(ValueError, match=r"^X: expected at least the 64 rows the interrupted epoch used, got 63"):
+        trainer.fit(*rows(63))
+
+
 # ---------------------------------------------------------------- the main job
 
 
