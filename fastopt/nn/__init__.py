@@ -1,8 +1,7 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
-from fastopt.nn.files import load
 from fastopt.nn.layers import Dense, Layer, Residual, Standardize
-from fastopt.nn.sequential import Sequential
+from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.trainer import History, Trainer
 
 __all__ = ["Dense", "History", "Layer", "Residual", "Sequential", "Standardize", "Trainer", "load"]

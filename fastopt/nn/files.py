@@ -6,7 +6,6 @@ arrays are tensors named like ``layers.0.weight``.
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +23,15 @@ def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
     text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
     content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata={"fastopt": text})
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -102,43 +98,6 @@ def build(description) -> list[kinds.Layer]:
 def arrays_of(net) -> dict[str, np.ndarray]:
     """Every array a model file keeps, by name."""
     return {f"layers.{i}.{name}": a for i, layer in enumerate(net.layers) for name, a in layer.arrays().items()}
-
-
-def save(net, path) -> None:
-    """Write a network; see `Sequential.save`."""
-    write(path, arrays_of(net), {"kind": "network", "dtype": net.dtype.name, "layers": describe(net.layers)})
-
-
-def load(path):
-    """Read a network that `Sequential.save` wrote.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    Sequential
-
-    Raises
-    ------
-    OSError
-        The file is missing or unreadable.
-    ValueError
-        The file is damaged, truncated or of another kind.
-    """
-    from fastopt.nn.sequential import Sequential
-
-    arrays, document = read(path, "network")
-    try:
-        net = Sequential(build(document["layers"]), rng=0, dtype=document["dtype"])
-        mine = arrays_of(net)
-        check_arrays(mine, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: expected a network, got a description that does not fit ({error})") from error
-    for name, a in mine.items():
-        a[...] = arrays[name]
-    return net
 
 
 def check_arrays(mine: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> None:

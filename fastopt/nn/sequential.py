@@ -159,7 +159,8 @@ class Sequential:
 
     def save(self, path) -> None:
         """Write the network to a safetensors file; whole or not at all."""
-        files.save(self, path)
+        document = {"kind": "network", "dtype": self.dtype.name, "layers": files.describe(self.layers)}
+        files.write(path, files.arrays_of(self), document)
 
     def __repr__(self):
         inside = "".join(f"    {layer!r},\n" for layer in self.layers)
@@ -171,6 +172,36 @@ class Sequential:
     def __setstate__(self, state):
         self.__dict__.update(state)
         self._compile()
+
+
+def load(path):
+    """Read a network that `Sequential.save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    OSError
+        The file is missing or unreadable.
+    ValueError
+        The file is damaged, truncated or of another kind.
+    """
+    arrays, document = files.read(path, "network")
+    try:
+        net = Sequential(files.build(document["layers"]), rng=0, dtype=document["dtype"])
+        mine = files.arrays_of(net)
+        files.check_arrays(mine, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a network, got a description that does not fit ({error})") from error
+    for name, a in mine.items():
+        a[...] = arrays[name]
+    return net
 
 
 def require_finite(name, array) -> None:
