@@ -4,7 +4,7 @@ NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
 kernel, `optim` the optimizers, `nn` layers, networks and the Trainer.
 """
 
-from fastopt import functional, nn, optim
+from fastopt import functional, nn, optim, schedules
 from fastopt._version import __version__
 from fastopt.threads import config, get_num_threads, num_threads, set_num_threads, show_config
 
@@ -16,6 +16,7 @@ __all__ = [
     "nn",
     "num_threads",
     "optim",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]

@@ -1,16 +1,19 @@
-"""Arrays that fastopt allocates: aligned to a cache line, so that vector loads never split one."""
+"""Arrays that fastopt allocates, aligned to a cache line, and views of arrays that others own."""
 
 import numpy as np
 
 ALIGNMENT = 64
 
 
-def aligned_zeros(shape, dtype) -> np.ndarray:
-    """A C-contiguous array of zeros whose first element starts a cache line."""
+def aligned_zeros(shape, dtype, like=None) -> np.ndarray:
+    """A C-contiguous array of zeros that starts a cache line, or stands to one as the array `like` does.
+
+    Moments stand like their parameter, so that one loop meets the borders of both at once.
+    """
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     block = np.zeros(size + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
+    start = ((0 if like is None else like.ctypes.data) - block.ctypes.data) % ALIGNMENT
     return block[start : start + size].view(dtype).reshape(shape)
 
 
@@ -19,3 +22,19 @@ def aligned_copy(array) -> np.ndarray:
     copy = aligned_zeros(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def as_array(name, value) -> np.ndarray:
+    """An array over the memory of `value`: an ndarray itself, a CPU DLPack export, or a buffer."""
+    if isinstance(value, np.ndarray):
+        return value
+    expected = f"{name}: expected a NumPy array, a buffer or a CPU DLPack export, got {type(value).__name__}"
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"{expected} that exports nothing ({error}); a torch tensor needs .detach()") from None
+    try:
+        return np.asarray(memoryview(value))
+    except (TypeError, ValueError):
+        raise TypeError(expected) from None

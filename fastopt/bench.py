@@ -31,7 +31,7 @@ from fastopt._kernels import core
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.01  # idle threads of another runtime spin for about 8 ms after its last region
-PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax")
+PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "pass")  # pass: the memory traffic alone
 PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
 
@@ -405,56 +405,85 @@ def statistics_case(x) -> Case:
 
 
 def optim(threads) -> Iterator[Case]:
-    for n in (1_000, 10_000, 100_000, 1_000_000, 16_000_000):
+    for n in (1_000, 10_000, 100_000, 1_000_000):
         yield optim_case(f"Adam step(grads), {n}", "Adam", [n])
     yield optim_case("Adam step(grads), 200 tensors of 1000", "Adam", [1_000] * 200)
     yield optim_case("Adam bound, 200 tensors of 1000", "Adam", [1_000] * 200, bound=True)
-    for n in (1_000, 1_000_000):
-        yield optim_case(f"SGD momentum step(grads), {n}", "SGD", [n])
+    for rule in RULES:
+        yield optim_case(f"{rule} step(grads), 16000000", rule, [16_000_000])
+    for options in ({"max_norm": 1.0}, {"check_finite": "raise"}, {"ema_decay": 0.999}, {"accumulate": 4}):
+        (name,) = options
+        yield optim_case(f"Adam step(grads), 1000000, {name}", "Adam", [1_000_000], **options)
 
 
-def optim_case(what, rule, sizes, bound=False) -> Case:
+# arrays read and written by a step; how optax spells the rule
+RULES = {
+    "Adam": (4, 3, lambda optax: optax.adam(1e-3)),
+    "SGD": (3, 2, lambda optax: optax.sgd(1e-3, 0.9)),
+    "Adagrad": (3, 2, lambda optax: optax.adagrad(1e-3)),
+    "RMSprop": (3, 2, lambda optax: optax.rmsprop(1e-3, 0.99)),
+    "Adadelta": (4, 3, lambda optax: optax.adadelta(1e-3)),
+    "RAdam": (4, 3, lambda optax: optax.radam(1e-3)),
+    "NAdam": (4, 3, lambda optax: optax.nadam(1e-3)),
+    "Adamax": (4, 3, lambda optax: optax.adamax(1e-3)),
+    "Lion": (3, 2, lambda optax: optax.lion(1e-3)),
+}
+
+
+def optim_case(what, rule, sizes, bound=False, **shared) -> Case:
     """One update of all tensors, gradients given."""
-    options = {"lr": 1e-3, "momentum": 0.9} if rule == "SGD" else {"lr": 1e-3}
+    read, written, _ = RULES[rule]
+    options = {"lr": 1e-3, **({"momentum": 0.9} if rule == "SGD" else {})}
+    sides = {}
 
     def ours():
         params, grads = [random(n) for n in sizes], [random(n) for n in sizes]
-        step = getattr(fo.optim, rule)(params, **options)
+        step = getattr(fo.optim, rule)(params, **options, **shared)
         if not bound:
             return lambda: step.step(grads)
         step.bind(grads)
         return step.step
 
-    def torch():
-        import torch
+    def plain():
+        arrays = [aligned_copy(random(sizes[0])) for _ in range(4)]
+        return lambda: core.plain_pass(*arrays)
 
-        params = [torch.tensor(random(n)) for n in sizes]
-        for p in params:
-            p.grad = torch.tensor(random(p.numel()))
-        return getattr(torch.optim, rule)(params, fused=True, **options).step
-
-    def jax():
-        return jax_update(rule, options, sizes)
-
-    bytes_each = 28 if rule == "Adam" else 20
-    return Case(what, {"ours": ours, "torch": torch, "jax": jax}, bytes=bytes_each * sum(sizes))
+    sides["ours"] = ours
+    if not shared:
+        sides["torch"] = lambda: torch_update(rule, options, sizes)
+        sides["jax"] = lambda: jax_update(rule, sizes)
+    if len(sizes) == 1 and read == 4:
+        sides["pass"] = plain
+    return Case(what, sides, bytes=4 * (read + written) * sum(sizes))
 
 
-def optax_rule(rule, options):
+def torch_update(rule, options, sizes) -> Callable:
+    """torch's fused step, or the faster of its other two where there is none on a CPU."""
+    import torch
+
+    if not hasattr(torch.optim, rule):
+        raise ImportError(f"torch has no {rule}")
+    params = [torch.tensor(random(n)) for n in sizes]
+    for p in params:
+        p.grad = torch.tensor(random(p.numel()))
+    make = getattr(torch.optim, rule)
+    try:
+        return make(params, fused=True, **options).step
+    except (TypeError, RuntimeError, ValueError):
+        steps = [make(params, foreach=foreach, **options).step for foreach in (False, True)]
+        return min(steps, key=lambda step: min(timeit.repeat(step, number=1, repeat=4)))
+
+
+def jax_update(rule, sizes) -> Callable:
+    jax = jax_on_one_cpu()
     import optax
 
-    return optax.sgd(options["lr"], options["momentum"]) if rule == "SGD" else optax.adam(options["lr"])
-
-
-def jax_update(rule, options, sizes) -> Callable:
-    jax, rule = jax_on_one_cpu(), optax_rule(rule, options)
-    import optax
-
+    transform = RULES[rule][2](optax)
     params, grads = ([jax.numpy.array(random(n)) for n in sizes] for _ in range(2))
-    held = [params, rule.init(params)]
+    held = [params, transform.init(params)]
 
     def update(params, state, grads):
-        updates, state = rule.update(grads, state, params)
+        updates, state = transform.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     compiled = jax.jit(update, donate_argnums=(0, 1))
@@ -542,8 +571,10 @@ def torch_step(widths, n) -> Callable:
 
 
 def jax_step(widths, n) -> Callable:
-    jax, rule = jax_on_one_cpu(), optax_rule("Adam", {"lr": 1e-7})
+    jax = jax_on_one_cpu()
     import optax
+
+    rule = optax.adam(1e-7)
 
     x, y = jax.numpy.array(random(n, widths[0])), jax.numpy.arange(n) % 10
     params = [(jax.numpy.array(layer.weight.T), jax.numpy.array(layer.bias)) for layer in our_net(widths).layers]

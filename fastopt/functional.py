@@ -9,6 +9,8 @@ from fastopt._kernels import core
 __all__ = [
     "activation",
     "batch_statistics",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "cross_entropy",
     "dense",
     "dense_backward",
@@ -19,6 +21,8 @@ __all__ = [
 
 activation = core.activation
 batch_statistics = core.batch_statistics
+clip_grad_norm_ = core.clip_grad_norm_
+clip_grad_value_ = core.clip_grad_value_
 cross_entropy = core.cross_entropy
 dense = core.dense
 dense_backward = core.dense_backward

@@ -1,9 +1,11 @@
 """What fastopt computes, in NumPy and float64, one formula a function.
 
 The oracle of every test: slow, plain, without checks. The tables at the end
-(ACTIVATIONS, LOSSES, RULES) are what the tests are parametrised over: a member
+(ACTIVATIONS, LOSSES, RULES with OPTIONS) are what the tests are parametrised over: a member
 added there is tested by every topic that knows its kind.
 """
+
+import functools
 
 import numpy as np
 from scipy.special import erfc
@@ -145,15 +147,89 @@ def row_share(sample_weight, n):
 
 
 # ---------------------------------------------------------------- optimizers: param, grad, state -> param
+# state is {} at first; a rule keeps its count and its moments there, by torch's names
 
 
-def sgd(param, grad, state, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, maximize=False):
-    g = (-grad if maximize else grad) + weight_decay * param
-    if momentum:
-        first = "buffer" not in state
-        state["buffer"] = g if first else momentum * state["buffer"] + (1 - dampening) * g
-        g = g + momentum * state["buffer"] if nesterov else state["buffer"]
-    return param - lr * g
+def sgd(
+    param,
+    grad,
+    state,
+    lr=1e-3,
+    momentum=0.0,
+    dampening=0.0,
+    weight_decay=0.0,
+    nesterov=False,
+    maximize=False,
+    lr_in_velocity=False,
+):
+    count(state)
+    g = penalised(param, grad, weight_decay, maximize)
+    if not momentum:
+        return param - lr * g
+    first = "momentum_buffer" not in state
+    old, new = momentum * state.get("momentum_buffer", 0), g if first else (1 - dampening) * g
+    if lr_in_velocity or nesterov == "interim":
+        v = state["momentum_buffer"] = old - lr * new
+        return param + momentum * v - lr * g if nesterov is True else param + v
+    buffer = state["momentum_buffer"] = old + new
+    return param - lr * (g + momentum * buffer if nesterov else buffer)
+
+
+def adagrad(
+    param,
+    grad,
+    state,
+    lr=1e-2,
+    lr_decay=0.0,
+    weight_decay=0.0,
+    initial_accumulator_value=0.0,
+    eps=1e-10,
+    maximize=False,
+    eps_inside_sqrt=False,
+):
+    t = count(state)
+    g = penalised(param, grad, weight_decay, maximize)
+    total = state["sum"] = state.get("sum", initial_accumulator_value) + g**2
+    return param - lr / (1 + (t - 1) * lr_decay) * g / denominator(total, eps, eps_inside_sqrt)
+
+
+def rmsprop(
+    param,
+    grad,
+    state,
+    lr=1e-2,
+    alpha=0.99,
+    eps=1e-8,
+    weight_decay=0.0,
+    momentum=0.0,
+    centered=False,
+    maximize=False,
+    nesterov=False,
+    eps_inside_sqrt=False,
+):
+    count(state)
+    g = penalised(param, grad, weight_decay, maximize)
+    v = average(state, "square_avg", alpha, g**2)
+    if centered:
+        v = v - average(state, "grad_avg", alpha, g) ** 2
+    move = g / denominator(v, eps, eps_inside_sqrt)
+    if not momentum:
+        return param - lr * move
+    old = momentum * state.get("momentum_buffer", 0)
+    if nesterov == "interim":
+        velocity = state["momentum_buffer"] = old - lr * move
+        return param + velocity
+    buffer = state["momentum_buffer"] = old + move
+    return param - lr * buffer
+
+
+def adadelta(param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+    count(state)
+    g = penalised(param, grad, weight_decay, maximize)
+    v = average(state, "square_avg", rho, g**2)
+    move = np.sqrt(state.get("acc_delta", 0) + eps) / np.sqrt(v + eps) * g
+    average(state, "acc_delta", rho, move**2)
+    return param - lr * move
 
 
 def adam(
@@ -166,17 +242,125 @@ def adam(
     weight_decay=0.0,
     amsgrad=False,
     maximize=False,
+    decoupled_weight_decay=False,
     eps_inside_sqrt=False,
 ):
-    g = (-grad if maximize else grad) + weight_decay * param
-    t = state["t"] = state.get("t", 0) + 1
-    m = state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * g
-    v = state["v"] = betas[1] * state.get("v", 0) + (1 - betas[1]) * g**2
+    t = count(state)
+    param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
+    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
     if amsgrad:
-        v = state["top"] = np.maximum(state.get("top", 0), v)
+        v = state["max_exp_avg_sq"] = np.maximum(state.get("max_exp_avg_sq", 0), v)
     m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
-    root = np.sqrt(v_hat + eps) if eps_inside_sqrt else np.sqrt(v_hat) + eps
-    return param - lr * m_hat / root
+    return param - lr * m_hat / denominator(v_hat, eps, eps_inside_sqrt)
+
+
+adamw = functools.partial(adam, weight_decay=1e-2, decoupled_weight_decay=True)
+
+
+def radam(
+    param,
+    grad,
+    state,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.0,
+    decoupled_weight_decay=False,
+    maximize=False,
+    rectify_threshold=5.0,
+):
+    t = count(state)
+    param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
+    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
+    m_hat, correction = m / (1 - betas[0] ** t), 1 - betas[1] ** t
+    top = 2 / (1 - betas[1]) - 1
+    rho = top - 2 * t * betas[1] ** t / correction
+    if rho <= rectify_threshold:
+        return param - lr * m_hat
+    r = np.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
+    return param - lr * r * m_hat * np.sqrt(correction) / (np.sqrt(v) + eps)
+
+
+def nadam(
+    param,
+    grad,
+    state,
+    lr=2e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.0,
+    momentum_decay=4e-3,
+    decoupled_weight_decay=False,
+    maximize=False,
+):
+    t = count(state)
+    param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
+    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
+    mu, mu_next = (betas[0] * (1 - 0.5 * 0.96 ** (s * momentum_decay)) for s in (t, t + 1))
+    product = state["mu_product"] = state.get("mu_product", 1.0) * mu
+    move = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
+    return param - lr * move / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+
+
+def adamax(param, grad, state, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
+    t = count(state)
+    g = penalised(param, grad, weight_decay, maximize)
+    m = average(state, "exp_avg", betas[0], g)
+    u = state["exp_inf"] = np.maximum(betas[1] * state.get("exp_inf", 0), np.abs(g) + eps)
+    return param - lr * m / ((1 - betas[0] ** t) * u)
+
+
+def lion(param, grad, state, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
+    count(state)
+    param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled=True)
+    c = betas[0] * state.get("exp_avg", 0) + (1 - betas[0]) * g
+    average(state, "exp_avg", betas[1], g)
+    return param - lr * np.sign(c)
+
+
+def count(state):
+    state["step"] = state.get("step", 0) + 1
+    return state["step"]
+
+
+def average(state, name, decay, value):
+    """A moment's running average, 0 at first."""
+    state[name] = decay * state.get(name, 0) + (1 - decay) * value
+    return state[name]
+
+
+def denominator(v, eps, eps_inside_sqrt):
+    return np.sqrt(v + eps) if eps_inside_sqrt else np.sqrt(v) + eps
+
+
+def penalised(param, grad, weight_decay, maximize):
+    """What is descended along: the gradient, -g to climb, with its L2 penalty."""
+    g = -grad if maximize else grad
+    return g + weight_decay * param if weight_decay else g
+
+
+def decayed(param, grad, lr, weight_decay, maximize, decoupled):
+    """Parameter and gradient: decay acts on the one if decoupled, else on the other."""
+    if decoupled:
+        return param - lr * weight_decay * param, penalised(param, grad, 0, maximize)
+    return param, penalised(param, grad, weight_decay, maximize)
+
+
+def clip_by_norm(grads, max_norm):
+    """The gradients scaled together, and their norm before; torch's form. None takes no part."""
+    norm = np.sqrt(sum((g.astype(float) ** 2).sum() for g in grads if g is not None))
+    scale = np.minimum(1, max_norm / (norm + 1e-6))
+    return [None if g is None else g * scale for g in grads], norm
+
+
+def clip_by_value(grads, value):
+    return [None if g is None else np.clip(g, -value, value) for g in grads]
+
+
+def mean_of_calls(calls):
+    """One gradient a parameter from those of k calls; None counts as zero, None in every call stays None."""
+    given = ([g for g in grads if g is not None] for grads in zip(*calls, strict=True))
+    return [sum(g.astype(float) for g in grads) / len(calls) if grads else None for grads in given]
 
 
 # ---------------------------------------------------------------- networks
@@ -209,7 +393,132 @@ SLOPES = {
     name: globals()[f"{name}_slope"] for name in ACTIVATIONS if name != "softmax"
 }  # softmax has no elementwise slope
 LOSSES = {f.__name__: f for f in (cross_entropy, mse)}
-RULES = {"SGD": sgd, "Adam": adam}
+RULES = {
+    "SGD": sgd,
+    "Adagrad": adagrad,
+    "RMSprop": rmsprop,
+    "Adadelta": adadelta,
+    "Adam": adam,
+    "AdamW": adamw,
+    "RAdam": radam,
+    "NAdam": nadam,
+    "Adamax": adamax,
+    "Lion": lion,
+}
+# every option of every rule, alone and where options meet
+OPTIONS = {
+    "SGD": [
+        {"lr": 0.1},
+        {"lr": 0.1, "weight_decay": 0.03},
+        {"lr": 0.1, "maximize": True},
+        {"lr": 0.1, "momentum": 0.9},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.3},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.03, "maximize": True},
+        {"lr": 0.1, "momentum": 0.9, "lr_in_velocity": True},
+        {"lr": 0.1, "momentum": 0.9, "lr_in_velocity": True, "dampening": 0.3, "weight_decay": 0.03},
+        {"lr": 0.1, "momentum": 0.9, "lr_in_velocity": True, "nesterov": True, "maximize": True},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": "interim"},
+        {"lr": 0.1, "momentum": 0.9, "nesterov": "interim", "weight_decay": 0.03, "maximize": True},
+    ],
+    "Adagrad": [
+        {},
+        {"lr": 0.1, "lr_decay": 0.2},
+        {"lr": 0.1, "weight_decay": 0.03},
+        {"lr": 0.1, "initial_accumulator_value": 0.5},
+        {"lr": 0.1, "eps": 0.1},
+        {"lr": 0.1, "maximize": True},
+        {"lr": 0.1, "eps": 0.1, "eps_inside_sqrt": True},
+        {"lr": 0.1, "lr_decay": 0.2, "weight_decay": 0.03, "initial_accumulator_value": 0.5, "maximize": True},
+    ],
+    "RMSprop": [
+        {},
+        {"lr": 0.05, "alpha": 0.8},
+        {"eps": 0.1},
+        {"weight_decay": 0.03},
+        {"maximize": True},
+        {"momentum": 0.9},
+        {"centered": True},
+        {"centered": True, "momentum": 0.9, "weight_decay": 0.03, "maximize": True},
+        {"eps": 0.1, "eps_inside_sqrt": True},
+        {"eps": 0.1, "eps_inside_sqrt": True, "centered": True, "momentum": 0.9},
+        {"momentum": 0.9, "nesterov": "interim"},
+        {"momentum": 0.9, "nesterov": "interim", "centered": True, "weight_decay": 0.03, "maximize": True},
+        {"momentum": 0.9, "nesterov": "interim", "eps": 0.1, "eps_inside_sqrt": True},
+    ],
+    "Adadelta": [
+        {},
+        {"lr": 0.3, "rho": 0.8},
+        {"eps": 1e-3},
+        {"weight_decay": 0.03},
+        {"maximize": True, "weight_decay": 0.03},
+    ],
+    "Adam": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95)},
+        {"lr": 0.1, "eps": 0.1},
+        {"lr": 0.1, "weight_decay": 0.03},
+        {"lr": 0.1, "weight_decay": 0.03, "decoupled_weight_decay": True},
+        {"lr": 0.1, "maximize": True},
+        {"lr": 0.1, "amsgrad": True},
+        {"lr": 0.1, "amsgrad": True, "weight_decay": 0.03, "maximize": True},
+        {"lr": 0.1, "eps": 0.1, "eps_inside_sqrt": True},
+        {"lr": 0.1, "eps": 0.1, "eps_inside_sqrt": True, "amsgrad": True},
+    ],
+    "AdamW": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0.3},
+        {"lr": 0.1, "eps": 0.1, "maximize": True},
+        {"lr": 0.1, "amsgrad": True},
+        {"lr": 0.1, "eps": 0.1, "eps_inside_sqrt": True, "amsgrad": True},
+    ],
+    "RAdam": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95)},
+        {"lr": 0.1, "betas": (0.8, 0.5)},  # never rectified: rho stays below the threshold
+        {"lr": 0.1, "eps": 0.1},
+        {"lr": 0.1, "weight_decay": 0.03, "maximize": True},
+        {"lr": 0.1, "weight_decay": 0.03, "decoupled_weight_decay": True},
+        {"lr": 0.1, "rectify_threshold": 4.0},
+    ],
+    "NAdam": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95)},
+        {"lr": 0.1, "eps": 0.1},
+        {"lr": 0.1, "momentum_decay": 0.3},
+        {"lr": 0.1, "weight_decay": 0.03, "maximize": True},
+        {"lr": 0.1, "weight_decay": 0.03, "decoupled_weight_decay": True},
+    ],
+    "Adamax": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95)},
+        {"lr": 0.1, "eps": 0.1},
+        {"lr": 0.1, "weight_decay": 0.03, "maximize": True},
+    ],
+    "Lion": [
+        {},
+        {"lr": 0.1, "betas": (0.8, 0.95)},
+        {"lr": 0.1, "weight_decay": 0.03},
+        {"lr": 0.1, "weight_decay": 0.03, "maximize": True},
+    ],
+}
+NOT_IN_TORCH = ("lr_in_velocity", "eps_inside_sqrt", "rectify_threshold")
+
+
+def in_torch(rule, options):
+    """Whether torch.optim has this rule with these options."""
+    return rule != "Lion" and not set(NOT_IN_TORCH) & set(options) and options.get("nesterov") != "interim"
+
+
+def moments(rule, options):
+    """Names of the arrays the rule keeps with these options."""
+    state = {}
+    RULES[rule](np.ones(1), np.ones(1), state, **options)
+    return tuple(sorted(name for name, value in state.items() if np.ndim(value)))
+
+
+# one set of options for every set of moments a rule can keep
+KERNELS = list({(rule, moments(rule, o)): (rule, o) for rule in RULES for o in reversed(OPTIONS[rule])}.values())
 LAYERS = {"Dense": dense_layer, "Standardize": standardize_layer, "Residual": residual_layer}
 DTYPES = (np.float32, np.float64)
 

@@ -18,6 +18,7 @@ TOPICS = [
     "standardize",
     "losses",
     "optim",
+    "optim_interop",
     "program",
     "nn",
     "determinism",

@@ -7,7 +7,7 @@ multiple of a vector, a tile or a panel.
 
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, LOSSES
+from reference import ACTIVATIONS, KERNELS, LOSSES, OPTIONS, RULES
 
 import fastopt as fo
 
@@ -73,25 +73,63 @@ def test_standardisation_gives_the_same_bits(dtype, same_bits):
     same_bits(lambda: [F.standardize(x, mean, scale), *F.batch_statistics(x)])
 
 
-RULES = {
-    "SGD": lambda params: fo.optim.SGD(params, weight_decay=0.1),
-    "momentum": lambda params: fo.optim.SGD(params, momentum=0.9, nesterov=True),
-    "Adam": fo.optim.Adam,
-    "amsgrad": lambda params: fo.optim.Adam(params, amsgrad=True, weight_decay=0.1),
+def optimized(rule, options, dtype):
+    """Makes calls of a few steps, which return all that they changed."""
+    arrays = normal(dtype, *[(400_003,), (7,), (33, 101), (1,)] * 3)
+    starts, one, other = arrays[:4], arrays[4:8], arrays[8:]
+
+    def call():
+        params = [a.copy() for a in starts]
+        optimizer = getattr(fo.optim, rule)(params, **options)
+        for step in (one, other, one):
+            optimizer.step(step)
+        state = optimizer.state_dict()["state"].values()
+        return [*params, *(value for entry in state for value in entry.values()), optimizer.grad_norm]
+
+    return call
+
+
+@pytest.mark.parametrize(("rule", "options"), [(rule, o) for rule in RULES for o in OPTIONS[rule]], ids=str)
+def test_optimizers_give_the_same_bits(rule, options, dtype, same_bits):
+    same_bits(optimized(rule, options, dtype))
+
+
+WHOLE = {
+    "clipped": {"max_norm": 1.0, "check_finite": "raise", "ema_decay": 0.9},
+    "accumulated": {"max_norm": 1.0, "accumulate": 2, "ema_decay": 0.9},
+    "clamped": {"clip_value": 0.5, "accumulate": 2, "check_finite": "skip"},
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_optimizers_give_the_same_bits(rule, dtype, same_bits):
-    shapes = [(400_003,), (7,), (33, 101), (1,)]
-    grads = normal(dtype, *shapes)
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=str)
+def test_what_surrounds_an_update_gives_the_same_bits(rule, options, whole, dtype, same_bits):
+    same_bits(optimized(rule, {**options, **WHOLE[whole]}, dtype))
+
+
+def test_clipping_gives_the_same_bits(dtype, same_bits):
+    grads = normal(dtype, (400_003,), (33, 101))
 
     def call():
-        params = normal(dtype, *shapes)
-        optimizer = RULES[rule](params)
-        for _ in range(3):
-            optimizer.step(grads)
-        return params
+        scaled, clamped = ([g.copy() for g in grads] for _ in range(2))
+        fo.functional.clip_grad_value_(clamped, 0.5)
+        return [fo.functional.clip_grad_norm_(scaled, 1.0), *scaled, *clamped]
+
+    same_bits(call)
+
+
+@pytest.mark.parametrize("rule", ["SGD", "RMSprop"])
+def test_interim_points_and_averages_give_the_same_bits(rule, dtype, same_bits):
+    (start, grad) = normal(dtype, 400_003, 400_003)
+
+    def call():
+        w = start.copy()
+        optimizer = getattr(fo.optim, rule)([w], momentum=0.9, nesterov="interim", ema_decay=0.9)
+        optimizer.step([grad])
+        with optimizer.interim_point():
+            ahead = w.copy()
+        with optimizer.averaged():
+            return [ahead, w.copy()]
 
     same_bits(call)
 

@@ -10,7 +10,8 @@ import pytest
 import fastopt as fo
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"fastopt": fo, "functional": fo.functional, "nn": fo.nn, "optim": fo.optim, "threads": fo.threads}
+TOPICS = ("functional", "nn", "optim", "schedules", "threads")
+MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in TOPICS}}
 
 
 def public_objects():

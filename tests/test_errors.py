@@ -42,6 +42,7 @@ def arrays():
     a["pair"] = np.zeros(40, np.float32)  # two overlapping outputs of 20 elements
     a["classes"] = np.array([0, 1, 4, 2])
     a["wide"] = np.zeros((4, 5))  # float64
+    a["not_finite"] = np.where(np.arange(20).reshape(4, 5) == 11, np.nan, a["dy"]).astype(np.float32)
     return a
 
 
@@ -135,6 +136,17 @@ FUNCTIONAL = {
     "F.mse(x[:, :1], x[:, 1], db[:4, None], sample_weight=db[:4])": r"ValueError: grad: .* sample_weight",
     "F.mse(dy, z, wide)": r"TypeError: grad: expected dtype float32 to write to, got float64",
     "F.cross_entropy(dy, classes, read_only)": r"ValueError: grad: expected a writable array",
+    # gradients clipped in place: all are checked before one is written
+    "F.clip_grad_norm_([dy, [1.0]], 1.0)": r"TypeError: grads\[1\]: expected a NumPy array, got list",
+    "F.clip_grad_norm_([dy, read_only], 1.0)": r"ValueError: grads\[1\]: expected a writable array",
+    "F.clip_grad_norm_([dy, strided], 1.0)": r"ValueError: grads\[1\]: expected a C-contiguous, aligned array",
+    "F.clip_grad_norm_([dy, classes], 1.0)": r"TypeError: grads\[1\]: expected dtype float32 or float64, got int64",
+    "F.clip_grad_norm_([dy], -1.0)": r"ValueError: max_norm: expected .*, got -1",
+    "F.clip_grad_norm_([dy], np.nan)": r"ValueError: max_norm: expected .*, got nan",
+    "F.clip_grad_norm_([dy, not_finite], 1.0, error_if_nonfinite=True)": r"FloatingPointError: grads: expected a fin",
+    "F.clip_grad_value_([dy, [1.0]], 1.0)": r"TypeError: grads\[1\]: expected a NumPy array, got list",
+    "F.clip_grad_value_([dy, read_only], 1.0)": r"ValueError: grads\[1\]: expected a writable array",
+    "F.clip_grad_value_([dy], -1.0)": r"ValueError: value: expected .*, got -1",
 }
 
 
@@ -145,7 +157,10 @@ def net():
 OBJECTS = {
     # optimizers
     "fo.optim.SGD([])": r"ValueError: params: expected at least one array, got none",
-    "fo.optim.SGD([[1.0]])": r"TypeError: params\[0\]: expected a NumPy array, got list",
+    "fo.optim.SGD([[1.0]])": r"TypeError: params\[0\]: expected a NumPy array.*, got list",
+    "fo.optim.SGD(['abc'])": r"TypeError: params\[0\]: expected a NumPy array.*, got str",
+    "fo.optim.SGD([bytearray(8)])": r"TypeError: params\[0\]: expected dtype float32 or float64, got uint8",
+    "fo.optim.SGD([memoryview(bytes(8)).cast('f')])": r"ValueError: params\[0\]: expected a writable array",
     "fo.optim.SGD([np.ones(3, int)])": r"TypeError: params\[0\]: expected dtype float32 or float64, got int64",
     "fo.optim.Adam([x, read_only])": r"ValueError: params\[1\]: expected a writable array",
     "fo.optim.Adam([strided])": r"ValueError: params\[0\]: expected a C-contiguous, aligned array",
@@ -161,13 +176,43 @@ OBJECTS = {
     "fo.optim.Adam([x], betas=(0.9, 0.9, 0.9))": r"ValueError: betas: expected two numbers",
     "fo.optim.SGD([x], nesterov=True)": r"ValueError: nesterov: expected momentum above 0 and dampening 0",
     "fo.optim.SGD([x], momentum=0.9, dampening=0.1, nesterov=True)": r"ValueError: nesterov: expected",
-    "fo.optim.Adam([{'params': [x], 'amsgrad': True}, {'params': [z]}])": r"ValueError: amsgrad: .* every group",
+    "fo.optim.SGD([x], momentum=0.9, nesterov='later')": r"ValueError: nesterov: expected .*'interim', got 'later'",
+    "fo.optim.SGD([x], nesterov='interim')": r"ValueError: nesterov: expected momentum above 0 and dampening 0",
+    "fo.optim.RMSprop([x], nesterov='interim')": r"ValueError: nesterov: expected momentum above 0",
+    "fo.optim.RMSprop([x], momentum=0.9, nesterov=True)": r"ValueError: nesterov: expected .*'interim', got True",
+    "fo.optim.RMSprop([x], alpha=-0.1)": r"ValueError: alpha: expected .*, got -0\.1",
+    "fo.optim.Adadelta([x], rho=1.5)": r"ValueError: rho: expected .*, got 1\.5",
+    "fo.optim.Adagrad([x], lr_decay=-1)": r"ValueError: lr_decay: expected a finite number of at least 0, got -1",
+    "fo.optim.Adagrad([x], initial_accumulator_value=-1)": r"ValueError: initial_accumulator_value: .*, got -1",
+    "fo.optim.NAdam([x], momentum_decay=-1)": r"ValueError: momentum_decay: expected .*, got -1",
+    "fo.optim.RAdam([x], rectify_threshold=np.nan)": r"ValueError: rectify_threshold: expected .*, got nan",
+    "fo.optim.Lion([x], betas=0.9)": r"ValueError: betas: expected two numbers in \[0, 1\), got 0\.9",
+    "fo.optim.AdamW([x], lr='fast')": r"TypeError: lr: expected a number or a schedule, got 'fast'",
+    "fo.optim.SGD([x], momentum=lambda t: 0.1)": r"TypeError: momentum: expected a number or a schedule, got <func",
+    "fo.optim.SGD([x], max_norm=1, clip_value=1)": r"ValueError: max_norm, clip_value: expected one of them, got both",
+    "fo.optim.SGD([x], max_norm=-1.0)": r"ValueError: max_norm: expected .*, got -1",
+    "fo.optim.SGD([x], clip_value=np.nan)": r"ValueError: clip_value: expected .*, got nan",
+    "fo.optim.SGD([x], check_finite='always')": r"ValueError: check_finite: expected None, 'raise' or 'skip', got 'al",
+    "fo.optim.SGD([x], accumulate=1.5)": r"ValueError: accumulate: expected a whole number of at least 1, got 1\.5",
+    "fo.optim.SGD([x], ema_decay=1.5)": r"ValueError: ema_decay: expected .*, got 1\.5",
+    "fo.optim.SGD([{'params': [x], 'max_norm': 1.0}])": r"TypeError: SGD: unknown option 'max_norm'; it takes lr",
+    "fo.optim.SGD([x]).add_param_group({'params': [x]})": r"ValueError: params\[1\]: .* overlaps params\[0\]",
+    "fo.optim.SGD([x]).add_param_group({'params': [read_only]})": r"ValueError: params\[1\]: expected a writable array",
+    "fo.optim.SGD([x]).add_param_group({'params': z, 'speed': 1})": r"TypeError: SGD: unknown option 'speed'",
+    "fo.optim.SGD([x]).add_param_group({'params': z, 'lr': -1})": r"ValueError: lr: expected a finite number",
+    "fo.optim.SGD([x]).add_param_group({'params': []})": r"ValueError: params: expected at least one array, got none",
+    "fo.optim.SGD([x]).add_param_group({'lr': 0.1})": r"ValueError: .*params",
+    "fo.optim.Adam([x]).interim_point().__enter__()": r"ValueError: interim_point: .*nesterov=.interim.*, got none",
+    "fo.optim.Adam([x]).averaged().__enter__()": r"ValueError: averaged: .*ema_decay",
+    "fo.optim.SGD([z], check_finite='raise').step([not_finite])": r"FloatingPointError: grads\[0\]: .*\(2, 1\)",
+    "fo.optim.Adam([x]).load_state_dict({})": r"ValueError: state_dict: ",
+    "fo.optim.Adam([x]).load('no.safetensors')": r"FileNotFoundError: .*no\.safetensors",
     "fo.optim.SGD([x, z]).step([x])": r"ValueError: grads: expected 2 arrays, one a parameter, got 1; pass None",
     "fo.optim.SGD([z]).step([strided.T])": r"ValueError: grads\[0\]: .*\(5, 4\); pass its transpose",
     "fo.optim.SGD([z]).step([wide])": r"TypeError: grads\[0\]: expected dtype float32 .*, got float64",
     "fo.optim.SGD([z]).step([strided])": r"ValueError: grads\[0\]: expected a C-contiguous, aligned array, got strides",
     "fo.optim.SGD([x, z]).step([dx, z])": r"ValueError: grads\[1\]: .* overlaps params\[1\]",
-    "fo.optim.SGD([row]).step([[1.0, 1.0, 1.0]])": r"TypeError: grads\[0\]: expected a NumPy array, got list",
+    "fo.optim.SGD([row]).step([[1.0, 1.0, 1.0]])": r"TypeError: grads\[0\]: expected a NumPy array.*, got list",
     "fo.optim.SGD([x]).load_state_dict(fo.optim.SGD([z, x]).state_dict())": r"ValueError: state_dict: .* got \[2\]",
     # layers and networks
     "fo.nn.Dense(0, 3)": r"ValueError: in_features: expected a whole number of at least 1, got 0",

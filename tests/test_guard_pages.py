@@ -11,7 +11,7 @@ from pathlib import Path
 import guard
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, LOSSES
+from reference import ACTIVATIONS, KERNELS, LOSSES
 
 import fastopt as fo
 
@@ -67,24 +67,28 @@ def run_standardize(place, dtype, n, c):
     return out, *F.batch_statistics(x)
 
 
-OPTIMIZERS = {
-    "SGD": fo.optim.SGD,
-    "momentum": lambda params: fo.optim.SGD(params, momentum=0.9),
-    "Adam": fo.optim.Adam,
-    "amsgrad": lambda params: fo.optim.Adam(params, amsgrad=True),
+WHOLE = {
+    "alone": {},
+    "clamped": {"clip_value": 0.5, "check_finite": "raise"},
+    "all": {"max_norm": 1.0, "accumulate": 2, "ema_decay": 0.5, "check_finite": "skip"},
 }
 
 
-def run_optimizer(place, dtype, size, rule):
+def run_optimizer(place, dtype, size, rule, options):
     params, grads = (list(map(place, normal(dtype, (size,), (3, size)))) for _ in range(2))
-    optimizer = OPTIMIZERS[rule](params)
+    optimizer = getattr(fo.optim, rule)(params, **options)
     # the moments, too, on guarded pages
-    optimizer._states = [tuple(map(place, moments)) for moments in optimizer._states]
-    named = [(f"params[{i}]", a, 0) for i, a in enumerate(params)]
-    optimizer._update = type(optimizer._update)(optimizer._rule, named, optimizer._states, 1)
-    optimizer.step(grads)
-    optimizer.step(grads)
-    return [*params, *(a for moments in optimizer._states for a in moments)]
+    optimizer._states = [{name: place(a) for name, a in state.items()} for state in optimizer._states]
+    optimizer._kept = [()] * len(params)
+    optimizer._send_options()
+    for _ in range(4):
+        optimizer.step(grads)
+    if options.get("nesterov") == "interim":
+        with optimizer.interim_point():
+            params += [a.copy() for a in params]
+    F.clip_grad_norm_(grads, 1.0)
+    F.clip_grad_value_(grads, 0.1)
+    return [*params, *grads, *(a for state in optimizer._states for a in state.values())]
 
 
 def run_network(place, dtype, n, width):
@@ -169,10 +173,14 @@ def test_standardisation_stays_inside(dtype, place):
         check(run_standardize, place, dtype, 3, width)
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
-def test_optimizers_stay_inside(rule, dtype, place):
-    for size in WIDTHS:
-        check(run_optimizer, place, dtype, size, rule)
+INTERIM = [(rule, {"momentum": 0.9, "nesterov": "interim"}) for rule in ("SGD", "RMSprop")]
+
+
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize(("rule", "options"), [*KERNELS, *INTERIM], ids=str)
+def test_optimizers_stay_inside(rule, options, whole, dtype, place):
+    for size in WIDTHS if whole == "alone" else WIDTHS[::3]:
+        check(run_optimizer, place, dtype, size, rule, {**options, **WHOLE[whole]})
 
 
 @pytest.mark.parametrize("n", [1, 5, 18])

@@ -15,6 +15,10 @@ from libc.math cimport INFINITY
 cdef extern from "bits.h" nogil:
     # Macros over both types, declared for double: the result goes to a typed local.
     double absolute "fastopt_abs"(double x)
+    double root "fastopt_sqrt"(double x)
+    double quotient "fastopt_quotient"(double a, double b)
+    const float MOST_FLOAT "FASTOPT_MOST_FLOAT"         # divisors of quotient
+    const double MOST_DOUBLE "FASTOPT_MOST_DOUBLE"
     double copy_sign "fastopt_copysign"(double x, double sign)
     double head_of "fastopt_head"(double x)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)

@@ -22,6 +22,11 @@
 #endif
 
 #define fastopt_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
+#define fastopt_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
+#define fastopt_quotient(a, b) \
+    _Generic((a), float: fastopt_quotient_float, double: fastopt_quotient_double)(a, b)
+#define FASTOPT_MOST_FLOAT 4e37f
+#define FASTOPT_MOST_DOUBLE 1e306
 #define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
 #define fastopt_head(x) \
     _Generic((x), float: fastopt_head_float, double: fastopt_head_double)(x)
@@ -67,5 +72,41 @@ static inline double fastopt_power_from_low_bits_double(double x)
     memcpy(&x, &bits, sizeof x);
     return x;
 }
+
+/* a / b for 0 < b <= FASTOPT_MOST_..., within one unit in the last place, where denormals are
+ * flushed. Roots and divisions share one slow unit, which a loop with one of each waits for; where
+ * products and sums can be fused, a division is cheaper made of them: an estimate of 1 / b from its
+ * bits, good to 5 %, whose error each step squares. */
+#ifdef __FMA__
+static inline float fastopt_quotient_float(float a, float b)
+{
+    uint32_t bits;
+    float y, x;
+    memcpy(&bits, &b, sizeof bits);
+    bits = UINT32_C(0x7ef311c7) - bits;
+    memcpy(&y, &bits, sizeof y);
+    y *= 2.0f - b * y;
+    y *= 2.0f - b * y;
+    x = a * y;
+    return x + (a - b * x) * y;
+}
+
+static inline double fastopt_quotient_double(double a, double b)
+{
+    uint64_t bits;
+    double y, x;
+    memcpy(&bits, &b, sizeof bits);
+    bits = UINT64_C(0x7fde623822fc16e6) - bits;
+    memcpy(&y, &bits, sizeof y);
+    y *= 2.0 - b * y;
+    y *= 2.0 - b * y;
+    y *= 2.0 - b * y;
+    x = a * y;
+    return x + (a - b * x) * y;
+}
+#else
+static inline float fastopt_quotient_float(float a, float b) { return a / b; }
+static inline double fastopt_quotient_double(double a, double b) { return a / b; }
+#endif
 
 #endif

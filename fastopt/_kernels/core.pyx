@@ -7,7 +7,9 @@ call the ones before it directly. `fastopt._kernels` chooses the level;
 """
 
 from cython cimport floating
-from libc.math cimport log, pow, sqrt
+from cpython.dict cimport PyDict_Next
+from cpython.object cimport PyObject
+from libc.math cimport INFINITY, NAN, log, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
@@ -25,6 +27,7 @@ include "dense.pxi"
 include "standardize.pxi"
 include "losses.pxi"
 include "optim.pxi"
+include "update.pxi"
 include "program.pxi"
 include "limits.pxi"
 

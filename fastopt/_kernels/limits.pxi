@@ -3,6 +3,7 @@
 # - FMA peak: enough independent vector accumulators to hide the latency; every loop over them is
 #   unrolled, because one index known only at run time would keep them all in memory.
 # - Read bandwidth: a sum over an array, four vectors at a time.
+# - An update's bandwidth: the least arithmetic that reads four arrays and rewrites three of them.
 
 cdef extern from *:
     """
@@ -49,6 +50,26 @@ cdef void read_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogi
         c.result[member] += <double>limits_read(c.x + start, stop - start)
 
 
+cdef struct PassCall:
+    Py_ssize_t n
+    float* grad
+    float* arrays[3]
+
+
+cdef void pass_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef PassCall* c = <PassCall*>args
+    cdef float *a = c.arrays[0]
+    cdef float *b = c.arrays[1]
+    cdef float *d = c.arrays[2]
+    cdef float g
+    cdef Py_ssize_t i
+    for i in range(share(c.n, GRAIN, member, team), share(c.n, GRAIN, member + 1, team)):
+        g = c.grad[i]
+        a[i] += g
+        b[i] += g
+        d[i] += g
+
+
 # ---------------------------------------------------------------- entry points
 
 def fma_rate():
@@ -72,3 +93,14 @@ def read_rate(x, Py_ssize_t repeats):
     start = team_seconds()
     team_run(read_job, &c, result.size)
     return <double>x.nbytes * repeats / (team_seconds() - start)
+
+
+def plain_pass(grad, a, b, c):
+    """Add float32 grad to three arrays of its size in place: the memory traffic of an Adam step and nothing else."""
+    cdef PassCall call
+    call.grad = <float*>data(as_input("grad", grad, cnp.NPY_FLOAT32, (None,)))
+    call.n = grad.size
+    for i, array in enumerate((a, b, c)):
+        call.arrays[<Py_ssize_t>i] = <float*>data(as_output("abc"[<Py_ssize_t>i], array, cnp.NPY_FLOAT32, (call.n,)))
+    with nogil:
+        team_run(pass_job, &call, team_for(4 * call.n))

@@ -1,286 +1,361 @@
-# Optimizer updates: a rule is its arithmetic on one element and its constants for one step.
+# Optimizer rules: the arithmetic of each on one element, and the loop that walks memory for all.
 #
-# - One loop walks memory for all rules (update_loop); the rule is a tag type, so
-#   each gets its own vectorised copy. Every array is read once and written once.
-# - Scalar corrections (bias correction, signs, dampening) are worked out in
-#   float64 once per tensor and step, by prepare.
-# - All tensors are one range, cut by elements, so many small ones share a region.
-# - A tail shorter than 16 runs through the same loop in a padded copy: an element
-#   has the same bits wherever it stands.
+# - A rule is two things: its constants for one step of one tensor (prepare, in float64), and
+#   the formula they enter (update_loop). Several rules share a formula: Adam, AdamW, RAdam and
+#   NAdam differ in constants only, as do Adagrad and RMSprop.
+# - The formula is a tag type, so each gets its own vectorised copy of the loop. Every array is
+#   read once and written once.
+# - An element has the same bits wherever it stands: the ragged ends of a range (before the
+#   parameter's first cache line, and after the last whole 16) go through the same loop, padded.
+# - Denormal numbers are flushed while a loop runs: moments of a dead unit decay into them, and
+#   would make every later step several times slower.
 
-ctypedef struct Sgd:
+ctypedef struct Plain:
     char unused
 ctypedef struct Momentum:
     char unused
+ctypedef struct Scaled:
+    char unused
+ctypedef struct ScaledCentered:
+    char unused
+ctypedef struct ScaledMomentum:
+    char unused
+ctypedef struct ScaledCenteredMomentum:
+    char unused
+ctypedef struct Adadelta:
+    char unused
 ctypedef struct Adam:
+    char unused
+ctypedef struct Nadam:
     char unused
 ctypedef struct Amsgrad:
     char unused
-ctypedef fused Rule:
-    Sgd
+ctypedef struct Adamax:
+    char unused
+ctypedef struct Lion:
+    char unused
+ctypedef fused Formula:
+    Plain
     Momentum
+    Scaled
+    ScaledCentered
+    ScaledMomentum
+    ScaledCenteredMomentum
+    Adadelta
     Adam
+    Nadam
     Amsgrad
+    Adamax
+    Lion
 
 cdef enum:
-    RULE_SGD, RULE_MOMENTUM, RULE_ADAM, RULE_AMSGRAD
-    GRAIN = 64              # elements; 256 bytes: members do not share a cache line
+    PLAIN, MOMENTUM, SCALED, SCALED_CENTERED, SCALED_MOMENTUM, SCALED_CENTERED_MOMENTUM, ADADELTA, ADAM, NADAM, AMSGRAD, ADAMAX, LION
+FORMULAS = ("plain", "momentum", "scaled", "scaled_centered", "scaled_momentum", "scaled_centered_momentum",
+            "adadelta", "adam", "nadam", "amsgrad", "adamax", "lion")
 
-cdef struct Options:        # of one parameter group
-    double lr, momentum, dampening, weight_decay, beta1, beta2, eps
-    bint nesterov, maximize, eps_inside_sqrt
+cdef enum:
+    RULE_SGD, RULE_ADAGRAD, RULE_RMSPROP, RULE_ADADELTA, RULE_ADAM, RULE_RADAM, RULE_NADAM, RULE_ADAMAX, RULE_LION
+RULES = ("sgd", "adagrad", "rmsprop", "adadelta", "adam", "radam", "nadam", "adamax", "lion")
 
-cdef struct Step:           # constants of one step of one tensor
-    double sign, decay, lr, a, b, c, d, e
+# A group's options as the kernels take them: one row of numbers, so that a schedule can write any of them.
+cdef enum:
+    LR, WEIGHT_DECAY, MU, DAMPENING, BETA1, BETA2, EPS, LR_DECAY, MOMENTUM_DECAY, THRESHOLD, N_NUMBERS
+NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "beta1", "beta2", "eps", "lr_decay", "momentum_decay", "rectify_threshold")
+
+cdef struct Options:
+    int rule, formula
+    double number[N_NUMBERS]
+    bint nesterov, interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
+
+cdef struct Step:           # constants of one step of one tensor, named where update_loop uses them
+    double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
+
+cdef enum:
+    MAX_STATES = 3
 
 cdef struct Tensor:
     int typenum
     Py_ssize_t size, group
-    int64_t count           # steps taken
+    int64_t count               # steps taken
+    bint started                # a velocity has had its first step
+    double product              # NAdam: of the momenta so far
     Step step
     void *param
-    void *grad              # NULL: skipped
-    void *state[3]
+    void *grad                  # NULL: skipped
+    void *source                # what the update takes for the gradient: `grad`, or `sum`
+    void *state[MAX_STATES]
+    void *ema                   # NULL: no average
+    void *sum                   # of the gradients since the last update; NULL without accumulation
+    void *home                  # where the parameter stood before the interim point
+    bint summed                 # something has been added to `sum`
 
 
-cdef void prepare(int rule, const Options* o, Tensor* t) noexcept nogil:
+# ---------------------------------------------------------------- constants of a step
+
+cdef void prepare(Options* o, Tensor* t) noexcept nogil:
     # counts the step and sets its constants
-    cdef double correction1, correction2
+    cdef const double* number = o.number
+    cdef Step* s = &t.step
+    cdef double lr = number[LR]
     t.count += 1
-    t.step.sign = -1 if o.maximize else 1
-    t.step.decay, t.step.lr = o.weight_decay, o.lr
-    if rule == RULE_ADAM or rule == RULE_AMSGRAD:
-        correction1, correction2 = 1 - pow(o.beta1, <double>t.count), 1 - pow(o.beta2, <double>t.count)
-        t.step.lr = o.lr / correction1
-        t.step.a, t.step.b = o.beta1, 1 - o.beta1
-        t.step.c, t.step.d = o.beta2, 1 - o.beta2
-        t.step.e = 1 / correction2
-    else:
-        t.step.a = o.momentum
-        t.step.b = 1 if t.count == 1 else 1 - o.dampening   # the first step is not dampened
-        t.step.c = 1 if o.nesterov else 0                   # how much of g and of m goes into the step
-        t.step.d = o.momentum if o.nesterov else 1
+    s.sign, s.gain = -1 if o.maximize else 1, 1
+    s.decay = 0 if o.decoupled_weight_decay else number[WEIGHT_DECAY]
+    s.shrink = 1 - lr * number[WEIGHT_DECAY] if o.decoupled_weight_decay else 1
+    s.lr, s.inside, s.outside = lr, number[EPS] if o.eps_inside_sqrt else 0, 0 if o.eps_inside_sqrt else number[EPS]
+    if o.rule == RULE_SGD:
+        prepare_sgd(o, t, s)
+    elif o.rule == RULE_ADAGRAD:
+        s.a = s.b = 1
+        s.lr = lr / (1 + (t.count - 1) * number[LR_DECAY])
+    elif o.rule == RULE_RMSPROP:
+        s.a, s.b = number[BETA2], 1 - number[BETA2]
+        s.c, s.d = number[MU], 1
+        if o.interim:           # the velocity holds the step
+            s.d, s.lr = -lr, -1
+    elif o.rule == RULE_ADADELTA:
+        s.a, s.b, s.inside = number[BETA2], 1 - number[BETA2], number[EPS]
+    else:                       # two decaying averages
+        s.a, s.b = number[BETA1], 1 - number[BETA1]
+        s.c, s.d = number[BETA2], 1 - number[BETA2]
+        if o.rule != RULE_LION:
+            prepare_adam(o, t, s, 1 - pow(number[BETA1], <double>t.count), 1 - pow(number[BETA2], <double>t.count))
 
 
-cdef void update_loop(Rule* rule, const Step* step, double eps_inside, double eps_outside,
-                      floating* param, const floating* grad, floating* s0, floating* s1, floating* s2,
-                      Py_ssize_t n) noexcept nogil:
-    cdef floating sign = <floating>step.sign, decay = <floating>step.decay, lr = <floating>step.lr
+cdef void prepare_sgd(Options* o, Tensor* t, Step* s) noexcept nogil:
+    # m = a m + b g; theta - lr (c g + d m)
+    s.a = o.number[MU]
+    s.b = 1 - o.number[DAMPENING] if t.started else 1       # the first step is not dampened
+    s.c, s.d = 1 if o.nesterov else 0, s.a if o.nesterov else 1
+    if o.lr_in_velocity or o.interim:                       # v = mu v - lr g; theta + v
+        s.b, s.c, s.lr = -s.lr * s.b, -s.lr * s.c, -1
+    if o.formula == MOMENTUM:
+        t.started = True
+
+
+cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, double correction2) noexcept nogil:
+    # theta - (f g + lr m) / (e sqrt(v + inside) + outside); m / correction1 and v / correction2 are unbiased;
+    # Adam's g has the gain sqrt(1 - beta2), so that v takes in g g and nothing more
+    cdef const double* number = o.number
+    cdef double lr = number[LR], rho, limit, mu, mu_next
+    s.lr = lr / correction1
+    if o.rule == RULE_ADAMAX:
+        return
+    s.gain, s.e = sqrt(s.d), 1 / sqrt(correction2)
+    s.b /= s.gain
+    s.inside *= correction2
+    if o.rule == RULE_RADAM:
+        limit = 2 / (1 - number[BETA2]) - 1
+        rho = limit - 2 * t.count * (1 - correction2) / correction2
+        if rho > number[THRESHOLD]:
+            s.lr *= sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) * sqrt(correction2)
+            s.e = 1
+        else:                   # the variance of v is not known yet: no division
+            s.e, s.outside = 0, 1
+    elif o.rule == RULE_NADAM:
+        mu = number[BETA1] * (1 - 0.5 * pow(0.96, t.count * number[MOMENTUM_DECAY]))
+        mu_next = number[BETA1] * (1 - 0.5 * pow(0.96, (t.count + 1) * number[MOMENTUM_DECAY]))
+        t.product *= mu
+        s.f = lr * (1 - mu) / (1 - t.product) / s.gain
+        s.lr = lr * mu_next / (1 - t.product * mu_next)
+
+
+# ---------------------------------------------------------------- the loop
+
+cdef one_body_void update_loop(Formula* formula, const Step* step, double scale, floating most,
+                               floating* param, const floating* grad, floating* s0, floating* s1, floating* s2,
+                               Py_ssize_t n) noexcept nogil:
+    # scale: of the gradient; most: the largest divisor
+    cdef floating factor = <floating>(scale * step.gain), shrink = <floating>step.shrink, lr = <floating>step.lr
     cdef floating a = <floating>step.a, b = <floating>step.b, c = <floating>step.c, d = <floating>step.d
-    cdef floating e = <floating>step.e, inside = <floating>eps_inside, outside = <floating>eps_outside
-    cdef floating p, g, m, v, top
+    cdef floating e = <floating>step.e, f = <floating>step.f
+    cdef floating inside = <floating>step.inside, outside = <floating>step.outside
+    cdef floating zero = 0
+    cdef floating p, g, m, v, q, top
     cdef Py_ssize_t i
     for i in range(n):
         p = param[i]
-        g = sign * grad[i] + decay * p
-        if Rule is Sgd:                         # theta - lr g
+        g = factor * grad[i]
+        if Formula is Plain:                    # theta - lr g
             param[i] = p - lr * g
-        elif Rule is Momentum:                  # m = mu m + (1 - tau) g; theta - lr (m or g + mu m)
+        elif Formula is Momentum:               # theta - lr (c g + d m)
             m = a * s0[i] + b * g
             s0[i] = m
             param[i] = p - lr * (c * g + d * m)
-        elif Rule is Adam:                      # theta - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+        elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:
             m = a * s0[i] + b * g
-            v = c * s1[i] + d * g * g
+            v = c * s1[i] + g * g
             s0[i] = m
             s1[i] = v
-            param[i] = p - lr * m / (sqrt_of(v * e + inside) + outside)
-        elif Rule is Amsgrad:                   # the running maximum of v takes v's place
+            if Formula is Amsgrad:              # the running maximum of v takes v's place
+                top = s2[i]
+                v = top if top > v else v
+                s2[i] = v
+            m = lr * m
+            if Formula is Nadam:
+                m = m + f * g
+            q = root(v + inside)
+            q = e * q + outside
+            q = q if q < most else most
+            param[i] = shrink * p - quotient(m, q)
+        elif Formula is Adamax:                 # theta - lr m / u
             m = a * s0[i] + b * g
-            v = c * s1[i] + d * g * g
-            top = s2[i]
-            top = top if top > v else v
+            v = c * s1[i]
+            q = absolute(g)
+            q = q + outside
+            v = v if v > q else q
             s0[i] = m
             s1[i] = v
-            s2[i] = top
-            param[i] = p - lr * m / (sqrt_of(top * e + inside) + outside)
+            param[i] = p - lr * m / v
+        elif Formula is Lion:                   # theta - lr sign(beta1 m + (1 - beta1) g)
+            m = s0[i]
+            q = a * m + b * g
+            s0[i] = c * m + d * g
+            q = lr if q > zero else (-lr if q < zero else q)
+            param[i] = shrink * p - q
+        elif Formula is Adadelta:               # theta - lr sqrt(D + eps) / sqrt(E + eps) g
+            v = a * s0[i] + b * g * g
+            q = s1[i]
+            m = root(q + inside)
+            top = root(v + inside)
+            top = top if top < most else most
+            top = quotient(m, top)
+            top = top * g
+            s0[i] = v
+            s1[i] = a * q + b * top * top
+            param[i] = p - lr * top
+        else:                                   # the gradient over the root of its mean square
+            v = a * s0[i] + b * g * g
+            s0[i] = v
+            if Formula is ScaledCentered or Formula is ScaledCenteredMomentum:
+                m = a * s1[i] + b * g
+                s1[i] = m
+                v = v - m * m
+                v = v if v > zero else zero     # rounding can leave a little less than nothing
+            q = root(v + inside)
+            q = q + outside
+            q = q if q < most else most
+            q = quotient(g, q)
+            if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
+                q = c * s2[i] + d * q
+                s2[i] = q
+            param[i] = p - lr * q
 
 
-cdef extern from "<math.h>" nogil:
-    float sqrtf(float)
+cdef enum:
+    ENDS = 16                   # elements: a cache line of float32, and the most of a padded end
+    PIECE = 1024                # elements of a gradient made ready, in L1
 
 
-cdef inline floating sqrt_of(floating x) noexcept nogil:
+cdef extern from "simd.h" nogil:
+    void copy_part_f(float* to, const float* source, Py_ssize_t n, bint pad)
+    void copy_part_d(double* to, const double* source, Py_ssize_t n, bint pad)
+
+
+cdef inline void copy_part(floating* to, const floating* source, Py_ssize_t n, bint pad) noexcept nogil:
+    # n <= ENDS elements; pad: zeros follow, up to ENDS
     if floating is float:
-        return sqrtf(x)
+        copy_part_f(to, source, n, pad)
     else:
-        return sqrt(x)
+        copy_part_d(to, source, n, pad)
 
 
-cdef void update_range(Rule* rule, const Options* o, Tensor* t, floating* dummy, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # elements start to stop of one tensor; the part beyond the last whole 16 in a padded copy
-    cdef double inside = o.eps if o.eps_inside_sqrt else 0, outside = 0 if o.eps_inside_sqrt else o.eps
-    cdef Py_ssize_t whole = (stop - start) // 16 * 16, rest = stop - start - whole, i
-    cdef floating buffer[5 * 16]
-    cdef floating* array[5]
-    array[0], array[1] = <floating*>t.param, <floating*>t.grad
-    for i in range(3):
-        array[2 + i] = <floating*>t.state[i]
-    for i in range(5):
-        if array[i] != NULL:
-            array[i] += start
-    update_loop(rule, &t.step, inside, outside, array[0], array[1], array[2], array[3], array[4], whole)
-    if rest == 0:
-        return
-    memset(buffer, 0, sizeof(buffer))
-    for i in range(5):
-        if array[i] != NULL:
-            memcpy(buffer + 16 * i, array[i] + whole, rest * sizeof(floating))
-    update_loop(rule, &t.step, inside, outside, buffer, buffer + 16, buffer + 32, buffer + 48, buffer + 64, 16)
-    for i in range(5):
-        if array[i] != NULL and i != 1:
-            memcpy(array[i] + whole, buffer + 16 * i, rest * sizeof(floating))
-
-
-cdef void update_tensor(int rule, const Options* o, Tensor* t, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
-    if rule == RULE_SGD:
-        update_range(<Sgd*>NULL, o, t, dtype, start, stop)
-    elif rule == RULE_MOMENTUM:
-        update_range(<Momentum*>NULL, o, t, dtype, start, stop)
-    elif rule == RULE_ADAM:
-        update_range(<Adam*>NULL, o, t, dtype, start, stop)
-    else:
-        update_range(<Amsgrad*>NULL, o, t, dtype, start, stop)
-
-
-cdef struct Plan:           # everything a step needs
-    int rule
-    Py_ssize_t n_tensors, total     # total: elements, each tensor rounded up to a grain
-    Options* options                # (groups,)
-    Tensor* tensors                 # (n_tensors,)
-
-
-cdef void update_prepare(Plan* plan) noexcept nogil:
+cdef void update_end(Formula* formula, const Step* step, double scale, floating most, floating** array, Py_ssize_t n) noexcept nogil:
+    # n < ENDS elements, in a padded copy; moves the pointers past them
+    cdef floating buffer[(2 + MAX_STATES) * ENDS]
     cdef Py_ssize_t i
-    for i in range(plan.n_tensors):
-        if plan.tensors[i].grad != NULL:
-            prepare(plan.rule, &plan.options[plan.tensors[i].group], &plan.tensors[i])
+    for i in range(2 + MAX_STATES):
+        if array[i] != NULL:
+            copy_part(buffer + ENDS * i, array[i], n, True)
+    update_loop(formula, step, scale, most, buffer, buffer + ENDS, buffer + 2 * ENDS, buffer + 3 * ENDS, buffer + 4 * ENDS, ENDS)
+    for i in range(2 + MAX_STATES):
+        if array[i] != NULL and i != 1:
+            copy_part(array[i], buffer + ENDS * i, n, False)
+    move_on(array, n)
 
 
-cdef void update_share(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's part of all tensors laid end to end, after update_prepare and a barrier
-    cdef Py_ssize_t first = share(plan.total, GRAIN, member, team), last = share(plan.total, GRAIN, member + 1, team)
-    cdef Py_ssize_t i, begin = 0, start, stop
-    cdef Tensor* t
-    for i in range(plan.n_tensors):
-        t = &plan.tensors[i]
-        start, stop = max(first - begin, 0), min(last - begin, t.size)
-        if start < stop and t.grad != NULL:
-            if t.typenum == cnp.NPY_FLOAT32:
-                update_tensor(plan.rule, &plan.options[t.group], t, start, stop, <float*>NULL)
-            else:
-                update_tensor(plan.rule, &plan.options[t.group], t, start, stop, <double*>NULL)
-        begin += (t.size + GRAIN - 1) // GRAIN * GRAIN
+cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(2 + MAX_STATES):
+        if array[i] != NULL:
+            array[i] += n
 
 
-cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    update_share(<Plan*>args, member, team)
+cdef void update_arrays(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
+    # n elements: the ends padded, what lies between in one go; moves the pointers past them
+    cdef floating most
+    cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
+    if floating is float:
+        most = MOST_FLOAT
+    else:
+        most = MOST_DOUBLE
+    if ahead > 0:
+        update_end(formula, step, scale, most, array, ahead)
+        n -= ahead
+    update_loop(formula, step, scale, most, array[0], array[1], array[2], array[3], array[4], n // ENDS * ENDS)
+    move_on(array, n // ENDS * ENDS)
+    if n % ENDS > 0:
+        update_end(formula, step, scale, most, array, n % ENDS)
 
 
-# ---------------------------------------------------------------- entry points
-
-cdef class Update:
-    """The tensors of an optimizer, bound once: parameters, moments, gradients, options.
-
-    Parameters
-    ----------
-    rule : str
-        sgd, momentum, adam or amsgrad.
-    params : list of (str, ndarray, int)
-        Name, array to update in place, index of its group.
-    states : list of tuple of ndarray
-        The moments of each parameter, of its shape and dtype.
-    n_groups : int
-    """
-    cdef Plan plan
-    cdef list params, names, grads
-    cdef object states
-
-    def __cinit__(self, str rule, list params, list states, Py_ssize_t n_groups):
-        cdef Py_ssize_t i, j
-        cdef Tensor* t
-        self.names, self.params = [name for name, _, _ in params], [a for _, a, _ in params]
-        self.states, self.grads = states, [None] * len(params)
-        self.plan.rule = ("sgd", "momentum", "adam", "amsgrad").index(rule)
-        self.plan.n_tensors = len(params)
-        self.plan.options = <Options*>aligned_block(n_groups * sizeof(Options))
-        self.plan.tensors = <Tensor*>aligned_block(len(params) * sizeof(Tensor))
-        for i, (name, a, group) in enumerate(params):
-            t = &self.plan.tensors[i]
-            t.typenum = float_type(name, a)
-            as_output(name, a, t.typenum, a.shape)
-            check_apart(((name, a),), tuple(zip(self.names[:i], self.params[:i])))
-            t.size, t.group, t.param = a.size, group, data(a)
-            for j, state in enumerate(states[i]):
-                t.state[j] = data(as_output(f"state of {name}", state, t.typenum, a.shape))
-            self.plan.total += (t.size + GRAIN - 1) // GRAIN * GRAIN
-
-    def __dealloc__(self):
-        free(self.plan.options)
-        free(self.plan.tensors)
-
-    def set_options(self, Py_ssize_t group, double lr, double momentum=0, double dampening=0, double weight_decay=0,
-                    double beta1=0, double beta2=0, double eps=0, bint nesterov=False, bint maximize=False,
-                    bint eps_inside_sqrt=False):
-        self.plan.options[group] = Options(lr, momentum, dampening, weight_decay, beta1, beta2, eps, nesterov, maximize, eps_inside_sqrt)
-
-    @property
-    def counts(self):
-        """Steps taken by each parameter."""
-        return [self.plan.tensors[i].count for i in range(self.plan.n_tensors)]
-
-    @counts.setter
-    def counts(self, values):
-        for i, value in enumerate(values):
-            self.plan.tensors[i].count = value
-
-    def bind(self, grads):
-        """Check gradients once and keep them; None skips a parameter."""
-        cdef Py_ssize_t i
-        grads = list(grads)
-        if len(grads) != self.plan.n_tensors:
-            raise ValueError(f"grads: expected {self.plan.n_tensors} arrays, one a parameter, got {len(grads)}; pass None for one to skip")
-        for i in range(self.plan.n_tensors):
-            if grads[i] is not self.grads[i] and grads[i] is not None:
-                grads[i] = self.checked_grad(i, grads[i])
-        self.grads = grads
-        for i in range(self.plan.n_tensors):
-            self.plan.tensors[i].grad = NULL if grads[i] is None else data(grads[i])
-
-    cdef object checked_grad(self, Py_ssize_t i, object grad):
-        param = self.params[i]
-        cdef int typenum = self.plan.tensors[i].typenum
-        if float_type(f"grads[{i}]", grad) != typenum:
-            raise TypeError(f"grads[{i}]: expected dtype {param.dtype} to match {self.names[i]}, got {grad.dtype}; "
-                            f"pass its .astype(np.{param.dtype})")
-        if grad.shape != param.shape:
-            way_out = "; pass its transpose" if grad.shape == param.shape[::-1] else ""
-            raise ValueError(f"grads[{i}]: expected shape {param.shape} to match {self.names[i]}, got {grad.shape}{way_out}")
-        if not is_plain(grad, typenum, param.ndim):
-            raise ValueError(f"grads[{i}]: expected a C-contiguous, aligned array, got strides {grad.strides}; "
-                             f"pass np.ascontiguousarray(grad)")
-        cdef char* start = <char*>data(grad)
-        cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
-        cdef Py_ssize_t j
-        cdef Tensor* t
-        for j in range(self.plan.n_tensors):
-            t = &self.plan.tensors[j]
-            if start < <char*>t.param + t.size * (4 if t.typenum == cnp.NPY_FLOAT32 else 8) and <char*>t.param < stop:
-                raise ValueError(f"grads[{i}]: expected memory of its own, got an array that overlaps {self.names[j]}; pass a copy")
-        return grad
-
-    def step(self):
-        """One update of every bound parameter."""
-        cdef Plan* plan = &self.plan
-        with nogil:
-            update_prepare(plan)
-            team_run(update_job, plan, team_for(4 * plan.total))
+cdef void ready_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
+                         Py_ssize_t n) noexcept nogil:
+    # scaled, clipped, with L2
+    cdef floating factor = <floating>scale, high = <floating>clip, low = -high, decay = <floating>weight_decay, g
+    cdef Py_ssize_t i
+    for i in range(n):
+        g = factor * grad[i]
+        g = high if high < g else g
+        g = low if low > g else g
+        ready[i] = g + decay * param[i]
 
 
-cdef void* aligned_block(size_t size) except NULL:
-    # zeroed, on a cache line of its own
-    cdef void* block = NULL
-    if posix_memalign(&block, 64, size + 64) != 0:
-        raise MemoryError(f"no memory for {size} bytes")
-    memset(block, 0, size)
-    return block
+cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, floating* dtype,
+                         Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # elements start to stop of one tensor; a gradient that needs more than a scale is made ready piece by piece
+    cdef floating* array[2 + MAX_STATES]
+    cdef floating ready[PIECE]
+    cdef floating* grad
+    cdef Py_ssize_t i, n
+    array[0], array[1] = <floating*>t.param, <floating*>t.source
+    for i in range(MAX_STATES):
+        array[2 + i] = <floating*>t.state[i]
+    move_on(array, start)
+    if t.step.decay == 0 and clip == INFINITY:
+        update_arrays(formula, &t.step, scale, array, stop - start)
+        return
+    grad = array[1]
+    while start < stop:
+        n = min(stop - start, <Py_ssize_t>PIECE)
+        ready_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
+        array[1] = ready
+        update_arrays(formula, &t.step, 1, array, n)
+        grad += n
+        start += n
+
+
+cdef void update_tensor(int formula, Tensor* t, double scale, double clip, floating* dtype,
+                        Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    if formula == PLAIN:
+        update_formula(<Plain*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == MOMENTUM:
+        update_formula(<Momentum*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == SCALED:
+        update_formula(<Scaled*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == SCALED_CENTERED:
+        update_formula(<ScaledCentered*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == SCALED_MOMENTUM:
+        update_formula(<ScaledMomentum*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == SCALED_CENTERED_MOMENTUM:
+        update_formula(<ScaledCenteredMomentum*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == ADADELTA:
+        update_formula(<Adadelta*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == ADAM:
+        update_formula(<Adam*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == NADAM:
+        update_formula(<Nadam*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == AMSGRAD:
+        update_formula(<Amsgrad*>NULL, t, scale, clip, dtype, start, stop)
+    elif formula == ADAMAX:
+        update_formula(<Adamax*>NULL, t, scale, clip, dtype, start, stop)
+    else:
+        update_formula(<Lion*>NULL, t, scale, clip, dtype, start, stop)

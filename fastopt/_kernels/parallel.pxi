@@ -24,6 +24,7 @@ cdef extern from "team.h" nogil:
 # in multiply-adds (or moved elements times 4), that pays for one:
 cdef enum:
     WORK_PER_MEMBER = 200_000
+    GRAIN = 64                  # elements; at least 256 bytes: members do not share a cache line
 
 
 cdef inline Py_ssize_t team_for(Py_ssize_t work) noexcept nogil:

@@ -151,7 +151,9 @@ cdef struct TrainCall:
     Run run
     int loss
     Py_ssize_t n_in, n_out, target_bytes    # target_bytes: of one row of targets
-    Py_ssize_t n, batch, position           # rows of data, rows of a batch, next row to use
+    Py_ssize_t n, position                  # rows of data, next row to use
+    int64_t* sizes                          # (n_sizes,) rows of the coming batches
+    Py_ssize_t n_sizes, batches             # batches: done in this call
     int64_t* order                          # (n,) rows in the order of use; NULL: rows lie ready, one batch
     void *x
     void *targets
@@ -161,6 +163,7 @@ cdef struct TrainCall:
     void *batch_weights
     double* row_loss
     Plan* plan                              # NULL: gradients only
+    double batch_loss, batch_weight
     double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
     bint stop
 
@@ -181,10 +184,11 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     # forward, loss, backward and update of the batch that starts at position
     cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
     cdef floating* weights = NULL
-    cdef double weight
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
-        team_barrier(team)
+    if c.plan != NULL and c.plan.interim:
+        walk_share(c.plan, leave_part, member, team)
+    team_barrier(team)
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
     forward(run, dtype, member, team)
@@ -192,27 +196,43 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
               c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
     team_barrier(team)
     if member == 0:
-        weight = weight_sum(weights, run.rows)
-        c.loss_sum += add_up(c.row_loss, run.rows) * weight
-        c.weight_sum += weight
-        if c.plan != NULL:
+        c.batch_loss, c.batch_weight = add_up(c.row_loss, run.rows), weight_sum(weights, run.rows)
+        if c.plan != NULL and not c.plan.gated:
             update_prepare(c.plan)
     backward(run, dtype, member, team)
     if c.plan != NULL:
-        update_share(c.plan, member, team)
+        if c.plan.interim:
+            walk_share(c.plan, return_part, member, team)
+        update_step(c.plan, member, team)
+
+
+cdef void finish_batch(TrainCall* c) noexcept nogil:
+    c.stop = team_seconds() > c.deadline
+    if c.plan != NULL:
+        if c.plan.refused:      # the batch has not happened
+            c.stop = True
+            return
+        c.stop |= c.plan.n_rows > 0 and c.plan.row >= c.plan.n_rows
+    if c.plan == NULL or not c.plan.left_out:
+        c.loss_sum += c.batch_loss * c.batch_weight
+        c.weight_sum += c.batch_weight
+    c.position += c.run.rows
+    c.batches += 1
+    c.stop |= c.position >= c.n or c.batches >= c.n_sizes
 
 
 cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # batches from position on, until the data or the time is used up; a last batch may be smaller
+    # batches from position on, until the data, the time or a table is used up; a last batch may be smaller
     while True:
         if member == 0:
-            run.rows = min(c.batch, c.n - c.position)
+            run.rows = min(c.sizes[c.batches], c.n - c.position)
+            if c.plan != NULL:
+                update_begin(c.plan)
         team_barrier(team)
         train_batch(c, run, dtype, member, team)
         team_barrier(team)
         if member == 0:
-            c.position += run.rows
-            c.stop = c.position >= c.n or team_seconds() > c.deadline
+            finish_batch(c)
         team_barrier(team)
         if c.stop:
             return
@@ -376,6 +396,7 @@ cdef class Training:
     cdef Update update
     cdef str loss
     cdef public Py_ssize_t position         # next row of the epoch that `run` works on
+    cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
     cdef void** dparams
@@ -411,7 +432,7 @@ cdef class Training:
         self.program.start(&c.run, self.workspace, True)
         c.run.dparams = self.dparams
         c.loss = MSE if self.loss == "mse" else SOFT_CROSS_ENTROPY if targets.ndim == 2 else CROSS_ENTROPY
-        c.n, c.n_in, c.n_out, c.batch, c.position = x.shape[0], x.shape[1], self.program.n_out, batch, 0
+        c.n, c.n_in, c.n_out, c.position, c.batches = x.shape[0], x.shape[1], self.program.n_out, 0, 0
         c.target_bytes = targets.nbytes // x.shape[0]
         c.x, c.targets = data(x), data(targets)
         c.weights = NULL if weights is None else data(weights)
@@ -419,37 +440,56 @@ cdef class Training:
         c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
         c.plan = NULL if self.update is None else &self.update.plan
         c.deadline = c.loss_sum = c.weight_sum = 0
-        if self.update is not None:
-            self.update.bind(self.grads)
 
-    cdef Py_ssize_t team(self, Py_ssize_t rows) noexcept nogil:
-        # backward takes twice forward's work, and meets twice as often
-        return team_for(rows * self.program.work // self.program.n_entries)
+    cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
+        # the one region of a call; backward takes twice forward's work, and meets twice as often
+        cdef Py_ssize_t team = team_for(rows * self.program.work // self.program.n_entries)
+        if self.update is None:
+            with nogil:
+                team_run(train_job, c, team)
+            return
+        self.update.enter()
+        try:
+            if self.update.held is not self.grads:
+                self.update.take(self.grads)
+                self.update.held = self.grads
+            with nogil:
+                team_run(train_job, c, team)
+        finally:
+            self.update.busy = False
 
     def step(self, x, targets, sample_weight=None):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
         cdef TrainCall c
+        cdef int64_t rows
         x, targets, weights = self.check(x, targets, sample_weight)
         if x.shape[0] == 0:
             raise ValueError("x: expected at least one row, got none")
-        self.fill(&c, x, targets, weights, x.shape[0])
+        rows = x.shape[0]
+        self.fill(&c, x, targets, weights, rows)
+        c.sizes, c.n_sizes = &rows, 1
         c.run.values[0] = c.x
-        with nogil:
-            team_run(train_job, &c, self.team(c.n))
-        return c.loss_sum / c.weight_sum if c.weight_sum > 0 else 0.0
+        self.execute(&c, rows)
+        if self.update is not None:
+            self.update.leave()
+            self.batches += 1
+        return c.batch_loss
 
-    def run(self, x, targets, sample_weight, order, Py_ssize_t batch, double seconds):
+    def run(self, x, targets, sample_weight, order, sizes, double seconds):
         """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
 
-        Moves `position`, `loss_sum` and `weight_sum` on before it returns: what Ctrl-C cannot part
-        from the updates.
+        `sizes` holds the rows of the coming batches. Moves `position`, `batches`, `loss_sum` and
+        `weight_sum` on before it returns: what Ctrl-C cannot part from the updates.
         """
         cdef TrainCall c
-        order = np.require(order, np.int64, ["C", "A"])
+        order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
+        cdef Py_ssize_t batch = min(sizes.max(), x.shape[0])
         self.fill(&c, x, targets, sample_weight, batch)
         c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
+        c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
         c.run.values[0] = c.batch_x
         c.deadline = team_seconds() + seconds
-        with nogil:
-            team_run(train_job, &c, self.team(batch))
+        self.execute(&c, batch)
         self.position, self.loss_sum, self.weight_sum = c.position, c.loss_sum, c.weight_sum
+        self.batches += c.batches
+        self.update.leave()

@@ -1,8 +1,8 @@
 /* Vector types per instruction set, and the register tiles built on them.
  *
  * Lives here: the vector of LANES elements for float and double, loads and
- * stores of a partial vector, and (through tile.h, included once per dtype)
- * the two innermost product tiles. Blocking, threads and epilogues are Cython.
+ * stores of a partial vector, (through tile.h, included once per dtype) the two
+ * innermost product tiles, and the denormal mode. Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
  *   intrinsics are what the extensions lack: masked loads and stores, and halves.
@@ -122,4 +122,28 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 #undef REAL
 #undef VEC
 #undef NAME
+
+/* Denormal results and operands become zero until the mode is put back. */
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+static inline unsigned long flush_denormals(void) {
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040); /* FTZ and DAZ */
+    return mode;
+}
+static inline void restore_denormals(unsigned long mode) { _mm_setcsr((unsigned)mode); }
+#elif defined(__aarch64__)
+static inline unsigned long flush_denormals(void) {
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1ul << 24)));
+    return mode;
+}
+static inline void restore_denormals(unsigned long mode) {
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+}
+#else
+static inline unsigned long flush_denormals(void) { return 0; }
+static inline void restore_denormals(unsigned long mode) { (void)mode; }
+#endif
 #endif

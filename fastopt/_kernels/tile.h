@@ -112,3 +112,34 @@ static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t
 #undef CASES
 #undef CASE
 }
+
+/* n <= 16 elements; pad: zeros follow them in `to`, up to 16. */
+static inline void NAME(copy_part)(REAL *to, const REAL *from, ptrdiff_t n, int pad) {
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) {
+        const ptrdiff_t rest = n - i < 0 ? 0 : n - i < NAME(LANES) ? n - i : NAME(LANES);
+        const VEC v = NAME(load_part)(from + i, rest);
+        if (pad)
+            *(VEC *)(to + i) = v;
+        else
+            NAME(store_part)(to + i, v, rest);
+    }
+}
+
+/* The sum of n squares, in a fixed order; approximate where it leaves the range of REAL. */
+static double NAME(sum_squares)(const REAL *p, ptrdiff_t n) {
+    VEC acc[4] = {{0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * NAME(LANES) <= n; i += 4 * NAME(LANES)) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const VEC x = *(const VEC *)(p + i + j * NAME(LANES));
+            acc[j] += x * x;
+        }
+    }
+    for (; i < n; i += NAME(LANES)) {
+        const VEC x = NAME(load_part)(p + i, n - i < NAME(LANES) ? n - i : NAME(LANES));
+        acc[0] += x * x;
+    }
+    return NAME(sum_lanes)((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}

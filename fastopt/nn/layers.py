@@ -7,7 +7,7 @@ network it is put into (`build`), which knows dtype and random numbers.
 
 import numpy as np
 
-from fastopt._arrays import aligned_copy, aligned_zeros
+from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
 
 
@@ -121,6 +121,27 @@ class Dense(Layer):
         self.in_features = _features("in_features", in_features)
         self.out_features = _features("out_features", out_features)
         self.activation, self._has_bias, self._arrays = activation, bool(bias), {}
+        self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+
+    @classmethod
+    def from_torch(cls, linear, activation="identity") -> "Dense":
+        """A layer with a copy of the weights of a ``torch.nn.Linear``; a network takes them in its own dtype."""
+        layer = cls(linear.in_features, linear.out_features, activation, linear.bias is not None)
+        given = {"weight": linear.weight, "bias": linear.bias}
+        layer._given = {name: as_array(name, a.detach()).copy() for name, a in given.items() if a is not None}
+        return layer
+
+    def to_torch(self):
+        """A ``torch.nn.Linear`` with a copy of the weights, without the activation; needs torch."""
+        import torch
+
+        arrays = self.arrays() or self._given
+        if not arrays:
+            raise AttributeError("weight: made when the layer is put into a Sequential")
+        linear = torch.nn.Linear(self.in_features, self.out_features, bias=self._has_bias)
+        for name, a in arrays.items():
+            setattr(linear, name, torch.nn.Parameter(torch.from_numpy(a.copy())))
+        return linear
 
     def config(self):
         return {
@@ -142,6 +163,9 @@ class Dense(Layer):
             "weight": weight,
             "bias": aligned_zeros((self.out_features,), dtype) if self._has_bias else None,
         }
+        for name, a in self._given.items():
+            self._arrays[name][...] = a
+        self._given = {}
 
     def parameters(self):
         return list(self.arrays().values())

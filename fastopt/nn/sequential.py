@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
 from fastopt.nn.layers import Standardize, check_chain, walk
@@ -160,7 +161,7 @@ class Sequential:
     def save(self, path) -> None:
         """Write the network to a safetensors file; whole or not at all."""
         document = {"kind": "network", "dtype": self.dtype.name, "layers": files.describe(self.layers)}
-        files.write(path, files.arrays_of(self), document)
+        _files.write(path, files.arrays_of(self), document)
 
     def __repr__(self):
         inside = "".join(f"    {layer!r},\n" for layer in self.layers)
@@ -192,7 +193,7 @@ def load(path):
     ValueError
         The file is damaged, truncated or of another kind.
     """
-    arrays, document = files.read(path, "network")
+    arrays, document = _files.read(path, "network")
     try:
         net = Sequential(files.build(document["layers"]), rng=0, dtype=document["dtype"])
         mine = files.arrays_of(net)

@@ -10,11 +10,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
 from fastopt.nn.sequential import require_finite
+from fastopt.optim.optimizer import pack_state, unpack_state
+from fastopt.schedules import Schedule
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
+AHEAD = 1024  # batches whose sizes are worked out at once
 
 
 class History(dict):
@@ -57,7 +61,7 @@ class Trainer:
 
     def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
         mine = net.parameters()
-        theirs = [a for group in optimizer.param_groups for a in group["params"]]
+        theirs = optimizer._arrays
         if [id(a) for a in mine] != [id(a) for a in theirs]:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
@@ -86,7 +90,7 @@ class Trainer:
             Data that does not fit; nothing has been changed then.
         """
         self.net.require_calibrated()
-        self.optimizer._send_options()
+        self.optimizer._ready()
         return self._training.step(x, y, sample_weight)
 
     def fit(
@@ -114,8 +118,9 @@ class Trainer:
             Targets of X; None if X is an iterable of batches.
         epochs : int
             Passes over the data in this call. An epoch that was interrupted is finished first, as one of them.
-        batch_size : int
-            The last batch of an epoch may be smaller.
+        batch_size : int or Schedule
+            The last batch of an epoch may be smaller. A schedule gives the size of the t-th batch this trainer
+            trains on, rounded to the nearest whole number. Not used with an iterable of batches.
         validation : (array_like, array_like), optional
             Data whose loss is measured after every epoch.
         patience : int, optional
@@ -135,13 +140,18 @@ class Trainer:
         Returns
         -------
         History
+
+        Notes
+        -----
+        A `ReduceOnPlateau` among the optimizer's options is told the validation loss after each epoch, or the
+        training loss where there is no validation.
         """
         callbacks = [callbacks] if callable(callbacks) else list(callbacks)
         if patience is not None and validation is None:
             raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
         for name, value in (
             ("epochs", epochs),
-            ("batch_size", batch_size),
+            ("batch_size", 1 if isinstance(batch_size, Schedule) else batch_size),
             ("patience", 1 if patience is None else patience),
         ):
             if not hasattr(value, "__index__") or value < 1:
@@ -160,6 +170,7 @@ class Trainer:
             for _ in range(epochs):
                 loss = epoch_of(data, batch_size, shuffle, bar)
                 self._record(history, loss, validation)
+                self.optimizer.measured(history["loss" if validation is None else "val_loss"][-1])
                 done = best.update(history) if patience is not None else False
                 bar.epoch(history)
                 wishes = [callback(self, history) for callback in callbacks]
@@ -200,13 +211,23 @@ class Trainer:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         run = self._training
         while run.position < len(x):
-            self.optimizer._send_options()
+            self.optimizer._ready()
             before = run.position
-            run.run(x, targets, weights, order, min(batch_size, len(x)), SLICE)
+            run.run(x, targets, weights, order, self._sizes(batch_size, len(x)), SLICE)
             bar.rows((run.position - before) / len(x))
         loss = run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0
         run.position, run.loss_sum, run.weight_sum, self.epoch = 0, 0.0, 0.0, self.epoch + 1
         return loss
+
+    def _sizes(self, batch_size, n) -> np.ndarray:
+        """Rows of the coming batches, as many as an epoch can have."""
+        if not isinstance(batch_size, Schedule):
+            return np.full(-(-n // batch_size), batch_size)
+        first = self._training.batches + 1
+        sizes = np.asarray(batch_size(np.arange(first, first + min(n, AHEAD))))
+        if not np.isfinite(sizes).all() or sizes[0] < 0.5:
+            raise ValueError(f"batch_size: expected at least 1 at batch {first}, got {sizes[0]} from {batch_size!r}")
+        return np.clip(np.rint(sizes), 1, n).astype(np.int64)
 
     def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
         loss_sum, weight_sum, empty = 0.0, 0.0, True
@@ -234,13 +255,8 @@ class Trainer:
 
     def save(self, path) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
-        state = self.optimizer.state_dict()
-        arrays = files.arrays_of(self.net)
-        steps = {}
-        for i, entry in state["state"].items():
-            steps[str(i)] = entry["step"]
-            arrays |= {f"optimizer.{i}.{name}": a for name, a in entry.items() if name != "step"}
-        files.write(path, arrays, {**self._document(), "steps": steps, "param_groups": state["param_groups"]})
+        arrays, state = pack_state(self.optimizer.state_dict())
+        _files.write(path, {**files.arrays_of(self.net), **arrays}, {**self._document(), "optimizer": state})
 
     def _document(self):
         return {
@@ -252,6 +268,7 @@ class Trainer:
             "seed": self.seed,
             "epoch": self.epoch,
             "position": self._training.position,
+            "batches": self._training.batches,
         }
 
     def resume(self, path) -> None:
@@ -264,24 +281,21 @@ class Trainer:
         ValueError
             It is damaged or belongs to another network, loss or rule; nothing has been changed then.
         """
-        arrays, document = files.read(path, "trainer")
+        arrays, document = _files.read(path, "trainer")
         mine = files.arrays_of(self.net)
         try:
-            expected, steps = self._document(), document["steps"]
+            expected = self._document()
             for name in ("dtype", "rule", "loss"):
                 if document[name] != expected[name]:
                     raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
             moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
             files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
-            state: dict[int, dict] = {int(i): {"step": int(count)} for i, count in steps.items()}
-            for key, moment in moments.items():
-                _, i, name = key.split(".")
-                state[int(i)][name] = moment
-            seed, epoch, position = int(document["seed"]), int(document["epoch"]), int(document["position"])
+            state = unpack_state(moments, document["optimizer"])
+            seed, epoch, position, batches = (int(document[n]) for n in ("seed", "epoch", "position", "batches"))
             calibrated = [config.pop("calibrated", None) for config in document["layers"]]
             if document["layers"] != [{k: v for k, v in c.items() if k != "calibrated"} for c in expected["layers"]]:
                 raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
-            self.optimizer.load_state_dict({"state": state, "param_groups": document["param_groups"]})
+            self.optimizer.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: does not fit this trainer ({error})") from error
         for name, a in mine.items():
@@ -290,7 +304,8 @@ class Trainer:
             if known is not None:
                 layer.calibrated = known
         self.seed, self.epoch = seed, epoch
-        self._training.position, self._training.loss_sum, self._training.weight_sum = position, 0.0, 0.0
+        self._training.position, self._training.batches = position, batches
+        self._training.loss_sum, self._training.weight_sum = 0.0, 0.0
 
 
 class _Best:

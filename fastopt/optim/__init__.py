@@ -1,6 +1,6 @@
 """Optimizers: torch.optim's names and defaults, NumPy arrays, updated in place."""
 
 from fastopt.optim.optimizer import Optimizer
-from fastopt.optim.rules import SGD, Adam
+from fastopt.optim.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
-__all__ = ["SGD", "Adam", "Optimizer"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "Optimizer", "RAdam", "RMSprop"]

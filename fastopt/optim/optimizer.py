@@ -1,81 +1,257 @@
 """What all optimizers share: parameter groups, moments, state, one compiled step.
 
-A rule (rules.py) adds its table of defaults and says which moments it keeps.
-The arithmetic is a kernel; options are read from `param_groups` at every step.
+- A rule (rules.py) is its signature, which is the table of its defaults, and the formula its
+  options choose. The arithmetic is a kernel.
+- `step` compares the objects in `param_groups` with those it saw last; only if one is another,
+  options are checked and sent to the kernel (`_send_options`).
+- A schedule in place of a number is evaluated ahead, ROWS updates at a time, into a table
+  from which the kernel takes its options, also inside a Trainer's run.
 """
 
+import inspect
 import math
+from contextlib import contextmanager
+from numbers import Number
 
 import numpy as np
 
-from fastopt._arrays import aligned_zeros
+from fastopt import _files
+from fastopt._arrays import aligned_zeros, as_array
 from fastopt._kernels import core
+from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
+
+ROWS = 512  # updates a table holds
+
+# What a number may be: at least the first, below the second.
+RANGES = {
+    "lr": (0, math.inf),
+    "momentum": (0, math.inf),
+    "dampening": (-math.inf, math.inf),
+    "weight_decay": (0, math.inf),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "alpha": (0, math.nextafter(1, 2)),
+    "rho": (0, math.nextafter(1, 2)),
+    "eps": (0, math.inf),
+    "lr_decay": (0, math.inf),
+    "momentum_decay": (0, math.inf),
+    "rectify_threshold": (4, math.inf),
+    "initial_accumulator_value": (0, math.inf),
+}
+ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
+FLAGS = ("lr_in_velocity", "maximize", "eps_inside_sqrt")
 
 
 class Optimizer:
     """Base of the optimizers; construct one of its subclasses.
 
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, C-contiguous, updated in place: NumPy arrays, objects with a writable buffer,
+        or CPU DLPack exports such as ``tensor.detach()`` of torch. Or groups ``{"params": [...], "lr": ...}``.
+    options : dict
+        Of the rule, for groups that do not bring their own.
+    max_norm : float, optional
+        Before the update all gradients together are scaled by ``min(1, max_norm / (norm + 1e-6))``, as
+        ``torch.nn.utils.clip_grad_norm_`` does; the gradient arrays are not written.
+    clip_value : float, optional
+        Before the update every element of a gradient is brought into ``[-clip_value, clip_value]``.
+    check_finite : {None, "raise", "skip"}
+        Look for NaN and infinity in the gradients before anything is changed, and raise FloatingPointError,
+        or leave the step out.
+    accumulate : int
+        Update at every k-th step only, with the mean of k gradients.
+    ema_decay : float, optional
+        Keep an exponential moving average of the parameters; see `averaged`.
+
     Attributes
     ----------
     param_groups : list of dict
-        Options of each group, and its arrays under "params"; options may be changed between steps.
+        Options of each group, and its arrays under "params"; options may be changed between steps, and any
+        number may be a schedule of `fastopt.schedules`.
+    defaults : dict
+        Options of a group that brings none.
     """
 
     defaults: dict = {}
+    _rule: str
 
-    def __init__(self, params, **options):
-        params = list(params) if not isinstance(params, np.ndarray) else [params]
+    def __init_subclass__(cls):
+        own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        shared = [p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        cls.defaults = {p.name: p.default for p in own if p.default is not p.empty}
+        cls.__signature__ = inspect.Signature([*own[1:], *shared])  # what help() shows
+
+    def __init__(
+        self, params, options, *, max_norm=None, clip_value=None, check_finite=None, accumulate=1, ema_decay=None
+    ):
+        if max_norm is not None and clip_value is not None:
+            raise ValueError("max_norm, clip_value: expected one of them, got both")
+        for name, value in (("max_norm", max_norm), ("clip_value", clip_value)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+        if check_finite not in (None, "raise", "skip"):
+            raise ValueError(f"check_finite: expected None, 'raise' or 'skip', got {check_finite!r}")
+        if not hasattr(accumulate, "__index__") or accumulate < 1:
+            raise ValueError(f"accumulate: expected a whole number of at least 1, got {accumulate!r}")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay: expected a number in [0, 1), got {ema_decay!r}")
+        params = [params] if _is_one(params) else list(params)
         if not params:
             raise ValueError("params: expected at least one array, got none")
-        groups = params if isinstance(params[0], dict) else [{"params": params}]
-        self.param_groups = [self._group(group, options) for group in groups]
-        arrays = [(a, i) for i, group in enumerate(self.param_groups) for a in group["params"]]
-        self._rule, self._moments = self._kernel()
-        self._states = [tuple(aligned_zeros(np.shape(a), a.dtype) for _ in self._moments) for a, _ in arrays]
-        named = [(f"params[{k}]", a, i) for k, (a, i) in enumerate(arrays)]
-        self._update = core.Update(self._rule, named, self._states, len(self.param_groups))
+        self.defaults = {name: options[name] for name in type(self).defaults}
+        self.param_groups: list[dict] = []
+        self._accumulate, self._ema_decay = int(accumulate), ema_decay
+        self._arrays: list[np.ndarray] = []
+        self._states: list[dict[str, np.ndarray]] = []
+        self._kept: list[tuple] = []  # per parameter: names of the arrays the kernel points to
+        limits = [math.inf if value is None else float(value) for value in (max_norm, clip_value)]
+        self._update = core.Update(as_array, check_finite, *limits, self._accumulate, ema_decay or 0.0)
+        for group in params if isinstance(params[0], dict) else [{"params": params}]:
+            self.add_param_group(group)
 
-    def _group(self, group, options):
-        unknown = (set(group) | set(options)) - set(self.defaults) - {"params"}
+    def add_param_group(self, group) -> None:
+        """Take in more parameters.
+
+        Parameters
+        ----------
+        group : dict
+            ``{"params": [...]}`` and the options that differ from the defaults. Gradients of its arrays
+            come after those of the groups before.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that cannot be updated in place, or that the optimizer has already; nothing has been
+            changed then.
+        """
+        if not isinstance(group, dict):
+            raise TypeError(f'group: expected a dict like {{"params": [...]}}, got {type(group).__name__}')
+        unknown = set(group) - set(self.defaults) - {"params"}
         if unknown:
             raise TypeError(
                 f"{type(self).__name__}: unknown option {sorted(unknown)[0]!r}; it takes {', '.join(self.defaults)}"
             )
-        params = group["params"]
-        params = [params] if isinstance(params, np.ndarray) else list(params)
-        for k, a in enumerate(params):
-            if not isinstance(a, np.ndarray):
-                raise TypeError(f"params[{k}]: expected a NumPy array, got {type(a).__name__}")
-        merged = {**self.defaults, **options, **group, "params": params}
-        self._check(merged)
-        return merged
+        if "params" not in group:
+            raise ValueError('group: expected its arrays under "params", got none')
+        params = [group["params"]] if _is_one(group["params"]) else list(group["params"])
+        if not params:
+            raise ValueError("params: expected at least one array, got none")
+        first = len(self._arrays)
+        names = [f"params[{first + k}]" for k in range(len(params))]
+        arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
+        merged = {**self.defaults, **group, "params": params}
+        self._checked(merged)
+        self._update.add_group(list(zip(names, arrays, strict=True)))
+        self.param_groups.append(merged)
+        self._arrays += arrays
+        self._states += [{} for _ in arrays]
+        self._kept += [()] * len(arrays)
+        self._send_options()
 
-    def _kernel(self) -> tuple[str, tuple[str, ...]]:
-        """The kernel's rule and the names of its moments."""
+    # --- options on their way to the kernel
+
+    def _formula(self, group) -> tuple[str, tuple[str | None, ...]]:
+        """The kernel's formula for these options, and the names of its moments by slot; ValueError if none fits."""
         raise NotImplementedError
 
-    def _check(self, group) -> None:
-        """Raise ValueError for options out of range."""
-        for name in ("lr", "weight_decay", "eps", "momentum"):
-            if name in group and not 0 <= group[name] < math.inf:
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {group[name]!r}")
+    def _decoupled(self, group) -> bool:
+        """Whether weight decay shrinks the parameter instead of joining the gradient."""
+        return bool(group.get("decoupled_weight_decay", False))
 
-    def _options(self, group) -> dict:
-        """The group's options as the kernel takes them."""
-        return {name: value for name, value in group.items() if name != "params"}
+    def _checked(self, group) -> dict:
+        """The numbers of a group by the kernel's names; some may be schedules."""
+        numbers = {}
+        for name, value in _numbers(group):
+            if not isinstance(value, Schedule):
+                value = _number(name, value)
+                low, high = RANGES[name]
+                if not low <= value < high:
+                    raise ValueError(f"{_range_text(name)}, got {group.get(name, group.get('betas'))!r}")
+            numbers[ALIASES.get(name, name)] = value
+        self._formula(group)
+        return numbers
+
+    def _ready(self) -> None:
+        """Bring the kernel up to date with param_groups."""
+        if not self._update.settled(self.param_groups):
+            self._send_options()
 
     def _send_options(self) -> None:
-        for group in self.param_groups:
-            self._check(group)
-        for i, group in enumerate(self.param_groups):
-            self._update.set_options(i, **self._options(group))
+        groups = self.param_groups
+        if sum(len(group["params"]) for group in groups) != len(self._arrays):
+            raise ValueError("param_groups: expected the parameters known so far; use add_param_group for more")
+        numbers = [self._checked(group) for group in groups]
+        columns = self._columns(numbers)
+        first = 0
+        for i, (group, values) in enumerate(zip(groups, numbers, strict=True)):
+            formula, moments = self._formula(group)
+            nesterov = group.get("nesterov", False)
+            plain = {name: v for name, v in values.items() if name in core.NUMBERS and not isinstance(v, Schedule)}
+            flags = [bool(group.get(name, False)) for name in FLAGS]
+            last = first + len(group["params"])
+            self._keep(range(first, last), group, moments, nesterov == "interim")
+            self._update.set_options(
+                i,
+                self._rule,
+                formula,
+                plain,
+                nesterov is True,
+                nesterov == "interim",
+                *flags,
+                self._decoupled(group),
+                _seen(group),
+            )
+            first = last
+        self._update.set_table(columns)
+
+    def _columns(self, numbers) -> list[tuple[int, str, np.ndarray]]:
+        """The coming values of every schedule, as far as all of them are good."""
+        t = np.arange(self.steps + 1, self.steps + 1 + ROWS)
+        columns, good = [], ROWS
+        for i, values in enumerate(numbers):
+            for name, schedule in values.items():
+                if isinstance(schedule, Schedule):
+                    row = np.asarray(schedule(t), np.float64)
+                    low, high = RANGES[name]
+                    bad = np.flatnonzero(~((low <= row) & (row < high)))
+                    if bad.size and bad[0] == 0:
+                        raise ValueError(
+                            f"{_range_text(name)}, got {float(row[0])!r} from {schedule!r} at update {t[0]}"
+                        )
+                    good = min(good, bad[0]) if bad.size else good
+                    columns.append((i, name, row))
+        return [(i, name, row[:good]) for i, name, row in columns]
+
+    def _keep(self, parameters, group, moments, interim) -> None:
+        """Make the arrays these parameters need and have not got, and point the kernel to them."""
+        extra = ["ema"] * (self._ema_decay is not None) + ["accumulated"] * (self._accumulate > 1) + ["home"] * interim
+        wanted = (*moments, *extra)
+        for k in parameters:
+            if self._kept[k] == wanted:
+                continue
+            state = self._states[k]
+            for name in filter(None, wanted):
+                if name not in state:
+                    state[name] = self._new_array(k, name, group)
+            arrays = tuple(state.get(name) for name in moments)
+            self._update.set_arrays(
+                k, arrays, *(state[name] if name in extra else None for name in ("ema", "accumulated", "home"))
+            )
+            self._kept[k] = wanted
+
+    def _new_array(self, k, name, group) -> np.ndarray:
+        return aligned_zeros(self._arrays[k].shape, self._arrays[k].dtype, like=self._arrays[k])
+
+    # --- steps
 
     def bind(self, grads) -> None:
         """Check gradients once; later calls of ``step()`` use the same arrays.
 
         Parameters
         ----------
-        grads : iterable of ndarray or None
+        grads : iterable of arrays or None
             In the order of the parameters, of their shape and dtype; None skips one.
 
         Raises
@@ -90,60 +266,323 @@ class Optimizer:
 
         Parameters
         ----------
-        grads : iterable of ndarray or None, optional
-            As for `bind`; without it the bound arrays are used.
+        grads : iterable of arrays or None, optional
+            As for `bind`, for this step only; without it the bound arrays are used.
 
         Raises
         ------
         TypeError, ValueError
             As `bind`, or an option out of range; nothing has been changed then.
+        FloatingPointError
+            A gradient is not finite, under ``check_finite="raise"``; no parameter has been changed then.
         """
-        if grads is not None:
-            self._update.bind(grads)
-        self._send_options()
-        self._update.step()
+        if not self._update.settled(self.param_groups):
+            self._send_options()
+        self._update.step(grads)
+
+    def measured(self, value) -> None:
+        """Tell every schedule among the options a measurement, once; only `ReduceOnPlateau` listens."""
+        options = [part for group in self.param_groups for option in group.values() for part in _parts(option)]
+        for schedule in {id(part): part for part in options if isinstance(part, Schedule)}.values():
+            schedule.update(value)
+
+    @property
+    def steps(self) -> int:
+        """Updates done so far: the t of schedules."""
+        return self._update.updates
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out under ``check_finite="skip"``."""
+        return self._update.skipped
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of all gradients at the last update, before clipping; NaN without `max_norm`."""
+        return self._update.norm
+
+    @contextmanager
+    def interim_point(self):
+        """Hold the parameters at the interim point of Nesterov's method, ``param + momentum * velocity``.
+
+        Gradients for ``nesterov="interim"`` are taken inside the block, `step` is called after it. The
+        parameters come back bit for bit, also on an exception.
+        """
+        if not any(group.get("nesterov") == "interim" for group in self.param_groups):
+            raise ValueError('interim_point: expected a group with nesterov="interim", got none')
+        self._ready()
+        self._update.leave_home()
+        try:
+            yield self
+        finally:
+            self._update.return_home()
+
+    @contextmanager
+    def averaged(self):
+        """Hold the moving averages in the parameters; they come back bit for bit, also on an exception."""
+        if self._ema_decay is None:
+            raise ValueError("averaged: expected an optimizer made with ema_decay, got one without")
+        home = [a.copy() for a in self._arrays]
+        try:
+            for k, a in enumerate(self._arrays):
+                if self._update.get_counts(k)[0]:
+                    a[...] = self._states[k]["ema"]
+            yield self
+        finally:
+            for a, kept in zip(self._arrays, home, strict=True):
+                a[...] = kept
+
+    # --- state
 
     def state_dict(self) -> dict:
         """State and options as plain arrays and numbers, in torch's layout; the arrays are copies."""
-        state = {
-            i: {"step": count, **{name: a.copy() for name, a in zip(self._moments, moments, strict=True)}}
-            for i, (count, moments) in enumerate(zip(self._update.counts, self._states, strict=True))
-        }
+        state = {}
+        for k, arrays in enumerate(self._states):
+            count, started, product, summed = self._update.get_counts(k)
+            absent = {"home"} | ({"accumulated"} if not summed else set())
+            if self._rule == "sgd" and not started:
+                absent.add("momentum_buffer")  # as in torch, there from the first step on
+            state[k] = {"step": count, **{name: a.copy() for name, a in arrays.items() if name not in absent}}
+            if self._rule == "nadam":
+                state[k]["mu_product"] = product
         groups, first = [], 0
         for group in self.param_groups:
             last = first + len(group["params"])
-            groups.append({**group, "params": list(range(first, last))})
+            options = {name: _plain(value) for name, value in group.items()}
+            groups.append({**options, "params": list(range(first, last))})
             first = last
-        return {"state": state, "param_groups": groups}
+        return {
+            "state": state,
+            "param_groups": groups,
+            "steps": self.steps,
+            "accumulated": self._update.accumulated,
+        }
 
     def load_state_dict(self, state_dict) -> None:
-        """Take over what `state_dict` returned for an optimizer of the same rule and parameters.
+        """Take over what `state_dict` returned, or what the same rule of ``torch.optim`` returns.
+
+        Parameters
+        ----------
+        state_dict : dict
+            Of an optimizer of the same rule over parameters of the same shapes. Options that only torch
+            knows are left out.
 
         Raises
         ------
         ValueError
             Groups, moments or shapes that do not fit; nothing has been changed then.
         """
-        groups, state = state_dict["param_groups"], state_dict["state"]
+        try:
+            self._load(state_dict)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            name = type(self).__name__
+            raise ValueError(f"state_dict: expected one that fits this {name}, got another ({error!r})") from error
+
+    def _load(self, state_dict):
+        groups = state_dict["param_groups"]
+        numbers = [number for group in groups for number in group["params"]]
         sizes = [len(g["params"]) for g in self.param_groups]
         found = [len(g["params"]) for g in groups]
         if found != sizes:
-            raise ValueError(f"state_dict: expected groups of {sizes} parameters, got {found}")
-        entries = [state.get(i, {"step": 0}) for i in range(len(self._states))]
-        for i, (entry, moments) in enumerate(zip(entries, self._states, strict=True)):
-            for name, a in zip(self._moments, moments, strict=True):
-                shape = np.shape(entry.get(name))
-                if entry["step"] and shape != a.shape:
-                    raise ValueError(f"state_dict: expected {name} of shape {a.shape} for params[{i}], got {shape}")
+            raise ValueError(f"expected groups of {sizes} parameters, got {found}")
         merged = [
-            {**mine, **{k: v for k, v in theirs.items() if k in self.defaults}}
+            {**mine, **{name: _restored(theirs[name]) for name in self.defaults if name in theirs}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)
         ]
         for group in merged:
-            self._check(group)
+            self._checked(group)
+        owners = [group for group in merged for _ in group["params"]]
+        entries = [
+            self._entry(k, state_dict["state"].get(number), owner)
+            for k, (number, owner) in enumerate(zip(numbers, owners, strict=True))
+        ]
+        counts = [entry.pop("counts") for entry in entries]
+        steps = int(state_dict.get("steps", max((count[0] for count in counts), default=0)))
+        accumulated = int(state_dict.get("accumulated", 0))
+        if min(steps, accumulated, *(count[0] for count in counts)) < 0:
+            raise ValueError("expected counts of at least 0, got a negative one")
+
         for mine, group in zip(self.param_groups, merged, strict=True):
             mine.update(group)
-        for entry, moments in zip(entries, self._states, strict=True):
-            for name, a in zip(self._moments, moments, strict=True):
-                a[...] = entry.get(name, 0)
-        self._update.counts = [int(entry["step"]) for entry in entries]
+        self._states, self._kept = entries, [()] * len(entries)
+        for k, count in enumerate(counts):
+            self._update.set_counts(k, *count)
+        self._update.updates, self._update.accumulated = steps, accumulated
+        self._send_options()
+
+    def _entry(self, k, theirs, group) -> dict:
+        """New arrays for parameter k out of an entry of a state dict, and its "counts"."""
+        theirs, param = dict(theirs or {}), self._arrays[k]
+        product = float(theirs.pop("mu_product", 1.0))
+        entry: dict = {}
+        for name, value in theirs.items():
+            if name != "step" and value is not None:
+                value = as_array(name, value.detach() if hasattr(value, "detach") else value)
+                if value.shape != param.shape:
+                    raise ValueError(f"expected {name} of shape {param.shape} for params[{k}], got {value.shape}")
+                entry[name] = self._new_array(k, name, group)
+                entry[name][...] = value
+        # torch's SGD does not count its steps, and its buffer says that there has been one
+        count = int(theirs.get("step", "momentum_buffer" in entry))
+        started = "momentum_buffer" in entry
+        missing = [name for name in self._formula(group)[1] if name and name not in entry and self._rule != "sgd"]
+        if count and missing:
+            raise ValueError(f"expected {missing[0]} for params[{k}], got none")
+        if count and self._ema_decay is not None and "ema" not in entry:
+            entry["ema"] = self._new_array(k, "ema", group)
+            entry["ema"][...] = param
+        return {**entry, "counts": (count, started, product, "accumulated" in entry)}
+
+    def save(self, path) -> None:
+        """Write `state_dict` to a safetensors file; whole or not at all."""
+        arrays, document = pack_state(self.state_dict())
+        _files.write(path, arrays, {"kind": "optimizer", "rule": type(self).__name__, **document})
+
+    def load(self, path) -> None:
+        """Take over what `save` wrote.
+
+        Raises
+        ------
+        OSError
+            The file is missing or unreadable.
+        ValueError
+            It is damaged or belongs to another rule or other parameters; nothing has been changed then.
+        """
+        arrays, document = _files.read(path, "optimizer")
+        try:
+            if document["rule"] != type(self).__name__:
+                raise ValueError(f"expected state of {type(self).__name__}, got {document['rule']}")
+            self._load(unpack_state(arrays, document))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: does not fit this optimizer ({error})") from error
+
+    def torch_state_dict(self) -> dict:
+        """State for ``load_state_dict`` of the same rule in ``torch.optim``; needs torch.
+
+        Raises
+        ------
+        ValueError
+            torch lacks the rule, or an option that is in use.
+        """
+        import torch
+
+        peer = getattr(torch.optim, type(self).__name__, None)
+        if peer is None:
+            raise ValueError(f"torch_state_dict: expected a rule that torch has, got {type(self).__name__}")
+        theirs, state_dict = peer([torch.zeros(1)]).defaults, self.state_dict()
+        groups = []
+        for group, mine in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            options = {name: _now(mine[name], self.steps) for name in self.defaults}
+            for name, value in options.items():
+                if value != type(self).defaults[name] and (name not in theirs or value == "interim"):
+                    raise ValueError(f"{name}: expected an option that torch has, got {value!r}")
+            known = {name: value for name, value in options.items() if name in theirs}
+            groups.append({**theirs, **known, "params": group["params"]})
+        state = {}
+        for k, entry in state_dict["state"].items():
+            if entry["step"]:
+                state[k] = {
+                    name: torch.from_numpy(v) if isinstance(v, np.ndarray) else torch.tensor(float(v))
+                    for name, v in entry.items()
+                    if name not in ("ema", "accumulated") and (self._rule, name) != ("sgd", "step")
+                }
+        return {"state": state, "param_groups": groups}
+
+
+def pack_state(state_dict) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays of a state dict by name, and the rest of it as JSON values."""
+    arrays = {
+        f"optimizer.{k}.{name}": value
+        for k, entry in state_dict["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, np.ndarray)
+    }
+    numbers = {
+        str(k): {name: value for name, value in entry.items() if not isinstance(value, np.ndarray)}
+        for k, entry in state_dict["state"].items()
+    }
+    return arrays, {**state_dict, "state": numbers}
+
+
+def unpack_state(arrays, document) -> dict:
+    """What `pack_state` packed."""
+    state = {int(k): dict(numbers) for k, numbers in document["state"].items()}
+    for key, value in arrays.items():
+        _, k, name = key.split(".")
+        state[int(k)][name] = value
+    return {**{name: document[name] for name in ("param_groups", "steps", "accumulated")}, "state": state}
+
+
+def _is_one(params) -> bool:
+    """Whether `params` is one array, not a list of them."""
+    try:
+        return isinstance(params, np.ndarray) or hasattr(params, "__dlpack__") or bool(memoryview(params).format)
+    except TypeError:
+        return False
+
+
+def _numbers(group):
+    """(name, value) of the options that are numbers; betas give two."""
+    for name, value in group.items():
+        if name == "betas":
+            if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+                raise ValueError(f"betas: expected two numbers in [0, 1), got {value!r}")
+            yield from zip(("beta1", "beta2"), value, strict=True)
+        elif name in RANGES:
+            yield name, value
+
+
+def _number(name, value) -> float:
+    if isinstance(value, str) or not (isinstance(value, Number) or hasattr(value, "__float__")):
+        raise TypeError(f"{name}: expected a number or a schedule, got {value!r}")
+    return float(value)
+
+
+def _range_text(name) -> str:
+    low, high = RANGES[name]
+    if name in ("beta1", "beta2"):
+        return "betas: expected two numbers in [0, 1)"
+    return f"{name}: expected a finite number " + (f"of at least {low}" if high == math.inf else f"from {low} to 1")
+
+
+def _seen(group):
+    """Keys and values as `Update.settled` compares them; None if one of them can change inside."""
+    for name, value in group.items():
+        fixed = isinstance(value, bool | int | float | str | np.generic | tuple | None | Schedule)
+        if not (fixed or name == "params") or any(_can_change(v) for v in _parts(value)):
+            return None
+    return tuple(part for item in group.items() for part in item)
+
+
+def _parts(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _can_change(value) -> bool:
+    """Whether an option gives other numbers after a measurement."""
+    return isinstance(getattr(value, "then", value), ReduceOnPlateau)
+
+
+def _plain(value):
+    """An option as a plain value: schedules by their configuration."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, Schedule):
+        return value.config()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _restored(value):
+    """What `_plain` made plain, or torch's tensors, as an option."""
+    if isinstance(value, dict):
+        return from_config(value)
+    if isinstance(value, tuple | list):
+        return tuple(_restored(v) for v in value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def _now(value, steps):
+    """An option as the coming update will have it."""
+    if isinstance(value, tuple):
+        return tuple(_now(v, steps) for v in value)
+    return value(steps + 1) if isinstance(value, Schedule) else value

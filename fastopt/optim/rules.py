@@ -1,31 +1,42 @@
-"""The rules: a table of defaults, the moments kept, and how options reach the kernel."""
+"""The rules: each is a signature, which is its row of defaults, and the formula its options choose.
+
+`_formula` names one of the kernel's formulas and, slot by slot, the moments it keeps, by torch's
+names. The constants of a rule stand in `prepare` of _kernels/optim.pxi, the formulas below it.
+"""
 
 from fastopt.optim.optimizer import Optimizer
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum and Nesterov's variant.
+    """Stochastic gradient descent, with momentum and Nesterov's variants.
 
     Parameters
     ----------
-    params : iterable of ndarray, or of dict
-        float32 or float64 arrays, updated in place; or groups ``{"params": [...], "lr": ...}``.
-    lr : float
-    momentum : float
-        0 keeps no moments.
-    dampening : float
-        Share of the gradient left out of the momentum after a parameter's first step.
-    weight_decay : float
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    momentum : float or Schedule
+        0 keeps no velocity. A velocity starts with the first gradient it sees.
+    dampening : float or Schedule
+        Share of the gradient left out of the velocity after its first step.
+    weight_decay : float or Schedule
         L2 penalty, added to the gradient.
-    nesterov : bool
-        Step along ``g + momentum * buffer``; needs momentum and no dampening.
+    nesterov : bool or "interim"
+        True: step along ``g + momentum * velocity``, with the gradient taken at the parameter.
+        "interim": the gradient is taken at ``param + momentum * velocity``, see `interim_point`.
+        Both need momentum and no dampening.
     maximize : bool
         Climb instead of descend.
+    lr_in_velocity : bool
+        ``velocity = momentum * velocity - lr * g``, ``param += velocity``: as `lr` changes, what has been
+        gathered keeps the `lr` it was gathered with. Always so under ``nesterov="interim"``.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
 
     Notes
     -----
-    ``buffer = momentum * buffer + (1 - dampening) * g``, ``param -= lr * buffer`` (Polyak 1964;
-    Nesterov 1983 in the form of Sutskever et al. 2013, gradient taken at the parameter).
+    ``velocity = momentum * velocity + (1 - dampening) * g``, ``param -= lr * velocity`` (Polyak 1964;
+    Nesterov 1983 in the form of Sutskever et al. 2013).
 
     Examples
     --------
@@ -36,61 +47,231 @@ class SGD(Optimizer):
     array([0., 1.])
     """
 
-    defaults = {
-        "lr": 1e-3,
-        "momentum": 0.0,
-        "dampening": 0.0,
-        "weight_decay": 0.0,
-        "nesterov": False,
-        "maximize": False,
-    }
+    _rule = "sgd"
 
     def __init__(
-        self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, *, nesterov=False, maximize=False
+        self,
+        params,
+        lr=1e-3,
+        momentum=0.0,
+        dampening=0.0,
+        weight_decay=0.0,
+        nesterov=False,
+        *,
+        maximize=False,
+        lr_in_velocity=False,
+        **shared,
     ):
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            maximize=maximize,
-        )
+        super().__init__(params, locals(), **shared)
 
-    def _kernel(self):
-        if any(group["momentum"] for group in self.param_groups):
-            return "momentum", ("momentum_buffer",)
-        return "sgd", ()
-
-    def _check(self, group):
-        super()._check(group)
-        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+    def _formula(self, group):
+        _check_nesterov(group["nesterov"], (False, True, "interim"))
+        if group["nesterov"] and (_is_zero(group["momentum"]) or not _is_zero(group["dampening"])):
             raise ValueError("nesterov: expected momentum above 0 and dampening 0")
-        if group["momentum"] and getattr(self, "_rule", "momentum") == "sgd":
-            raise ValueError("momentum: this optimizer was made without; make a new one with momentum")
+        return ("plain", ()) if _is_zero(group["momentum"]) else ("momentum", ("momentum_buffer",))
 
 
-class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015), optionally with AMSGrad (Reddi et al. 2018).
+class Adagrad(Optimizer):
+    """Adagrad (Duchi, Hazan & Singer 2011): each element's step shrinks with the squares it has seen.
 
     Parameters
     ----------
-    params : iterable of ndarray, or of dict
-        float32 or float64 arrays, updated in place; or groups ``{"params": [...], "lr": ...}``.
-    lr : float
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    lr_decay : float or Schedule
+        Divides `lr` by ``1 + (t - 1) * lr_decay``.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    initial_accumulator_value : float
+        What the sum of squares starts with.
+    eps : float or Schedule
+        Added to the root of the sum.
+    maximize : bool
+        Climb instead of descend.
+    eps_inside_sqrt : bool
+        Add `eps` under the root instead.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``sum += g**2``, ``param -= lr * g / (sqrt(sum) + eps)``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0, 1.0])
+    >>> fo.optim.Adagrad([w], lr=0.5).step([np.array([0.01, 100.0])])
+    >>> w.round(6)
+    array([0.5, 0.5])
+    """
+
+    _rule = "adagrad"
+
+    def __init__(
+        self,
+        params,
+        lr=1e-2,
+        lr_decay=0.0,
+        weight_decay=0.0,
+        initial_accumulator_value=0.0,
+        eps=1e-10,
+        *,
+        maximize=False,
+        eps_inside_sqrt=False,
+        **shared,
+    ):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "scaled", ("sum",)
+
+    def _new_array(self, k, name, group):
+        array = super()._new_array(k, name, group)
+        if name == "sum":
+            array[...] = group["initial_accumulator_value"]
+        return array
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Hinton 2012): the gradient over the root of its running mean square.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    alpha : float or Schedule
+        Decay of the mean square.
+    eps : float or Schedule
+        Added to the root.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    momentum : float or Schedule
+        Of the scaled gradient.
+    centered : bool
+        Subtract the square of the running mean: divide by the standard deviation.
+    maximize : bool
+        Climb instead of descend.
+    nesterov : False or "interim"
+        Take the gradient at ``param + momentum * velocity``, see `interim_point`; needs momentum.
+    eps_inside_sqrt : bool
+        Add `eps` under the root instead.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``s = alpha * s + (1 - alpha) * g**2``, ``param -= lr * g / (sqrt(s) + eps)``; with momentum
+    ``b = momentum * b + g / (sqrt(s) + eps)``, ``param -= lr * b``; with ``nesterov="interim"``
+    ``v = momentum * v - lr * g / (sqrt(s) + eps)``, ``param += v``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.RMSprop([w], lr=0.05, alpha=0.75).step([np.array([4.0])])
+    >>> w.round(6)
+    array([0.9])
+    """
+
+    _rule = "rmsprop"
+
+    def __init__(
+        self,
+        params,
+        lr=1e-2,
+        alpha=0.99,
+        eps=1e-8,
+        weight_decay=0.0,
+        momentum=0.0,
+        centered=False,
+        *,
+        maximize=False,
+        nesterov=False,
+        eps_inside_sqrt=False,
+        **shared,
+    ):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        _check_nesterov(group["nesterov"], (False, "interim"))
+        if group["nesterov"] and _is_zero(group["momentum"]):
+            raise ValueError("nesterov: expected momentum above 0")
+        mean = "grad_avg" if group["centered"] else None
+        if _is_zero(group["momentum"]):
+            return "scaled_centered" if mean else "scaled", ("square_avg", mean)
+        return "scaled_centered_momentum" if mean else "scaled_momentum", ("square_avg", mean, "momentum_buffer")
+
+
+class Adadelta(Optimizer):
+    """Adadelta (Zeiler 2012): steps in the units of the parameter, without a learning rate to choose.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+        1 in the paper.
+    rho : float or Schedule
+        Decay of both mean squares.
+    eps : float or Schedule
+        Added under both roots.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    maximize : bool
+        Climb instead of descend.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``s = rho * s + (1 - rho) * g**2``, ``d = sqrt(a + eps) / sqrt(s + eps) * g``,
+    ``a = rho * a + (1 - rho) * d**2``, ``param -= lr * d``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.Adadelta([w], rho=0.0, eps=0.01).step([np.array([1.0])])
+    >>> w.round(3)
+    array([0.9])
+    """
+
+    _rule = "adadelta"
+
+    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, *, maximize=False, **shared):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "adadelta", ("square_avg", "acc_delta")
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), optionally with AMSGrad (Reddi, Kale & Kumar 2018).
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
     betas : (float, float)
-        Decay of the first and the second moment.
-    eps : float
+        Decay of the first and the second moment; schedules are taken too.
+    eps : float or Schedule
         Added to the root of the second moment.
-    weight_decay : float
+    weight_decay : float or Schedule
         L2 penalty, added to the gradient.
     amsgrad : bool
         Divide by the root of the largest second moment so far.
     maximize : bool
         Climb instead of descend.
+    decoupled_weight_decay : bool
+        Shrink the parameter by ``lr * weight_decay`` instead: AdamW.
     eps_inside_sqrt : bool
         Add `eps` under the root instead.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
 
     Notes
     -----
@@ -105,15 +286,7 @@ class Adam(Optimizer):
     array([0.9])
     """
 
-    defaults = {
-        "lr": 1e-3,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "amsgrad": False,
-        "maximize": False,
-        "eps_inside_sqrt": False,
-    }
+    _rule = "adam"
 
     def __init__(
         self,
@@ -122,38 +295,273 @@ class Adam(Optimizer):
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=0.0,
-        *,
         amsgrad=False,
+        *,
         maximize=False,
+        decoupled_weight_decay=False,
         eps_inside_sqrt=False,
+        **shared,
     ):
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=maximize,
-            eps_inside_sqrt=eps_inside_sqrt,
-        )
+        super().__init__(params, locals(), **shared)
 
-    def _kernel(self):
-        flags = {bool(group["amsgrad"]) for group in self.param_groups}
-        if len(flags) > 1:
-            raise ValueError("amsgrad: expected the same in every group")
-        if flags.pop():
+    def _formula(self, group):
+        if group["amsgrad"]:
             return "amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         return "adam", ("exp_avg", "exp_avg_sq")
 
-    def _check(self, group):
-        super()._check(group)
-        if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"betas: expected two numbers in [0, 1), got {group['betas']!r}")
-        if hasattr(self, "_rule") and bool(group["amsgrad"]) != (self._rule == "amsgrad"):
-            raise ValueError("amsgrad: cannot be changed after construction; make a new optimizer")
 
-    def _options(self, group):
-        beta1, beta2 = group["betas"]
-        names = ("lr", "eps", "weight_decay", "maximize", "eps_inside_sqrt")
-        return {**{name: group[name] for name in names}, "beta1": beta1, "beta2": beta2}
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    betas : (float, float)
+        Decay of the first and the second moment; schedules are taken too.
+    eps : float or Schedule
+        Added to the root of the second moment.
+    weight_decay : float or Schedule
+        Before the step the parameter shrinks by ``lr * weight_decay``.
+    amsgrad : bool
+        Divide by the root of the largest second moment so far.
+    maximize : bool
+        Climb instead of descend.
+    eps_inside_sqrt : bool
+        Add `eps` under the root instead.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.AdamW([w], lr=0.1, weight_decay=0.5).step([np.array([0.0])])
+    >>> w
+    array([0.95])
+    """
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        amsgrad=False,
+        *,
+        maximize=False,
+        eps_inside_sqrt=False,
+        **shared,
+    ):
+        Optimizer.__init__(self, params, locals(), **shared)
+
+    def _decoupled(self, group):
+        return True
+
+
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2020): no division until the second moment can be trusted.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    betas : (float, float)
+        Decay of the first and the second moment; schedules are taken too.
+    eps : float or Schedule
+        Added to the root of the second moment.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    decoupled_weight_decay : bool
+        Shrink the parameter by ``lr * weight_decay`` instead.
+    maximize : bool
+        Climb instead of descend.
+    rectify_threshold : float
+        Length of the average from which on steps are divided: 5 in common practice, 4 in the paper.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.RAdam([w], lr=0.1).step([np.array([5.0])])  # not divided yet
+    >>> w.round(6)
+    array([0.5])
+    """
+
+    _rule = "radam"
+
+    def __init__(
+        self,
+        params,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        decoupled_weight_decay=False,
+        *,
+        maximize=False,
+        rectify_threshold=5.0,
+        **shared,
+    ):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "adam", ("exp_avg", "exp_avg_sq")
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov's momentum (Dozat 2016), in torch's form.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    betas : (float, float)
+        Decay of the first and the second moment; schedules are taken too.
+    eps : float or Schedule
+        Added to the root of the second moment.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    momentum_decay : float or Schedule
+        How fast the momentum grows to its full size.
+    decoupled_weight_decay : bool
+        Shrink the parameter by ``lr * weight_decay`` instead.
+    maximize : bool
+        Climb instead of descend.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``mu(t) = beta1 * (1 - 0.96**(t * momentum_decay) / 2)``; with M(t) the product of all mu up to t,
+    ``param -= lr * ((1 - mu(t)) / (1 - M(t)) * g + mu(t+1) / (1 - M(t+1)) * m) / (sqrt(v_hat) + eps)``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.NAdam([w], lr=0.1, betas=(0.0, 0.999)).step([np.array([5.0])])
+    >>> w.round(6)
+    array([0.9])
+    """
+
+    _rule = "nadam"
+
+    def __init__(
+        self,
+        params,
+        lr=2e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        momentum_decay=4e-3,
+        decoupled_weight_decay=False,
+        *,
+        maximize=False,
+        **shared,
+    ):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "nadam", ("exp_avg", "exp_avg_sq")
+
+
+class Adamax(Optimizer):
+    """Adamax (Kingma & Ba 2015, section 7.1): Adam over the decaying maximum of the gradient.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+    betas : (float, float)
+        Decay of the first moment and of the maximum; schedules are taken too.
+    eps : float or Schedule
+        Added to the magnitude of the gradient.
+    weight_decay : float or Schedule
+        L2 penalty, added to the gradient.
+    maximize : bool
+        Climb instead of descend.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``u = max(beta2 * u, abs(g) + eps)``, ``param -= lr * m_hat / u``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0])
+    >>> fo.optim.Adamax([w], lr=0.1).step([np.array([5.0])])
+    >>> w.round(6)
+    array([0.9])
+    """
+
+    _rule = "adamax"
+
+    def __init__(self, params, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, *, maximize=False, **shared):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "adamax", ("exp_avg", "exp_inf")
+
+
+class Lion(Optimizer):
+    """Lion (Chen et al. 2023): the sign of an interpolated momentum.
+
+    Parameters
+    ----------
+    params : iterable of arrays, or of dict
+        float32 or float64, updated in place; or groups ``{"params": [...], "lr": ...}``.
+    lr : float or Schedule
+        Every element moves by this much: take a third to a tenth of Adam's.
+    betas : (float, float)
+        Share of the momentum in the step, and its decay; schedules are taken too.
+    weight_decay : float or Schedule
+        Before the step the parameter shrinks by ``lr * weight_decay``.
+    maximize : bool
+        Climb instead of descend.
+    **shared
+        max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
+
+    Notes
+    -----
+    ``param -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * param)``,
+    ``m = beta2 * m + (1 - beta2) * g``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> w = np.array([1.0, 1.0])
+    >>> fo.optim.Lion([w], lr=0.1).step([np.array([5.0, -0.01])])
+    >>> w
+    array([0.9, 1.1])
+    """
+
+    _rule = "lion"
+
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, *, maximize=False, **shared):
+        super().__init__(params, locals(), **shared)
+
+    def _formula(self, group):
+        return "lion", ("exp_avg",)
+
+    def _decoupled(self, group):
+        return True
+
+
+def _is_zero(value) -> bool:
+    """Whether an option is the number 0; a schedule is not."""
+    return isinstance(value, int | float) and value == 0
+
+
+def _check_nesterov(value, allowed):
+    if not any(value is one or value == one for one in allowed):
+        raise ValueError(f"nesterov: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

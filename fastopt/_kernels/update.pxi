@@ -1,0 +1,778 @@
+# The step of an optimizer: all tensors of all groups in one call, with what surrounds the rules.
+#
+# - All tensors are one range of bytes, cut into shares: many small ones share a region.
+# - What must see every gradient first (check_finite, max_norm, accumulation) is the gate. Only
+#   a plan that asks for one of these walks through it; the others go straight to the rules.
+# - Nothing is written before the gate has let the step pass, except sums of gradients already checked.
+# - An update that follows a schedule finds its options in a table, made ahead in Python.
+
+cdef enum:
+    SHARE_BYTES = 512           # members do not share a cache line
+    MEASURE = 4096              # elements whose squares are added in one go: the grid of the norm
+    AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
+
+cdef enum:
+    FINITE_ANY, FINITE_RAISE, FINITE_SKIP
+
+cdef struct Plan:               # everything a step needs
+    Py_ssize_t n_groups, n_tensors, n_bytes, n_elements, n_partials
+    Options* options            # (groups,)
+    Tensor* tensors             # (n_tensors,)
+    int check_finite
+    double max_norm, clip       # infinity: none
+    double ema_decay
+    Py_ssize_t accumulate
+    bint interim                # some group takes its gradients at an interim point
+    bint gated
+    double* partials            # (n_partials,): sums of squares on the grid
+    Py_ssize_t n_columns, n_rows, row   # of the table; row: of the coming update
+    double* table               # (n_columns, n_rows)
+    double** targets            # (n_columns,): the option each column holds
+    # what happened
+    int64_t updates, skipped
+    Py_ssize_t accumulated      # calls since the last update
+    double norm, scale
+    bint passed                 # the gate lets this step change parameters
+    bint left_out, refused      # a gradient was not finite; refused: under check_finite "raise"
+
+
+cdef inline Py_ssize_t item_bytes(const Tensor* t) noexcept nogil:
+    return 4 if t.typenum == cnp.NPY_FLOAT32 else 8
+
+
+cdef inline Py_ssize_t whole_shares(const Tensor* t) noexcept nogil:
+    # bytes of a tensor, rounded up to grains
+    return (t.size * item_bytes(t) + SHARE_BYTES - 1) // SHARE_BYTES * SHARE_BYTES
+
+
+# ---------------------------------------------------------------- walking over shares
+
+ctypedef void (*tensor_work)(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+
+
+cdef void walk_share(Plan* plan, tensor_work work, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # member's part of all tensors laid end to end
+    cdef Py_ssize_t first = share(plan.n_bytes, SHARE_BYTES, member, team), last = share(plan.n_bytes, SHARE_BYTES, member + 1, team)
+    cdef Py_ssize_t i, begin = 0, start, stop
+    cdef Tensor* t
+    for i in range(plan.n_tensors):
+        t = &plan.tensors[i]
+        start, stop = max(first - begin, 0) // item_bytes(t), min((last - begin) // item_bytes(t), t.size)
+        if start < stop:
+            work(plan, t, start, stop)
+        begin += whole_shares(t)
+
+
+cdef void update_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    if t.source == NULL:
+        return
+    cdef Py_ssize_t middle, piece = AVERAGE if t.ema != NULL else stop - start
+    while start < stop:
+        middle = min(start + piece, stop)
+        if t.typenum == cnp.NPY_FLOAT32:
+            update_piece(plan, t, start, middle, <float*>NULL)
+        else:
+            update_piece(plan, t, start, middle, <double*>NULL)
+        start = middle
+
+
+cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
+    cdef int formula = plan.options[t.group].formula
+    update_tensor(formula, t, plan.scale * t.step.sign, plan.clip, dtype, start, stop)
+    if t.ema != NULL:
+        average(plan, t, start, stop, dtype)
+
+
+cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
+    # ema = decay ema + (1 - decay) param; the parameter itself after its first update
+    cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>(1 if t.count == 1 else 1 - plan.ema_decay)
+    cdef floating* ema = <floating*>t.ema
+    cdef const floating* param = <floating*>t.param
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        ema[i] = decay * ema[i] + rest * param[i]
+
+
+cdef void add_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # sum (+)= grad
+    if t.grad != NULL:
+        if t.typenum == cnp.NPY_FLOAT32:
+            backward_add(<float*>t.grad + start, <float*>t.sum + start, stop - start, t.summed, 0, 1)
+        else:
+            backward_add(<double*>t.grad + start, <double*>t.sum + start, stop - start, t.summed, 0, 1)
+
+
+cdef void leave_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # home = param; param = param + momentum * velocity
+    if t.home == NULL:
+        return
+    cdef double mu = plan.options[t.group].number[MU]
+    cdef int slot = 0 if plan.options[t.group].rule == RULE_SGD else 2
+    if t.typenum == cnp.NPY_FLOAT32:
+        leave(mu, <float*>t.home, <float*>t.param, <float*>t.state[slot], start, stop)
+    else:
+        leave(mu, <double*>t.home, <double*>t.param, <double*>t.state[slot], start, stop)
+
+
+cdef inline void leave(double momentum, floating* home, floating* param, const floating* velocity,
+                       Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef floating mu = <floating>momentum
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        home[i] = param[i]
+        param[i] = home[i] + mu * velocity[i]
+
+
+cdef void return_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t item = item_bytes(t)
+    if t.home != NULL:
+        memcpy(<char*>t.param + start * item, <char*>t.home + start * item, (stop - start) * item)
+
+
+# ---------------------------------------------------------------- the gate
+
+cdef void measure_share(Plan* plan, bint sums, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # sums of squares on a grid of MEASURE elements of each gradient, or of the sums of gradients
+    cdef Py_ssize_t first = share(plan.n_partials, 1, member, team), last = share(plan.n_partials, 1, member + 1, team)
+    cdef Py_ssize_t i, k, base = 0, cells, start
+    cdef Tensor* t
+    cdef void* source
+    for i in range(plan.n_tensors):
+        t = &plan.tensors[i]
+        cells = (t.size + MEASURE - 1) // MEASURE
+        source = t.sum if sums else t.grad
+        if sums and not t.summed:
+            source = NULL
+        for k in range(max(first - base, 0), min(last - base, cells)):
+            start = k * MEASURE
+            if source == NULL:
+                plan.partials[base + k] = 0
+            elif t.typenum == cnp.NPY_FLOAT32:
+                plan.partials[base + k] = squares(<float*>source + start, min(t.size - start, <Py_ssize_t>MEASURE))
+            else:
+                plan.partials[base + k] = squares(<double*>source + start, min(t.size - start, <Py_ssize_t>MEASURE))
+        base += cells
+
+
+cdef extern from "simd.h" nogil:
+    double sum_squares_f(const float* p, Py_ssize_t n)
+    double sum_squares_d(const double* p, Py_ssize_t n)
+    unsigned long flush_denormals()
+    void restore_denormals(unsigned long mode)
+
+
+cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
+    # infinite or NaN only where an element is, or where float64 cannot hold the square of a float64
+    cdef double total
+    cdef Py_ssize_t i
+    if floating is float:
+        total = sum_squares_f(p, n)
+        if total > 1e-30 and total < 1e38:
+            return total
+        total = 0               # outside the range of float32: once more, slowly
+        for i in range(n):
+            total += <double>p[i] * p[i]
+        return total
+    else:
+        return sum_squares_d(p, n)
+
+
+cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating difference
+    for i in range(n):
+        difference = p[i] - p[i]
+        if difference != 0:     # infinity and NaN leave NaN
+            return False
+    return True
+
+
+cdef bint all_finite(Plan* plan) noexcept nogil:
+    # after measure_share; a square that overflows does not make its element infinite
+    cdef double total = add_up(plan.partials, plan.n_partials)
+    cdef Py_ssize_t i
+    cdef Tensor* t
+    if total - total == 0:
+        return True
+    for i in range(plan.n_tensors):
+        t = &plan.tensors[i]
+        if t.grad == NULL:
+            continue
+        if not (finite(<float*>t.grad, t.size) if t.typenum == cnp.NPY_FLOAT32 else finite(<double*>t.grad, t.size)):
+            return False
+    return True
+
+
+cdef void judge(Plan* plan) noexcept nogil:
+    # lets the gradients pass, or not
+    plan.passed = plan.check_finite == FINITE_ANY or all_finite(plan)
+    if not plan.passed:
+        plan.left_out = True
+        plan.refused = plan.check_finite == FINITE_RAISE
+        plan.skipped += plan.check_finite == FINITE_SKIP
+
+
+cdef void count_sums(Plan* plan) noexcept nogil:
+    # one more call has been added; the update comes with the last of them
+    cdef Py_ssize_t i
+    for i in range(plan.n_tensors):
+        plan.tensors[i].summed |= plan.tensors[i].grad != NULL
+    plan.accumulated += 1
+    plan.passed = plan.accumulated >= plan.accumulate
+
+
+cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # sets passed, and for a step that has passed its scale and constants
+    cdef bint sums = plan.accumulate > 1, limited = plan.max_norm < INFINITY
+    if plan.check_finite != FINITE_ANY or (limited and not sums):
+        measure_share(plan, False, member, team)
+        team_barrier(team)
+    if member == 0:
+        judge(plan)
+    team_barrier(team)
+    if plan.passed and sums:
+        walk_share(plan, add_part, member, team)
+        team_barrier(team)
+        if member == 0:
+            count_sums(plan)
+        team_barrier(team)
+        if plan.passed and limited:
+            measure_share(plan, True, member, team)
+            team_barrier(team)
+    if plan.passed and member == 0:
+        plan.scale = 1.0 / plan.accumulate
+        if limited:
+            plan.norm = sqrt(add_up(plan.partials, plan.n_partials)) * plan.scale
+            plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
+        update_prepare(plan)
+    team_barrier(team)
+
+
+# ---------------------------------------------------------------- a step, in order
+
+cdef void update_begin(Plan* plan) noexcept nogil:
+    # one member, before anything else: the options of the coming update
+    cdef Py_ssize_t i
+    plan.passed = plan.left_out = plan.refused = False
+    if plan.row < plan.n_rows:
+        for i in range(plan.n_columns):
+            plan.targets[i][0] = plan.table[i * plan.n_rows + plan.row]
+
+
+cdef void update_prepare(Plan* plan) noexcept nogil:
+    # one member, once the step cannot fail any more: counts it and sets the constants of every tensor
+    cdef Py_ssize_t i
+    cdef Tensor* t
+    cdef Tensor* twin = NULL    # the tensor before: mostly of the same group and count
+    cdef Tensor like
+    plan.passed = True
+    plan.updates += 1
+    plan.row += 1
+    plan.accumulated = 0
+    for i in range(plan.n_tensors):
+        t = &plan.tensors[i]
+        t.source = t.sum if t.summed else t.grad if plan.accumulate == 1 else NULL
+        t.summed = False
+        if t.source == NULL:
+            continue
+        if twin != NULL and twin.group == t.group and like.count == t.count and like.started == t.started and like.product == t.product:
+            t.count, t.started, t.product, t.step = twin.count, twin.started, twin.product, twin.step
+        else:
+            like.count, like.started, like.product = t.count, t.started, t.product
+            prepare(&plan.options[t.group], t)
+            twin = t
+
+
+cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # all members, when the gradients are there; without a gate, after update_prepare and a barrier
+    cdef unsigned long mode
+    if plan.gated:
+        update_gate(plan, member, team)
+    if plan.passed:
+        mode = flush_denormals()
+        walk_share(plan, update_part, member, team)
+        restore_denormals(mode)
+
+
+cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    update_step(<Plan*>args, member, team)
+
+
+cdef void leave_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    walk_share(<Plan*>args, leave_part, member, team)
+
+
+cdef void return_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    walk_share(<Plan*>args, return_part, member, team)
+
+
+# ---------------------------------------------------------------- entry points
+
+cdef struct Interval:           # memory of a parameter
+    char *start
+    char *stop
+    Py_ssize_t index
+
+
+cdef class Update:
+    """The tensors of an optimizer, bound once: parameters, moments, gradients, options.
+
+    Parameters
+    ----------
+    convert : callable
+        Makes an ndarray of a gradient that is not one: ``convert(name, object)``.
+    check_finite : None, "raise" or "skip"
+    max_norm, clip_value : float
+        Infinity for none.
+    accumulate : int
+    ema_decay : float
+    """
+    cdef Plan plan
+    cdef Interval* intervals                # by address, empty parameters left out
+    cdef Py_ssize_t n_intervals
+    cdef object convert, table
+    cdef list names, params, holders        # holders: of everything the plan points to
+    cdef list bound, held                   # bound: by bind; held: what the plan points to now
+    cdef list seen                          # per group: the keys and values sent last, None to look again
+    cdef bint busy
+
+    def __cinit__(self, convert, check_finite, double max_norm, double clip_value, Py_ssize_t accumulate, double ema_decay):
+        self.convert = convert
+        self.names, self.params, self.holders, self.seen = [], [], [], []
+        self.plan.check_finite = (None, "raise", "skip").index(check_finite)
+        self.plan.max_norm, self.plan.clip, self.plan.accumulate, self.plan.ema_decay = max_norm, clip_value, accumulate, ema_decay
+        self.plan.gated = check_finite is not None or max_norm < INFINITY or accumulate > 1
+        self.plan.scale, self.plan.norm = 1, NAN
+
+    def __dealloc__(self):
+        free(self.plan.options)
+        free(self.plan.tensors)
+        free(self.plan.partials)
+        free(self.plan.targets)
+        free(self.intervals)
+
+    def add_group(self, list params):
+        """Take in a group of (name, array) parameters; nothing has changed if one is refused."""
+        cdef Plan* plan = &self.plan
+        cdef Py_ssize_t i, first = plan.n_tensors
+        cdef Tensor* t
+        known = list(zip(self.names, self.params))
+        for name, a in params:
+            as_output(name, a, float_type(name, a), a.shape)
+            check_apart(((name, a),), tuple(known))
+            known.append((name, a))
+        plan.options = <Options*>grown(plan.options, plan.n_groups * sizeof(Options), sizeof(Options))
+        plan.tensors = <Tensor*>grown(plan.tensors, first * sizeof(Tensor), len(params) * sizeof(Tensor))
+        self.intervals = <Interval*>grown(self.intervals, self.n_intervals * sizeof(Interval), len(params) * sizeof(Interval))
+        for i, (name, a) in enumerate(params):
+            t = &plan.tensors[first + i]
+            t.typenum, t.size, t.group, t.param, t.product = float_type(name, a), a.size, plan.n_groups, data(a), 1
+            plan.n_bytes += whole_shares(t)
+            plan.n_elements += t.size
+            plan.n_partials += (t.size + MEASURE - 1) // MEASURE
+            self.names.append(name)
+            self.params.append(a)
+            self.holders.append(None)
+        plan.n_tensors += len(params)
+        plan.n_groups += 1
+        plan.partials = <double*>grown(plan.partials, 0, plan.n_partials * sizeof(double))
+        self.seen.append(None)
+        self.bound = self.held = None
+        self.sort_intervals()
+
+    cdef void sort_intervals(self):
+        cdef Py_ssize_t i
+        cdef Tensor* t
+        ends = sorted((<size_t>self.plan.tensors[i].param, i) for i in range(self.plan.n_tensors) if self.plan.tensors[i].size)
+        self.n_intervals = len(ends)
+        for i, (_, k) in enumerate(ends):
+            t = &self.plan.tensors[<Py_ssize_t>k]
+            self.intervals[i] = Interval(<char*>t.param, <char*>t.param + t.size * item_bytes(t), k)
+
+    # --- options
+
+    def settled(self, list groups):
+        """Whether the groups hold the very objects that were sent last, and the table lasts."""
+        cdef Py_ssize_t i, k, position
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef tuple seen
+        if len(groups) != self.plan.n_groups or (self.plan.n_rows > 0 and self.plan.row >= self.plan.n_rows):
+            return False
+        for i in range(self.plan.n_groups):
+            if self.seen[i] is None or type(groups[i]) is not dict:
+                return False
+            seen = <tuple>self.seen[i]
+            if 2 * len(<dict>groups[i]) != len(seen):
+                return False
+            k = position = 0
+            while PyDict_Next(<dict>groups[i], &position, &key, &value):
+                if key != <PyObject*>seen[k] or value != <PyObject*>seen[k + 1]:
+                    return False
+                k += 2
+        return True
+
+    def set_options(self, Py_ssize_t group, str rule, str formula, dict numbers, bint nesterov, bint interim, bint lr_in_velocity,
+                    bint maximize, bint eps_inside_sqrt, bint decoupled_weight_decay, seen):
+        """Options of a group; `seen` is what `settled` compares: its keys and values, or None."""
+        cdef Options* o = &self.plan.options[group]
+        o.rule, o.formula = RULES.index(rule), FORMULAS.index(formula)
+        o.nesterov, o.interim, o.lr_in_velocity, o.maximize = nesterov, interim, lr_in_velocity, maximize
+        o.eps_inside_sqrt, o.decoupled_weight_decay = eps_inside_sqrt, decoupled_weight_decay
+        for name, value in numbers.items():
+            o.number[<Py_ssize_t>NUMBERS.index(name)] = value
+        self.seen[group] = seen
+        self.plan.interim = False
+        for i in range(self.plan.n_groups):
+            self.plan.interim |= self.plan.options[<Py_ssize_t>i].interim
+
+    def set_table(self, list columns):
+        """Options of the coming updates: (group, name, values) each, values of one length."""
+        cdef Py_ssize_t i
+        table = np.array([values for _, _, values in columns], np.float64)
+        free(self.plan.targets)
+        self.plan.targets = NULL
+        self.plan.targets = <double**>aligned_block(len(columns) * sizeof(double*))
+        for i, (group, name, _) in enumerate(columns):
+            self.plan.targets[i] = &self.plan.options[<Py_ssize_t>group].number[<Py_ssize_t>NUMBERS.index(name)]
+        self.table = table
+        self.plan.table, self.plan.n_columns, self.plan.row = <double*>data(table), len(columns), 0
+        self.plan.n_rows = table.shape[1] if columns else 0
+
+    # --- state
+
+    def set_arrays(self, Py_ssize_t i, tuple moments, ema=None, sum=None, home=None):
+        """What is kept for parameter i, of its shape and dtype; None where nothing is."""
+        cdef Tensor* t = &self.plan.tensors[i]
+        cdef Py_ssize_t slot
+        self.holders[i] = (moments, ema, sum, home)
+        for slot in range(MAX_STATES):
+            t.state[slot] = self.kept(i, moments[slot]) if slot < len(moments) else NULL
+        t.ema, t.sum, t.home = self.kept(i, ema), self.kept(i, sum), self.kept(i, home)
+
+    cdef void* kept(self, Py_ssize_t i, object array) except? NULL:
+        if array is None:
+            return NULL
+        return data(as_output(f"state of {self.names[i]}", array, self.plan.tensors[i].typenum, (<object>self.params[i]).shape))
+
+    def get_counts(self, Py_ssize_t i):
+        """Of parameter i: steps taken, whether its velocity has started, product of momenta, whether a sum is under way."""
+        cdef Tensor* t = &self.plan.tensors[i]
+        return t.count, t.started, t.product, t.summed
+
+    def set_counts(self, Py_ssize_t i, int64_t count, bint started, double product, bint summed):
+        cdef Tensor* t = &self.plan.tensors[i]
+        t.count, t.started, t.product, t.summed = count, started, product, summed
+
+    @property
+    def updates(self):
+        """Updates done."""
+        return self.plan.updates
+
+    @updates.setter
+    def updates(self, value):
+        self.plan.updates = value
+
+    @property
+    def accumulated(self):
+        """Calls since the last update, under accumulation."""
+        return self.plan.accumulated
+
+    @accumulated.setter
+    def accumulated(self, value):
+        self.plan.accumulated = value
+
+    @property
+    def skipped(self):
+        """Steps left out because a gradient was not finite."""
+        return self.plan.skipped
+
+    @property
+    def norm(self):
+        """Norm of all gradients at the last update; NaN before, and without max_norm."""
+        return self.plan.norm
+
+    # --- gradients
+
+    def bind(self, grads):
+        """Check gradients once and keep them; None skips a parameter."""
+        self.take(grads)
+        self.bound = self.held
+
+    cdef void take(self, object grads) except *:
+        # points the plan to gradients, if all of them fit
+        cdef Py_ssize_t i
+        cdef list given = list(grads)
+        cdef Tensor* t
+        if len(given) != self.plan.n_tensors:
+            raise ValueError(f"grads: expected {self.plan.n_tensors} arrays, one a parameter, got {len(given)}; pass None for one to skip")
+        for i in range(self.plan.n_tensors):
+            if given[i] is not None:
+                if not self.fits(i, given[i]):
+                    given[i] = self.fitting(i, given[i])
+                self.check_apart_from_params(i, given[i])
+        for i in range(self.plan.n_tensors):
+            self.plan.tensors[i].grad = NULL if given[i] is None else data(given[i])
+        self.held = given
+
+    cdef bint fits(self, Py_ssize_t i, object grad):
+        cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
+        cdef int k, ndim = cnp.PyArray_NDIM(param)
+        if not is_plain(grad, self.plan.tensors[i].typenum, ndim):
+            return False
+        for k in range(ndim):
+            if cnp.PyArray_DIM(<cnp.ndarray>grad, k) != cnp.PyArray_DIM(param, k):
+                return False
+        return True
+
+    cdef object fitting(self, Py_ssize_t i, object grad):
+        # the gradient as an array, or what is wrong with it
+        name, param = f"grads[{i}]", self.params[i]
+        cdef int typenum = self.plan.tensors[i].typenum
+        grad = self.convert(name, grad)
+        if float_type(name, grad) != typenum:
+            raise TypeError(f"{name}: expected dtype {param.dtype} to match {self.names[i]}, got {grad.dtype}; "
+                            f"pass its .astype(np.{param.dtype})")
+        if grad.shape != param.shape:
+            way_out = "; pass its transpose" if grad.shape == param.shape[::-1] else ""
+            raise ValueError(f"{name}: expected shape {param.shape} to match {self.names[i]}, got {grad.shape}{way_out}")
+        if not is_plain(grad, typenum, param.ndim):
+            raise ValueError(f"{name}: expected a C-contiguous, aligned array, got strides {grad.strides}; "
+                             f"pass np.ascontiguousarray(grad)")
+        return grad
+
+    cdef int check_apart_from_params(self, Py_ssize_t i, object grad) except -1:
+        # the first parameter that ends after the gradient starts must not start before it ends
+        cdef char* start = <char*>data(grad)
+        cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
+        cdef Py_ssize_t low = 0, high = self.n_intervals, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.intervals[middle].stop > start:
+                high = middle
+            else:
+                low = middle + 1
+        if low < self.n_intervals and self.intervals[low].start < stop:
+            raise ValueError(f"grads[{i}]: expected memory of its own, got an array that overlaps "
+                             f"{self.names[self.intervals[low].index]}; pass a copy")
+        return 0
+
+    # --- steps
+
+    cdef int enter(self) except -1:
+        if self.busy:
+            raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
+        self.busy = True
+        return 0
+
+    cdef int leave(self) except -1:
+        # after a run: frees the optimizer, and reports what made the run stop
+        self.busy = False
+        if self.plan.refused:
+            for name, grad in enumerate(self.held):
+                if grad is not None and not np.isfinite(grad).all():
+                    place = tuple(int(k) for k in np.argwhere(~np.isfinite(grad))[0])
+                    raise FloatingPointError(f"grads[{name}]: expected finite values, got {grad[place]} at {place}; "
+                                             f"no parameter has been changed")
+        return 0
+
+    def step(self, grads=None):
+        """One update of every parameter with `grads`, or with those bound before."""
+        cdef Plan* plan = &self.plan
+        self.enter()
+        try:
+            if grads is not None:
+                self.take(grads)
+            elif self.bound is None:
+                raise ValueError("step: expected gradients, got none; pass step(grads), or call bind(grads) before")
+            elif self.held is not self.bound:
+                self.take(self.bound)
+            with nogil:
+                update_begin(plan)
+                if not plan.gated:
+                    update_prepare(plan)
+                team_run(update_job, plan, team_for(4 * plan.n_elements))
+        finally:
+            self.busy = False
+        self.leave()
+        if grads is not None:
+            self.held = None
+
+    def leave_home(self):
+        """Move every parameter of an interim group to the point where its gradient is wanted."""
+        self.enter()
+        with nogil:
+            update_begin(&self.plan)
+            team_run(leave_job, &self.plan, team_for(4 * self.plan.n_elements))
+        self.busy = False
+
+    def return_home(self):
+        """Put the parameters back where `leave_home` found them."""
+        self.enter()
+        with nogil:
+            team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
+        self.busy = False
+
+
+# --- clipping of gradients by themselves
+
+cdef void clip_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    if t.typenum == cnp.NPY_FLOAT32:
+        clip_range(<float*>t.grad, plan.scale, plan.clip, start, stop)
+    else:
+        clip_range(<double*>t.grad, plan.scale, plan.clip, start, stop)
+
+
+cdef inline void clip_range(floating* grad, double scale, double clip, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef floating factor = <floating>scale, high = <floating>clip, low = -high, g
+    cdef Py_ssize_t i
+    for i in range(start, stop):
+        g = factor * grad[i]
+        g = high if g > high else g
+        g = low if g < low else g
+        grad[i] = g
+
+
+cdef void measure_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    measure_share(<Plan*>args, False, member, team)
+
+
+cdef void clip_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    walk_share(<Plan*>args, clip_part, member, team)
+
+
+cdef class Gradients:
+    """Gradient arrays that are changed in place, laid end to end for the kernels above."""
+    cdef Plan plan
+    cdef list arrays
+
+    def __cinit__(self, grads):
+        cdef Py_ssize_t i
+        cdef Tensor* t
+        grads = [grads] if isinstance(grads, np.ndarray) else list(grads)
+        self.arrays = [(f"grads[{k}]", a) for k, a in enumerate(grads) if a is not None]
+        for name, a in self.arrays:
+            as_output(name, a, float_type(name, a), a.shape)
+        check_apart(tuple(self.arrays), ())
+        self.plan.n_tensors, self.plan.scale, self.plan.clip = len(self.arrays), 1, INFINITY
+        self.plan.tensors = <Tensor*>aligned_block(self.plan.n_tensors * sizeof(Tensor))
+        for i, (name, a) in enumerate(self.arrays):
+            t = &self.plan.tensors[i]
+            t.typenum, t.size, t.grad = float_type(name, a), a.size, data(a)
+            self.plan.n_bytes += whole_shares(t)
+            self.plan.n_elements += t.size
+            self.plan.n_partials += (t.size + MEASURE - 1) // MEASURE
+        self.plan.partials = <double*>aligned_block(self.plan.n_partials * sizeof(double))
+
+    def __dealloc__(self):
+        free(self.plan.tensors)
+        free(self.plan.partials)
+
+    cdef double measured(self):
+        team_run(measure_job, &self.plan, team_for(4 * self.plan.n_elements))
+        return sqrt(add_up(self.plan.partials, self.plan.n_partials))
+
+    cdef void clip(self, double scale, double value):
+        self.plan.scale, self.plan.clip = scale, value
+        team_run(clip_job, &self.plan, team_for(4 * self.plan.n_elements))
+
+
+def clip_grad_norm_(grads, double max_norm, *, bint error_if_nonfinite=False):
+    """Scale gradients in place so that the norm of all of them together is at most `max_norm`.
+
+    Parameters
+    ----------
+    grads : iterable of ndarray or None
+        float32 or float64, C-contiguous; multiplied by ``min(1, max_norm / (norm + 1e-6))``.
+    max_norm : float
+    error_if_nonfinite : bool
+        Raise if the norm is NaN or infinite.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    Raises
+    ------
+    ValueError
+        An array that cannot be changed in place, or a negative `max_norm`; nothing has been changed then.
+    FloatingPointError
+        The norm is not finite, with `error_if_nonfinite`; nothing has been changed then.
+
+    Notes
+    -----
+    The formula of ``torch.nn.utils.clip_grad_norm_``. An optimizer made with ``max_norm`` does the same
+    inside its update, without writing the gradients.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> grad = np.array([3.0, 4.0])
+    >>> fo.functional.clip_grad_norm_([grad], 1.0)
+    5.0
+    >>> grad.round(3)
+    array([0.6, 0.8])
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm: expected a number of at least 0, got {max_norm}")
+    cdef Gradients given = Gradients(grads)
+    cdef double norm = given.measured()
+    if error_if_nonfinite and norm - norm != 0:
+        raise FloatingPointError(f"grads: expected a finite norm, got {norm}; nothing has been changed")
+    if not max_norm >= norm + 1e-6:
+        given.clip(max_norm / (norm + 1e-6), INFINITY)
+    return norm
+
+
+def clip_grad_value_(grads, double value):
+    """Bring every element of the gradients into ``[-value, value]``, in place.
+
+    Parameters
+    ----------
+    grads : iterable of ndarray or None
+        float32 or float64, C-contiguous.
+    value : float
+
+    Returns
+    -------
+    None
+
+    Raises
+    ------
+    ValueError
+        An array that cannot be changed in place, or a negative `value`; nothing has been changed then.
+
+    Notes
+    -----
+    As ``torch.nn.utils.clip_grad_value_``; NaN stays.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> grad = np.array([-3.0, 0.5])
+    >>> fo.functional.clip_grad_value_([grad], 1.0)
+    >>> grad
+    array([-1. ,  0.5])
+    """
+    if not value >= 0:
+        raise ValueError(f"value: expected a number of at least 0, got {value}")
+    (<Gradients>Gradients(grads)).clip(1, value)
+
+
+cdef void* grown(void* block, size_t size, size_t more) except NULL:
+    # a zeroed block that starts with the `size` bytes of the old one, which is freed
+    cdef void* wider = aligned_block(size + more)
+    if block != NULL:
+        memcpy(wider, block, size)
+        free(block)
+    return wider
+
+
+cdef void* aligned_block(size_t size) except NULL:
+    # zeroed, on a cache line of its own
+    cdef void* block = NULL
+    if posix_memalign(&block, 64, size + 64) != 0:
+        raise MemoryError(f"no memory for {size} bytes")
+    memset(block, 0, size)
+    return block
