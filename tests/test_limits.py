@@ -20,3 +20,11 @@ def test_rates_are_finite_and_positive_on_any_team(threads):
 def test_an_array_that_is_not_a_float32_row_is_refused(x):
     with pytest.raises((TypeError, ValueError), match="x: expected"):
         core.read_rate(x, 1)
+
+
+@pytest.mark.parametrize("n_arrays", [2, 3])
+def test_a_plain_pass_adds_to_every_array(n_arrays):
+    arrays = [np.full(1000, i, np.float32) for i in range(n_arrays)]
+    core.plain_pass(np.full(1000, 0.5, np.float32), arrays)
+    for i, a in enumerate(arrays):
+        np.testing.assert_array_equal(a, i + 0.5)

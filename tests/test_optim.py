@@ -10,6 +10,7 @@ gradients. Wherever two runs are promised to be equal, they are so in every bit.
 import inspect
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -543,6 +544,21 @@ def test_an_exception_leaves_the_interim_point_too(rule, options, dtype):
     assert_same(everything(optimizer), before)
 
 
+def test_a_step_or_a_second_block_inside_the_interim_point_is_refused_and_nothing_is_lost():
+    w = np.ones(5)
+    optimizer = fo.optim.SGD([w], lr=0.1, momentum=0.9, nesterov="interim")
+    optimizer.step([np.ones(5)])
+    home = w.copy()
+    with optimizer.interim_point():
+        with pytest.raises(RuntimeError, match="interim point"):
+            optimizer.step([np.ones(5)])
+        with pytest.raises(RuntimeError, match="interim point"), optimizer.interim_point():
+            pass
+    np.testing.assert_array_equal(w, home)
+    optimizer.step([np.ones(5)])
+    assert optimizer.steps == 2
+
+
 def test_only_groups_with_interim_points_move():
     a, b = np.ones(3), np.ones(3)
     optimizer = fo.optim.SGD([{"params": [a], "nesterov": "interim"}, {"params": [b]}], lr=0.1, momentum=0.9)
@@ -970,3 +986,26 @@ def test_a_parameter_twice_or_one_that_cannot_be_updated_is_refused(rule):
         with pytest.raises(ValueError, match=r"params\["):
             make(rule, params)
     np.testing.assert_array_equal(w, 1)
+
+
+def test_a_second_thread_is_refused_while_a_step_runs():
+    w, grads = np.ones(4_000_000, np.float32), [np.ones(4_000_000, np.float32)]
+    optimizer = fo.optim.SGD([w], lr=1.0)
+    errors = []
+
+    def work():
+        for _ in range(100):
+            try:
+                optimizer.step(grads)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors
+    assert all("another thread" in error for error in errors)
+    assert optimizer.steps == 200 - len(errors)
+    assert (w == 1 - optimizer.steps).all()

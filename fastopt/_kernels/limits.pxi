@@ -3,7 +3,7 @@
 # - FMA peak: enough independent vector accumulators to hide the latency; every loop over them is
 #   unrolled, because one index known only at run time would keep them all in memory.
 # - Read bandwidth: a sum over an array, four vectors at a time.
-# - An update's bandwidth: the least arithmetic that reads four arrays and rewrites three of them.
+# - An update's bandwidth: the least arithmetic that reads three or four arrays and rewrites all but one.
 
 cdef extern from *:
     """
@@ -51,7 +51,7 @@ cdef void read_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogi
 
 
 cdef struct PassCall:
-    Py_ssize_t n
+    Py_ssize_t n, n_arrays
     float* grad
     float* arrays[3]
 
@@ -61,13 +61,19 @@ cdef void pass_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogi
     cdef float *a = c.arrays[0]
     cdef float *b = c.arrays[1]
     cdef float *d = c.arrays[2]
+    cdef Py_ssize_t start = share(c.n, GRAIN, member, team), stop = share(c.n, GRAIN, member + 1, team), i
     cdef float g
-    cdef Py_ssize_t i
-    for i in range(share(c.n, GRAIN, member, team), share(c.n, GRAIN, member + 1, team)):
-        g = c.grad[i]
-        a[i] += g
-        b[i] += g
-        d[i] += g
+    if c.n_arrays == 2:
+        for i in range(start, stop):
+            g = c.grad[i]
+            a[i] += g
+            b[i] += g
+    else:
+        for i in range(start, stop):
+            g = c.grad[i]
+            a[i] += g
+            b[i] += g
+            d[i] += g
 
 
 # ---------------------------------------------------------------- entry points
@@ -95,12 +101,15 @@ def read_rate(x, Py_ssize_t repeats):
     return <double>x.nbytes * repeats / (team_seconds() - start)
 
 
-def plain_pass(grad, a, b, c):
-    """Add float32 grad to three arrays of its size in place: the memory traffic of an Adam step and nothing else."""
+def plain_pass(grad, list arrays):
+    """Add float32 grad to two or three arrays of its size in place: an optimizer's memory traffic, and nothing else."""
     cdef PassCall call
-    call.grad = <float*>data(as_input("grad", grad, cnp.NPY_FLOAT32, (None,)))
-    call.n = grad.size
-    for i, array in enumerate((a, b, c)):
-        call.arrays[<Py_ssize_t>i] = <float*>data(as_output("abc"[<Py_ssize_t>i], array, cnp.NPY_FLOAT32, (call.n,)))
+    cdef Py_ssize_t i
+    if len(arrays) not in (2, 3):
+        raise ValueError(f"arrays: expected two or three, got {len(arrays)}")
+    call.grad, call.n, call.n_arrays = <float*>data(as_input("grad", grad, cnp.NPY_FLOAT32, (None,))), grad.size, len(arrays)
+    for i in range(call.n_arrays):
+        call.arrays[i] = <float*>data(as_output(f"arrays[{i}]", arrays[i], cnp.NPY_FLOAT32, (call.n,)))
+    check_apart(tuple((f"arrays[{i}]", a) for i, a in enumerate(arrays)), (("grad", grad),))
     with nogil:
         team_run(pass_job, &call, team_for(4 * call.n))

@@ -113,6 +113,19 @@ static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t
 #undef CASE
 }
 
+/* Sixteen elements on their way through a local array that the compiler keeps in registers: loops
+ * over it need not fear that pointers overlap. What comes `ahead` elements later is asked for. */
+TILE_INLINE void NAME(take_block)(REAL *to, const REAL *from, ptrdiff_t ahead) {
+    __builtin_prefetch(from + ahead, 0, 3);
+    if (sizeof(REAL) == 8) __builtin_prefetch(from + ahead + 8, 0, 3);
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) *(VEC *)(to + i) = *(const VEC *)(from + i);
+}
+TILE_INLINE void NAME(give_block)(REAL *to, const REAL *from) {
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) *(VEC *)(to + i) = *(const VEC *)(from + i);
+}
+
 /* n <= 16 elements; pad: zeros follow them in `to`, up to 16. */
 static inline void NAME(copy_part)(REAL *to, const REAL *from, ptrdiff_t n, int pad) {
 #pragma GCC unroll 8

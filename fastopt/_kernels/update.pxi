@@ -163,7 +163,7 @@ cdef extern from "simd.h" nogil:
 
 cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
     # infinite or NaN only where an element is, or where float64 cannot hold the square of a float64
-    cdef double total
+    cdef double total, x
     cdef Py_ssize_t i
     if floating is float:
         total = sum_squares_f(p, n)
@@ -171,7 +171,8 @@ cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
             return total
         total = 0               # outside the range of float32: once more, slowly
         for i in range(n):
-            total += <double>p[i] * p[i]
+            x = p[i]
+            total += x * x
         return total
     else:
         return sum_squares_d(p, n)
@@ -182,7 +183,7 @@ cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
     cdef floating difference
     for i in range(n):
         difference = p[i] - p[i]
-        if difference != 0:     # infinity and NaN leave NaN
+        if difference != difference:    # infinity and NaN leave NaN
             return False
     return True
 
@@ -223,7 +224,7 @@ cdef void count_sums(Plan* plan) noexcept nogil:
 
 cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # sets passed, and for a step that has passed its scale and constants
-    cdef bint sums = plan.accumulate > 1, limited = plan.max_norm < INFINITY
+    cdef bint sums = plan.accumulate > 1, limited = plan.max_norm < HUGE_VAL
     if plan.check_finite != FINITE_ANY or (limited and not sums):
         measure_share(plan, False, member, team)
         team_barrier(team)
@@ -334,14 +335,14 @@ cdef class Update:
     cdef list names, params, holders        # holders: of everything the plan points to
     cdef list bound, held                   # bound: by bind; held: what the plan points to now
     cdef list seen                          # per group: the keys and values sent last, None to look again
-    cdef bint busy
+    cdef bint busy, away                    # away: the parameters stand at the interim point
 
     def __cinit__(self, convert, check_finite, double max_norm, double clip_value, Py_ssize_t accumulate, double ema_decay):
         self.convert = convert
         self.names, self.params, self.holders, self.seen = [], [], [], []
         self.plan.check_finite = (None, "raise", "skip").index(check_finite)
         self.plan.max_norm, self.plan.clip, self.plan.accumulate, self.plan.ema_decay = max_norm, clip_value, accumulate, ema_decay
-        self.plan.gated = check_finite is not None or max_norm < INFINITY or accumulate > 1
+        self.plan.gated = check_finite is not None or max_norm < HUGE_VAL or accumulate > 1
         self.plan.scale, self.plan.norm = 1, NAN
 
     def __dealloc__(self):
@@ -387,6 +388,7 @@ cdef class Update:
         self.n_intervals = len(ends)
         for i, (_, k) in enumerate(ends):
             t = &self.plan.tensors[<Py_ssize_t>k]
+            t.apart = NULL          # what was apart need not be so from new parameters
             self.intervals[i] = Interval(<char*>t.param, <char*>t.param + t.size * item_bytes(t), k)
 
     # --- options
@@ -510,9 +512,12 @@ cdef class Update:
             if given[i] is not None:
                 if not self.fits(i, given[i]):
                     given[i] = self.fitting(i, given[i])
-                self.check_apart_from_params(i, given[i])
+                if data(given[i]) != self.plan.tensors[i].apart:
+                    self.check_apart_from_params(i, given[i])
         for i in range(self.plan.n_tensors):
-            self.plan.tensors[i].grad = NULL if given[i] is None else data(given[i])
+            t = &self.plan.tensors[i]
+            t.grad = NULL if given[i] is None else data(given[i])
+            t.apart = t.grad
         self.held = given
 
     cdef bint fits(self, Py_ssize_t i, object grad):
@@ -562,6 +567,8 @@ cdef class Update:
     cdef int enter(self) except -1:
         if self.busy:
             raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
+        if self.away:
+            raise RuntimeError("step: the parameters are at the interim point; leave the interim_point block first")
         self.busy = True
         return 0
 
@@ -604,14 +611,13 @@ cdef class Update:
         with nogil:
             update_begin(&self.plan)
             team_run(leave_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.busy = False
+        self.busy, self.away = False, True
 
     def return_home(self):
         """Put the parameters back where `leave_home` found them."""
-        self.enter()
         with nogil:
             team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.busy = False
+        self.away = False
 
 
 # --- clipping of gradients by themselves
@@ -654,7 +660,7 @@ cdef class Gradients:
         for name, a in self.arrays:
             as_output(name, a, float_type(name, a), a.shape)
         check_apart(tuple(self.arrays), ())
-        self.plan.n_tensors, self.plan.scale, self.plan.clip = len(self.arrays), 1, INFINITY
+        self.plan.n_tensors, self.plan.scale, self.plan.clip = len(self.arrays), 1, HUGE_VAL
         self.plan.tensors = <Tensor*>aligned_block(self.plan.n_tensors * sizeof(Tensor))
         for i, (name, a) in enumerate(self.arrays):
             t = &self.plan.tensors[i]
@@ -721,7 +727,7 @@ def clip_grad_norm_(grads, double max_norm, *, bint error_if_nonfinite=False):
     if error_if_nonfinite and norm - norm != 0:
         raise FloatingPointError(f"grads: expected a finite norm, got {norm}; nothing has been changed")
     if not max_norm >= norm + 1e-6:
-        given.clip(max_norm / (norm + 1e-6), INFINITY)
+        given.clip(max_norm / (norm + 1e-6), HUGE_VAL)
     return norm
 
 
