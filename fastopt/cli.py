@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         "--hidden", nargs="*", type=int, default=[128, 64], metavar="N", help="hidden sizes (default: 128 64)"
     )
     train.add_argument("--epochs", type=int, default=20, help="passes over the data (default: %(default)s)")
-    train.add_argument("--lr", type=float, default=1e-3, help="Adam's learning rate (default: %(default)s)")
+    rules = [name for name in fo.optim.__all__ if name != "Optimizer"]
+    train.add_argument("--optimizer", choices=rules, default="Adam", help="the update rule (default: %(default)s)")
+    train.add_argument("--lr", type=float, help="learning rate (default: the rule's own)")
     train.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows of a batch (default: %(default)s)")
     share = "share of the rows held out; the epoch with their lowest loss is kept (default: %(default)s; 0 for none)"
     train.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help=share)
@@ -119,8 +121,9 @@ def _train(args):
     widths = [X.shape[1], *args.hidden]
     hidden = [fo.nn.Dense(*pair, activation="relu") for pair in pairwise(widths)]
     net = fo.nn.Sequential([fo.nn.Standardize(widths[0]), *hidden, fo.nn.Dense(widths[-1], n_out)], rng=args.seed)
-    adam = fo.optim.Adam(net.parameters(), lr=args.lr)
-    trainer = fo.nn.Trainer(net, "cross_entropy" if classes else "mse", adam, seed=args.seed)
+    options = {} if args.lr is None else {"lr": args.lr}
+    optimizer = getattr(fo.optim, args.optimizer)(net.parameters(), **options)
+    trainer = fo.nn.Trainer(net, "cross_entropy" if classes else "mse", optimizer, seed=args.seed)
     history = trainer.fit(
         X[kept],
         y[kept],

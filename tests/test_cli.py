@@ -64,6 +64,17 @@ def test_train_is_reproducible(classes, tmp_path):
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+def test_train_takes_any_rule(classes, tmp_path, capsys):
+    out = str(tmp_path / "m.safetensors")
+    printed = set()
+    for rule in ("Adam", "RMSprop"):
+        assert main(["train", str(classes), "--epochs", "2", "--optimizer", rule, "--out", out]) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", str(classes), "--optimizer", "Optimizer"])
+
+
 @pytest.mark.parametrize("header", ["", "a,b,target\n"])
 def test_train_and_predict_values_from_csv(header, tmp_path, capsys):
     rng = np.random.default_rng(0)

@@ -377,6 +377,7 @@ cdef class Update:
         plan.n_tensors += len(params)
         plan.n_groups += 1
         plan.partials = <double*>grown(plan.partials, 0, plan.n_partials * sizeof(double))
+        plan.n_columns = plan.n_rows = 0        # their targets have moved
         self.seen.append(None)
         self.bound = self.held = None
         self.sort_intervals()

@@ -4,41 +4,22 @@
   options choose. The arithmetic is a kernel.
 - `step` compares the objects in `param_groups` with those it saw last; only if one is another,
   options are checked and sent to the kernel (`_send_options`).
-- A schedule in place of a number is evaluated ahead, ROWS updates at a time, into a table
+- A schedule in place of a number is evaluated ahead, hundreds of updates at a time, into a table
   from which the kernel takes its options, also inside a Trainer's run.
 """
 
 import inspect
 import math
 from contextlib import contextmanager
-from numbers import Number
 
 import numpy as np
 
 from fastopt import _files
 from fastopt._arrays import aligned_zeros, as_array
 from fastopt._kernels import core
-from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
+from fastopt.optim import options as opt
+from fastopt.schedules import Schedule
 
-ROWS = 512  # updates a table holds
-
-# What a number may be: at least the first, below the second.
-RANGES = {
-    "lr": (0, math.inf),
-    "momentum": (0, math.inf),
-    "dampening": (-math.inf, math.inf),
-    "weight_decay": (0, math.inf),
-    "beta1": (0, 1),
-    "beta2": (0, 1),
-    "alpha": (0, math.nextafter(1, 2)),
-    "rho": (0, math.nextafter(1, 2)),
-    "eps": (0, math.inf),
-    "lr_decay": (0, math.inf),
-    "momentum_decay": (0, math.inf),
-    "rectify_threshold": (4, math.inf),
-    "initial_accumulator_value": (0, math.inf),
-}
-ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
 FLAGS = ("lr_in_velocity", "maximize", "eps_inside_sqrt")
 
 
@@ -97,7 +78,7 @@ class Optimizer:
             raise ValueError(f"accumulate: expected a whole number of at least 1, got {accumulate!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay: expected a number in [0, 1), got {ema_decay!r}")
-        params = [params] if _is_one(params) else list(params)
+        params = [params] if opt.is_one_array(params) else list(params)
         if not params:
             raise ValueError("params: expected at least one array, got none")
         self.defaults = {name: options[name] for name in type(self).defaults}
@@ -135,14 +116,14 @@ class Optimizer:
             )
         if "params" not in group:
             raise ValueError('group: expected its arrays under "params", got none')
-        params = [group["params"]] if _is_one(group["params"]) else list(group["params"])
+        params = [group["params"]] if opt.is_one_array(group["params"]) else list(group["params"])
         if not params:
             raise ValueError("params: expected at least one array, got none")
         first = len(self._arrays)
         names = [f"params[{first + k}]" for k in range(len(params))]
         arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
         merged = {**self.defaults, **group, "params": params}
-        self._checked(merged)
+        opt.table_of([self._checked(merged)], self.steps + 1)  # raises what a step would
         self._update.add_group(list(zip(names, arrays, strict=True)))
         self.param_groups.append(merged)
         self._arrays += arrays
@@ -161,15 +142,8 @@ class Optimizer:
         return bool(group.get("decoupled_weight_decay", False))
 
     def _checked(self, group) -> dict:
-        """The numbers of a group by the kernel's names; some may be schedules."""
-        numbers = {}
-        for name, value in _numbers(group):
-            if not isinstance(value, Schedule):
-                value = _number(name, value)
-                low, high = RANGES[name]
-                if not low <= value < high:
-                    raise ValueError(f"{_range_text(name)}, got {group.get(name, group.get('betas'))!r}")
-            numbers[ALIASES.get(name, name)] = value
+        """The numbers of a group by the kernel's names; ValueError for options that do not fit."""
+        numbers = opt.numbers_of(group)
         self._formula(group)
         return numbers
 
@@ -183,12 +157,12 @@ class Optimizer:
         if sum(len(group["params"]) for group in groups) != len(self._arrays):
             raise ValueError("param_groups: expected the parameters known so far; use add_param_group for more")
         numbers = [self._checked(group) for group in groups]
-        columns = self._columns(numbers)
+        table = opt.table_of(numbers, self.steps + 1)
         first = 0
         for i, (group, values) in enumerate(zip(groups, numbers, strict=True)):
             formula, moments = self._formula(group)
             nesterov = group.get("nesterov", False)
-            plain = {name: v for name, v in values.items() if name in core.NUMBERS and not isinstance(v, Schedule)}
+            fixed = {name: v for name, v in values.items() if name in core.NUMBERS and not isinstance(v, Schedule)}
             flags = [bool(group.get(name, False)) for name in FLAGS]
             last = first + len(group["params"])
             self._keep(range(first, last), group, moments, nesterov == "interim")
@@ -196,33 +170,15 @@ class Optimizer:
                 i,
                 self._rule,
                 formula,
-                plain,
+                fixed,
                 nesterov is True,
                 nesterov == "interim",
                 *flags,
                 self._decoupled(group),
-                _seen(group),
+                opt.seen(group),
             )
             first = last
-        self._update.set_table(columns)
-
-    def _columns(self, numbers) -> list[tuple[int, str, np.ndarray]]:
-        """The coming values of every schedule, as far as all of them are good."""
-        t = np.arange(self.steps + 1, self.steps + 1 + ROWS)
-        columns, good = [], ROWS
-        for i, values in enumerate(numbers):
-            for name, schedule in values.items():
-                if isinstance(schedule, Schedule):
-                    row = np.asarray(schedule(t), np.float64)
-                    low, high = RANGES[name]
-                    bad = np.flatnonzero(~((low <= row) & (row < high)))
-                    if bad.size and bad[0] == 0:
-                        raise ValueError(
-                            f"{_range_text(name)}, got {float(row[0])!r} from {schedule!r} at update {t[0]}"
-                        )
-                    good = min(good, bad[0]) if bad.size else good
-                    columns.append((i, name, row))
-        return [(i, name, row[:good]) for i, name, row in columns]
+        self._update.set_table(table)
 
     def _keep(self, parameters, group, moments, interim) -> None:
         """Make the arrays these parameters need and have not got, and point the kernel to them."""
@@ -282,7 +238,7 @@ class Optimizer:
 
     def measured(self, value) -> None:
         """Tell every schedule among the options a measurement, once; only `ReduceOnPlateau` listens."""
-        options = [part for group in self.param_groups for option in group.values() for part in _parts(option)]
+        options = [part for group in self.param_groups for option in group.values() for part in opt.parts(option)]
         for schedule in {id(part): part for part in options if isinstance(part, Schedule)}.values():
             schedule.update(value)
 
@@ -348,7 +304,7 @@ class Optimizer:
         groups, first = [], 0
         for group in self.param_groups:
             last = first + len(group["params"])
-            options = {name: _plain(value) for name, value in group.items()}
+            options = {name: opt.plain(value) for name, value in group.items()}
             groups.append({**options, "params": list(range(first, last))})
             first = last
         return {
@@ -386,7 +342,7 @@ class Optimizer:
         if found != sizes:
             raise ValueError(f"expected groups of {sizes} parameters, got {found}")
         merged = [
-            {**mine, **{name: _restored(theirs[name]) for name in self.defaults if name in theirs}}
+            {**mine, **{name: opt.restored(theirs[name]) for name in self.defaults if name in theirs}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)
         ]
         for group in merged:
@@ -472,7 +428,7 @@ class Optimizer:
         theirs, state_dict = peer([torch.zeros(1)]).defaults, self.state_dict()
         groups = []
         for group, mine in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            options = {name: _now(mine[name], self.steps) for name in self.defaults}
+            options = {name: opt.now(mine[name], self.steps) for name in self.defaults}
             for name, value in options.items():
                 if value != type(self).defaults[name] and (name not in theirs or value == "interim"):
                     raise ValueError(f"{name}: expected an option that torch has, got {value!r}")
@@ -511,78 +467,3 @@ def unpack_state(arrays, document) -> dict:
         _, k, name = key.split(".")
         state[int(k)][name] = value
     return {**{name: document[name] for name in ("param_groups", "steps", "accumulated")}, "state": state}
-
-
-def _is_one(params) -> bool:
-    """Whether `params` is one array, not a list of them."""
-    try:
-        return isinstance(params, np.ndarray) or hasattr(params, "__dlpack__") or bool(memoryview(params).format)
-    except TypeError:
-        return False
-
-
-def _numbers(group):
-    """(name, value) of the options that are numbers; betas give two."""
-    for name, value in group.items():
-        if name == "betas":
-            if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
-                raise ValueError(f"betas: expected two numbers in [0, 1), got {value!r}")
-            yield from zip(("beta1", "beta2"), value, strict=True)
-        elif name in RANGES:
-            yield name, value
-
-
-def _number(name, value) -> float:
-    if isinstance(value, str) or not (isinstance(value, Number) or hasattr(value, "__float__")):
-        raise TypeError(f"{name}: expected a number or a schedule, got {value!r}")
-    return float(value)
-
-
-def _range_text(name) -> str:
-    low, high = RANGES[name]
-    if name in ("beta1", "beta2"):
-        return "betas: expected two numbers in [0, 1)"
-    return f"{name}: expected a finite number " + (f"of at least {low}" if high == math.inf else f"from {low} to 1")
-
-
-def _seen(group):
-    """Keys and values as `Update.settled` compares them; None if one of them can change inside."""
-    for name, value in group.items():
-        fixed = isinstance(value, bool | int | float | str | np.generic | tuple | None | Schedule)
-        if not (fixed or name == "params") or any(_can_change(v) for v in _parts(value)):
-            return None
-    return tuple(part for item in group.items() for part in item)
-
-
-def _parts(value):
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _can_change(value) -> bool:
-    """Whether an option gives other numbers after a measurement."""
-    return isinstance(getattr(value, "then", value), ReduceOnPlateau)
-
-
-def _plain(value):
-    """An option as a plain value: schedules by their configuration."""
-    if isinstance(value, tuple | list):
-        return tuple(_plain(v) for v in value)
-    if isinstance(value, Schedule):
-        return value.config()
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _restored(value):
-    """What `_plain` made plain, or torch's tensors, as an option."""
-    if isinstance(value, dict):
-        return from_config(value)
-    if isinstance(value, tuple | list):
-        return tuple(_restored(v) for v in value)
-    return value.item() if hasattr(value, "item") else value
-
-
-def _now(value, steps):
-    """An option as the coming update will have it."""
-    if isinstance(value, tuple):
-        return tuple(_now(v, steps) for v in value)
-    return value(steps + 1) if isinstance(value, Schedule) else value

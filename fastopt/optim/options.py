@@ -1,0 +1,135 @@
+"""Options of a parameter group: what each may be, and how it looks to the kernel, in a file and to torch.
+
+An option is a number, a flag, a tuple of numbers (betas), or a schedule in place of a number.
+"""
+
+import math
+from numbers import Number
+
+import numpy as np
+
+from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
+
+# What a number may be: at least the first, below the second.
+RANGES = {
+    "lr": (0, math.inf),
+    "momentum": (0, math.inf),
+    "dampening": (-math.inf, math.inf),
+    "weight_decay": (0, math.inf),
+    "beta1": (0, 1),
+    "beta2": (0, 1),
+    "alpha": (0, math.nextafter(1, 2)),
+    "rho": (0, math.nextafter(1, 2)),
+    "eps": (0, math.inf),
+    "lr_decay": (0, math.inf),
+    "momentum_decay": (0, math.inf),
+    "rectify_threshold": (4, math.inf),
+    "initial_accumulator_value": (0, math.inf),
+}
+ROWS = 512  # updates a table holds
+ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
+
+
+def is_one_array(params) -> bool:
+    """Whether `params` is one array, not a list of them."""
+    try:
+        return isinstance(params, np.ndarray) or hasattr(params, "__dlpack__") or bool(memoryview(params).format)
+    except TypeError:
+        return False
+
+
+def numbers_of(group) -> dict:
+    """The numbers of a group by the kernel's names, floats or schedules; ValueError for one out of range."""
+    numbers: dict[str, float | Schedule] = {}
+    for name, value in group.items():
+        if name == "betas":
+            if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+                raise ValueError(f"{range_text('beta1')}, got {value!r}")
+            numbers |= {beta: number(beta, v, value) for beta, v in zip(("beta1", "beta2"), value, strict=True)}
+        elif name in RANGES:
+            numbers[ALIASES.get(name, name)] = number(name, value, value)
+    return numbers
+
+
+def number(name, value, option):
+    """A number in its range, or a schedule; `option` is what the caller wrote."""
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, str) or not (isinstance(value, Number) or hasattr(value, "__float__")):
+        raise TypeError(f"{name}: expected a number or a schedule, got {value!r}")
+    low, high = RANGES[name]
+    if not low <= float(value) < high:
+        raise ValueError(f"{range_text(name)}, got {option!r}")
+    return float(value)
+
+
+def table_of(groups, first) -> list[tuple[int, str, np.ndarray]]:
+    """(group, name, values at the coming updates) of every schedule, as far as all values are in range.
+
+    `groups` holds what `numbers_of` returned; the updates are counted from `first`.
+    """
+    t = np.arange(first, first + ROWS)
+    columns, good = [], ROWS
+    for i, numbers in enumerate(groups):
+        for name, schedule in numbers.items():
+            if isinstance(schedule, Schedule):
+                values = np.asarray(schedule(t), np.float64)
+                low, high = RANGES[name]
+                bad = np.flatnonzero(~((low <= values) & (values < high)))
+                if bad.size and bad[0] == 0:
+                    value = float(values[0])
+                    raise ValueError(f"{range_text(name)}, got {value!r} from {schedule!r} at update {first}")
+                good = min(good, bad[0]) if bad.size else good
+                columns.append((i, name, values))
+    return [(i, name, values[:good]) for i, name, values in columns]
+
+
+def range_text(name) -> str:
+    low, high = RANGES[name]
+    if name in ("beta1", "beta2"):
+        return "betas: expected two numbers in [0, 1)"
+    return f"{name}: expected a finite number " + (f"of at least {low}" if high == math.inf else f"from {low} to 1")
+
+
+def seen(group):
+    """Keys and values as `Update.settled` compares them; None if one of them can change inside."""
+    for name, value in group.items():
+        fixed = isinstance(value, bool | int | float | str | np.generic | tuple | None | Schedule)
+        if not (fixed or name == "params") or any(can_change(v) for v in parts(value)):
+            return None
+    return tuple(part for item in group.items() for part in item)
+
+
+def parts(value):
+    """An option's values, one by one."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def can_change(value) -> bool:
+    """Whether an option gives other numbers after a measurement."""
+    return isinstance(value, ReduceOnPlateau) or can_change(getattr(value, "then", None)) if value else False
+
+
+def plain(value):
+    """An option as a plain value: schedules by their configuration."""
+    if isinstance(value, tuple | list):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, Schedule):
+        return value.config()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def restored(value):
+    """What `plain` made plain, or torch's tensors, as an option."""
+    if isinstance(value, dict):
+        return from_config(value)
+    if isinstance(value, tuple | list):
+        return tuple(restored(v) for v in value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def now(value, steps):
+    """An option as the coming update will have it."""
+    if isinstance(value, tuple):
+        return tuple(now(v, steps) for v in value)
+    return value(steps + 1) if isinstance(value, Schedule) else value
