@@ -17,7 +17,7 @@ def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
     from safetensors.numpy import save
 
     text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
-    content = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata={"fastopt": text})
+    content = save({name: np.asarray(a, order="C") for name, a in arrays.items()}, metadata={"fastopt": text})
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:

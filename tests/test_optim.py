@@ -1009,3 +1009,102 @@ def test_a_second_thread_is_refused_while_a_step_runs():
     assert all("another thread" in error for error in errors)
     assert optimizer.steps == 200 - len(errors)
     assert (w == 1 - optimizer.steps).all()
+
+
+def test_groups_that_trade_their_parameters_are_refused():
+    a, b, c = np.ones(3), np.ones(4), np.ones(5)
+    optimizer = fo.optim.SGD([{"params": [a], "momentum": 0.9}, {"params": [b, c]}], lr=0.1)
+    grads = [np.ones(3), np.ones(4), np.ones(5)]
+    optimizer.step(grads)
+    optimizer.param_groups.reverse()
+    with pytest.raises(ValueError, match="param_groups"):
+        optimizer.step(grads)
+    optimizer.param_groups.reverse()
+    optimizer.param_groups[1]["params"].pop()
+    optimizer.param_groups[1]["lr"] = 0.2
+    with pytest.raises(ValueError, match="param_groups"):
+        optimizer.step(grads)
+
+
+def test_options_a_rule_does_not_have_do_nothing():
+    w, twin = np.ones(3), np.ones(3)
+    optimizer, plain = fo.optim.Adam([w], lr=0.1), fo.optim.Adam([twin], lr=0.1)
+    optimizer.param_groups[0] |= {"nesterov": True, "beta1": 0.1, "alpha": 0.2, "initial_lr": 3.0}
+    optimizer.step([np.full(3, 0.5)])
+    plain.step([np.full(3, 0.5)])
+    np.testing.assert_array_equal(w, twin)
+
+
+def test_an_option_that_is_gone_is_missed():
+    w = np.ones(3)
+    optimizer = fo.optim.Adam([w], lr=0.1)
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(ValueError, match="lr: expected in every group"):
+        optimizer.step([np.ones(3)])
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_a_number_used_once_takes_no_schedule():
+    with pytest.raises(TypeError, match="initial_accumulator_value"):
+        fo.optim.Adagrad([np.ones(3)], initial_accumulator_value=fo.schedules.Constant(0.1))
+
+
+def test_lr_in_velocity_without_momentum_is_plain_descent():
+    w = np.ones(3)
+    fo.optim.SGD([w], lr=0.25, lr_in_velocity=True).step([np.ones(3)])
+    np.testing.assert_array_equal(w, 0.75)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_nesterov_is_one_of_its_three_values(value):
+    with pytest.raises(ValueError, match="nesterov"):
+        fo.optim.SGD([np.ones(3)], momentum=0.9, nesterov=value)
+
+
+def test_nothing_changes_while_parameters_are_not_at_home():
+    w = np.ones(3)
+    optimizer = fo.optim.SGD([w], lr=0.5, momentum=0.5, nesterov="interim", ema_decay=0.5)
+    optimizer.step([np.ones(3)])
+    home, state = w.copy(), optimizer.state_dict()
+    for block in (optimizer.interim_point, optimizer.averaged):
+        with block():
+            for change in (
+                lambda: optimizer.step([np.ones(3)]),
+                lambda: optimizer.bind([np.ones(3)]),
+                lambda: optimizer.add_param_group({"params": [np.ones(2)]}),
+                lambda: optimizer.load_state_dict(state),
+            ):
+                with pytest.raises(RuntimeError, match="leave that block first"):
+                    change()
+        np.testing.assert_array_equal(w, home)
+
+
+def test_numbers_that_change_inside_a_tuple_are_noticed():
+    beta = np.array(0.9)
+    w, twin = np.ones(3), np.ones(3)
+    optimizer, plain = fo.optim.Adam([w], betas=(beta, 0.999)), fo.optim.Adam([twin])
+    for step in range(2):
+        if step:
+            beta[...] = 0.5
+            plain.param_groups[0]["betas"] = (0.5, 0.999)
+        for each in (optimizer, plain):
+            each.step([np.full(3, 0.5)])
+    np.testing.assert_array_equal(w, twin)
+
+
+def test_a_plateau_told_outside_of_fit_holds_from_the_next_step():
+    w = np.zeros(1)
+    lr = fo.schedules.ReduceOnPlateau(1.0, factor=0.5, patience=0)
+    optimizer = fo.optim.SGD([w], lr=lr)
+    for loss in (1.0, 1.0, 1.0):
+        optimizer.step([np.ones(1)])
+        lr.update(loss)
+    np.testing.assert_array_equal(w, -2.5)
+
+
+def test_max_norm_infinity_measures_and_leaves_the_gradient():
+    w = np.zeros(2)
+    optimizer = fo.optim.SGD([w], lr=1.0, max_norm=math.inf)
+    optimizer.step([np.array([3.0, 4.0])])
+    assert optimizer.grad_norm == 5.0
+    np.testing.assert_array_equal(w, [-3.0, -4.0])

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import os
+import pickle
 import warnings
 
 import numpy as np
@@ -43,8 +44,8 @@ def test_state_dict_is_plain_has_torchs_names_and_holds_copies(rule, options, dt
     optimizer = make(rule, params, **options)
     optimizer.step(grads[0])
     state = optimizer.state_dict()
-    assert state.keys() == {"state", "param_groups", "steps", "accumulated"}
-    assert (state["steps"], state["accumulated"]) == (1, 0)
+    assert state.keys() == {"state", "param_groups", "steps", "accumulated", "accumulate"}
+    assert (state["steps"], state["accumulated"], state["accumulate"]) == (1, 0, 1)
     assert list(state["state"]) == state["param_groups"][0]["params"] == list(range(len(params)))
     for i, entry in state["state"].items():
         assert entry.keys() == {"step", *moments(rule, options), *(["mu_product"] if rule == "NAdam" else [])}
@@ -878,3 +879,73 @@ def test_averages_stand_in_the_network_while_asked_and_training_goes_on_after(sm
     for trainer in (one, other):
         trainer.fit(X, y)
     assert_trained_alike(one, other)
+
+
+# ---------------------------------------------------------------- what a run must not lose
+
+
+def test_sums_under_way_are_not_taken_over_by_another_accumulate():
+    w = np.zeros(3)
+    optimizer = make("SGD", [w], lr=1.0, accumulate=4)
+    optimizer.step([np.ones(3)])
+    other = make("SGD", [np.zeros(3)], lr=1.0)
+    with pytest.raises(ValueError, match="sums of"):
+        other.load_state_dict(optimizer.state_dict())
+    other.step([np.ones(3)])
+    np.testing.assert_array_equal(other.param_groups[0]["params"][0], -1)
+
+
+@pytest.mark.parametrize("steps", [10**30, float("inf"), 2**60])
+def test_a_count_too_large_is_refused_and_changes_nothing(steps):
+    optimizer = make("Adam", [np.ones(3)], lr=0.1)
+    before = optimizer.state_dict()
+    bad = copy.deepcopy(before)
+    bad["steps"], bad["param_groups"][0]["lr"] = steps, 0.5
+    with pytest.raises(ValueError, match="state_dict"):
+        optimizer.load_state_dict(bad)
+    assert_same(optimizer.state_dict(), before)
+
+
+def test_a_schedule_out_of_range_at_the_loaded_step_is_refused_whole():
+    optimizer = make("SGD", [np.ones(3)], lr=fo.schedules.Exponential(1.0, -1.0))
+    state = optimizer.state_dict()
+    state["steps"] = 2000  # e^2000: no float
+    with pytest.raises(ValueError, match="lr"):
+        optimizer.load_state_dict(state)
+    assert optimizer.steps == 0
+    optimizer.step([np.zeros(3)])
+
+
+def test_parameters_without_dimensions_are_saved_and_loaded(tmp_path):
+    w = np.array(1.0)
+    optimizer = make("Adam", [w])
+    optimizer.step([np.array(2.0)])
+    optimizer.save(tmp_path / "state.safetensors")
+    twin = make("Adam", [w.copy()])
+    twin.load(tmp_path / "state.safetensors")
+    assert_same(twin.state_dict(), optimizer.state_dict())
+
+
+def test_options_given_as_arrays_are_saved_as_plain_values(tmp_path):
+    optimizer = make("Adam", [np.ones(2)], lr=np.array(0.1), betas=np.array([0.5, 0.75]))
+    optimizer.step([np.ones(2)])
+    optimizer.save(tmp_path / "state.safetensors")
+    group = optimizer.state_dict()["param_groups"][0]
+    assert (group["lr"], list(group["betas"])) == (0.1, [0.5, 0.75])
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_a_copied_or_pickled_optimizer_goes_on_alone(how):
+    w, grads = np.ones(5), [np.full(5, 0.5)]
+    lr = fo.schedules.Power(0.1, 0.5)
+    optimizer = make("SGD", [w], lr=lr, momentum=0.9, ema_decay=0.9, accumulate=2)
+    for _ in range(3):
+        optimizer.step(grads)
+    twin = how(optimizer)
+    mine = twin.param_groups[0]["params"][0]
+    for _ in range(3):
+        optimizer.step(grads)
+        twin.step(grads)
+    assert mine is not w
+    np.testing.assert_array_equal(mine, w)
+    assert_same(twin.state_dict(), optimizer.state_dict())

@@ -94,6 +94,16 @@ cdef int check_apart(tuple outputs, tuple inputs) except -1:
     return 0
 
 
+cdef int check_disjoint(list arrays) except -1:
+    # (name, array) pairs: no two share memory
+    spans = sorted((<size_t>data(a), i) for i, (_, a) in enumerate(arrays) if a.size)
+    for (_, i), (start, j) in zip(spans, spans[1:]):
+        if overlaps(arrays[i][1], arrays[j][1]):
+            raise ValueError(f"{arrays[max(i, j)][0]}: expected memory of its own, got an array that overlaps "
+                             f"{arrays[min(i, j)][0]}; pass a copy")
+    return 0
+
+
 cdef int activation_code(object activation) except -1:
     try:
         return ACTIVATIONS.index(activation)

@@ -1,8 +1,8 @@
 /* The few operations on the bits of a float or double that Cython cannot say.
  * Each name is one macro over both types (C11 _Generic), so that fused Cython
  * code calls it without knowing its own type. Every function is branch-free
- * and compiles to one to three vector instructions from SSE2 on: integers keep
- * the width of the floating type and are never converted to it or from it.
+ * and compiles to vector instructions from SSE2 on: integers keep the width of
+ * the floating type and are never converted to it or from it.
  */
 #ifndef FASTOPT_BITS_H
 #define FASTOPT_BITS_H
@@ -73,8 +73,8 @@ static inline double fastopt_power_from_low_bits_double(double x)
     return x;
 }
 
-/* a / b for 0 < b <= FASTOPT_MOST_..., within one unit in the last place, where denormals are
- * flushed. Roots and divisions share one slow unit, which a loop with one of each waits for; where
+/* a / b for 0 < b <= FASTOPT_MOST_..., within one unit in the last place while |a| > 1e-30
+ * (float) and the quotient is normal. Roots and divisions share one slow unit, which a loop with one of each waits for; where
  * products and sums can be fused, a division is cheaper made of them: an estimate of 1 / b from its
  * bits, good to 5 %, whose error each step squares. */
 #ifdef __FMA__

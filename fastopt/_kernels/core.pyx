@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, embedsignature=False
 """Every kernel, in one translation unit, compiled once per instruction-set level.
 
-The topic files are taken in from the lowest to the highest, so that each can
-call the ones before it directly. `fastopt._kernels` chooses the level;
+The topic files are taken in from the lowest to the highest; being one unit,
+they call each other directly. `fastopt._kernels` chooses the level;
 `fastopt.functional` and the classes above are the public face.
 """
 

@@ -62,6 +62,8 @@ cdef enum:
     LR, WEIGHT_DECAY, MU, DAMPENING, BETA1, BETA2, EPS, LR_DECAY, MOMENTUM_DECAY, THRESHOLD, N_NUMBERS
 NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "beta1", "beta2", "eps", "lr_decay", "momentum_decay", "rectify_threshold")
 
+assert (len(FORMULAS), len(RULES), len(NUMBERS)) == (LION + 1, RULE_LION + 1, N_NUMBERS)
+
 cdef struct Options:
     int rule, formula
     double number[N_NUMBERS]
@@ -127,10 +129,11 @@ cdef void prepare_sgd(Options* o, Tensor* t, Step* s) noexcept nogil:
     s.a = o.number[MU]
     s.b = 1 - o.number[DAMPENING] if t.started else 1       # the first step is not dampened
     s.c, s.d = 1 if o.nesterov else 0, s.a if o.nesterov else 1
+    if o.formula == PLAIN:
+        return
+    t.started = True
     if o.lr_in_velocity or o.interim:                       # v = mu v - lr g; theta + v
         s.b, s.c, s.lr = -s.lr * s.b, -s.lr * s.c, -1
-    if o.formula == MOMENTUM:
-        t.started = True
 
 
 cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, double correction2) noexcept nogil:
@@ -349,16 +352,19 @@ cdef void update_arrays(Formula* formula, const Step* step, double scale, floati
         update_part_block(formula, step, scale, most, array, n % BLOCK)
 
 
+cdef inline floating clipped(floating g, floating high) noexcept nogil:
+    # NaN stays
+    g = high if high < g else g
+    return -high if -high > g else g
+
+
 cdef void ready_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
                          Py_ssize_t n) noexcept nogil:
     # scaled, clipped, with L2
-    cdef floating factor = <floating>scale, high = <floating>clip, low = -high, decay = <floating>weight_decay, g
+    cdef floating factor = <floating>scale, high = <floating>clip, decay = <floating>weight_decay
     cdef Py_ssize_t i
     for i in range(n):
-        g = factor * grad[i]
-        g = high if high < g else g
-        g = low if low > g else g
-        ready[i] = g + decay * param[i]
+        ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, floating* dtype,

@@ -444,19 +444,11 @@ cdef class Training:
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
         # the one region of a call; backward takes twice forward's work, and meets twice as often
         cdef Py_ssize_t team = team_for(rows * self.program.work // self.program.n_entries)
-        if self.update is None:
-            with nogil:
-                team_run(train_job, c, team)
-            return
-        self.update.enter()
-        try:
-            if self.update.held is not self.grads:
-                self.update.take(self.grads)
-                self.update.held = self.grads
-            with nogil:
-                team_run(train_job, c, team)
-        finally:
-            self.update.busy = False
+        if self.update is not None and self.update.held is not self.grads:
+            self.update.take(self.grads)
+            self.update.held = self.grads
+        with nogil:
+            team_run(train_job, c, team)
 
     def step(self, x, targets, sample_weight=None):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
@@ -466,14 +458,28 @@ cdef class Training:
         if x.shape[0] == 0:
             raise ValueError("x: expected at least one row, got none")
         rows = x.shape[0]
-        self.fill(&c, x, targets, weights, rows)
-        c.sizes, c.n_sizes = &rows, 1
-        c.run.values[0] = c.x
-        self.execute(&c, rows)
+        self.enter()
+        try:
+            self.fill(&c, x, targets, weights, rows)
+            c.sizes, c.n_sizes = &rows, 1
+            c.run.values[0] = c.x
+            self.execute(&c, rows)
+        finally:
+            self.leave()
         if self.update is not None:
-            self.update.leave()
+            self.update.report_refusal()
             self.batches += 1
         return c.batch_loss
+
+    cdef int enter(self) except -1:
+        # the workspace and the optimizer belong to one call at a time
+        if self.update is not None:
+            self.update.enter()
+        return 0
+
+    cdef void leave(self) noexcept:
+        if self.update is not None:
+            self.update.busy = False
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):
         """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
@@ -484,12 +490,16 @@ cdef class Training:
         cdef TrainCall c
         order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
         cdef Py_ssize_t batch = min(sizes.max(), x.shape[0])
-        self.fill(&c, x, targets, sample_weight, batch)
-        c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
-        c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
-        c.run.values[0] = c.batch_x
-        c.deadline = team_seconds() + seconds
-        self.execute(&c, batch)
-        self.position, self.loss_sum, self.weight_sum = c.position, c.loss_sum, c.weight_sum
-        self.batches += c.batches
-        self.update.leave()
+        self.enter()
+        try:
+            self.fill(&c, x, targets, sample_weight, batch)
+            c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
+            c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
+            c.run.values[0] = c.batch_x
+            c.deadline = team_seconds() + seconds
+            self.execute(&c, batch)
+            self.position, self.loss_sum, self.weight_sum = c.position, c.loss_sum, c.weight_sum
+            self.batches += c.batches
+        finally:
+            self.leave()
+        self.update.report_refusal()

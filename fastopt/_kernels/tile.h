@@ -1,4 +1,5 @@
-/* The two product tiles, written once and included by simd.h per dtype.
+/* What is written on vectors, once, and included by simd.h per dtype: the two product tiles,
+ * the way of a block through registers, a sum of squares.
  *
  * dot_tile     c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
  * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes

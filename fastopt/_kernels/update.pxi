@@ -19,7 +19,8 @@ cdef struct Plan:               # everything a step needs
     Options* options            # (groups,)
     Tensor* tensors             # (n_tensors,)
     int check_finite
-    double max_norm, clip       # infinity: none
+    bint limited                # the norm of all gradients is measured, and at most max_norm
+    double max_norm, clip       # clip: infinity for none
     double ema_decay
     Py_ssize_t accumulate
     bint interim                # some group takes its gradients at an interim point
@@ -27,7 +28,7 @@ cdef struct Plan:               # everything a step needs
     double* partials            # (n_partials,): sums of squares on the grid
     Py_ssize_t n_columns, n_rows, row   # of the table; row: of the coming update
     double* table               # (n_columns, n_rows)
-    double** targets            # (n_columns,): the option each column holds
+    Py_ssize_t* targets         # (n_columns,): the option each column holds, group * N_NUMBERS + number
     # what happened
     int64_t updates, skipped
     Py_ssize_t accumulated      # calls since the last update
@@ -224,8 +225,8 @@ cdef void count_sums(Plan* plan) noexcept nogil:
 
 cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # sets passed, and for a step that has passed its scale and constants
-    cdef bint sums = plan.accumulate > 1, limited = plan.max_norm < HUGE_VAL
-    if plan.check_finite != FINITE_ANY or (limited and not sums):
+    cdef bint sums = plan.accumulate > 1
+    if plan.check_finite != FINITE_ANY or (plan.limited and not sums):
         measure_share(plan, False, member, team)
         team_barrier(team)
     if member == 0:
@@ -237,12 +238,12 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
         if member == 0:
             count_sums(plan)
         team_barrier(team)
-        if plan.passed and limited:
+        if plan.passed and plan.limited:
             measure_share(plan, True, member, team)
             team_barrier(team)
     if plan.passed and member == 0:
         plan.scale = 1.0 / plan.accumulate
-        if limited:
+        if plan.limited:
             plan.norm = sqrt(add_up(plan.partials, plan.n_partials)) * plan.scale
             plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
         update_prepare(plan)
@@ -257,7 +258,7 @@ cdef void update_begin(Plan* plan) noexcept nogil:
     plan.passed = plan.left_out = plan.refused = False
     if plan.row < plan.n_rows:
         for i in range(plan.n_columns):
-            plan.targets[i][0] = plan.table[i * plan.n_rows + plan.row]
+            plan.options[plan.targets[i] // N_NUMBERS].number[plan.targets[i] % N_NUMBERS] = plan.table[i * plan.n_rows + plan.row]
 
 
 cdef void update_prepare(Plan* plan) noexcept nogil:
@@ -323,8 +324,7 @@ cdef class Update:
     convert : callable
         Makes an ndarray of a gradient that is not one: ``convert(name, object)``.
     check_finite : None, "raise" or "skip"
-    max_norm, clip_value : float
-        Infinity for none.
+    max_norm, clip_value : float or None
     accumulate : int
     ema_decay : float
     """
@@ -335,21 +335,22 @@ cdef class Update:
     cdef list names, params, holders        # holders: of everything the plan points to
     cdef list bound, held                   # bound: by bind; held: what the plan points to now
     cdef list seen                          # per group: the keys and values sent last, None to look again
-    cdef bint busy, away                    # away: the parameters stand at the interim point
+    cdef bint busy
+    cdef public bint away                   # the parameters stand at the interim point, or are averages
 
-    def __cinit__(self, convert, check_finite, double max_norm, double clip_value, Py_ssize_t accumulate, double ema_decay):
+    def __cinit__(self, convert, check_finite, max_norm, clip_value, Py_ssize_t accumulate, double ema_decay):
         self.convert = convert
         self.names, self.params, self.holders, self.seen = [], [], [], []
         self.plan.check_finite = (None, "raise", "skip").index(check_finite)
-        self.plan.max_norm, self.plan.clip, self.plan.accumulate, self.plan.ema_decay = max_norm, clip_value, accumulate, ema_decay
-        self.plan.gated = check_finite is not None or max_norm < HUGE_VAL or accumulate > 1
+        self.plan.limited, self.plan.max_norm = max_norm is not None, max_norm or 0
+        self.plan.clip, self.plan.accumulate, self.plan.ema_decay = clip_value or HUGE_VAL, accumulate, ema_decay
+        self.plan.gated = check_finite is not None or self.plan.limited or accumulate > 1
         self.plan.scale, self.plan.norm = 1, NAN
 
     def __dealloc__(self):
         free(self.plan.options)
         free(self.plan.tensors)
         free(self.plan.partials)
-        free(self.plan.targets)
         free(self.intervals)
 
     def add_group(self, list params):
@@ -357,27 +358,27 @@ cdef class Update:
         cdef Plan* plan = &self.plan
         cdef Py_ssize_t i, first = plan.n_tensors
         cdef Tensor* t
-        known = list(zip(self.names, self.params))
+        cdef Py_ssize_t n_partials = plan.n_partials
+        self.require_idle()
         for name, a in params:
             as_output(name, a, float_type(name, a), a.shape)
-            check_apart(((name, a),), tuple(known))
-            known.append((name, a))
+            n_partials += (a.size + MEASURE - 1) // MEASURE
+        check_disjoint([*zip(self.names, self.params), *params])
         plan.options = <Options*>grown(plan.options, plan.n_groups * sizeof(Options), sizeof(Options))
         plan.tensors = <Tensor*>grown(plan.tensors, first * sizeof(Tensor), len(params) * sizeof(Tensor))
         self.intervals = <Interval*>grown(self.intervals, self.n_intervals * sizeof(Interval), len(params) * sizeof(Interval))
+        plan.partials = <double*>grown(plan.partials, 0, n_partials * sizeof(double))
         for i, (name, a) in enumerate(params):
             t = &plan.tensors[first + i]
             t.typenum, t.size, t.group, t.param, t.product = float_type(name, a), a.size, plan.n_groups, data(a), 1
             plan.n_bytes += whole_shares(t)
             plan.n_elements += t.size
-            plan.n_partials += (t.size + MEASURE - 1) // MEASURE
             self.names.append(name)
             self.params.append(a)
             self.holders.append(None)
         plan.n_tensors += len(params)
         plan.n_groups += 1
-        plan.partials = <double*>grown(plan.partials, 0, plan.n_partials * sizeof(double))
-        plan.n_columns = plan.n_rows = 0        # their targets have moved
+        plan.n_partials = n_partials
         self.seen.append(None)
         self.bound = self.held = None
         self.sort_intervals()
@@ -418,6 +419,7 @@ cdef class Update:
     def set_options(self, Py_ssize_t group, str rule, str formula, dict numbers, bint nesterov, bint interim, bint lr_in_velocity,
                     bint maximize, bint eps_inside_sqrt, bint decoupled_weight_decay, seen):
         """Options of a group; `seen` is what `settled` compares: its keys and values, or None."""
+        self.require_idle()
         cdef Options* o = &self.plan.options[group]
         o.rule, o.formula = RULES.index(rule), FORMULAS.index(formula)
         o.nesterov, o.interim, o.lr_in_velocity, o.maximize = nesterov, interim, lr_in_velocity, maximize
@@ -431,21 +433,18 @@ cdef class Update:
 
     def set_table(self, list columns):
         """Options of the coming updates: (group, name, values) each, values of one length."""
-        cdef Py_ssize_t i
+        self.require_idle()
         table = np.array([values for _, _, values in columns], np.float64)
-        free(self.plan.targets)
-        self.plan.targets = NULL
-        self.plan.targets = <double**>aligned_block(len(columns) * sizeof(double*))
-        for i, (group, name, _) in enumerate(columns):
-            self.plan.targets[i] = &self.plan.options[<Py_ssize_t>group].number[<Py_ssize_t>NUMBERS.index(name)]
-        self.table = table
-        self.plan.table, self.plan.n_columns, self.plan.row = <double*>data(table), len(columns), 0
-        self.plan.n_rows = table.shape[1] if columns else 0
+        targets = np.array([group * N_NUMBERS + NUMBERS.index(name) for group, name, _ in columns], np.intp)
+        self.table = (table, targets)
+        self.plan.table, self.plan.targets = <double*>data(table), <Py_ssize_t*>data(targets)
+        self.plan.n_columns, self.plan.n_rows, self.plan.row = len(columns), table.shape[1] if columns else 0, 0
 
     # --- state
 
     def set_arrays(self, Py_ssize_t i, tuple moments, ema=None, sum=None, home=None):
         """What is kept for parameter i, of its shape and dtype; None where nothing is."""
+        self.require_idle()
         cdef Tensor* t = &self.plan.tensors[i]
         cdef Py_ssize_t slot
         self.holders[i] = (moments, ema, sum, home)
@@ -464,6 +463,7 @@ cdef class Update:
         return t.count, t.started, t.product, t.summed
 
     def set_counts(self, Py_ssize_t i, int64_t count, bint started, double product, bint summed):
+        self.require_idle()
         cdef Tensor* t = &self.plan.tensors[i]
         t.count, t.started, t.product, t.summed = count, started, product, summed
 
@@ -499,6 +499,7 @@ cdef class Update:
 
     def bind(self, grads):
         """Check gradients once and keep them; None skips a parameter."""
+        self.require_idle()
         self.take(grads)
         self.bound = self.held
 
@@ -565,17 +566,20 @@ cdef class Update:
 
     # --- steps
 
-    cdef int enter(self) except -1:
+    def require_idle(self):
+        """Raise RuntimeError while a step runs, or the parameters are not at home."""
         if self.busy:
             raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
         if self.away:
-            raise RuntimeError("step: the parameters are at the interim point; leave the interim_point block first")
+            raise RuntimeError("step: the parameters are at the interim point or averaged; leave that block first")
+
+    cdef int enter(self) except -1:
+        self.require_idle()
         self.busy = True
         return 0
 
-    cdef int leave(self) except -1:
-        # after a run: frees the optimizer, and reports what made the run stop
-        self.busy = False
+    cdef int report_refusal(self) except -1:
+        # after a run: what made it stop
         if self.plan.refused:
             for name, grad in enumerate(self.held):
                 if grad is not None and not np.isfinite(grad).all():
@@ -602,7 +606,7 @@ cdef class Update:
                 team_run(update_job, plan, team_for(4 * plan.n_elements))
         finally:
             self.busy = False
-        self.leave()
+        self.report_refusal()
         if grads is not None:
             self.held = None
 
@@ -615,10 +619,11 @@ cdef class Update:
         self.busy, self.away = False, True
 
     def return_home(self):
-        """Put the parameters back where `leave_home` found them."""
-        with nogil:
-            team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.away = False
+        """Put the parameters back where `leave_home` found them, if they have left."""
+        if self.away:
+            with nogil:
+                team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
+            self.away = False
 
 
 # --- clipping of gradients by themselves
@@ -631,13 +636,10 @@ cdef void clip_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) no
 
 
 cdef inline void clip_range(floating* grad, double scale, double clip, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating factor = <floating>scale, high = <floating>clip, low = -high, g
+    cdef floating factor = <floating>scale, high = <floating>clip
     cdef Py_ssize_t i
     for i in range(start, stop):
-        g = factor * grad[i]
-        g = high if g > high else g
-        g = low if g < low else g
-        grad[i] = g
+        grad[i] = clipped(factor * grad[i], high)
 
 
 cdef void measure_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -660,7 +662,7 @@ cdef class Gradients:
         self.arrays = [(f"grads[{k}]", a) for k, a in enumerate(grads) if a is not None]
         for name, a in self.arrays:
             as_output(name, a, float_type(name, a), a.shape)
-        check_apart(tuple(self.arrays), ())
+        check_disjoint(self.arrays)
         self.plan.n_tensors, self.plan.scale, self.plan.clip = len(self.arrays), 1, HUGE_VAL
         self.plan.tensors = <Tensor*>aligned_block(self.plan.n_tensors * sizeof(Tensor))
         for i, (name, a) in enumerate(self.arrays):
@@ -676,12 +678,14 @@ cdef class Gradients:
         free(self.plan.partials)
 
     cdef double measured(self):
-        team_run(measure_job, &self.plan, team_for(4 * self.plan.n_elements))
+        with nogil:
+            team_run(measure_job, &self.plan, team_for(4 * self.plan.n_elements))
         return sqrt(add_up(self.plan.partials, self.plan.n_partials))
 
     cdef void clip(self, double scale, double value):
         self.plan.scale, self.plan.clip = scale, value
-        team_run(clip_job, &self.plan, team_for(4 * self.plan.n_elements))
+        with nogil:
+            team_run(clip_job, &self.plan, team_for(4 * self.plan.n_elements))
 
 
 def clip_grad_norm_(grads, double max_norm, *, bint error_if_nonfinite=False):

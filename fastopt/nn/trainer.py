@@ -213,28 +213,33 @@ class Trainer:
         while run.position < len(x):
             self.optimizer._ready()
             before = run.position
-            run.run(x, targets, weights, order, self._sizes(batch_size, len(x)), SLICE)
+            run.run(x, targets, weights, order, self._sizes(batch_size, len(x) - before), SLICE)
             bar.rows((run.position - before) / len(x))
         loss = run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0
         run.position, run.loss_sum, run.weight_sum, self.epoch = 0, 0.0, 0.0, self.epoch + 1
         return loss
 
     def _sizes(self, batch_size, n) -> np.ndarray:
-        """Rows of the coming batches, as many as an epoch can have."""
+        """Rows of the coming batches, as many as n rows and AHEAD allow."""
         if not isinstance(batch_size, Schedule):
-            return np.full(-(-n // batch_size), batch_size)
+            return np.full(min(-(-n // batch_size), AHEAD), min(batch_size, n))
         first = self._training.batches + 1
-        sizes = np.asarray(batch_size(np.arange(first, first + min(n, AHEAD))))
-        if not np.isfinite(sizes).all() or sizes[0] < 0.5:
-            raise ValueError(f"batch_size: expected at least 1 at batch {first}, got {sizes[0]} from {batch_size!r}")
-        return np.clip(np.rint(sizes), 1, n).astype(np.int64)
+        sizes = np.clip(np.rint(batch_size(np.arange(first, first + min(n, AHEAD)))), -1, n)  # NaN stays
+        good = np.flatnonzero(~(sizes >= 1))[:1]
+        if good.size and good[0] == 0:
+            value = batch_size(first)
+            raise ValueError(f"batch_size: expected at least 1 at batch {first}, got {value} from {batch_size!r}")
+        sizes = sizes[: good[0] if good.size else None].astype(np.int64)
+        return sizes[: np.searchsorted(np.cumsum(sizes), n) + 1]
 
     def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
         loss_sum, weight_sum, empty = 0.0, 0.0, True
         for batch in batches:
             weight = len(batch[0]) if len(batch) < 3 else float(np.sum(batch[2]))
-            loss_sum += self.step(*batch) * weight
-            weight_sum += weight
+            skipped, loss = self.optimizer.skipped, self.step(*batch)
+            if self.optimizer.skipped == skipped:  # a step left out does not count
+                loss_sum += loss * weight
+                weight_sum += weight
             empty = False
         if empty:
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
@@ -269,6 +274,8 @@ class Trainer:
             "epoch": self.epoch,
             "position": self._training.position,
             "batches": self._training.batches,
+            "loss_sum": self._training.loss_sum,
+            "weight_sum": self._training.weight_sum,
         }
 
     def resume(self, path) -> None:
@@ -292,11 +299,13 @@ class Trainer:
             files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
             state = unpack_state(moments, document["optimizer"])
             seed, epoch, position, batches = (int(document[n]) for n in ("seed", "epoch", "position", "batches"))
+            loss_sum, weight_sum = float(document["loss_sum"]), float(document["weight_sum"])
             calibrated = [config.pop("calibrated", None) for config in document["layers"]]
             if document["layers"] != [{k: v for k, v in c.items() if k != "calibrated"} for c in expected["layers"]]:
                 raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
-            self.optimizer.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            theirs = {id(a): arrays[name] for name, a in mine.items()}
+            self.optimizer._load(state, [theirs[id(a)] for a in self.net.parameters()])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: does not fit this trainer ({error})") from error
         for name, a in mine.items():
             a[...] = arrays[name]
@@ -305,7 +314,27 @@ class Trainer:
                 layer.calibrated = known
         self.seed, self.epoch = seed, epoch
         self._training.position, self._training.batches = position, batches
-        self._training.loss_sum, self._training.weight_sum = 0.0, 0.0
+        self._training.loss_sum, self._training.weight_sum = loss_sum, weight_sum
+
+    def __getstate__(self):
+        names = ("net", "loss", "seed", "epoch")
+        progress = ("position", "batches", "loss_sum", "weight_sum", "max_batch")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "optimizer": (type(self.optimizer), self.optimizer.__getstate__()),
+            "progress": {name: getattr(self._training, name) for name in progress},
+        }
+
+    def __setstate__(self, state):
+        rule, theirs = state["optimizer"]
+        params, groups = iter(state["net"].parameters()), theirs["param_groups"]
+        groups = [{**group, "params": [next(params) for _ in group["params"]]} for group in groups]
+        optimizer, progress = rule.__new__(rule), dict(state["progress"])
+        optimizer.__setstate__({**theirs, "param_groups": groups})  # over the parameters of the copied network
+        Trainer.__init__(self, state["net"], state["loss"], optimizer, progress.pop("max_batch"), state["seed"])
+        self.epoch = state["epoch"]
+        for name, value in progress.items():
+            setattr(self._training, name, value)
 
 
 class _Best:

@@ -9,7 +9,6 @@
 """
 
 import inspect
-import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +20,12 @@ from fastopt.optim import options as opt
 from fastopt.schedules import Schedule
 
 FLAGS = ("lr_in_velocity", "maximize", "eps_inside_sqrt")
+# What a state may hold for a parameter, beside its counts.
+KEPT = (
+    *("momentum_buffer", "sum", "square_avg", "grad_avg", "acc_delta"),
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
+    *("ema", "accumulated"),
+)
 
 
 class Optimizer:
@@ -44,7 +49,7 @@ class Optimizer:
     accumulate : int
         Update at every k-th step only, with the mean of k gradients.
     ema_decay : float, optional
-        Keep an exponential moving average of the parameters; see `averaged`.
+        Keep an exponential moving average of each parameter over its updates; see `averaged`.
 
     Attributes
     ----------
@@ -86,9 +91,19 @@ class Optimizer:
         self._accumulate, self._ema_decay = int(accumulate), ema_decay
         self._arrays: list[np.ndarray] = []
         self._states: list[dict[str, np.ndarray]] = []
-        self._kept: list[tuple] = []  # per parameter: names of the arrays the kernel points to
-        limits = [math.inf if value is None else float(value) for value in (max_norm, clip_value)]
-        self._update = core.Update(as_array, check_finite, *limits, self._accumulate, ema_decay or 0.0)
+        self._kept: list[tuple | None] = []  # per parameter: names of the arrays the kernel points to
+        self._members: list[list] = []  # per group: the parameters it was made with
+        self._watched: list[tuple] = []  # schedules that listen to measurements, and their values as sent
+        self._shared = {
+            "max_norm": max_norm,
+            "clip_value": clip_value,
+            "check_finite": check_finite,
+            "accumulate": accumulate,
+            "ema_decay": ema_decay,
+        }
+        self._update = core.Update(
+            as_array, check_finite, max_norm, clip_value, self._accumulate, 0.0 if ema_decay is None else ema_decay
+        )
         for group in params if isinstance(params[0], dict) else [{"params": params}]:
             self.add_param_group(group)
 
@@ -126,9 +141,10 @@ class Optimizer:
         opt.table_of([self._checked(merged)], self.steps + 1)  # raises what a step would
         self._update.add_group(list(zip(names, arrays, strict=True)))
         self.param_groups.append(merged)
+        self._members.append(list(params))
         self._arrays += arrays
         self._states += [{} for _ in arrays]
-        self._kept += [()] * len(arrays)
+        self._kept += [None] * len(arrays)
         self._send_options()
 
     # --- options on their way to the kernel
@@ -143,27 +159,35 @@ class Optimizer:
 
     def _checked(self, group) -> dict:
         """The numbers of a group by the kernel's names; ValueError for options that do not fit."""
-        numbers = opt.numbers_of(group)
+        missing = [name for name in self.defaults if name not in group]
+        if missing:
+            raise ValueError(f"{missing[0]}: expected in every group, got one without")
+        numbers = opt.numbers_of({name: group[name] for name in self.defaults})
         self._formula(group)
         return numbers
 
     def _ready(self) -> None:
         """Bring the kernel up to date with param_groups."""
-        if not self._update.settled(self.param_groups):
+        if not self._update.settled(self.param_groups) or any(p.present is not sent for p, sent in self._watched):
             self._send_options()
 
     def _send_options(self) -> None:
         groups = self.param_groups
-        if sum(len(group["params"]) for group in groups) != len(self._arrays):
-            raise ValueError("param_groups: expected the parameters known so far; use add_param_group for more")
+        self._update.require_idle()
+        found = [[id(a) for a in group["params"]] for group in groups]
+        if found != [[id(a) for a in members] for members in self._members]:
+            raise ValueError(
+                "param_groups: expected each group with the parameters it was made with; use add_param_group for more"
+            )
         numbers = [self._checked(group) for group in groups]
         table = opt.table_of(numbers, self.steps + 1)
         first = 0
         for i, (group, values) in enumerate(zip(groups, numbers, strict=True)):
             formula, moments = self._formula(group)
-            nesterov = group.get("nesterov", False)
+            options = {name: group[name] for name in self.defaults}
+            nesterov = options.get("nesterov", False)
             fixed = {name: v for name, v in values.items() if name in core.NUMBERS and not isinstance(v, Schedule)}
-            flags = [bool(group.get(name, False)) for name in FLAGS]
+            flags = [bool(options.get(name, False)) for name in FLAGS]
             last = first + len(group["params"])
             self._keep(range(first, last), group, moments, nesterov == "interim")
             self._update.set_options(
@@ -174,11 +198,12 @@ class Optimizer:
                 nesterov is True,
                 nesterov == "interim",
                 *flags,
-                self._decoupled(group),
+                self._decoupled(options),
                 opt.seen(group),
             )
             first = last
         self._update.set_table(table)
+        self._watched = [(p, p.present) for group in groups for p in opt.plateaus(group)]
 
     def _keep(self, parameters, group, moments, interim) -> None:
         """Make the arrays these parameters need and have not got, and point the kernel to them."""
@@ -232,14 +257,13 @@ class Optimizer:
         FloatingPointError
             A gradient is not finite, under ``check_finite="raise"``; no parameter has been changed then.
         """
-        if not self._update.settled(self.param_groups):
-            self._send_options()
+        self._ready()
         self._update.step(grads)
 
     def measured(self, value) -> None:
-        """Tell every schedule among the options a measurement, once; only `ReduceOnPlateau` listens."""
-        options = [part for group in self.param_groups for option in group.values() for part in opt.parts(option)]
-        for schedule in {id(part): part for part in options if isinstance(part, Schedule)}.values():
+        """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""
+        found = [p for group in self.param_groups for p in opt.plateaus(group)]
+        for schedule in {id(p): p for p in found}.values():
             schedule.update(value)
 
     @property
@@ -266,9 +290,10 @@ class Optimizer:
         """
         if not any(group.get("nesterov") == "interim" for group in self.param_groups):
             raise ValueError('interim_point: expected a group with nesterov="interim", got none')
+        self._update.require_idle()
         self._ready()
-        self._update.leave_home()
         try:
+            self._update.leave_home()
             yield self
         finally:
             self._update.return_home()
@@ -278,8 +303,10 @@ class Optimizer:
         """Hold the moving averages in the parameters; they come back bit for bit, also on an exception."""
         if self._ema_decay is None:
             raise ValueError("averaged: expected an optimizer made with ema_decay, got one without")
+        self._update.require_idle()
         home = [a.copy() for a in self._arrays]
         try:
+            self._update.away = True
             for k, a in enumerate(self._arrays):
                 if self._update.get_counts(k)[0]:
                     a[...] = self._states[k]["ema"]
@@ -287,6 +314,7 @@ class Optimizer:
         finally:
             for a, kept in zip(self._arrays, home, strict=True):
                 a[...] = kept
+            self._update.away = False
 
     # --- state
 
@@ -312,6 +340,7 @@ class Optimizer:
             "param_groups": groups,
             "steps": self.steps,
             "accumulated": self._update.accumulated,
+            "accumulate": self._accumulate,
         }
 
     def load_state_dict(self, state_dict) -> None:
@@ -330,11 +359,13 @@ class Optimizer:
         """
         try:
             self._load(state_dict)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             name = type(self).__name__
             raise ValueError(f"state_dict: expected one that fits this {name}, got another ({error!r})") from error
 
-    def _load(self, state_dict):
+    def _load(self, state_dict, params=None):
+        """`load_state_dict`; averages that the state lacks start at `params`, by default the parameters."""
+        self._update.require_idle()
         groups = state_dict["param_groups"]
         numbers = [number for group in groups for number in group["params"]]
         sizes = [len(g["params"]) for g in self.param_groups]
@@ -345,34 +376,37 @@ class Optimizer:
             {**mine, **{name: opt.restored(theirs[name]) for name in self.defaults if name in theirs}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)
         ]
-        for group in merged:
-            self._checked(group)
         owners = [group for group in merged for _ in group["params"]]
         entries = [
-            self._entry(k, state_dict["state"].get(number), owner)
-            for k, (number, owner) in enumerate(zip(numbers, owners, strict=True))
+            self._entry(k, state_dict["state"].get(number), owner, start)
+            for k, (number, owner, start) in enumerate(zip(numbers, owners, params or self._arrays, strict=True))
         ]
         counts = [entry.pop("counts") for entry in entries]
         steps = int(state_dict.get("steps", max((count[0] for count in counts), default=0)))
         accumulated = int(state_dict.get("accumulated", 0))
+        if accumulated and state_dict["accumulate"] != self._accumulate:
+            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {state_dict['accumulate']}")
+        if max(steps, *(count[0] for count in counts)) > 2**53:
+            raise ValueError("expected counts of at most 2**53, got a larger one")
+        opt.table_of([self._checked(group) for group in merged], steps + 1)
         if min(steps, accumulated, *(count[0] for count in counts)) < 0:
             raise ValueError("expected counts of at least 0, got a negative one")
 
         for mine, group in zip(self.param_groups, merged, strict=True):
             mine.update(group)
-        self._states, self._kept = entries, [()] * len(entries)
+        self._states, self._kept = entries, [None] * len(entries)
         for k, count in enumerate(counts):
             self._update.set_counts(k, *count)
         self._update.updates, self._update.accumulated = steps, accumulated
         self._send_options()
 
-    def _entry(self, k, theirs, group) -> dict:
-        """New arrays for parameter k out of an entry of a state dict, and its "counts"."""
+    def _entry(self, k, theirs, group, start) -> dict:
+        """New arrays for parameter k from its entry in a state dict, and its "counts"; new averages are `start`."""
         theirs, param = dict(theirs or {}), self._arrays[k]
         product = float(theirs.pop("mu_product", 1.0))
         entry: dict = {}
         for name, value in theirs.items():
-            if name != "step" and value is not None:
+            if name in KEPT and value is not None:
                 value = as_array(name, value.detach() if hasattr(value, "detach") else value)
                 if value.shape != param.shape:
                     raise ValueError(f"expected {name} of shape {param.shape} for params[{k}], got {value.shape}")
@@ -386,7 +420,7 @@ class Optimizer:
             raise ValueError(f"expected {missing[0]} for params[{k}], got none")
         if count and self._ema_decay is not None and "ema" not in entry:
             entry["ema"] = self._new_array(k, "ema", group)
-            entry["ema"][...] = param
+            entry["ema"][...] = start
         return {**entry, "counts": (count, started, product, "accumulated" in entry)}
 
     def save(self, path) -> None:
@@ -409,8 +443,18 @@ class Optimizer:
             if document["rule"] != type(self).__name__:
                 raise ValueError(f"expected state of {type(self).__name__}, got {document['rule']}")
             self._load(unpack_state(arrays, document))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: does not fit this optimizer ({error})") from error
+
+    def __getstate__(self):
+        names = ("param_groups", "defaults", "_shared")
+        return {"state": self.state_dict(), **{name: getattr(self, name) for name in names}}
+
+    def __setstate__(self, state):
+        Optimizer.__init__(
+            self, [dict(group) for group in state["param_groups"]], state["defaults"], **state["_shared"]
+        )
+        self.load_state_dict(state["state"])
 
     def torch_state_dict(self) -> dict:
         """State for ``load_state_dict`` of the same rule in ``torch.optim``; needs torch.
@@ -428,7 +472,7 @@ class Optimizer:
         theirs, state_dict = peer([torch.zeros(1)]).defaults, self.state_dict()
         groups = []
         for group, mine in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            options = {name: opt.now(mine[name], self.steps) for name in self.defaults}
+            options = {name: opt.plain(opt.now(mine[name], self.steps)) for name in self.defaults}
             for name, value in options.items():
                 if value != type(self).defaults[name] and (name not in theirs or value == "interim"):
                     raise ValueError(f"{name}: expected an option that torch has, got {value!r}")
@@ -466,4 +510,4 @@ def unpack_state(arrays, document) -> dict:
     for key, value in arrays.items():
         _, k, name = key.split(".")
         state[int(k)][name] = value
-    return {**{name: document[name] for name in ("param_groups", "steps", "accumulated")}, "state": state}
+    return {**document, "state": state}

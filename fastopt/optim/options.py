@@ -18,8 +18,6 @@ RANGES = {
     "weight_decay": (0, math.inf),
     "beta1": (0, 1),
     "beta2": (0, 1),
-    "alpha": (0, math.nextafter(1, 2)),
-    "rho": (0, math.nextafter(1, 2)),
     "eps": (0, math.inf),
     "lr_decay": (0, math.inf),
     "momentum_decay": (0, math.inf),
@@ -28,6 +26,7 @@ RANGES = {
 }
 ROWS = 512  # updates a table holds
 ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
+AT_THE_START = ("initial_accumulator_value",)  # used once: no schedule
 
 
 def is_one_array(params) -> bool:
@@ -44,22 +43,23 @@ def numbers_of(group) -> dict:
     for name, value in group.items():
         if name == "betas":
             if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
-                raise ValueError(f"{range_text('beta1')}, got {value!r}")
+                raise ValueError(f"{range_text('betas', 1)}, got {value!r}")
             numbers |= {beta: number(beta, v, value) for beta, v in zip(("beta1", "beta2"), value, strict=True)}
-        elif name in RANGES:
+        elif ALIASES.get(name, name) in RANGES:
             numbers[ALIASES.get(name, name)] = number(name, value, value)
     return numbers
 
 
 def number(name, value, option):
     """A number in its range, or a schedule; `option` is what the caller wrote."""
-    if isinstance(value, Schedule):
+    if isinstance(value, Schedule) and name not in AT_THE_START:
         return value
     if isinstance(value, str) or not (isinstance(value, Number) or hasattr(value, "__float__")):
-        raise TypeError(f"{name}: expected a number or a schedule, got {value!r}")
-    low, high = RANGES[name]
+        schedule = "" if name in AT_THE_START else " or a schedule"
+        raise TypeError(f"{name}: expected a number{schedule}, got {value!r}")
+    low, high = RANGES[ALIASES.get(name, name)]
     if not low <= float(value) < high:
-        raise ValueError(f"{range_text(name)}, got {option!r}")
+        raise ValueError(f"{range_text('betas' if name in ('beta1', 'beta2') else name, high)}, got {option!r}")
     return float(value)
 
 
@@ -78,26 +78,22 @@ def table_of(groups, first) -> list[tuple[int, str, np.ndarray]]:
                 bad = np.flatnonzero(~((low <= values) & (values < high)))
                 if bad.size and bad[0] == 0:
                     value = float(values[0])
-                    raise ValueError(f"{range_text(name)}, got {value!r} from {schedule!r} at update {first}")
+                    raise ValueError(f"{range_text(name, high)}, got {value!r} from {schedule!r} at update {first}")
                 good = min(good, bad[0]) if bad.size else good
                 columns.append((i, name, values))
     return [(i, name, values[:good]) for i, name, values in columns]
 
 
-def range_text(name) -> str:
-    low, high = RANGES[name]
-    if name in ("beta1", "beta2"):
+def range_text(name, high) -> str:
+    if name == "betas":
         return "betas: expected two numbers in [0, 1)"
-    return f"{name}: expected a finite number " + (f"of at least {low}" if high == math.inf else f"from {low} to 1")
+    low = RANGES[ALIASES.get(name, name)][0]
+    return f"{name}: expected a finite number " + (f"in [{low}, {high})" if high < math.inf else f"of at least {low}")
 
 
-def seen(group):
-    """Keys and values as `Update.settled` compares them; None if one of them can change inside."""
-    for name, value in group.items():
-        fixed = isinstance(value, bool | int | float | str | np.generic | tuple | None | Schedule)
-        if not (fixed or name == "params") or any(can_change(v) for v in parts(value)):
-            return None
-    return tuple(part for item in group.items() for part in item)
+def is_zero(value) -> bool:
+    """Whether an option is the number 0; a schedule is not."""
+    return not isinstance(value, Schedule) and value == 0
 
 
 def parts(value):
@@ -105,9 +101,24 @@ def parts(value):
     return value if isinstance(value, tuple) else (value,)
 
 
-def can_change(value) -> bool:
-    """Whether an option gives other numbers after a measurement."""
-    return isinstance(value, ReduceOnPlateau) or can_change(getattr(value, "then", None)) if value else False
+def plateaus(group) -> list[ReduceOnPlateau]:
+    """The schedules among the options that listen to measurements."""
+    found = []
+    for value in (part for option in group.values() for part in parts(option)):
+        while hasattr(value, "then"):
+            value = value.then
+        if isinstance(value, ReduceOnPlateau):
+            found.append(value)
+    return found
+
+
+def seen(group):
+    """Keys and values as `Update.settled` compares them; None if one of them can change inside, unnoticed."""
+    fixed = bool | int | float | str | np.generic | None | Schedule
+    for name, value in group.items():
+        if name != "params" and not all(isinstance(part, fixed) for part in parts(value)):
+            return None
+    return tuple(part for item in group.items() for part in item)
 
 
 def plain(value):
@@ -116,7 +127,7 @@ def plain(value):
         return tuple(plain(v) for v in value)
     if isinstance(value, Schedule):
         return value.config()
-    return value.item() if isinstance(value, np.generic) else value
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def restored(value):

@@ -5,6 +5,7 @@ names. The constants of a rule stand in `prepare` of _kernels/optim.pxi, the for
 """
 
 from fastopt.optim.optimizer import Optimizer
+from fastopt.optim.options import is_zero
 
 
 class SGD(Optimizer):
@@ -66,9 +67,9 @@ class SGD(Optimizer):
 
     def _formula(self, group):
         _check_nesterov(group["nesterov"], (False, True, "interim"))
-        if group["nesterov"] and (_is_zero(group["momentum"]) or not _is_zero(group["dampening"])):
+        if group["nesterov"] and (is_zero(group["momentum"]) or not is_zero(group["dampening"])):
             raise ValueError("nesterov: expected momentum above 0 and dampening 0")
-        return ("plain", ()) if _is_zero(group["momentum"]) else ("momentum", ("momentum_buffer",))
+        return ("plain", ()) if is_zero(group["momentum"]) else ("momentum", ("momentum_buffer",))
 
 
 class Adagrad(Optimizer):
@@ -197,10 +198,10 @@ class RMSprop(Optimizer):
 
     def _formula(self, group):
         _check_nesterov(group["nesterov"], (False, "interim"))
-        if group["nesterov"] and _is_zero(group["momentum"]):
+        if group["nesterov"] and is_zero(group["momentum"]):
             raise ValueError("nesterov: expected momentum above 0")
         mean = "grad_avg" if group["centered"] else None
-        if _is_zero(group["momentum"]):
+        if is_zero(group["momentum"]):
             return "scaled_centered" if mean else "scaled", ("square_avg", mean)
         return "scaled_centered_momentum" if mean else "scaled_momentum", ("square_avg", mean, "momentum_buffer")
 
@@ -557,11 +558,6 @@ class Lion(Optimizer):
         return True
 
 
-def _is_zero(value) -> bool:
-    """Whether an option is the number 0; a schedule is not."""
-    return isinstance(value, int | float) and value == 0
-
-
 def _check_nesterov(value, allowed):
-    if not any(value is one or value == one for one in allowed):
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         raise ValueError(f"nesterov: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
