@@ -168,9 +168,8 @@ class Optimizer:
 
     def _ready(self) -> None:
         """Bring the kernel up to date with param_groups."""
-        if not self._update.settled(self.param_groups):
-            self._send_options()
-        elif self._watched and any(p.present is not sent for p, sent in self._watched):
+        told = self._watched and any(p.present is not sent for p, sent in self._watched)
+        if told or not self._update.settled(self.param_groups):
             self._send_options()
 
     def _send_options(self) -> None:
