@@ -28,6 +28,7 @@ import numpy as np
 import fastopt as fo
 from fastopt._arrays import aligned_copy
 from fastopt._kernels import core
+from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.01  # idle threads of another runtime spin for about 8 ms after its last region
@@ -57,21 +58,11 @@ def equal_threads(n) -> Iterator[None]:
         yield
 
 
-def calls_for(timer) -> int:
-    """How many calls take SECONDS, after one to warm up."""
-    timer.timeit(1)
-    number, seconds = 1, timer.timeit(1)
-    while seconds < SECONDS:
-        number = max(2 * number, int(1.2 * number * SECONDS / max(seconds, 1e-6)))
-        seconds = timer.timeit(number)
-    return number
-
-
 def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
     """Median seconds of each call; the calls take turns."""
     with equal_threads(threads):
         timers = {name: timeit.Timer(call) for name, call in calls.items()}
-        number = {name: calls_for(timer) for name, timer in timers.items()}
+        number = {name: calls_for(timer, SECONDS) for name, timer in timers.items()}
         times: dict[str, list[float]] = {name: [] for name in timers}
         for _ in range(REPEATS):
             for name, timer in timers.items():

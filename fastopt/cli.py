@@ -1,4 +1,4 @@
-"""The command line: `info`, `bench`, `train` and `predict`.
+"""The command line: `info`, `bench`, `train`, `predict` and `tune`.
 
 Reads data files, calls the library and prints; it adds nothing that the library
 does not do. Whatever a user can get wrong ends in one line on stderr and exit status 2.
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   fastopt bench limits dense --threads 1 2
   fastopt train digits.csv --hidden 128 64 --epochs 20 --progress --out digits.safetensors
   fastopt predict digits.safetensors new.csv --proba --out probabilities.csv
+  fastopt tune digits.safetensors --threads 1 2 --out tune.png
 """
 
 
@@ -87,6 +88,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--out", metavar="FILE", help="a .npy file, or text under any other name (default: print)")
     predict.set_defaults(run=_predict)
+
+    text = "measure rows per second of a saved network over batch sizes and threads"
+    tune = commands.add_parser(
+        "tune", help=text, description=f"{text.capitalize()}.", epilog=EXAMPLES, formatter_class=form
+    )
+    tune.add_argument("model", metavar="MODEL", help="a .safetensors file")
+    tune.add_argument("--train", action="store_true", help="training steps instead of predictions")
+    tune.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="(default: 1, 2, 4, ... 1024)")
+    tune.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts (default: 1 and all)")
+    tune.add_argument("--out", metavar="FILE", help="draw the rates into this file too (needs matplotlib)")
+    tune.set_defaults(run=_tune)
     return parser
 
 
@@ -156,6 +168,19 @@ def _predict(args):
         np.save(args.out, result)
     else:
         np.savetxt(args.out or sys.stdout, result, fmt="%d" if result.dtype.kind == "i" else "%.9g", delimiter=",")
+
+
+def _tune(args):
+    if args.out and not Path(args.out).resolve().parent.is_dir():
+        raise ValueError(f"--out: expected an existing folder, got {Path(args.out).parent}")
+    sizes = {} if args.batch_sizes is None else {"batch_sizes": args.batch_sizes}
+    tuning = fo.nn.tune(fo.nn.load(args.model), train=args.train, threads=args.threads, **sizes)
+    print(tuning.table())
+    for n in tuning.threads:
+        print(f"knee at {n} thread{'s' * (n > 1)}: batch {tuning.knee(n)}")
+    if args.out:
+        tuning.plot(args.out)
+        print(f"wrote {args.out}")
 
 
 # ---------------------------------------------------------------- data files

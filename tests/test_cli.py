@@ -45,7 +45,7 @@ def test_help_shows_examples(argv, capsys):
     assert "fastopt train digits.csv" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- train and predict
+# ---------------------------------------------------------------- train, predict and tune
 
 
 def test_train_learns_classes_and_says_how_well(classes, tmp_path, capsys):
@@ -62,6 +62,19 @@ def test_train_is_reproducible(classes, tmp_path):
     for path in paths:
         assert main(["train", str(classes), "--epochs", "2", "--seed", "3", "--out", str(path)]) == 0
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_tune_prints_the_table_and_the_knees_and_draws_them(model, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    drawing = tmp_path / "tune.png"
+    argv = ["tune", str(model), "--train", "--batch-sizes", "1", "4", "--threads", "1", "--out", str(drawing)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("train: rows per second")
+    assert "knee at 1 thread: batch " in out
+    assert drawing.exists()
+    assert main(["tune", str(model), "--batch-sizes", "0"]) == 2
+    assert main(["tune", str(model), "--out", str(tmp_path / "missing" / "tune.png")]) == 2
 
 
 def test_train_takes_any_rule(classes, tmp_path, capsys):

@@ -3,5 +3,17 @@
 from fastopt.nn.layers import Dense, Layer, Residual, Standardize
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.trainer import History, Trainer
+from fastopt.nn.tuning import Tuning, tune
 
-__all__ = ["Dense", "History", "Layer", "Residual", "Sequential", "Standardize", "Trainer", "load"]
+__all__ = [
+    "Dense",
+    "History",
+    "Layer",
+    "Residual",
+    "Sequential",
+    "Standardize",
+    "Trainer",
+    "Tuning",
+    "load",
+    "tune",
+]
