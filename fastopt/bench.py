@@ -493,11 +493,11 @@ def program(threads) -> Iterator[Case]:
 
 
 def predict_case(what, widths, n, threads, final="identity") -> Case:
-    """Inference of n rows."""
+    """Inference of n rows by a network folded for it, as a session of ONNX Runtime is."""
     weights = sum(a * b for a, b in pairwise(widths))
 
     def ours():
-        net, x = our_net(widths, final), random(n, widths[0])
+        net, x = our_net(widths, final).fold(), random(n, widths[0])
         return lambda: net.predict(x)
 
     def torch():

@@ -20,6 +20,7 @@ TOPICS = [
     "optim",
     "optim_interop",
     "program",
+    "fold",
     "nn",
     "determinism",
     "guard_pages",

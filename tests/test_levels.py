@@ -13,7 +13,18 @@ import pytest
 import fastopt as fo
 
 HERE = Path(__file__).parent
-TOPICS = ["activations", "dense", "standardize", "losses", "optim", "program", "determinism", "guard_pages", "errors"]
+TOPICS = [
+    "activations",
+    "dense",
+    "standardize",
+    "losses",
+    "optim",
+    "program",
+    "fold",
+    "determinism",
+    "guard_pages",
+    "errors",
+]
 INSIDE = "FASTOPT_TEST_LEVEL"  # set in the processes started here, which start no others
 
 config = fo.config()

@@ -31,11 +31,13 @@ cdef struct Entry:
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
     void *weight                # dense: weight (out, in); standardize: mean (c,)
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
+    void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
     int typenum
     bint training
     Py_ssize_t n_entries, rows
+    Py_ssize_t n                # rows of the whole call: what may choose a kernel, for `rows` follows the team
     Entry* entries
     void** values               # by number: (rows, width)
     void** dvalues              # their gradients
@@ -45,8 +47,13 @@ cdef struct Run:                # one pass of a program over some rows
 cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* x = <floating*>r.values[e.src]
     cdef floating* y = <floating*>r.values[e.dst]
+    cdef floating* packed
     if e.kind == ENTRY_DENSE:
-        forward_dense(x, <floating*>e.weight, <floating*>e.bias, <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL,
+        packed = <floating*>e.packed
+        if r.n < PACKED_ROWS and e.n_in * e.n_out * <Py_ssize_t>sizeof(floating) > PACKED_BYTES:
+            packed = NULL
+        forward_dense(x, <floating*>e.weight, packed, <floating*>e.bias,
+                      <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL,
                       y, r.rows, e.n_in, e.n_out, e.activation, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
@@ -295,6 +302,8 @@ cdef class Program:
         kind, src, dst, and by kind: activation, weight, bias, shortcut, keep.
     typenum : int
         NumPy type number of every array.
+    packed : bool
+        The parameters will not change: keep a copy of the weights as the products like them.
     """
     cdef Entry* entries
     cdef Py_ssize_t n_entries
@@ -305,7 +314,7 @@ cdef class Program:
     cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
     cdef list pool                          # workspaces at rest, for predict
 
-    def __cinit__(self, list widths, list entries, int typenum):
+    def __cinit__(self, list widths, list entries, int typenum, bint packed=False):
         cdef Py_ssize_t i
         cdef Entry* e
         self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], []
@@ -318,7 +327,10 @@ cdef class Program:
             e.n_in, e.n_out = widths[e.src], widths[e.dst]
             e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
             e.activation = activation_code(spec.get("activation", "identity"))
-            e.weight, e.bias = self.hold(spec.get("weight")), self.hold(spec.get("bias"))
+            e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
+            if packed and e.kind == ENTRY_DENSE:
+                self.arrays.append(pack_weight(spec["weight"]))
+                e.packed = data(self.arrays[len(self.arrays) - 1])
             e.needs_dx = has_gradient[e.src]
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
             has_gradient[e.dst] = e.kind == ENTRY_DENSE or e.needs_dx or e.needs_dshortcut
@@ -338,10 +350,14 @@ cdef class Program:
     def __dealloc__(self):
         free(self.entries)
 
-    cdef void* hold(self, object array) except? NULL:
+    cdef void* hold(self, object array, bint only_read) except? NULL:
         if array is None:
             return NULL
-        self.arrays.append(as_output("parameter", array, self.typenum, array.shape))
+        if only_read:
+            array = as_input("parameter", array, self.typenum, array.shape)
+        else:
+            as_output("parameter", array, self.typenum, array.shape)
+        self.arrays.append(array)
         return data(array)
 
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
@@ -369,7 +385,7 @@ cdef class Program:
         for i in range(len(workspaces)):
             c.values[i] = (<Workspace>workspaces[i]).values
         self.start(&c.run, <Workspace>workspaces[0], False)
-        c.x, c.y = data(x), data(out)
+        c.x, c.y, c.run.n = data(x), data(out), c.n
         with nogil:
             team_run(predict_job, &c, team)
         self.pool.extend(workspaces)
@@ -430,7 +446,7 @@ cdef class Training:
         if batch > self.workspace.capacity:
             self.workspace = Workspace(self.program, batch, True)
         self.program.start(&c.run, self.workspace, True)
-        c.run.dparams = self.dparams
+        c.run.dparams, c.run.n = self.dparams, batch
         c.loss = MSE if self.loss == "mse" else SOFT_CROSS_ENTROPY if targets.ndim == 2 else CROSS_ENTROPY
         c.n, c.n_in, c.n_out, c.position, c.batches = x.shape[0], x.shape[1], self.program.n_out, 0, 0
         c.target_bytes = targets.nbytes // x.shape[0]

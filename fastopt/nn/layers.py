@@ -173,6 +173,16 @@ class Dense(Layer):
     def arrays(self):
         return {name: a for name, a in self._arrays.items() if a is not None}
 
+    def absorb(self, standardize) -> None:
+        """Take over the scale and shift of the Standardize before this layer."""
+        scale, mean = standardize.scale.astype(np.float64), standardize.mean.astype(np.float64)
+        weight = self.weight * scale
+        bias = -weight @ mean if self.bias is None else self.bias - weight @ mean
+        if self.bias is None:
+            self._has_bias = True
+            self._arrays["bias"] = aligned_zeros((self.out_features,), self.weight.dtype)
+        self.weight, self.bias = weight, bias
+
     def lay_out(self, program, src):
         keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
         dst = program.value(self.out_features)
@@ -299,6 +309,21 @@ def check_chain(layers) -> list[Layer]:
             wanted = f"{layers[i - 1].out_features} inputs, as layers[{i - 1}] gives"
             raise ValueError(f"layers[{i}]: expected {wanted}, got {layer.in_features}")
     return layers
+
+
+def fold_chain(layers) -> list[Layer]:
+    """The layers with every Standardize absorbed into a Dense that follows it; changes that Dense.
+
+    W ((x - mean) scale) + b = (W scale) x + (b - W (scale mean)), computed in float64.
+    """
+    folded: list[Layer] = []
+    for layer in layers:
+        before = folded[-1] if folded else None
+        if isinstance(before, Standardize) and isinstance(layer, Dense):
+            folded.pop()
+            layer.absorb(before)
+        folded.append(layer)
+    return folded
 
 
 def walk(layers):

@@ -1,0 +1,111 @@
+"""Inference networks: folded, packed, read-only.
+
+Pass criterion: outputs are within RTOL of the network folded, relative to the largest of them;
+where bits are promised, all of them.
+"""
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+
+RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-14}
+
+
+def rows(n, width, dtype):
+    return np.random.default_rng(n).normal(1, 2, (n, width)).astype(dtype)
+
+
+def assert_close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=RTOL[a.dtype] * max(1.0, np.abs(b).max(initial=0)))
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softmax"])
+def test_a_folded_network_computes_the_same(activation, small_net, dtype):
+    net = small_net(activation, dtype)
+    x = rows(37, 4, dtype)
+    assert_close(net.fold().predict(x), net.predict(x))
+
+
+@pytest.mark.parametrize("n_in", [1, 2, 17, 256, 257, 300])
+@pytest.mark.parametrize("n_out", [1, 23, 24, 25, 48, 49, 97])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_shape_of_a_layer_is_packed_right(n_in, n_out, bias, dtype):
+    net = fo.nn.Sequential([fo.nn.Dense(n_in, n_out, bias=bias)], rng=0, dtype=dtype)
+    fast = net.fold()
+    for n in (0, 1, 7, 8, 9, 65):
+        x = rows(n, n_in, dtype)
+        assert_close(fast.predict(x), net.predict(x))
+
+
+@pytest.mark.parametrize("widths", [[70, 130, 10], [700, 700]], ids=["in L2", "beyond"])
+def test_bits_do_not_depend_on_threads(widths, dtype):
+    layers = [fo.nn.Dense(a, b, "tanh") for a, b in itertools.pairwise(widths)]
+    fast = fo.nn.Sequential(layers, rng=0, dtype=dtype).fold()
+    for n in (1, 20, 63, 64, 300):
+        x = rows(n, widths[0], dtype)
+        with fo.num_threads(1):
+            wanted = fast.predict(x)
+        for threads in (2, 3, 8):
+            with fo.num_threads(threads):
+                np.testing.assert_array_equal(fast.predict(x), wanted)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_standardize_is_absorbed_by_the_dense_that_follows(bias, dtype):
+    layers = [fo.nn.Standardize(5), fo.nn.Dense(5, 3, bias=bias), fo.nn.Standardize(3)]
+    net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
+    x = rows(50, 5, dtype)
+    net.calibrate(x)
+    fast = net.fold()
+    assert [type(layer).__name__ for layer in fast.layers] == ["Dense", "Standardize"]
+    assert_close(fast.predict(x), net.predict(x))
+
+
+def test_the_two_networks_go_separate_ways(small_net):
+    net = small_net()
+    x, fast = rows(9, 4, np.float64), net.fold()
+    before, described = net.predict(x), repr(net)
+    kept = fast.predict(x)
+    for a in net.parameters():
+        a += 1
+    np.testing.assert_array_equal(fast.predict(x), kept)
+    assert (net.predict(x) != before).any()
+    assert repr(net) == described
+
+
+@pytest.mark.parametrize("way", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_parameters_stay_read_only_so_that_no_packed_copy_can_be_stale(way, small_net):
+    fast = way(small_net().fold())
+    with pytest.raises(ValueError, match="read-only"):
+        fast.layers[-1].weight[0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        fast.layers[-1].weight = np.zeros_like(fast.layers[-1].weight)
+    with pytest.raises(ValueError, match="read-only"):
+        fo.optim.SGD(fast.parameters())
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_gives_the_same_bits(way, small_net):
+    fast = small_net().fold()
+    x = rows(100, 4, np.float64)
+    np.testing.assert_array_equal(way(fast).predict(x), fast.predict(x))
+
+
+def test_a_folded_network_is_saved_as_one_that_can_be_trained(small_net, tmp_path):
+    fast = small_net().fold()
+    fast.save(tmp_path / "m.safetensors")
+    net = fo.nn.load(tmp_path / "m.safetensors")
+    x = rows(9, 4, np.float64)
+    assert_close(net.predict(x), fast.predict(x))
+    net.layers[-1].weight[...] = 0
+    assert (net.fold().predict(x) != fast.predict(x)).any()
+
+
+def test_folding_waits_for_statistics():
+    with pytest.raises(ValueError, match="statistics"):
+        fo.nn.Sequential([fo.nn.Standardize(3), fo.nn.Dense(3, 2)], rng=0).fold()
