@@ -18,9 +18,11 @@ cdef extern from "simd.h" nogil:
     void dot_tile_d(int rows, int cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
                     Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
     void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
+                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate,
+                       const float* bias, int relu)
     void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
+                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate,
+                       const double* bias, int relu)
 
 # Tuning table: a panel of DOT_COLS rows of W, 24 KiB, stays in L1 while the rows of x pass.
 cdef enum:
@@ -42,11 +44,11 @@ cdef inline void dot_tile(int rows, int cols, const floating* a, Py_ssize_t lda,
 
 cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
                              const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
-                             floating* c, Py_ssize_t ldc, bint accumulate) noexcept nogil:
+                             floating* c, Py_ssize_t ldc, bint accumulate, const floating* bias, bint relu) noexcept nogil:
     if floating is float:
-        spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
+        spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
     else:
-        spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
+        spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
 
 
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
@@ -71,13 +73,16 @@ cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_s
 
 cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb,
                          floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth,
-                         bint accumulate) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a[i, k] at a[i * a_row + k * a_col]
+                         bint accumulate, const floating* bias, bint relu) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a[i, k] at a[i * a_row + k * a_col];
+    # then bias (cols,), unless NULL, is added, and relu applied
+    cdef bint last
     cdef Py_ssize_t strip = SPREAD_VECS * (LANES_f if floating is float else LANES_d)
     cdef Py_ssize_t i, j, k = 0, length, wide
     cdef int high
     while k < depth or k == 0:
         length = min(SPREAD_PANEL, depth - k)
+        last = k + SPREAD_PANEL >= depth
         j = 0
         while j < cols:
             wide = min(strip, cols - j)
@@ -85,7 +90,7 @@ cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, 
             while i < rows:
                 high = <int>min(SPREAD_ROWS, rows - i)
                 spread_tile(high, wide, a + i * a_row + k * a_col, a_row, a_col, b + k * ldb + j, ldb, length,
-                            c + i * ldc + j, ldc, accumulate or k > 0)
+                            c + i * ldc + j, ldc, accumulate or k > 0, bias + j if last and bias != NULL else NULL, last and relu)
                 i += high
             j += wide
         k += SPREAD_PANEL
@@ -97,16 +102,14 @@ cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
 
 
 cdef void packed_product(const floating* a, Py_ssize_t lda, const floating* packed, floating* c, Py_ssize_t ldc,
-                         Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last, Py_ssize_t depth) noexcept nogil:
+                         Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last, Py_ssize_t depth,
+                         const floating* bias, bint relu) noexcept nogil:
     # columns first to last of c (rows, cols) = a (rows, depth) b^T; packed (strips, depth, strip) holds b;
-    # `first` starts a strip
+    # `first` starts a strip; bias and relu as spread_product has them
     cdef Py_ssize_t strip = strip_of(c), j
-    if depth == 0:
-        spread_product(a, lda, 1, packed, strip, c + first, ldc, rows, last - first, depth, False)
-        return
     for j in range(first // strip, (last + strip - 1) // strip):
         spread_product(a, lda, 1, packed + j * strip * depth, strip, c + j * strip, ldc, rows,
-                       min(strip, last - j * strip), depth, False)
+                       min(strip, last - j * strip), depth, False, bias + j * strip if bias != NULL else NULL, relu)
 
 
 cdef inline void grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
@@ -126,9 +129,11 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
                         floating* z, floating* y, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation,
                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
-    # receives the pre-activation; packed, if not NULL, stands in for weight
+    # receives the pre-activation; packed, if not NULL, stands in for weight, and its product leaves
+    # the bias added and relu, where z does not want what comes before it, applied
     cdef Py_ssize_t r0, r1, c0, c1, i, j, wide
     cdef floating* pre = y if z == NULL else z
+    cdef bint done = False
     if packed == NULL:
         grid_share(n, n_out, DOT_ROWS, DOT_COLS, member, team, &r0, &r1, &c0, &c1)
     else:
@@ -138,11 +143,12 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         if packed == NULL:
             dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, wide, n_in)
         else:
-            packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in)
-        if bias != NULL:
+            done = activation == RELU and pre == y
+            packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, done)
+        if bias != NULL and packed == NULL:
             for i in range(r0, r1):
                 add_row(pre + i * n_out + c0, bias + c0, wide)
-        if activation != SOFTMAX and (activation != IDENTITY or pre != y):
+        if activation != SOFTMAX and not done and (activation != IDENTITY or pre != y):
             if wide == n_out:
                 activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
             else:
@@ -178,11 +184,12 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
         grid_share(n, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
         if r1 > r0 and c1 > c0:
             spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,
-                           r1 - r0, c1 - c0, n_out, accumulate_dx)
+                           r1 - r0, c1 - c0, n_out, accumulate_dx, NULL, False)
     if dw != NULL:
         grid_share(n_out, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
         if r1 > r0 and c1 > c0:
-            spread_product(dz + r0, 1, n_out, x + c0, n_in, dw + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n, False)
+            spread_product(dz + r0, 1, n_out, x + c0, n_in, dw + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n, False,
+                           NULL, False)
     if db != NULL:
         c0, c1 = share(n_out, 16, member, team), share(n_out, 16, member + 1, team)
         sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)

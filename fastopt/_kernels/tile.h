@@ -61,11 +61,13 @@ static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, con
 }
 
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them
- * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. */
+ * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. What is done to a sum
+ * before it is stored: bias, unless NULL, is added; relu sets what is below zero to zero. */
 TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial,
                                    ptrdiff_t rest, const REAL *a, ptrdiff_t a_row,
                                    ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb,
-                                   ptrdiff_t depth, REAL *c, ptrdiff_t ldc, const int accumulate) {
+                                   ptrdiff_t depth, REAL *c, ptrdiff_t ldc, const int accumulate,
+                                   const REAL *bias, const int relu) {
     VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
     VEC w[SPREAD_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
@@ -82,29 +84,37 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
         }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
+    for (int j = 0; j < vecs; j++) {
+        const int part = partial && j == vecs - 1;
+        const REAL *q = bias + (bias == NULL ? 0 : j * NAME(LANES));
+        if (bias != NULL) w[j] = part ? NAME(load_part)(q, rest) : *(const VEC *)q;
 #pragma GCC unroll 8
-        for (int j = 0; j < vecs; j++) {
+        for (int i = 0; i < rows; i++) {
             REAL *p = c + i * ldc + j * NAME(LANES);
-            if (partial && j == vecs - 1) {
-                if (accumulate) acc[i][j] += NAME(load_part)(p, rest);
-                NAME(store_part)(p, acc[i][j], rest);
-            } else {
-                if (accumulate) acc[i][j] += *(VEC *)p;
-                *(VEC *)p = acc[i][j];
+            VEC sum = acc[i][j];
+            if (accumulate) sum += part ? NAME(load_part)(p, rest) : *(VEC *)p;
+            if (bias != NULL) sum += w[j];
+            if (relu) {
+                const __typeof__(sum < sum) below = sum < (VEC){0};
+                sum = (VEC)((__typeof__(below))sum & ~below);
             }
+            if (part)
+                NAME(store_part)(p, sum, rest);
+            else
+                *(VEC *)p = sum;
         }
+    }
 }
 
 static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
                               ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
-                              REAL *c, ptrdiff_t ldc, int accumulate) {
+                              REAL *c, ptrdiff_t ldc, int accumulate, const REAL *bias, int relu) {
     const ptrdiff_t rest = cols % NAME(LANES);
     const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));
 #define CASE(i, j, partial)                                                                   \
     case (i) * 16 + (j) * 2 + (partial):                                                      \
         NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, \
-                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate);          \
+                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu); \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
     switch (rows * 16 + vecs * 2 + (rest != 0)) {
