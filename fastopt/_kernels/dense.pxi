@@ -18,11 +18,15 @@ cdef extern from "simd.h" nogil:
     void dot_tile_d(int rows, int cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
                     Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
     void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate,
-                       const float* bias, int relu)
+                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
     void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate,
-                       const double* bias, int relu)
+                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
+    void spread_finish_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate,
+                         const float* bias, int relu)
+    void spread_finish_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
+                         const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate,
+                         const double* bias, int relu)
 
 # Tuning table: a panel of DOT_COLS rows of W, 24 KiB, stays in L1 while the rows of x pass.
 cdef enum:
@@ -45,10 +49,15 @@ cdef inline void dot_tile(int rows, int cols, const floating* a, Py_ssize_t lda,
 cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
                              const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
                              floating* c, Py_ssize_t ldc, bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    if floating is float:
-        spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
+    if bias == NULL and not relu:
+        if floating is float:
+            spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
+        else:
+            spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
+    elif floating is float:
+        spread_finish_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
     else:
-        spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
+        spread_finish_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
 
 
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,

@@ -61,13 +61,13 @@ static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, con
 }
 
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them
- * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. What is done to a sum
+ * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. What `finish` does to a sum
  * before it is stored: bias, unless NULL, is added; relu sets what is below zero to zero. */
 TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial,
                                    ptrdiff_t rest, const REAL *a, ptrdiff_t a_row,
                                    ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb,
                                    ptrdiff_t depth, REAL *c, ptrdiff_t ldc, const int accumulate,
-                                   const REAL *bias, const int relu) {
+                                   const int finish, const REAL *bias, const int relu) {
     VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
     VEC w[SPREAD_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
@@ -83,18 +83,22 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
             for (int j = 0; j < vecs; j++) acc[i][j] += s * w[j];
         }
     }
+    if (finish && bias != NULL)
 #pragma GCC unroll 8
-    for (int j = 0; j < vecs; j++) {
-        const int part = partial && j == vecs - 1;
-        const REAL *q = bias + (bias == NULL ? 0 : j * NAME(LANES));
-        if (bias != NULL) w[j] = part ? NAME(load_part)(q, rest) : *(const VEC *)q;
+        for (int j = 0; j < vecs; j++) {
+            const REAL *p = bias + j * NAME(LANES);
+            w[j] = partial && j == vecs - 1 ? NAME(load_part)(p, rest) : *(const VEC *)p;
+        }
 #pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
+    for (int i = 0; i < rows; i++) {
+#pragma GCC unroll 8
+        for (int j = 0; j < vecs; j++) {
+            const int part = partial && j == vecs - 1;
             REAL *p = c + i * ldc + j * NAME(LANES);
             VEC sum = acc[i][j];
             if (accumulate) sum += part ? NAME(load_part)(p, rest) : *(VEC *)p;
-            if (bias != NULL) sum += w[j];
-            if (relu) {
+            if (finish && bias != NULL) sum += w[j];
+            if (finish && relu) {
                 const __typeof__(sum < sum) below = sum < (VEC){0};
                 sum = (VEC)((__typeof__(below))sum & ~below);
             }
@@ -106,15 +110,17 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
     }
 }
 
-static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
-                              ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
-                              REAL *c, ptrdiff_t ldc, int accumulate, const REAL *bias, int relu) {
+TILE_INLINE void NAME(spread_cases)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
+                                    ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
+                                    REAL *c, ptrdiff_t ldc, int accumulate, const int finish,
+                                    const REAL *bias, int relu) {
     const ptrdiff_t rest = cols % NAME(LANES);
     const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));
 #define CASE(i, j, partial)                                                                   \
     case (i) * 16 + (j) * 2 + (partial):                                                      \
         NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, \
-                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu); \
+                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, finish,     \
+                          bias, relu);                                                         \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
     switch (rows * 16 + vecs * 2 + (rest != 0)) {
@@ -122,6 +128,18 @@ static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t
     }
 #undef CASES
 #undef CASE
+}
+
+static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
+                              ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
+                              REAL *c, ptrdiff_t ldc, int accumulate) {
+    NAME(spread_cases)(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, 0, NULL, 0);
+}
+/* A function of its own: a product of depth 1, as dW has for one row, feels every instruction. */
+static void NAME(spread_finish)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
+                                ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
+                                REAL *c, ptrdiff_t ldc, int accumulate, const REAL *bias, int relu) {
+    NAME(spread_cases)(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, 1, bias, relu);
 }
 
 /* Sixteen elements on their way through a local array that the compiler keeps in registers: loops
