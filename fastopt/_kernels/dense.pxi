@@ -80,14 +80,18 @@ cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_s
         k += panel
 
 
+cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
+    # outputs that one spread tile takes
+    return SPREAD_VECS * (LANES_f if floating is float else LANES_d)
+
+
 cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb,
                          floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth,
                          bint accumulate, const floating* bias, bint relu) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a[i, k] at a[i * a_row + k * a_col];
     # then bias (cols,), unless NULL, is added, and relu applied
     cdef bint last
-    cdef Py_ssize_t strip = SPREAD_VECS * (LANES_f if floating is float else LANES_d)
-    cdef Py_ssize_t i, j, k = 0, length, wide
+    cdef Py_ssize_t strip = strip_of(c), i, j, k = 0, length, wide
     cdef int high
     while k < depth or k == 0:
         length = min(SPREAD_PANEL, depth - k)
@@ -103,11 +107,6 @@ cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, 
                 i += high
             j += wide
         k += SPREAD_PANEL
-
-
-cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
-    # outputs that one spread tile takes
-    return SPREAD_VECS * (LANES_f if floating is float else LANES_d)
 
 
 cdef void packed_product(const floating* a, Py_ssize_t lda, const floating* packed, floating* c, Py_ssize_t ldc,
