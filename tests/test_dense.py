@@ -146,16 +146,18 @@ def test_float64_gradients_equal_differences(activation):
             assert abs((ends[0] - ends[1]) / 2e-5 - grad[i]) <= 1e-7 * max(1, np.abs(grad).max())
 
 
-def test_an_element_has_the_same_bits_in_any_batch_and_any_block_of_outputs(dtype):
-    x, weight, bias, dy = data(70, 1100, 37, dtype)
-    y = F.dense(x, weight, bias)
-    for i in (0, 5, 6, 69):
-        np.testing.assert_array_equal(F.dense(x[i : i + 1], weight, bias), y[i : i + 1])
+@pytest.mark.parametrize("fewer", [(1, 5, 15), (16, 17, 47, 70)], ids=["few rows", "many rows"])
+def test_an_element_has_the_same_bits_in_any_batch_of_its_kind_and_any_block_of_outputs(fewer, dtype):
+    # few rows are summed along the lanes, many one term after the other
+    x, weight, bias, dy = data(fewer[-1], 1100, 37, dtype)
+    y, dx = F.dense(x, weight, bias), F.dense_backward(dy, x, weight)
+    for n in fewer:
+        for i in (0, len(x) - n):
+            rows = slice(i, i + n)
+            np.testing.assert_array_equal(F.dense(x[rows], weight, bias), y[rows])
+            np.testing.assert_array_equal(F.dense_backward(dy[rows], x[rows], weight), dx[rows])
     for j in (0, 3, 36):
         np.testing.assert_array_equal(F.dense(x, weight[j : j + 1], bias[j : j + 1]), y[:, j : j + 1])
-    dx = F.dense_backward(dy, x, weight)
-    for i in (0, 5, 69):
-        np.testing.assert_array_equal(F.dense_backward(dy[i : i + 1], x[i : i + 1], weight), dx[i : i + 1])
 
 
 def test_outputs_given_are_the_outputs_returned(dtype):

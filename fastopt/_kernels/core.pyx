@@ -23,11 +23,13 @@ cnp.import_array()
 include "parallel.pxi"
 include "_checks.pxi"
 include "activations.pxi"
+include "products.pxi"
 include "dense.pxi"
 include "standardize.pxi"
 include "losses.pxi"
 include "optim.pxi"
 include "update.pxi"
+include "descent.pxi"
 include "program.pxi"
 include "limits.pxi"
 

@@ -1,171 +1,59 @@
 # The dense layer: y = phi(x W^T + b), and its backward.
 #
-# - Two product tiles (tile.h): forward runs along the contiguous summed
-#   dimension, so nothing is packed; both backward products spread one operand
-#   over the lanes of the other. So does forward where a network that is not
-#   trained any more keeps its weights packed: panels of one strip of outputs,
-#   the summed dimension along them.
-# - The summed dimension is cut into panels of fixed length, added in order, so
-#   an element has the same bits in any block, batch size and team.
-# - Forward: a member owns a rectangle of y; bias and activation are applied to a
-#   block of outputs while it is in cache. Softmax needs whole rows and follows
-#   after a barrier.
+# - The products are those of products.pxi; which one forward takes depends on the rows of the
+#   whole call, never on the team.
+# - Forward: a member owns a rectangle of y; bias and relu are applied while a block of outputs
+#   is in registers, other activations while its rows are in cache. Softmax needs whole rows and
+#   follows after a barrier.
+# - Scratch holds an operand in strips; all members fill it, and meet before they read it.
 
-cdef extern from "simd.h" nogil:
-    const int DOT_ROWS, DOT_COLS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
-    void dot_tile_f(int rows, int cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
-    void dot_tile_d(int rows, int cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
-    void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
-    void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
-    void spread_finish_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                         const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate,
-                         const float* bias, int relu)
-    void spread_finish_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                         const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate,
-                         const double* bias, int relu)
-
-# Tuning table: a panel of DOT_COLS rows of W, 24 KiB, stays in L1 while the rows of x pass.
-cdef enum:
-    DOT_PANEL_BYTES = 4096      # of the summed dimension; part of the definition of the result's bits
-    SPREAD_PANEL = 256          # rows of the summed dimension; likewise
-    # Packed weights beyond 1 MiB are read from L3 or DRAM, and few rows do not pay for the strips' detours:
-    # 1024x1024, µs packed / not: batch 1 170/148, 8 235/193, 32 517/489, 256 3300/3423.
-    PACKED_BYTES = 1 << 20
-    PACKED_ROWS = 64
-
-
-cdef inline void dot_tile(int rows, int cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
-                          Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate) noexcept nogil:
-    if floating is float:
-        dot_tile_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate)
-    else:
-        dot_tile_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate)
-
-
-cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                             const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
-                             floating* c, Py_ssize_t ldc, bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    if bias == NULL and not relu:
-        if floating is float:
-            spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
-        else:
-            spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
-    elif floating is float:
-        spread_finish_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
-    else:
-        spread_finish_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
-
-
-cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
-                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth) noexcept nogil:
-    # c (rows, cols) = a (rows, depth) b (cols, depth)^T
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating)
-    cdef Py_ssize_t i, j, k = 0, length
-    cdef int high, wide
-    while k < depth or k == 0:                  # depth 0 still writes zeros
-        length = min(panel, depth - k)
-        j = 0
-        while j < cols:
-            wide = <int>min(DOT_COLS, cols - j)
-            i = 0
-            while i < rows:
-                high = <int>min(DOT_ROWS, rows - i)
-                dot_tile(high, wide, a + i * lda + k, lda, b + j * ldb + k, ldb, length, c + i * ldc + j, ldc, k > 0)
-                i += high
-            j += wide
-        k += panel
-
-
-cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
-    # outputs that one spread tile takes
-    return SPREAD_VECS * (LANES_f if floating is float else LANES_d)
-
-
-cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb,
-                         floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth,
-                         bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a[i, k] at a[i * a_row + k * a_col];
-    # then bias (cols,), unless NULL, is added, and relu applied
-    cdef bint last
-    cdef Py_ssize_t strip = strip_of(c), i, j, k = 0, length, wide
-    cdef int high
-    while k < depth or k == 0:
-        length = min(SPREAD_PANEL, depth - k)
-        last = k + SPREAD_PANEL >= depth
-        j = 0
-        while j < cols:
-            wide = min(strip, cols - j)
-            i = 0
-            while i < rows:
-                high = <int>min(SPREAD_ROWS, rows - i)
-                spread_tile(high, wide, a + i * a_row + k * a_col, a_row, a_col, b + k * ldb + j, ldb, length,
-                            c + i * ldc + j, ldc, accumulate or k > 0, bias + j if last and bias != NULL else NULL, last and relu)
-                i += high
-            j += wide
-        k += SPREAD_PANEL
-
-
-cdef void packed_product(const floating* a, Py_ssize_t lda, const floating* packed, floating* c, Py_ssize_t ldc,
-                         Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last, Py_ssize_t depth,
-                         const floating* bias, bint relu) noexcept nogil:
-    # columns first to last of c (rows, cols) = a (rows, depth) b^T; packed (strips, depth, strip) holds b;
-    # `first` starts a strip; bias and relu as spread_product has them
-    cdef Py_ssize_t strip = strip_of(c), j
-    for j in range(first // strip, (last + strip - 1) // strip):
-        spread_product(a, lda, 1, packed + j * strip * depth, strip, c + j * strip, ldc, rows,
-                       min(strip, last - j * strip), depth, False, bias + j * strip if bias != NULL else NULL, relu)
-
-
-cdef inline void grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
-                            Py_ssize_t member, Py_ssize_t team, Py_ssize_t* r0, Py_ssize_t* r1,
-                            Py_ssize_t* c0, Py_ssize_t* c1) noexcept nogil:
-    # member's rectangle of (rows, cols): columns are cut while they leave every member two
-    # tiles, for then each reads its own weights only; else rows
-    if cols >= 2 * col_grain * team:
-        r0[0], r1[0] = 0, rows
-        c0[0], c1[0] = share(cols, col_grain, member, team), share(cols, col_grain, member + 1, team)
-    else:
-        r0[0], r1[0] = share(rows, row_grain, member, team), share(rows, row_grain, member + 1, team)
-        c0[0], c1[0] = 0, cols
+cdef Py_ssize_t dense_scratch(Py_ssize_t rows, Py_ssize_t n_in, Py_ssize_t n_out, bint training, floating* dtype) noexcept nogil:
+    # elements of scratch that forward_dense, and in training backward_dense and descend_dense, take for so many rows
+    cdef Py_ssize_t wide = round_up(n_in, strip_of(dtype))
+    rows = round_up(rows, lanes_of(dtype))
+    return rows * (wide + n_out) + SPREAD_ROWS * wide if training else rows * n_in
 
 
 cdef void forward_dense(const floating* x, const floating* weight, const floating* packed, const floating* bias,
-                        floating* z, floating* y, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation,
-                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                        floating* z, floating* y, floating* scratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
+                        int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
-    # receives the pre-activation; packed, if not NULL, stands in for weight, and its product leaves
-    # the bias added and relu, where z does not want what comes before it, applied
-    cdef Py_ssize_t r0, r1, c0, c1, i, j, wide
+    # receives the pre-activation. One of three products: of packed, unless NULL, standing in for
+    # weight; of x in strips, with scratch; of x and weight as they lie
+    cdef Py_ssize_t r0, r1, c0, c1, i, s0 = 0, s1 = 0
     cdef floating* pre = y if z == NULL else z
-    cdef bint done = False
-    if packed == NULL:
-        grid_share(n, n_out, DOT_ROWS, DOT_COLS, member, team, &r0, &r1, &c0, &c1)
-    else:
+    cdef bint rectified = activation == RELU and pre == y and (packed != NULL or scratch != NULL)
+    if packed != NULL:
         grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
-    wide = c1 - c0
-    if r1 > r0 and wide > 0:
-        if packed == NULL:
-            dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, wide, n_in)
-        else:
-            done = activation == RELU and pre == y
-            packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, done)
-        if bias != NULL and packed == NULL:
+        packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
+    elif scratch != NULL:
+        transpose_strips(x, scratch, n, n_in, member, team)
+        team_barrier(team)
+        grid_share(strips_of(n, y), n_out, 1, 16, member, team, &s0, &s1, &c0, &c1)
+        r0, r1 = min(n, strip_start(n, s0, y)), min(n, strip_start(n, s1, y))
+        transposed_product(scratch, weight, pre, n, n_out, n_in, s0, s1, c0, c1, bias, rectified)
+    else:
+        grid_share(n, n_out, DOT_ROWS, DOT_COLS, member, team, &r0, &r1, &c0, &c1)
+        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in)
+        if bias != NULL:
             for i in range(r0, r1):
-                add_row(pre + i * n_out + c0, bias + c0, wide)
-        if activation != SOFTMAX and not done and (activation != IDENTITY or pre != y):
-            if wide == n_out:
-                activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
-            else:
-                for i in range(r0, r1):
-                    activate(activation, pre + i * n_out + c0, y + i * n_out + c0, wide)
+                add_row(pre + i * n_out + c0, bias + c0, c1 - c0)
     if activation == SOFTMAX:
         team_barrier(team)
         r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
         softmax_rows(pre + r0 * n_out, y + r0 * n_out, r1 - r0, n_out)
+    elif not rectified and (activation != IDENTITY or pre != y):
+        activate_block(activation, pre + r0 * n_out + c0, y + r0 * n_out + c0, n_out, r1 - r0, c1 - c0)
+
+
+cdef void activate_block(int activation, const floating* z, floating* y, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    # (rows, cols) of z and y, both `ld` wide
+    cdef Py_ssize_t i
+    if cols == ld:
+        activate(activation, z, y, rows * cols)
+        return
+    for i in range(rows):
+        activate(activation, z + i * ld, y + i * ld, cols)
 
 
 cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:
@@ -174,33 +62,65 @@ cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexce
         y[j] += bias[j]
 
 
+cdef struct Operands:           # of dW = dz^T x, as spread_rows takes them: dz along the outputs, x along the inputs
+    Py_ssize_t row, col         # dz[i, j] at dz + j * row + i * col
+    Py_ssize_t ldb, step        # x[i, c] at x + c // strip * step + i * ldb + c % strip
+    void *dz
+    void *x
+
+
+cdef void dense_dz(const floating* dy, const floating* x, const floating* v, floating* dz, floating* scratch, Operands* to,
+                   Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dz (n, out) = dy * phi', and the operands of dW: where it pays x in strips and dz transposed,
+    # in scratch; whole for every member on return
+    cdef Py_ssize_t r0 = share(n, 16, member, team), r1 = share(n, 16, member + 1, team), width = round_up(n, lanes_of(dz))
+    if activation == SOFTMAX:
+        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
+    elif activation != IDENTITY or dz != dy:
+        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
+    if scratch != NULL and pays_packing(n, n_in, n_out):
+        to.x, to.dz = scratch, scratch + n * round_up(n_in, strip_of(x))
+        to.row, to.col, to.ldb, to.step = width, 1, strip_of(x), n * strip_of(x)
+        copy_strips(x, <floating*>to.x, n, n_in, member, team)
+        transpose_rows(dz, <floating*>to.dz, width, r0, r1, n_out)
+    else:
+        to.x, to.dz = <void*>x, dz
+        to.row, to.col, to.ldb, to.step = 1, n_out, n_in, strip_of(x)
+    team_barrier(team)
+
+
+cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Py_ssize_t r0, Py_ssize_t r1,
+                                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n) noexcept nogil:
+    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW = dz^T x; dw points to the first of them
+    spread_rows(<floating*>a.dz + r0 * a.row, a.row, a.col, <floating*>a.x + c0 // strip_of(dw) * a.step, a.ldb, a.step,
+                dw, ldw, r1 - r0, c1 - c0, n)
+
+
 cdef void backward_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,
-                         floating* dz, floating* dx, floating* dw, floating* db,
+                         floating* dz, floating* dx, floating* dw, floating* db, floating* scratch,
                          Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
                          Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # dy (n, out), x (n, in), weight (out, in), v (n, out) as activation_slope takes it
     # dz (n, out) = dy * phi'; dx (n, in) (+)= dz W; dw (out, in) = dz^T x; db (out,) = sum of dz's rows
     # dz may be dy; dx, dw, db may be NULL. On return dz is whole, dx, dw and db each member's share.
     cdef Py_ssize_t r0, r1, c0, c1
-    r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
-    if activation == SOFTMAX:
-        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
-    elif activation != IDENTITY or dz != dy:
-        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
-    team_barrier(team)
+    cdef Operands operands
+    dense_dz(dy, x, v, dz, scratch, &operands, n, n_in, n_out, activation, member, team)
     if dx != NULL:
         grid_share(n, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
-        if r1 > r0 and c1 > c0:
-            spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,
-                           r1 - r0, c1 - c0, n_out, accumulate_dx, NULL, False)
+        spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,
+                       r1 - r0, c1 - c0, n_out, accumulate_dx, NULL, False)
     if dw != NULL:
         grid_share(n_out, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
-        if r1 > r0 and c1 > c0:
-            spread_product(dz + r0, 1, n_out, x + c0, n_in, dw + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n, False,
-                           NULL, False)
+        weight_gradient(&operands, dw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n)
     if db != NULL:
-        c0, c1 = share(n_out, 16, member, team), share(n_out, 16, member + 1, team)
-        sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)
+        bias_gradient(dz, db, n, n_out, member, team)
+
+
+cdef inline void bias_gradient(const floating* dz, floating* db, Py_ssize_t n, Py_ssize_t n_out,
+                               Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t c0 = share(n_out, 16, member, team), c1 = share(n_out, 16, member + 1, team)
+    sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)
 
 
 cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
@@ -212,20 +132,6 @@ cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_
 
 
 # ---------------------------------------------------------------- entry points
-
-def pack_weight(weight):
-    """Weight (out, in) as `packed_product` reads it: (strips, in, strip), the last strip filled with zeros."""
-    strip = SPREAD_VECS * (LANES_f if weight.dtype == np.float32 else LANES_d)
-    n_out, n_in = weight.shape
-    strips = (n_out + strip - 1) // strip
-    block = np.zeros(strips * n_in * strip + 64 // weight.itemsize, weight.dtype)
-    start = -block.ctypes.data % 64 // weight.itemsize
-    packed = block[start:start + strips * n_in * strip].reshape(strips, n_in, strip)
-    for j in range(strips):
-        rows = weight[j * strip:(j + 1) * strip]
-        packed[j, :, :len(rows)] = rows.T
-    return packed
-
 
 cdef struct DenseCall:
     int typenum, activation
@@ -240,26 +146,58 @@ cdef struct DenseCall:
     void *dx
     void *dw
     void *db
+    void *scratch
+
+
+cdef enum:
+    DENSE_ROWS = 256            # rows that are in strips at a time
+
+
+cdef void dense_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* x = <floating*>c.x
+    cdef floating* y = <floating*>c.y
+    cdef floating* z = <floating*>c.v
+    cdef Py_ssize_t start = 0, n = c.n if c.scratch == NULL else DENSE_ROWS
+    while start < c.n:
+        if start > 0:
+            team_barrier(team)  # nobody reads the strips any more
+        forward_dense(x + start * c.n_in, <floating*>c.weight, <floating*>NULL, <floating*>c.bias,
+                      z + start * c.n_out if z != NULL else NULL, y + start * c.n_out, <floating*>c.scratch,
+                      min(n, c.n - start), c.n_in, c.n_out, c.activation, member, team)
+        start += n
 
 
 cdef void dense_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef DenseCall* c = <DenseCall*>args
     if c.typenum == cnp.NPY_FLOAT32:
-        forward_dense[float](<float*>c.x, <float*>c.weight, NULL, <float*>c.bias, <float*>c.v, <float*>c.y,
-                             c.n, c.n_in, c.n_out, c.activation, member, team)
+        dense_rows(c, <float*>NULL, member, team)
     else:
-        forward_dense[double](<double*>c.x, <double*>c.weight, NULL, <double*>c.bias, <double*>c.v, <double*>c.y,
-                              c.n, c.n_in, c.n_out, c.activation, member, team)
+        dense_rows(c, <double*>NULL, member, team)
+
+
+cdef void dense_backward_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    backward_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz, <floating*>c.dx,
+                   <floating*>c.dw, <floating*>c.db, <floating*>c.scratch, c.n, c.n_in, c.n_out, c.activation, False, member, team)
 
 
 cdef void dense_backward_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef DenseCall* c = <DenseCall*>args
     if c.typenum == cnp.NPY_FLOAT32:
-        backward_dense[float](<float*>c.dy, <float*>c.x, <float*>c.weight, <float*>c.v, <float*>c.dz, <float*>c.dx,
-                              <float*>c.dw, <float*>c.db, c.n, c.n_in, c.n_out, c.activation, False, member, team)
+        dense_backward_rows(c, <float*>NULL, member, team)
     else:
-        backward_dense[double](<double*>c.dy, <double*>c.x, <double*>c.weight, <double*>c.v, <double*>c.dz, <double*>c.dx,
-                               <double*>c.dw, <double*>c.db, c.n, c.n_in, c.n_out, c.activation, False, member, team)
+        dense_backward_rows(c, <double*>NULL, member, team)
+
+
+cdef object scratch_for(DenseCall* c, Py_ssize_t rows, bint training):
+    # an array that holds c.scratch
+    cdef Py_ssize_t size
+    if c.typenum == cnp.NPY_FLOAT32:
+        size = dense_scratch(rows, c.n_in, c.n_out, training, <float*>NULL)
+    else:
+        size = dense_scratch(rows, c.n_in, c.n_out, training, <double*>NULL)
+    block = np.empty(size + 16, dtype_of(c.typenum))
+    c.scratch = <void*>((<size_t>data(block) + 63) // 64 * 64)
+    return block
 
 
 def dense(x, weight, bias=None, activation="identity", out=None, z=None):
@@ -312,6 +250,8 @@ def dense(x, weight, bias=None, activation="identity", out=None, z=None):
     c.x, c.weight, c.y = data(x), data(weight), data(out)
     c.bias = NULL if bias is None else data(bias)
     c.v = NULL if z is None else data(z)
+    c.scratch = NULL
+    scratch = scratch_for(&c, min(c.n, <Py_ssize_t>DENSE_ROWS), False) if c.n >= TRANSPOSE_ROWS else None
     with nogil:
         team_run(dense_job, &c, team_for(c.n * c.n_in * c.n_out))
     return out
@@ -377,6 +317,7 @@ def dense_backward(dy, x, weight, z=None, activation="identity", dx=None, dw=Non
     c.v = data(dy) if v is None else data(v)
     c.dw = NULL if dw is None else data(dw)
     c.db = NULL if db is None else data(db)
+    scratch = scratch_for(&c, c.n, True) if dw is not None and pays_packing(c.n, c.n_in, c.n_out) else None
     with nogil:
         team_run(dense_backward_job, &c, team_for(2 * c.n * c.n_in * c.n_out))
     return dx

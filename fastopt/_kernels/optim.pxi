@@ -367,21 +367,21 @@ cdef void ready_gradient(const floating* grad, const floating* param, floating* 
         ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
-cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, floating* dtype,
+cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # elements start to stop of one tensor; a gradient that needs more than a scale is made ready piece by piece
+    # elements start to stop of one tensor, grad (stop - start,) their gradient; one that needs more than a scale
+    # is made ready piece by piece
     cdef floating* array[2 + MAX_STATES]
     cdef floating ready[PIECE]
-    cdef floating* grad
     cdef Py_ssize_t i, n
-    array[0], array[1] = <floating*>t.param, <floating*>t.source
+    array[0], array[1] = <floating*>t.param, NULL
     for i in range(MAX_STATES):
         array[2 + i] = <floating*>t.state[i]
     move_on(array, start)
+    array[1] = <floating*>grad
     if t.step.decay == 0 and clip == HUGE_VAL:
         update_arrays(formula, &t.step, scale, array, stop - start)
         return
-    grad = array[1]
     while start < stop:
         n = min(stop - start, <Py_ssize_t>PIECE)
         ready_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
@@ -391,29 +391,29 @@ cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip,
         start += n
 
 
-cdef void update_tensor(int formula, Tensor* t, double scale, double clip, floating* dtype,
+cdef void update_tensor(int formula, Tensor* t, double scale, double clip, const floating* grad,
                         Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     if formula == PLAIN:
-        update_formula(<Plain*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Plain*>NULL, t, scale, clip, grad, start, stop)
     elif formula == MOMENTUM:
-        update_formula(<Momentum*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Momentum*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED:
-        update_formula(<Scaled*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Scaled*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED_CENTERED:
-        update_formula(<ScaledCentered*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<ScaledCentered*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED_MOMENTUM:
-        update_formula(<ScaledMomentum*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<ScaledMomentum*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED_CENTERED_MOMENTUM:
-        update_formula(<ScaledCenteredMomentum*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<ScaledCenteredMomentum*>NULL, t, scale, clip, grad, start, stop)
     elif formula == ADADELTA:
-        update_formula(<Adadelta*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Adadelta*>NULL, t, scale, clip, grad, start, stop)
     elif formula == ADAM:
-        update_formula(<Adam*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Adam*>NULL, t, scale, clip, grad, start, stop)
     elif formula == NADAM:
-        update_formula(<Nadam*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Nadam*>NULL, t, scale, clip, grad, start, stop)
     elif formula == AMSGRAD:
-        update_formula(<Amsgrad*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Amsgrad*>NULL, t, scale, clip, grad, start, stop)
     elif formula == ADAMAX:
-        update_formula(<Adamax*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Adamax*>NULL, t, scale, clip, grad, start, stop)
     else:
-        update_formula(<Lion*>NULL, t, scale, clip, dtype, start, stop)
+        update_formula(<Lion*>NULL, t, scale, clip, grad, start, stop)

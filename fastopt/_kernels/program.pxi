@@ -37,24 +37,23 @@ cdef struct Run:                # one pass of a program over some rows
     int typenum
     bint training
     Py_ssize_t n_entries, rows
-    Py_ssize_t n                # rows of the whole call: what may choose a kernel, for `rows` follows the team
+    Py_ssize_t n                # rows of the whole call or batch: what chooses a kernel, for `rows` follows the team
     Entry* entries
     void** values               # by number: (rows, width)
     void** dvalues              # their gradients
     void** dparams              # parameter gradients
+    void* scratch               # of one entry at a time
+    Plan* plan                  # NULL: gradients only
+    bint descends               # weights take their steps in backward, without gradients
 
 
 cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* x = <floating*>r.values[e.src]
     cdef floating* y = <floating*>r.values[e.dst]
-    cdef floating* packed
     if e.kind == ENTRY_DENSE:
-        packed = <floating*>e.packed
-        if r.n < PACKED_ROWS and e.n_in * e.n_out * <Py_ssize_t>sizeof(floating) > PACKED_BYTES:
-            packed = NULL
-        forward_dense(x, <floating*>e.weight, packed, <floating*>e.bias,
-                      <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL,
-                      y, r.rows, e.n_in, e.n_out, e.activation, member, team)
+        forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias,
+                      <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
+                      <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.activation, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
     else:
@@ -64,10 +63,16 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
 cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* dy = <floating*>r.dvalues[e.dst]
     cdef floating* dx = <floating*>r.dvalues[e.src] if e.needs_dx else NULL
-    if e.kind == ENTRY_DENSE:
+    cdef floating* db
+    if e.kind == ENTRY_DENSE and r.descends:
+        db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
+        descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
+                      dy, dx, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
+                      r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_DENSE:
         backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
                        dy, dx, <floating*>r.dparams[e.first_grad],
-                       <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL,
+                       <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL, <floating*>r.scratch,
                        r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
@@ -122,6 +127,7 @@ cdef struct PredictCall:
     void *x
     void *y
     void** values[MAX_PREDICT_TEAM]
+    void* scratch[MAX_PREDICT_TEAM]
 
 
 cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t start, Py_ssize_t stop,
@@ -142,7 +148,7 @@ cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
     cdef Run* run = &c.run
     cdef Py_ssize_t start = 0, stop = c.n
     if c.apart:
-        own.values = c.values[member]
+        own.values, own.scratch = c.values[member], c.scratch[member]
         run = &own
         start, stop = share(c.n, DOT_ROWS, member, team), share(c.n, DOT_ROWS, member + 1, team)
         member, team = 0, 1
@@ -187,14 +193,22 @@ cdef void gather_rows(TrainCall* c, floating* dtype, Py_ssize_t member, Py_ssize
             (<floating*>c.batch_weights)[i] = (<floating*>c.weights)[row]
 
 
+cdef void leave_out_descended(Run* r) noexcept nogil:
+    # their weights have taken the step when the update of all the rest comes
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        if r.entries[i].kind == ENTRY_DENSE:
+            r.plan.tensors[r.entries[i].first_grad].source = NULL
+
+
 cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # forward, loss, backward and update of the batch that starts at position
     cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
     cdef floating* weights = NULL
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
-    if c.plan != NULL and c.plan.interim:
-        walk_share(c.plan, leave_part, member, team)
+    if c.run.plan != NULL and c.run.plan.interim:
+        walk_share(c.run.plan, leave_part, member, team)
     team_barrier(team)
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
@@ -204,23 +218,25 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     team_barrier(team)
     if member == 0:
         c.batch_loss, c.batch_weight = add_up(c.row_loss, run.rows), weight_sum(weights, run.rows)
-        if c.plan != NULL and not c.plan.gated:
-            update_prepare(c.plan)
+        if c.run.plan != NULL and not c.run.plan.gated:
+            update_prepare(c.run.plan)
+            if run.descends:
+                leave_out_descended(run)
     backward(run, dtype, member, team)
-    if c.plan != NULL:
-        if c.plan.interim:
-            walk_share(c.plan, return_part, member, team)
-        update_step(c.plan, member, team)
+    if c.run.plan != NULL:
+        if c.run.plan.interim:
+            walk_share(c.run.plan, return_part, member, team)
+        update_step(c.run.plan, member, team)
 
 
 cdef void finish_batch(TrainCall* c) noexcept nogil:
     c.stop = team_seconds() > c.deadline
-    if c.plan != NULL:
-        if c.plan.refused:      # the batch has not happened
+    if c.run.plan != NULL:
+        if c.run.plan.refused:      # the batch has not happened
             c.stop = True
             return
-        c.stop |= c.plan.n_rows > 0 and c.plan.row >= c.plan.n_rows
-    if c.plan == NULL or not c.plan.left_out:
+        c.stop |= c.run.plan.n_rows > 0 and c.run.plan.row >= c.run.plan.n_rows
+    if c.run.plan == NULL or not c.run.plan.left_out:
         c.loss_sum += c.batch_loss * c.batch_weight
         c.weight_sum += c.batch_weight
     c.position += c.run.rows
@@ -232,9 +248,9 @@ cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member,
     # batches from position on, until the data, the time or a table is used up; a last batch may be smaller
     while True:
         if member == 0:
-            run.rows = min(c.sizes[c.batches], c.n - c.position)
-            if c.plan != NULL:
-                update_begin(c.plan)
+            run.n = run.rows = min(c.sizes[c.batches], c.n - c.position)
+            if c.run.plan != NULL:
+                update_begin(c.run.plan)
         team_barrier(team)
         train_batch(c, run, dtype, member, team)
         team_barrier(team)
@@ -260,6 +276,7 @@ cdef class Workspace:
     cdef void* block
     cdef void** values
     cdef void** dvalues
+    cdef void* scratch
     cdef double* row_loss
     cdef char *batch_x
     cdef char *batch_targets
@@ -272,10 +289,12 @@ cdef class Workspace:
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t values = rows * sum(program.widths) * item
         cdef Py_ssize_t extra = rows * (8 + 8 + program.widths[0] * item + max(8, program.widths[n_values - 1] * item)) if training else 0
+        cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
-        self.block = aligned_block(tables + (2 if training else 1) * values + extra)
+        self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
         self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
-        p = <char*>self.block + tables
+        self.scratch = <char*>self.block + tables
+        p = <char*>self.scratch + scratch
         for i in range(n_values):
             self.values[i] = p
             self.dvalues[i] = p + values
@@ -328,7 +347,7 @@ cdef class Program:
             e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
             e.activation = activation_code(spec.get("activation", "identity"))
             e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
-            if packed and e.kind == ENTRY_DENSE:
+            if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
                 self.arrays.append(pack_weight(spec["weight"]))
                 e.packed = data(self.arrays[len(self.arrays) - 1])
             e.needs_dx = has_gradient[e.src]
@@ -360,9 +379,21 @@ cdef class Program:
         self.arrays.append(array)
         return data(array)
 
+    cdef Py_ssize_t scratch(self, Py_ssize_t rows, bint training) noexcept:
+        # elements that the entry in greatest need of them takes, in whole cache lines
+        cdef Py_ssize_t i, size = 0
+        for i in range(self.n_entries):
+            if self.entries[i].kind == ENTRY_DENSE:
+                if self.typenum == cnp.NPY_FLOAT32:
+                    size = max(size, dense_scratch(rows, self.entries[i].n_in, self.entries[i].n_out, training, <float*>NULL))
+                else:
+                    size = max(size, dense_scratch(rows, self.entries[i].n_in, self.entries[i].n_out, training, <double*>NULL))
+        return round_up(size, 16)
+
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
-        run.values, run.dvalues, run.dparams = workspace.values, workspace.dvalues, NULL
+        run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
+        run.plan, run.descends = NULL, False
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -383,7 +414,7 @@ cdef class Program:
             team = team_for(self.work * min(c.n, <Py_ssize_t>PREDICT_ROWS) // self.n_entries)
         workspaces = [self.take_workspace(min(c.n, PREDICT_ROWS)) for _ in range(team if c.apart else 1)]
         for i in range(len(workspaces)):
-            c.values[i] = (<Workspace>workspaces[i]).values
+            c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)
         c.x, c.y, c.run.n = data(x), data(out), c.n
         with nogil:
@@ -446,7 +477,7 @@ cdef class Training:
         if batch > self.workspace.capacity:
             self.workspace = Workspace(self.program, batch, True)
         self.program.start(&c.run, self.workspace, True)
-        c.run.dparams, c.run.n = self.dparams, batch
+        c.run.dparams = self.dparams
         c.loss = MSE if self.loss == "mse" else SOFT_CROSS_ENTROPY if targets.ndim == 2 else CROSS_ENTROPY
         c.n, c.n_in, c.n_out, c.position, c.batches = x.shape[0], x.shape[1], self.program.n_out, 0, 0
         c.target_bytes = targets.nbytes // x.shape[0]
@@ -454,8 +485,22 @@ cdef class Training:
         c.weights = NULL if weights is None else data(weights)
         c.order, c.row_loss = NULL, self.workspace.row_loss
         c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
-        c.plan = NULL if self.update is None else &self.update.plan
+        c.run.plan = NULL if self.update is None else &self.update.plan
+        c.run.descends = self.can_descend()
         c.deadline = c.loss_sum = c.weight_sum = 0
+
+    cdef bint can_descend(self) noexcept:
+        # whether no gradient of weights needs to be whole before the first update
+        cdef Plan* plan = NULL if self.update is None else &self.update.plan
+        cdef Entry* e
+        cdef Py_ssize_t i
+        if not can_descend(plan) or plan.n_tensors != len(self.grads):
+            return False
+        for i in range(self.program.n_entries):
+            e = &self.program.entries[i]
+            if e.kind == ENTRY_DENSE and plan.tensors[e.first_grad].param != e.weight:
+                return False
+        return True
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
         # the one region of a call; backward takes twice forward's work, and meets twice as often

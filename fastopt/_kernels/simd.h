@@ -1,8 +1,9 @@
 /* Vector types per instruction set, and the register tiles built on them.
  *
  * Lives here: the vector of LANES elements for float and double, loads and
- * stores of a partial vector, (through tile.h, included once per dtype) the two
- * innermost product tiles, and the denormal mode. Blocking, threads and epilogues are Cython.
+ * stores of a partial vector, the interleaving that transposes, (through tile.h,
+ * included once per dtype) the two innermost product tiles, and the denormal mode.
+ * Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
  *   intrinsics are what the extensions lack: masked loads and stores, and halves.
@@ -38,10 +39,42 @@ enum { DOT_ROWS = 2, DOT_COLS = 4, SPREAD_ROWS = 4, SPREAD_VECS = 2 };
 #endif
 #define TILE_INLINE static inline __attribute__((always_inline))
 
+/* The lanes of two vectors in turn: a[0] b[0] a[1] b[1] ..., the first half of them or the second. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, index, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
+#endif
+#define FIRST_2(a, b, index) SHUFFLE(a, b, index, 0, 2)
+#define FIRST_4(a, b, index) SHUFFLE(a, b, index, 0, 4, 1, 5)
+#define FIRST_8(a, b, index) SHUFFLE(a, b, index, 0, 8, 1, 9, 2, 10, 3, 11)
+#define FIRST_16(a, b, index) SHUFFLE(a, b, index, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SECOND_2(a, b, index) SHUFFLE(a, b, index, 1, 3)
+#define SECOND_4(a, b, index) SHUFFLE(a, b, index, 2, 6, 3, 7)
+#define SECOND_8(a, b, index) SHUFFLE(a, b, index, 4, 12, 5, 13, 6, 14, 7, 15)
+#define SECOND_16(a, b, index) SHUFFLE(a, b, index, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#if VECTOR_BYTES == 64
+#define FIRST_f FIRST_16
+#define SECOND_f SECOND_16
+#define FIRST_d FIRST_8
+#define SECOND_d SECOND_8
+#elif VECTOR_BYTES == 32
+#define FIRST_f FIRST_8
+#define SECOND_f SECOND_8
+#define FIRST_d FIRST_4
+#define SECOND_d SECOND_4
+#else
+#define FIRST_f FIRST_4
+#define SECOND_f SECOND_4
+#define FIRST_d FIRST_2
+#define SECOND_d SECOND_2
+#endif
+
 #define REAL float
 #define VEC vecf
 #define NAME(x) x##_f
 typedef float vecf __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef int index_f __attribute__((vector_size(VECTOR_BYTES)));
 TILE_INLINE vecf load_part_f(const float *p, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     return (vecf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -86,6 +119,7 @@ TILE_INLINE float sum_lanes_f(vecf v) {
 #define VEC vecd
 #define NAME(x) x##_d
 typedef double vecd __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+typedef long long index_d __attribute__((vector_size(VECTOR_BYTES)));
 TILE_INLINE vecd load_part_d(const double *p, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     return (vecd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);

@@ -1,5 +1,5 @@
 /* What is written on vectors, once, and included by simd.h per dtype: the two product tiles,
- * the way of a block through registers, a sum of squares.
+ * a transpose, the way of a block through registers, a sum of squares.
  *
  * dot_tile     c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
  * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes
@@ -60,6 +60,12 @@ static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, con
 #undef CASE
 }
 
+/* What is below zero becomes zero; NaN stays. */
+TILE_INLINE VEC NAME(above_zero)(VEC v) {
+    const __typeof__(v < v) below = v < (VEC){0};
+    return (VEC)((__typeof__(below))v & ~below);
+}
+
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them
  * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. What `finish` does to a sum
  * before it is stored: bias, unless NULL, is added; relu sets what is below zero to zero. */
@@ -98,10 +104,7 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
             VEC sum = acc[i][j];
             if (accumulate) sum += part ? NAME(load_part)(p, rest) : *(VEC *)p;
             if (finish && bias != NULL) sum += w[j];
-            if (finish && relu) {
-                const __typeof__(sum < sum) below = sum < (VEC){0};
-                sum = (VEC)((__typeof__(below))sum & ~below);
-            }
+            if (finish && relu) sum = NAME(above_zero)(sum);
             if (part)
                 NAME(store_part)(p, sum, rest);
             else
@@ -140,6 +143,53 @@ static void NAME(spread_finish)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff
                                 ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
                                 REAL *c, ptrdiff_t ldc, int accumulate, const REAL *bias, int relu) {
     NAME(spread_cases)(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, 1, bias, relu);
+}
+
+/* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first
+ * half of LANES vectors with the second log2(LANES) times transposes them. */
+TILE_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
+                                      ptrdiff_t ldt, ptrdiff_t depth, const int pad,
+                                      const REAL *bias, const int relu) {
+    const VEC more = bias != NULL ? NAME(load_part)(bias, rows) : (VEC){0};
+    for (ptrdiff_t k = 0; k < depth; k += NAME(LANES)) {
+        const ptrdiff_t rest = depth - k < NAME(LANES) ? depth - k : NAME(LANES);
+        VEC v[NAME(LANES)], w[NAME(LANES)];
+#pragma GCC unroll 16
+        for (int i = 0; i < NAME(LANES); i++)
+            v[i] = i >= rows                ? (VEC){0}
+                   : rest == NAME(LANES)    ? *(const VEC *)(from + i * ld + k)
+                                            : NAME(load_part)(from + i * ld + k, rest);
+#pragma GCC unroll 4
+        for (int stage = 1; stage < NAME(LANES); stage *= 2) {
+#pragma GCC unroll 8
+            for (int i = 0; i < NAME(LANES) / 2; i++) {
+                w[2 * i] = NAME(FIRST)(v[i], v[i + NAME(LANES) / 2], NAME(index));
+                w[2 * i + 1] = NAME(SECOND)(v[i], v[i + NAME(LANES) / 2], NAME(index));
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < NAME(LANES); i++) v[i] = w[i];
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < NAME(LANES); i++) {
+            if (i >= rest) break;
+            if (bias != NULL) v[i] += more;
+            if (relu) v[i] = NAME(above_zero)(v[i]);
+            if (pad || rows == NAME(LANES))
+                *(VEC *)(to + (k + i) * ldt) = v[i];
+            else
+                NAME(store_part)(to + (k + i) * ldt, v[i], rows);
+        }
+    }
+}
+/* Rows beyond `rows` count as zeros, and LANES elements are written for every k. */
+static void NAME(transpose_in)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
+                               ptrdiff_t ldt, ptrdiff_t depth) {
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 1, NULL, 0);
+}
+/* Bias, unless NULL, is added, and relu applied. */
+static void NAME(transpose_out)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
+                                ptrdiff_t ldt, ptrdiff_t depth, const REAL *bias, int relu) {
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 0, bias, relu);
 }
 
 /* Sixteen elements on their way through a local array that the compiler keeps in registers: loops

@@ -71,20 +71,21 @@ cdef void update_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) 
     while start < stop:
         middle = min(start + piece, stop)
         if t.typenum == cnp.NPY_FLOAT32:
-            update_piece(plan, t, start, middle, <float*>NULL)
+            update_piece(plan, t, start, middle, <float*>t.source + start)
         else:
-            update_piece(plan, t, start, middle, <double*>NULL)
+            update_piece(plan, t, start, middle, <double*>t.source + start)
         start = middle
 
 
-cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
+cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* grad) noexcept nogil:
+    # elements start to stop, grad (stop - start,) their gradient
     cdef int formula = plan.options[t.group].formula
-    update_tensor(formula, t, plan.scale * t.step.sign, plan.clip, dtype, start, stop)
+    update_tensor(formula, t, plan.scale * t.step.sign, plan.clip, grad, start, stop)
     if t.ema != NULL:
-        average(plan, t, start, stop, dtype)
+        average(plan, t, start, stop, grad)
 
 
-cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
+cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* dtype) noexcept nogil:
     # ema = decay ema + (1 - decay) param; the parameter itself after its first update
     cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>(1 if t.count == 1 else 1 - plan.ema_decay)
     cdef floating* ema = <floating*>t.ema

@@ -1,0 +1,56 @@
+# Backward and update of a layer in one: a gradient of weights that nobody asked to see.
+#
+# - A few rows of dW are computed, taken by the optimizer's rule while they are in L1, and gone.
+#   dx takes its part of the same rows of W just before they change, while they are in cache.
+# - A member owns columns: what it reads of W for dx is what it updates, so nobody waits.
+# - Only a step that cannot be refused or scaled any more can go this way (`can_descend`).
+
+cdef enum:
+    DESCENT_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
+    DESCENT_FEW = 8             # fewer rows: W is read once, for dx and the update in one go
+
+
+cdef inline bint can_descend(const Plan* plan) noexcept nogil:
+    return plan != NULL and not plan.gated and not plan.interim
+
+
+cdef void descend_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,
+                        floating* dz, floating* dx, floating* db, floating* scratch, Plan* plan, Tensor* t,
+                        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
+                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # as backward_dense, but t, the tensor of weight, takes its step instead of dw being written
+    cdef Py_ssize_t c0 = share(n_in, strip_of(dz), member, team), c1 = share(n_in, strip_of(dz), member + 1, team)
+    cdef Py_ssize_t high = DESCENT_FEW if n < DESCENT_FEW else SPREAD_PANEL, p = 0
+    cdef floating* rows = scratch + round_up(n, lanes_of(dz)) * (round_up(n_in, strip_of(dz)) + n_out) + SPREAD_ROWS * c0
+    cdef Operands operands
+    dense_dz(dy, x, v, dz, scratch, &operands, n, n_in, n_out, activation, member, team)
+    if db != NULL:
+        bias_gradient(dz, db, n, n_out, member, team)
+    while p < n_out and c0 < c1:
+        if dx != NULL:
+            spread_product(dz + p, n_out, 1, weight + p * n_in + c0, n_in, dx + c0, n_in, n, c1 - c0,
+                           min(high, n_out - p), accumulate_dx or p > 0, NULL, False)
+        descend_rows(&operands, rows, plan, t, p, min(p + high, n_out), c0, c1, n, n_in)
+        p += high
+
+
+cdef void descend_rows(const Operands* a, floating* rows, Plan* plan, Tensor* t, Py_ssize_t r0, Py_ssize_t r1,
+                       Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, Py_ssize_t n_in) noexcept nogil:
+    # rows r0 to r1, columns c0 to c1 of the weights take their step; rows: room for SPREAD_ROWS of them
+    cdef Py_ssize_t i, j, high, wide
+    cdef unsigned long mode
+    while r0 < r1:
+        high = min(<Py_ssize_t>SPREAD_ROWS, r1 - r0)
+        j = c0
+        while j < c1:
+            wide = min(<Py_ssize_t>DESCENT_COLUMNS, c1 - j)
+            weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n)
+            mode = flush_denormals()
+            if wide == n_in:
+                update_piece(plan, t, r0 * n_in, (r0 + high) * n_in, rows)
+            else:
+                for i in range(high):
+                    update_piece(plan, t, (r0 + i) * n_in + j, (r0 + i) * n_in + j + wide, rows + i * wide)
+            restore_denormals(mode)
+            j += wide
+        r0 += high
