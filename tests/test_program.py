@@ -4,10 +4,7 @@ Pass criterion: outputs within rtol of the NumPy oracle; float64 gradients withi
 of central differences, relative to the largest gradient.
 """
 
-import os
-import sys
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,49 +178,3 @@ def test_weights_assigned_are_the_weights_used(small_net):
 
 def test_arrays_of_a_network_start_on_a_cache_line(small_net):
     assert all(a.ctypes.data % 64 == 0 for a in small_net().parameters())
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def growth(call, times=10_000):
-    """(Python bytes, resident bytes) that `times` calls left behind, after a warm-up."""
-    for _ in range(500):
-        call()
-    before = resident_bytes()
-    for _ in range(times):
-        call()
-    resident = resident_bytes() - before
-    tracemalloc.start()
-    call()
-    traced = tracemalloc.get_traced_memory()[0]
-    for _ in range(200):
-        call()
-    traced = tracemalloc.get_traced_memory()[0] - traced
-    tracemalloc.stop()
-    return traced, resident
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
-@pytest.mark.skipif("FASTOPT_SANITIZE" in os.environ, reason="a sanitizer run: freed memory is kept in quarantine")
-@pytest.mark.parametrize("what", ["step", "predict", "value_and_grad", "optimizer", "cross_entropy"])
-def test_ten_thousand_calls_leave_no_memory_behind(what, small_net):
-    net, x = small_net(dtype=np.float32), inputs(8, np.float32)
-    y = targets_for("cross_entropy", 8, 3)
-    optimizer = fo.optim.Adam(net.parameters())
-    trainer = fo.nn.Trainer(net, "cross_entropy", optimizer, max_batch=8)
-    grads = net.value_and_grad(x, y)[1]
-    logits = net.predict(x)
-    traced, resident = growth(
-        {
-            "step": lambda: trainer.step(x, y),
-            "predict": lambda: net.predict(x),
-            "value_and_grad": lambda: net.value_and_grad(x, y),
-            "optimizer": lambda: optimizer.step(grads),
-            "cross_entropy": lambda: fo.functional.cross_entropy(logits, y),
-        }[what]
-    )
-    assert traced <= 4096
-    assert resident <= 1 << 20  # 100 bytes a call
