@@ -20,6 +20,7 @@ TOPICS = [
     "losses",
     "optim",
     "program",
+    "trainer",
     "fold",
     "determinism",
     "guard_pages",
