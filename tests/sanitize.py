@@ -20,6 +20,7 @@ TOPICS = [
     "optim",
     "optim_interop",
     "program",
+    "trainer",
     "fold",
     "nn",
     "determinism",

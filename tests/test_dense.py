@@ -3,7 +3,13 @@
 Pass criterion: componentwise within Higham's bound gamma_k |X||W| of the float64
 product, k the length of the sum; for float64 the oracle is computed in long double.
 Activations are compared bit for bit with the activation of the stored pre-activation.
+
+Every shape: the operands of a shape are the first rows and columns of those of the largest, so one
+oracle serves for all that share the summed dimension. Batches of 0 to 70 rows are computed into one
+array of blocks and compared in one go.
 """
+
+import os
 
 import numpy as np
 import pytest
@@ -18,7 +24,15 @@ EXTRA = 4  # roundings beside the sum: bias, final store, panels
 DZ_EPS = 8  # error of dZ in units of eps |dY|
 
 LARGE = [(1, 1025, 257), (300, 40, 9), (65, 2100, 33), (9, 64, 1100)]
-sizes = st.integers(0, 70)
+# n, in and out around multiples of 48, 256, 384, 512 and 1024: the lengths of strips, panels and blocks
+BLOCKS = [
+    *((1, 1024, 513), (2, 47, 1023), (3, 255, 512), (5, 511, 385), (6, 385, 769), (7, 1025, 256), (8, 383, 385)),
+    *((16, 257, 255), (31, 768, 97), (33, 1023, 49), (47, 145, 384), (48, 96, 1025), (49, 384, 143)),
+    *((64, 192, 256), (65, 49, 767), (100, 257, 144), (127, 513, 48), (200, 48, 511)),
+    *((255, 95, 383), (256, 512, 47), (257, 49, 257), (299, 1024, 24), (300, 25, 1024)),
+]
+LONGEST = 70
+sizes = st.integers(0, LONGEST)
 layouts = st.sampled_from(["plain", "fortran", "strided", "reversed", "unaligned"])
 
 
@@ -118,7 +132,7 @@ def test_every_length_around_the_vector_widths_is_within_the_rounding_bound(n, w
     check_backward(n, 18 - n, width, dtype, "tanh")
 
 
-@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize("shape", [*LARGE, *BLOCKS], ids=str)
 def test_large_layers_are_within_the_rounding_bound(shape, dtype):
     check_forward(*shape, dtype)
     check_backward(*shape, dtype, "relu")
@@ -188,3 +202,153 @@ def test_nan_and_infinity_reach_exactly_the_outputs_they_feed(dtype):
     assert np.isnan(y[1]).all()
     assert np.isinf(y[2]).all()
     assert np.isfinite(y[[0, 3]]).all()
+
+
+# ---------------------------------------------------------------- every shape
+
+
+class Batches:
+    """Batches of several sizes, the first rows of the largest; their outputs are blocks of one array."""
+
+    def __init__(self, sizes):
+        self.sizes = list(sizes)
+        self.stops = np.cumsum(self.sizes)
+        self.size_of = np.repeat(self.sizes, self.sizes)  # of the block that a row belongs to
+        self.row_of = np.concatenate([np.arange(n) for n in self.sizes])  # and the row's number there
+
+    def outputs(self, width, dtype):
+        """(whole, blocks) to be written."""
+        whole = np.full((len(self.row_of), width), np.nan, dtype)
+        return whole, np.split(whole, self.stops[:-1])
+
+    def require(self, got, want, bound, n_in, n_out):
+        """`want` and `bound` hold the rows of the largest batch, block after block."""
+        wrong = outside(got, want, bound).any(axis=1)
+        assert not wrong.any(), f"(n, in, out) = {self.size_of[wrong.argmax()]}, {n_in}, {n_out}"
+
+
+LENGTHS = range(LONGEST + 1)
+EDGES = (0, 1, 2, 8, 17, 33, 48, 65)
+EVERY, SOME = Batches(LENGTHS), Batches(EDGES)
+# the other levels and the sanitizers take the sample of shapes
+EXHAUSTIVE = not {"FASTOPT_TEST_LEVEL", "FASTOPT_SANITIZE"} & set(os.environ)
+
+
+def batches(n_in, n_out, every):
+    """The batches to try; in the sample they leave one dimension of the three in EDGES."""
+    return EVERY if every or n_in in EDGES or n_out in EDGES else SOME
+
+
+def split(exact):
+    """Two float64 that add up to a long double."""
+    high = exact.astype(float)
+    return high, (exact - high).astype(float)
+
+
+def outside(got, want, bound):
+    """Where `got` is further than `bound` from the sum of the pair `want`; the first difference is exact."""
+    return ~(np.abs(got - want[0] - want[1]) <= bound)
+
+
+def largest(dtype):
+    return data(LONGEST, LONGEST, LONGEST, dtype)
+
+
+def check_forwards(n_in, dtype, every, layer):
+    """`layer(weight, bias, activation)` returns what is called with x and out, for all n and out.
+
+    The bias is there for half of the lengths, relu for half of those.
+    """
+    x, weight, bias, _ = largest(dtype)
+    x, weight = x[:, :n_in].copy(), weight[:, :n_in].copy()
+    activation = "relu" if n_in % 4 > 1 else "identity"
+    added = bias if n_in % 2 else np.zeros_like(bias)
+    y = wide(x) @ wide(weight).T + added
+    bound = gamma(n_in + EXTRA, dtype) * (np.abs(wide(x)) @ np.abs(wide(weight)).T + np.abs(added))
+    oracle = *split(np.maximum(y, 0) if activation == "relu" else y), bound.astype(float)
+    oracles = {tried: [a[tried.row_of] for a in oracle] for tried in (EVERY, SOME)}
+    for n_out in LENGTHS:
+        call = layer(weight[:n_out], bias[:n_out] if n_in % 2 else None, activation)
+        if call is None:
+            continue
+        tried = batches(n_in, n_out, every)
+        got, blocks = tried.outputs(n_out, dtype)
+        for n, out in zip(tried.sizes, blocks, strict=True):
+            call(x[:n], out)
+        *want, bound = (a[:, :n_out] for a in oracles[tried])
+        tried.require(got, want, bound, n_in, n_out)
+
+
+def plain(weight, bias, activation):
+    return lambda x, out: F.dense(x, weight, bias, activation, out)
+
+
+def packed(weight, bias, activation):
+    """The layer in an inference network; None where it has no inputs or outputs."""
+    if not weight.size:
+        return None
+    layer = fo.nn.Dense(*weight.shape[::-1], activation, bias is not None)
+    net = fo.nn.Sequential([layer], rng=0, dtype=weight.dtype)
+    layer.weight = weight
+    if bias is not None:
+        layer.bias = bias
+    return net.fold().predict
+
+
+@pytest.mark.parametrize("layer", [plain, packed])
+def test_forward_is_within_the_rounding_bound_for_every_shape_up_to_70(layer, dtype):
+    for n_in in LENGTHS:
+        check_forwards(n_in, dtype, EXHAUSTIVE, layer)
+
+
+def every_prefix(left, right, dtype):
+    """Products left[:, :k] right[:k] for all k, (71, 70, columns), as a pair, and their bounds."""
+    products, bounds = [], []
+    for k in LENGTHS:
+        a, b = wide(left[:, :k]), wide(right[:k])
+        products.append(split(a @ b))
+        bounds.append((gamma(k + EXTRA, dtype) * (np.abs(a) @ np.abs(b))).astype(float))
+    return *(np.stack(each) for each in zip(*products, strict=True)), np.stack(bounds)
+
+
+def check_backwards(dtype, every):
+    x, weight, _, dy = largest(dtype)
+    xs, weights, dys = ([a[:, :k].copy() for k in LENGTHS] for a in (x, weight, dy))
+    dx_oracle = every_prefix(dy, weight, dtype)
+    # the column of ones gives db
+    dw_oracle = every_prefix(dy.T, np.c_[x, np.ones(LONGEST, dtype)], dtype)
+    dw_oracles = {tried: [a[tried.sizes] for a in dw_oracle] for tried in (EVERY, SOME)}
+    for n_out in LENGTHS:
+        dx_oracles = {tried: [a[n_out][tried.row_of] for a in dx_oracle] for tried in (EVERY, SOME)}
+        for n_in in LENGTHS:
+            tried = batches(n_in, n_out, every)
+            dx, blocks = tried.outputs(n_in, dtype)
+            dw = np.full((len(blocks), n_out, n_in), np.nan, dtype)
+            db = np.full((len(blocks), n_out), np.nan, dtype)
+            for i, n in enumerate(tried.sizes):
+                F.dense_backward(dys[n_out][:n], xs[n_in][:n], weights[n_in][:n_out], dx=blocks[i], dw=dw[i], db=db[i])
+            *want, bound = (a[:, :n_in] for a in dx_oracles[tried])
+            tried.require(dx, want, bound, n_in, n_out)
+            *want, bound = (a[:, :n_out, :n_in] for a in dw_oracles[tried])
+            wrong = outside(dw, want, bound).any(axis=(1, 2))
+            *want, bound = (a[:, :n_out, -1] for a in dw_oracles[tried])
+            wrong |= outside(db, want, bound).any(axis=1)
+            assert not wrong.any(), f"(n, in, out) = {tried.sizes[wrong.argmax()]}, {n_in}, {n_out}"
+
+
+def test_backward_is_within_the_rounding_bound_for_every_shape_up_to_70():
+    check_backwards(np.dtype(np.float32), EXHAUSTIVE)
+
+
+def test_float64_backward_is_within_the_rounding_bound_for_every_two_lengths_up_to_70():
+    # all pairs of two dimensions with the third in EDGES
+    check_backwards(np.dtype(np.float64), every=False)
+
+
+@pytest.mark.parametrize("shape", [*LARGE, *BLOCKS], ids=str)
+def test_packed_large_layers_are_within_the_rounding_bound(shape, dtype):
+    n, n_in, n_out = shape
+    x, weight, bias, _ = data(n, n_in, n_out, dtype)
+    bound = gamma(n_in + EXTRA, dtype) * (np.abs(wide(x)) @ np.abs(wide(weight)).T + np.abs(bias))
+    y = packed(weight, bias, "identity")(x)
+    assert (np.abs(y - (wide(x) @ wide(weight).T + bias)) <= bound).all()

@@ -160,6 +160,55 @@ def test_whole_training_gives_the_same_bits(dtype, same_bits):
     same_bits(call)
 
 
+# rows, and layers wide or narrow: members share out the rows of a batch, or the outputs of a layer
+SHAPES = {
+    "many rows": (1100, lambda: [fo.nn.Dense(64, 64, "relu"), fo.nn.Dense(64, 10)]),
+    "wide layers": (9, lambda: [fo.nn.Dense(515, 1031, "tanh"), fo.nn.Dense(1031, 37)]),
+    "shortcut": (
+        501,
+        lambda: [
+            fo.nn.Dense(21, 131, "gelu"),
+            fo.nn.Residual([fo.nn.Dense(131, 67, "silu"), fo.nn.Dense(67, 131, bias=False)]),
+            fo.nn.Dense(131, 5),
+        ],
+    ),
+}
+
+
+def trained(shape, rule, options, dtype):
+    """Makes calls that train a network for two steps and return all that they changed."""
+    n, layers = SHAPES[shape]
+
+    def call():
+        net = fo.nn.Sequential(layers(), rng=0, dtype=dtype)
+        (x,) = normal(dtype, (n, net.in_features))
+        optimizer = getattr(fo.optim, rule)(net.parameters(), **options)
+        trainer = fo.nn.Trainer(net, "cross_entropy", optimizer, max_batch=n)
+        losses = [trainer.step(x, np.arange(n) % net.out_features) for _ in range(2)]
+        state = optimizer.state_dict()["state"].values()
+        return [
+            *net.parameters(),
+            *losses,
+            *(value for entry in state for value in entry.values()),
+            optimizer.grad_norm,
+        ]
+
+    return call
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=str)
+def test_a_trainers_step_gives_the_same_bits(rule, options, shape, dtype, same_bits):
+    same_bits(trained(shape, rule, options, dtype))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("whole", WHOLE)
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+def test_a_trainers_step_with_what_surrounds_it_gives_the_same_bits(rule, whole, shape, dtype, same_bits):
+    same_bits(trained(shape, rule, WHOLE[whole], dtype))
+
+
 def test_predict_and_gradients_give_the_same_bits(dtype, same_bits):
     (X,) = normal(dtype, (300, 45))
     y = np.arange(300) % 11

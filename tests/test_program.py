@@ -4,10 +4,7 @@ Pass criterion: outputs within rtol of the NumPy oracle; float64 gradients withi
 of central differences, relative to the largest gradient.
 """
 
-import os
-import sys
 import threading
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -19,11 +16,15 @@ RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 GRADIENT_RTOL = 1e-7
 ROWS = 256  # predict works on so many rows at a time
 
+FORMS = [*LOSSES, "cross_entropy on probabilities"]  # losses and forms of their targets
+WEIGHTS = np.array([1.0, 0.5, 0.0, 2.0, 1.0])
 MIXED = ("relu", "gelu", "softmax", "silu")  # of which backward keeps different values
 
 
 def targets_for(loss, n, k):
     rng = np.random.default_rng(11)
+    if loss == "cross_entropy on probabilities":
+        return rng.dirichlet(np.ones(k), n)
     return rng.integers(0, k, n) if loss == "cross_entropy" else rng.normal(size=(n, k))
 
 
@@ -31,7 +32,8 @@ def inputs(n, dtype=np.float64, width=4):
     return np.random.default_rng(n).normal(2, 3, (n, width)).astype(dtype)
 
 
-def check_gradients(net, x, targets, loss, weight=None):
+def check_gradients(net, x, form, weight=None):
+    loss, targets = form.split()[0], targets_for(form, len(x), net.out_features)
     value, grads = net.value_and_grad(x, targets, loss, sample_weight=weight)
     prediction = forward(net.layers, x)
     assert value == pytest.approx(LOSSES[loss](prediction, targets, weight)[0], rel=1e-12)
@@ -47,17 +49,33 @@ def check_gradients(net, x, targets, loss, weight=None):
             assert abs((ends[0] - ends[1]) / 2e-5 - grad[i]) <= GRADIENT_RTOL * largest
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_of_nested_shortcuts_equal_differences(activation, loss, small_net):
-    net = small_net(activation)
-    check_gradients(net, inputs(6), targets_for(loss, 6, 3), loss)
+def test_gradients_of_nested_shortcuts_equal_differences(activation, form, small_net):
+    check_gradients(small_net(activation), inputs(6), form)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_weighted_gradients_equal_differences(loss, small_net):
-    net = small_net()
-    check_gradients(net, inputs(5), targets_for(loss, 5, 3), loss, np.array([1.0, 0.5, 0.0, 2.0, 1.0]))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_weighted_gradients_equal_differences(activation, form, small_net):
+    check_gradients(small_net(activation), inputs(5), form, WEIGHTS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_of_a_dense_layer_equal_differences_wherever_it_stands(activation, bias, form):
+    def dense(n_in, n_out):
+        return fo.nn.Dense(n_in, n_out, activation, bias)
+
+    for layers in (
+        [dense(4, 3)],
+        [dense(4, 5), dense(5, 3)],
+        [dense(4, 6), fo.nn.Residual([dense(6, 6)]), dense(6, 3)],
+    ):
+        net = with_random_arrays(fo.nn.Sequential(layers, rng=3, dtype=np.float64))
+        check_gradients(net, inputs(5), form)
+        check_gradients(net, inputs(5), form, WEIGHTS)
 
 
 LAYOUTS = {
@@ -78,8 +96,8 @@ LAYOUTS = {
 }
 
 
-def build(layout):
-    net = fo.nn.Sequential(LAYOUTS[layout](), rng=3, dtype=np.float64)
+def with_random_arrays(net):
+    """The network with other statistics and biases than those it starts with."""
     rng = np.random.default_rng(4)
     for layer in fo.nn.layers.walk(net.layers):
         if isinstance(layer, fo.nn.Standardize):
@@ -89,12 +107,22 @@ def build(layout):
     return net
 
 
+def build(layout):
+    return with_random_arrays(fo.nn.Sequential(LAYOUTS[layout](), rng=3, dtype=np.float64))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_order_of_layers_has_right_outputs_and_gradients(layout):
+def test_every_order_of_layers_has_right_outputs(layout):
     net = build(layout)
     x = inputs(5)
     np.testing.assert_allclose(net.predict(x), forward(net.layers, x), rtol=1e-12, atol=1e-12)
-    check_gradients(net, x, targets_for("mse", 5, net.out_features), "mse")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_order_of_layers_has_right_gradients(layout, form):
+    check_gradients(build(layout), inputs(5), form)
+    check_gradients(build(layout), inputs(5), form, WEIGHTS)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -183,49 +211,3 @@ def test_weights_assigned_are_the_weights_used(small_net):
 
 def test_arrays_of_a_network_start_on_a_cache_line(small_net):
     assert all(a.ctypes.data % 64 == 0 for a in small_net().parameters())
-
-
-def resident_bytes():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def growth(call, times=10_000):
-    """(Python bytes, resident bytes) that `times` calls left behind, after a warm-up."""
-    for _ in range(500):
-        call()
-    before = resident_bytes()
-    for _ in range(times):
-        call()
-    resident = resident_bytes() - before
-    tracemalloc.start()
-    call()
-    traced = tracemalloc.get_traced_memory()[0]
-    for _ in range(200):
-        call()
-    traced = tracemalloc.get_traced_memory()[0] - traced
-    tracemalloc.stop()
-    return traced, resident
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
-@pytest.mark.skipif("FASTOPT_SANITIZE" in os.environ, reason="a sanitizer run: freed memory is kept in quarantine")
-@pytest.mark.parametrize("what", ["step", "predict", "value_and_grad", "optimizer", "cross_entropy"])
-def test_ten_thousand_calls_leave_no_memory_behind(what, small_net):
-    net, x = small_net(dtype=np.float32), inputs(8, np.float32)
-    y = targets_for("cross_entropy", 8, 3)
-    optimizer = fo.optim.Adam(net.parameters())
-    trainer = fo.nn.Trainer(net, "cross_entropy", optimizer, max_batch=8)
-    grads = net.value_and_grad(x, y)[1]
-    logits = net.predict(x)
-    traced, resident = growth(
-        {
-            "step": lambda: trainer.step(x, y),
-            "predict": lambda: net.predict(x),
-            "value_and_grad": lambda: net.value_and_grad(x, y),
-            "optimizer": lambda: optimizer.step(grads),
-            "cross_entropy": lambda: fo.functional.cross_entropy(logits, y),
-        }[what]
-    )
-    assert traced <= 4096
-    assert resident <= 1 << 20  # 100 bytes a call
