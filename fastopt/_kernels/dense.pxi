@@ -20,9 +20,9 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
     # receives the pre-activation. One of three products: of packed, unless NULL, standing in for
     # weight; of x in strips, with scratch; of x and weight as they lie
-    cdef Py_ssize_t r0, r1, c0, c1, i, s0 = 0, s1 = 0
+    cdef Py_ssize_t r0, r1, c0, c1, s0, s1
     cdef floating* pre = y if z == NULL else z
-    cdef bint rectified = activation == RELU and pre == y and (packed != NULL or scratch != NULL)
+    cdef bint rectified = activation == RELU and pre == y
     if packed != NULL:
         grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
         packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
@@ -33,11 +33,9 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         r0, r1 = min(n, strip_start(n, s0, y)), min(n, strip_start(n, s1, y))
         transposed_product(scratch, weight, pre, n, n_out, n_in, s0, s1, c0, c1, bias, rectified)
     else:
-        grid_share(n, n_out, DOT_ROWS, DOT_COLS, member, team, &r0, &r1, &c0, &c1)
-        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in)
-        if bias != NULL:
-            for i in range(r0, r1):
-                add_row(pre + i * n_out + c0, bias + c0, c1 - c0)
+        grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
+        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
+                    bias + c0 if bias != NULL else NULL, rectified)
     if activation == SOFTMAX:
         team_barrier(team)
         r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)

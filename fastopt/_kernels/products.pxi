@@ -12,11 +12,11 @@
 # - What is in strips: (strips, depth, width), a strip as wide as one spread tile, or less.
 
 cdef extern from "simd.h" nogil:
-    const int DOT_ROWS, DOT_COLS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
+    const int DOT_ROWS, DOT_SUMS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
     void dot_tile_f(int rows, int cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
+                    Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate, const float* bias, int relu, int ahead)
     void dot_tile_d(int rows, int cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
+                    Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate, const double* bias, int relu, int ahead)
     void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
                        const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
     void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
@@ -36,9 +36,10 @@ cdef extern from "simd.h" nogil:
 
 # Tuning table; GFLOP/s of one core, float32, AVX-512 (peak 237).
 cdef enum:
-    # A panel of DOT_COLS rows of W, 24 KiB, stays in L1 while the rows of x pass.
+    # A panel of at most DOT_SUMS / 2 rows of W stays in L1 while the rows of x pass.
     DOT_PANEL_BYTES = 4096      # of the summed dimension; part of the definition of the result's bits
     SPREAD_PANEL = 128          # rows of the summed dimension; likewise. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
+    DOT_AHEAD_BYTES = 1 << 20   # weights beyond L2: the next rows are asked for while these are multiplied
     BLOCK_OUT = 48              # outputs between two transposes: whole tiles and whole vectors of every level
     TRANSPOSE_ROWS = 16
     PACK_WIDTH = 256            # dW from packed operands, 1024x1024, batch 32/96/192: 176/199/196, unpacked 118/146/151; 256x256: +5 %
@@ -48,11 +49,12 @@ cdef enum:
 
 
 cdef inline void dot_tile(int rows, int cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
-                          Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate) noexcept nogil:
+                          Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate,
+                          const floating* bias, bint relu, bint ahead) noexcept nogil:
     if floating is float:
-        dot_tile_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate)
+        dot_tile_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
     else:
-        dot_tile_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate)
+        dot_tile_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
 
 
 cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
@@ -93,20 +95,23 @@ cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
 
 
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
-                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth) noexcept nogil:
-    # c (rows, cols) = a (rows, depth) b (cols, depth)^T
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating)
+                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, const floating* bias, bint relu) noexcept nogil:
+    # c (rows, cols) = a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
+    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), most = DOT_SUMS // min(rows, <Py_ssize_t>DOT_ROWS)
     cdef Py_ssize_t i, j, k = 0, length
+    cdef bint last, ahead = cols * depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
     cdef int high, wide
     while k < depth or k == 0:                  # depth 0 still writes zeros
         length = min(panel, depth - k)
+        last = k + panel >= depth
         j = 0
         while j < cols:
-            wide = <int>min(DOT_COLS, cols - j)
+            wide = <int>min(most, cols - j)
             i = 0
             while i < rows:
                 high = <int>min(DOT_ROWS, rows - i)
-                dot_tile(high, wide, a + i * lda + k, lda, b + j * ldb + k, ldb, length, c + i * ldc + j, ldc, k > 0)
+                dot_tile(high, wide, a + i * lda + k, lda, b + j * ldb + k, ldb, length, c + i * ldc + j, ldc, k > 0,
+                         bias + j if last and bias != NULL else NULL, last and relu, ahead and i == 0)
                 i += high
             j += wide
         k += panel

@@ -31,11 +31,11 @@
 /* Tuning table: accumulators + operands fill 32 (AVX-512) or 16 registers.
  * GFLOP/s at 1024x1024 that chose them: docs/dense.md. */
 #if VECTOR_BYTES == 64
-enum { DOT_ROWS = 4, DOT_COLS = 6, SPREAD_ROWS = 8, SPREAD_VECS = 3 };
+enum { DOT_ROWS = 4, DOT_SUMS = 16, SPREAD_ROWS = 8, SPREAD_VECS = 3 };
 #elif VECTOR_BYTES == 32
-enum { DOT_ROWS = 2, DOT_COLS = 6, SPREAD_ROWS = 6, SPREAD_VECS = 2 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, SPREAD_ROWS = 6, SPREAD_VECS = 2 };
 #else
-enum { DOT_ROWS = 2, DOT_COLS = 4, SPREAD_ROWS = 4, SPREAD_VECS = 2 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, SPREAD_ROWS = 4, SPREAD_VECS = 2 };
 #endif
 #define TILE_INLINE static inline __attribute__((always_inline))
 

@@ -11,59 +11,92 @@
  */
 enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
 
-TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, ptrdiff_t lda,
-                                const REAL *b, ptrdiff_t ldb, ptrdiff_t depth, REAL *c,
-                                ptrdiff_t ldc, const int accumulate) {
-    const ptrdiff_t whole = depth - depth % NAME(LANES);
-    VEC acc[DOT_ROWS][DOT_COLS] = {{{0}}};
-    VEC x[DOT_ROWS];
-    for (ptrdiff_t k = 0; k < whole; k += NAME(LANES)) {
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) x[i] = *(const VEC *)(a + i * lda + k);
-#pragma GCC unroll 8
-        for (int j = 0; j < cols; j++) {
-            const VEC w = *(const VEC *)(b + j * ldb + k);
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++) acc[i][j] += x[i] * w;
-        }
-    }
-    if (whole < depth) {
-        const ptrdiff_t rest = depth - whole;
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) x[i] = NAME(load_part)(a + i * lda + whole, rest);
-#pragma GCC unroll 8
-        for (int j = 0; j < cols; j++) {
-            const VEC w = NAME(load_part)(b + j * ldb + whole, rest);
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++) acc[i][j] += x[i] * w;
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 8
-        for (int j = 0; j < cols; j++) {
-            const REAL sum = NAME(sum_lanes)(acc[i][j]);
-            c[i * ldc + j] = accumulate ? c[i * ldc + j] + sum : sum;
-        }
-}
-
-static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, const REAL *b,
-                           ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate) {
-#define CASE(i, j)                                                                          \
-    case (i) * 16 + (j):                                                                    \
-        NAME(dot_body)((i) <= DOT_ROWS ? (i) : 1, (j) <= DOT_COLS ? (j) : 1, a, lda, b, ldb, \
-                       depth, c, ldc, accumulate);                                          \
-        break;
-#define CASES(i) CASE(i, 1) CASE(i, 2) CASE(i, 3) CASE(i, 4) CASE(i, 5) CASE(i, 6)
-    switch (rows * 16 + cols) { CASES(1) CASES(2) CASES(3) CASES(4) }
-#undef CASES
-#undef CASE
-}
-
 /* What is below zero becomes zero; NaN stays. */
 TILE_INLINE VEC NAME(above_zero)(VEC v) {
     const __typeof__(v < v) below = v < (VEC){0};
     return (VEC)((__typeof__(below))v & ~below);
+}
+
+/* The sums of the lanes of LANES vectors, in order: LANES halving trees at once, each with the bits
+ * of sum_lanes. */
+TILE_INLINE VEC NAME(sum_each)(const VEC *from) {
+    VEC v[NAME(LANES)];
+#pragma GCC unroll 16
+    for (int i = 0; i < NAME(LANES); i++) v[i] = from[i];
+#pragma GCC unroll 4
+    for (int half = NAME(LANES) / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; i++)
+            v[i] = NAME(FIRST)(v[i], v[i + half], NAME(index)) +
+                   NAME(SECOND)(v[i], v[i + half], NAME(index));
+    return v[0];
+}
+
+TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, ptrdiff_t lda,
+                                const REAL *b, ptrdiff_t ldb, ptrdiff_t depth, REAL *c,
+                                ptrdiff_t ldc, const int accumulate, const REAL *bias,
+                                const int relu, const int ahead) {
+    const ptrdiff_t whole = depth - depth % NAME(LANES);
+    VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
+    VEC x[DOT_ROWS];
+    REAL sums[DOT_SUMS];
+    for (ptrdiff_t k = 0; k < whole; k += NAME(LANES)) {
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++) x[i] = *(const VEC *)(a + i * lda + k);
+#pragma GCC unroll 16
+        for (int j = 0; j < cols; j++) {
+            const VEC w = *(const VEC *)(b + j * ldb + k);
+            if (ahead) __builtin_prefetch(b + (j + cols) * ldb + k, 0, 3);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; i++) acc[i * cols + j] += x[i] * w;
+        }
+    }
+    if (whole < depth) {
+        const ptrdiff_t rest = depth - whole;
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++) x[i] = NAME(load_part)(a + i * lda + whole, rest);
+#pragma GCC unroll 16
+        for (int j = 0; j < cols; j++) {
+            const VEC w = NAME(load_part)(b + j * ldb + whole, rest);
+#pragma GCC unroll 4
+            for (int i = 0; i < rows; i++) acc[i * cols + j] += x[i] * w;
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows * cols; i += NAME(LANES))
+        *(VEC *)(sums + i) = NAME(sum_each)(acc + i);
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
+        for (int j = 0; j < cols; j += NAME(LANES)) {
+            const ptrdiff_t rest = cols - j < NAME(LANES) ? cols - j : NAME(LANES);
+            REAL *p = c + i * ldc + j;
+            VEC sum = NAME(load_part)(sums + i * cols + j, rest);
+            if (accumulate) sum += NAME(load_part)(p, rest);
+            if (bias != NULL) sum += NAME(load_part)(bias + j, rest);
+            if (relu) sum = NAME(above_zero)(sum);
+            NAME(store_part)(p, sum, rest);
+        }
+}
+
+/* A tile makes at most DOT_SUMS sums, and a lower one is wider. Bias, unless NULL, is added in the
+ * end and relu applied; ahead: the rows of b after these are asked for. */
+static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, const REAL *b,
+                           ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate,
+                           const REAL *bias, int relu, int ahead) {
+#define CASE(i, j)                                                                           \
+    case (i) * 32 + (j):                                                                     \
+        NAME(dot_body)((i) <= DOT_ROWS ? (i) : 1, (i) * (j) <= DOT_SUMS ? (j) : 1, a, lda, b, \
+                       ldb, depth, c, ldc, accumulate, bias, relu, ahead);                   \
+        break;
+    switch (rows * 32 + cols) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
+        CASE(1, 9) CASE(1, 10) CASE(1, 11) CASE(1, 12) CASE(1, 13) CASE(1, 14) CASE(1, 15)
+        CASE(1, 16) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6) CASE(2, 7)
+        CASE(2, 8) CASE(3, 1) CASE(3, 2) CASE(3, 3) CASE(3, 4) CASE(3, 5) CASE(4, 1) CASE(4, 2)
+        CASE(4, 3) CASE(4, 4)
+    }
+#undef CASE
 }
 
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them
