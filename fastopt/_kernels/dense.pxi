@@ -139,7 +139,7 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
     # receives the pre-activation; packed, if not NULL, stands in for weight, and its product leaves
     # the bias added and relu, where z does not want what comes before it, applied
-    cdef Py_ssize_t r0, r1, c0, c1, i, j, wide
+    cdef Py_ssize_t r0, r1, c0, c1, wide
     cdef floating* pre = y if z == NULL else z
     cdef bint done = False
     if packed == NULL:
@@ -153,19 +153,33 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         else:
             done = activation == RELU and pre == y
             packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, done)
-        if bias != NULL and packed == NULL:
-            for i in range(r0, r1):
-                add_row(pre + i * n_out + c0, bias + c0, wide)
-        if activation != SOFTMAX and not done and (activation != IDENTITY or pre != y):
-            if wide == n_out:
-                activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
-            else:
-                for i in range(r0, r1):
-                    activate(activation, pre + i * n_out + c0, y + i * n_out + c0, wide)
+        if not done:
+            finish_block(pre, bias if packed == NULL else NULL, y, n_out, r0, r1, c0, c1, activation)
     if activation == SOFTMAX:
-        team_barrier(team)
-        r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
-        softmax_rows(pre + r0 * n_out, y + r0 * n_out, r1 - r0, n_out)
+        finish_softmax(pre, y, n, n_out, member, team)
+
+
+cdef void finish_block(floating* pre, const floating* bias, floating* y, Py_ssize_t n_out, Py_ssize_t r0, Py_ssize_t r1,
+                       Py_ssize_t c0, Py_ssize_t c1, int activation) noexcept nogil:
+    # rows r0 to r1, columns c0 to c1: pre (n, out) += bias (out,), unless NULL; y (n, out) = phi(pre), softmax apart
+    cdef Py_ssize_t i, wide = c1 - c0
+    if bias != NULL:
+        for i in range(r0, r1):
+            add_row(pre + i * n_out + c0, bias + c0, wide)
+    if activation != SOFTMAX and (activation != IDENTITY or pre != y):
+        if wide == n_out:
+            activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
+        else:
+            for i in range(r0, r1):
+                activate(activation, pre + i * n_out + c0, y + i * n_out + c0, wide)
+
+
+cdef void finish_softmax(const floating* pre, floating* y, Py_ssize_t n, Py_ssize_t n_out,
+                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # y (n, out) = softmax of pre's rows, which other members may have computed
+    cdef Py_ssize_t r0 = share(n, 1, member, team), r1 = share(n, 1, member + 1, team)
+    team_barrier(team)
+    softmax_rows(pre + r0 * n_out, y + r0 * n_out, r1 - r0, n_out)
 
 
 cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:
@@ -182,11 +196,7 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
     # dz (n, out) = dy * phi'; dx (n, in) (+)= dz W; dw (out, in) = dz^T x; db (out,) = sum of dz's rows
     # dz may be dy; dx, dw, db may be NULL. On return dz is whole, dx, dw and db each member's share.
     cdef Py_ssize_t r0, r1, c0, c1
-    r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
-    if activation == SOFTMAX:
-        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
-    elif activation != IDENTITY or dz != dy:
-        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
+    activation_gradient(dy, v, dz, n, n_out, activation, member, team)
     team_barrier(team)
     if dx != NULL:
         grid_share(n, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
@@ -201,6 +211,16 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
     if db != NULL:
         c0, c1 = share(n_out, 16, member, team), share(n_out, 16, member + 1, team)
         sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)
+
+
+cdef void activation_gradient(const floating* dy, const floating* v, floating* dz, Py_ssize_t n, Py_ssize_t n_out,
+                              int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dz (n, out) = dy * phi', a member's rows
+    cdef Py_ssize_t r0 = share(n, 1, member, team), r1 = share(n, 1, member + 1, team)
+    if activation == SOFTMAX:
+        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
+    elif activation != IDENTITY or dz != dy:
+        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
 
 
 cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
@@ -229,7 +249,7 @@ def pack_weight(weight):
 
 cdef struct DenseCall:
     int typenum, activation
-    Py_ssize_t n, n_in, n_out
+    Py_ssize_t n, n_in, n_out, groups
     void *x
     void *weight
     void *bias
