@@ -104,6 +104,12 @@ cdef int check_disjoint(list arrays) except -1:
     return 0
 
 
+cdef Py_ssize_t whole_number(str name, object a) except -1:
+    if isinstance(a, bool) or not hasattr(a, "__index__") or a < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {a!r}")
+    return a
+
+
 cdef int activation_code(object activation) except -1:
     try:
         return ACTIVATIONS.index(activation)
