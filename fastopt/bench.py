@@ -32,7 +32,8 @@ from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.01  # idle threads of another runtime spin for about 8 ms after its last region
-PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "pass")  # pass: the memory traffic alone
+# dense: our own dense layer of the whole width; pass: the memory traffic alone
+PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "dense", "pass")
 PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
 
@@ -303,6 +304,85 @@ def dense_case(size, n) -> Case:
 
     sides = {"ours": ours, "torch": torch, "numpy": numpy}
     return Case(f"dense + relu {size}x{size}, batch {n}", sides, 2 * n * size**2, 4 * (size**2 + 2 * n * size))
+
+
+def grouped_dense(threads) -> Iterator[Case]:
+    for size, groups in ((256, 4), (256, 32), (1024, 4), (1024, 32)):
+        for n in (1, 32, 256):
+            yield grouped_dense_case(size, groups, n)
+
+
+def grouped_dense_case(size, groups, n) -> Case:
+    """functional.grouped_dense with bias and ReLU; torch's convolution whose kernel is 1 wide; NumPy by group."""
+
+    def arrays():
+        return random(n, size), random(size, size // groups), random(size), random(n, size)
+
+    def ours():
+        x, weight, bias, y = arrays()
+        return lambda: fo.functional.grouped_dense(x, weight, bias, groups, "relu", y)
+
+    def torch():
+        import torch
+
+        x, weight, bias, _ = map(torch.from_numpy, arrays())
+        x, weight, conv = x[..., None], weight[..., None], torch.nn.functional.conv1d
+        return torch.inference_mode()(lambda: conv(x, weight, bias, groups=groups).relu_())
+
+    def numpy():
+        x, weight, bias, y = arrays()
+        parts = list(zip(*(np.split(a, groups, axis=1) for a in (x, y)), np.split(weight, groups), strict=True))
+
+        def call():
+            for a, b, w in parts:
+                np.matmul(a, w.T, out=b)
+            np.add(y, bias, out=y)
+            np.maximum(y, 0, out=y)
+
+        return call
+
+    def dense():
+        x, _, bias, y = arrays()
+        weight = random(size, size)
+        return lambda: fo.functional.dense(x, weight, bias, "relu", y)
+
+    sides = {"ours": ours, "torch": torch, "numpy": numpy, "dense": dense}
+    flops, moved = 2 * n * size**2 / groups, 4 * (size**2 / groups + 2 * n * size)
+    return Case(f"grouped + relu {size}x{size}, {groups} groups, batch {n}", sides, flops, moved)
+
+
+def maxout(threads) -> Iterator[Case]:
+    for n, n_out in ((1, 256), (32, 256), (256, 1024)):
+        for pieces in (2, 4):
+            yield maxout_case(n, n_out, pieces)
+
+
+def maxout_case(n, n_out, pieces) -> Case:
+    """functional.maxout of pieces that are there."""
+    x = random(n, n_out * pieces)
+
+    def ours():
+        y = random(n, n_out)
+        return lambda: fo.functional.maxout(x, pieces, y)
+
+    def torch():
+        import torch
+
+        t, y = torch.from_numpy(x).view(n, n_out, pieces), torch.empty(n, n_out)
+        return torch.inference_mode()(lambda: torch.amax(t, -1, out=y))
+
+    def numpy():
+        y, columns = random(n, n_out), [x[:, p::pieces] for p in range(pieces)]
+
+        def call():
+            np.maximum(columns[0], columns[1], out=y)
+            for column in columns[2:]:
+                np.maximum(y, column, out=y)
+
+        return call
+
+    sides = {"ours": ours, "torch": torch, "numpy": numpy}
+    return Case(f"maxout {n}x{n_out}, {pieces} pieces", sides, bytes=4 * n * n_out * (pieces + 1))
 
 
 def losses(threads) -> Iterator[Case]:
@@ -635,4 +715,6 @@ def fit_case(epochs=5) -> Case:
     return Case(f"fit 64-128-64-10, batch 32, {epochs} epochs of 1797", {"ours": ours, "sklearn": sklearn})
 
 
-TOPICS = {f.__name__: f for f in (activations, dense, losses, optim, standardize, program, train)}
+TOPICS = {
+    f.__name__: f for f in (activations, dense, grouped_dense, maxout, losses, optim, standardize, program, train)
+}

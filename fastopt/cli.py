@@ -104,7 +104,18 @@ def _parser() -> argparse.ArgumentParser:
 
 # ---------------------------------------------------------------- commands
 
-TOPICS = ("limits", "activations", "dense", "losses", "optim", "standardize", "program", "train")
+TOPICS = (
+    "limits",
+    "activations",
+    "dense",
+    "grouped_dense",
+    "maxout",
+    "losses",
+    "optim",
+    "standardize",
+    "program",
+    "train",
+)
 
 
 def _bench(args):

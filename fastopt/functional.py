@@ -15,6 +15,10 @@ __all__ = [
     "dense",
     "dense_backward",
     "exp",
+    "grouped_dense",
+    "grouped_dense_backward",
+    "maxout",
+    "maxout_backward",
     "mse",
     "standardize",
 ]
@@ -27,5 +31,9 @@ cross_entropy = core.cross_entropy
 dense = core.dense
 dense_backward = core.dense_backward
 exp = core.exp
+grouped_dense = core.grouped_dense
+grouped_dense_backward = core.grouped_dense_backward
+maxout = core.maxout
+maxout_backward = core.maxout_backward
 mse = core.mse
 standardize = core.standardize

@@ -106,6 +106,34 @@ def dense_backward(dy, x, weight, z, activation="identity"):
     return dz @ weight, dz.T @ x, dz.sum(axis=0)
 
 
+def grouped_dense(x, weight, bias=None, groups=1, activation="identity"):
+    """x (n, in), weight (out, in / groups), bias (out,) -> y (n, out), group by group"""
+    parts = zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True)
+    z = np.concatenate([a @ w.T for a, w in parts], axis=1) + (0 if bias is None else bias)
+    return ACTIVATIONS[activation](z)
+
+
+def grouped_dense_backward(dy, x, weight, z, groups=1, activation="identity"):
+    """dX, dW, db, group by group"""
+    dz = activation_backward(dy, z, activation)
+    parts = list(zip(*(np.split(a, groups, axis=1) for a in (dz, x)), np.split(weight, groups), strict=True))
+    dx, dw = [d @ w for d, _, w in parts], [d.T @ a for d, a, _ in parts]
+    return np.concatenate(dx, axis=1), np.concatenate(dw), dz.sum(axis=0)
+
+
+def maxout(x, pieces=2):
+    """x (n, out * pieces) -> y (n, out); NaN wins"""
+    return x.reshape(len(x), x.shape[1] // pieces, pieces).max(axis=2)
+
+
+def maxout_backward(dy, x, pieces=2):
+    """dX = dY at the first of the largest pieces, 0 elsewhere"""
+    dx = np.zeros((*dy.shape, pieces), dy.dtype)
+    if dx.size:
+        np.put_along_axis(dx, x.reshape(dx.shape).argmax(axis=2)[..., None], dy[..., None], axis=2)
+    return dx.reshape(x.shape)
+
+
 # ---------------------------------------------------------------- standardisation
 
 
@@ -375,7 +403,11 @@ def forward(layers, x):
 
 def dense_layer(layer, x):
     bias = None if layer.bias is None else layer.bias.astype(float)
-    return dense(x, layer.weight.astype(float), bias, layer.activation)
+    return grouped_dense(x, layer.weight.astype(float), bias, layer.groups, layer.activation)
+
+
+def maxout_layer(layer, x):
+    return maxout(dense_layer(layer, x), layer.pieces)
 
 
 def standardize_layer(layer, x):
@@ -519,7 +551,13 @@ def moments(rule, options):
 
 # one set of options for every set of moments a rule can keep
 KERNELS = list({(rule, moments(rule, o)): (rule, o) for rule in RULES for o in reversed(OPTIONS[rule])}.values())
-LAYERS = {"Dense": dense_layer, "Standardize": standardize_layer, "Residual": residual_layer}
+LAYERS = {
+    "Dense": dense_layer,
+    "GroupedDense": dense_layer,
+    "Maxout": maxout_layer,
+    "Standardize": standardize_layer,
+    "Residual": residual_layer,
+}
 DTYPES = (np.float32, np.float64)
 
 

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 TOPICS = [
     "activations",
     "dense",
+    "grouped_dense",
+    "maxout",
     "standardize",
     "losses",
     "optim",

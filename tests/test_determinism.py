@@ -52,6 +52,28 @@ def test_dense_gives_the_same_bits_forward_and_backward(activation, shape, dtype
     same_bits(call)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(N, 3 * 387, 3 * 58, 3), (1009, 61 * 5, 61 * 3, 61), (3, 1954, 2026, 2)], ids=str)
+def test_grouped_dense_gives_the_same_bits_forward_and_backward(activation, shape, dtype, same_bits):
+    n, n_in, n_out, groups = shape
+    x, weight, bias, dy = normal(dtype, (n, n_in), (n_out, n_in // groups), (n_out,), (n, n_out))
+    how = {"groups": groups, "activation": activation}
+
+    def call():
+        z, dw, db = np.empty_like(dy), np.empty_like(weight), np.empty_like(bias)
+        y = F.grouped_dense(x, weight, bias, z=z, **how)
+        dx = F.grouped_dense_backward(dy, x, weight, z, dw=dw, db=db, **how)
+        return y, z, dx, dw, db
+
+    same_bits(call)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_maxout_gives_the_same_bits_forward_and_backward(pieces, dtype, same_bits):
+    x, dy = normal(dtype, (1013, 403 * pieces), (1013, 403))
+    same_bits(lambda: [F.maxout(x, pieces), F.maxout_backward(dy, x, pieces)])
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_give_the_same_bits(name, dtype, same_bits):
     (x,) = normal(dtype, (1013, 101))
@@ -140,7 +162,9 @@ def network(dtype):
             fo.nn.Standardize(45),
             fo.nn.Dense(45, 131, activation="gelu"),
             fo.nn.Residual([fo.nn.Dense(131, 67, activation="tanh"), fo.nn.Dense(67, 131, activation="relu")]),
-            fo.nn.Dense(131, 11),
+            fo.nn.Maxout(131, 66, pieces=3),
+            fo.nn.GroupedDense(66, 36, groups=6, activation="silu"),
+            fo.nn.Dense(36, 11),
         ],
         rng=0,
         dtype=dtype,

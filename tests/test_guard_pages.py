@@ -52,6 +52,30 @@ def run_dense(place, dtype, n, n_in, n_out, name):
     return out, z, dx, dw, db
 
 
+def run_grouped_dense(place, dtype, n, depth, width, groups, name):
+    n_in, n_out = depth * groups, width * groups
+    shapes = (
+        (n, n_in),
+        (n_out, depth),
+        (n_out,),
+        (n, n_out),
+        (n, n_out),
+        (n, n_out),
+        (n, n_in),
+        (n_out, depth),
+        (n_out,),
+    )
+    x, weight, bias, dy, out, z, dx, dw, db = map(place, normal(dtype, *shapes))
+    F.grouped_dense(x, weight, bias, groups, name, out, z)
+    F.grouped_dense_backward(dy, x, weight, z, groups, name, dx, dw, db)
+    return out, z, dx, dw, db
+
+
+def run_maxout(place, dtype, n, width, pieces):
+    x, dy, out, dx = map(place, normal(dtype, (n, width * pieces), (n, width), (n, width), (n, width * pieces)))
+    return F.maxout(x, pieces, out), F.maxout_backward(dy, x, pieces, dx)
+
+
 def run_loss(place, dtype, n, k, loss):
     prediction, targets, grad = map(place, normal(dtype, (n, k), (n, k), (n, k)))
     weight = place(np.linspace(0.1, 1, n).astype(dtype))
@@ -95,7 +119,9 @@ def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
         fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
-        fo.nn.Dense(width, 3),
+        fo.nn.GroupedDense(width, width, width, activation="tanh"),
+        fo.nn.Maxout(width, 6),
+        fo.nn.GroupedDense(6, 3, groups=3),
     ]
     net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
     for layer in fo.nn.layers.walk(net.layers):
@@ -160,6 +186,19 @@ def test_dense_stays_inside_with_every_activation(name, dtype, place):
 
 def test_dense_beyond_a_panel_stays_inside(dtype, place):
     check(run_dense, place, dtype, 259, 1027, 3, "identity")
+
+
+@pytest.mark.parametrize("n", ROWS)
+def test_grouped_dense_stays_inside(n, dtype, place):
+    for width in WIDTHS:
+        check(run_grouped_dense, place, dtype, n, width, 5, 3, "relu")
+        check(run_grouped_dense, place, dtype, n, 5, width, 2, "gelu")
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 4, 5])
+def test_maxout_stays_inside(pieces, dtype, place):
+    for width in WIDTHS:
+        check(run_maxout, place, dtype, 3, width, pieces)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

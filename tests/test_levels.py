@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 TOPICS = [
     "activations",
     "dense",
+    "grouped_dense",
+    "maxout",
     "standardize",
     "losses",
     "optim",

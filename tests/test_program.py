@@ -85,6 +85,17 @@ LAYOUTS = {
     "shortcut first": lambda: [fo.nn.Residual([fo.nn.Dense(4, 4, activation="tanh")]), fo.nn.Dense(4, 3)],
     "shortcut last": lambda: [fo.nn.Dense(4, 3), fo.nn.Residual([fo.nn.Dense(3, 3, activation="silu")])],
     "shortcut alone": lambda: [fo.nn.Residual([fo.nn.Residual([fo.nn.Dense(4, 4)])])],
+    "grouped": lambda: [fo.nn.GroupedDense(4, 6, groups=2, activation="gelu"), fo.nn.GroupedDense(6, 3, groups=3)],
+    "grouped after another": lambda: [fo.nn.Dense(4, 4), fo.nn.GroupedDense(4, 2, groups=2, activation="softmax")],
+    "grouped shortcut": lambda: [fo.nn.Residual([fo.nn.GroupedDense(4, 4, groups=4, activation="tanh", bias=False)])],
+    "shortcut around a grouped one": lambda: [
+        fo.nn.Dense(4, 4),
+        fo.nn.Residual([fo.nn.GroupedDense(4, 4, groups=2, activation="relu")]),
+    ],
+    "maxout": lambda: [fo.nn.Maxout(4, 5), fo.nn.Maxout(5, 3, pieces=3, bias=False)],
+    "maxout of one piece": lambda: [fo.nn.Maxout(4, 3, pieces=1)],
+    "maxout shortcut": lambda: [fo.nn.Dense(4, 4), fo.nn.Residual([fo.nn.Maxout(4, 4, pieces=7)]), fo.nn.Dense(4, 3)],
+    "standardize before a grouped one": lambda: [fo.nn.Standardize(4), fo.nn.GroupedDense(4, 4, groups=2)],
     "standardize inside": lambda: [fo.nn.Dense(4, 4), fo.nn.Standardize(4), fo.nn.Dense(4, 3)],
     "standardize last": lambda: [fo.nn.Dense(4, 3), fo.nn.Standardize(3)],
     "standardize before a shortcut": lambda: [
@@ -102,8 +113,8 @@ def with_random_arrays(net):
     for layer in fo.nn.layers.walk(net.layers):
         if isinstance(layer, fo.nn.Standardize):
             layer.mean, layer.scale, layer.calibrated = *rng.normal(size=(2, layer.in_features)), True
-        elif isinstance(layer, fo.nn.Dense) and layer.bias is not None:
-            layer.bias = rng.normal(size=layer.out_features)
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias = rng.normal(size=layer.bias.shape)
     return net
 
 

@@ -17,6 +17,8 @@ cdef inline void* data(object a) noexcept:
 
 cdef int float_type(str name, object a) except -1:
     # the type number of a floating array that sets the dtype of a call
+    if cnp.PyArray_Check(a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a) and cnp.PyArray_TYPE(<cnp.ndarray>a) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+        return cnp.PyArray_TYPE(<cnp.ndarray>a)
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}; pass np.asarray({name})")
     if a.dtype == np.float32:
@@ -34,13 +36,19 @@ cdef str shape_text(tuple shape):
     return "(" + ", ".join("n" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
 
 
+cdef inline bint fits(object a, tuple shape):
+    # whether an ndarray has the shape; None stands for any length
+    cdef Py_ssize_t i
+    if cnp.PyArray_NDIM(<cnp.ndarray>a) != len(shape):
+        return False
+    for i in range(len(shape)):
+        if shape[i] is not None and <Py_ssize_t>shape[i] != cnp.PyArray_DIM(<cnp.ndarray>a, <int>i):
+            return False
+    return True
+
+
 cdef int check_shape(str name, object a, tuple shape, str way_out="") except -1:
-    # None stands for any length
-    cdef bint fits = a.ndim == len(shape)
-    if fits:
-        for want, got in zip(shape, a.shape):
-            fits = fits and (want is None or want == got)
-    if not fits:
+    if not fits(a, shape):
         if not way_out and a.ndim == 1 and len(shape) == 2:
             way_out = f"; pass {name}.reshape(1, -1) for one row"
         raise ValueError(f"{name}: expected shape {shape_text(shape)}, got {a.shape}{way_out}")
@@ -49,6 +57,8 @@ cdef int check_shape(str name, object a, tuple shape, str way_out="") except -1:
 
 cdef object as_input(str name, object a, int typenum, tuple shape):
     # an array a kernel only reads: of exactly this dtype; copied if its layout asks for it
+    if is_plain(a, typenum, <int>len(shape)) and fits(a, shape):
+        return a
     if not is_plain(a, typenum, len(shape)):
         if float_type(name, a) != typenum:
             raise TypeError(f"{name}: expected dtype {dtype_of(typenum)}, got {a.dtype}; pass {name}.astype(np.{dtype_of(typenum)})")
@@ -60,6 +70,8 @@ cdef object as_input(str name, object a, int typenum, tuple shape):
 
 cdef object as_output(str name, object a, int typenum, tuple shape):
     # an array a kernel overwrites in place; None makes a new one
+    if is_plain(a, typenum, <int>len(shape)) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>a) and fits(a, shape):
+        return a
     if a is None:
         return np.empty(shape, dtype_of(typenum))
     if not isinstance(a, np.ndarray):
@@ -82,15 +94,20 @@ cdef bint overlaps(object a, object b):
     return p < q + cnp.PyArray_NBYTES(<cnp.ndarray>b) and q < p + cnp.PyArray_NBYTES(<cnp.ndarray>a)
 
 
-cdef int check_apart(tuple outputs, tuple inputs) except -1:
-    # (name, array) pairs: no output shares memory with an input or another output; None is absent
-    cdef Py_ssize_t i
-    for i, (name, a) in enumerate(outputs):
-        if a is None:
-            continue
-        for other, b in outputs[:i] + inputs:
-            if b is not None and overlaps(a, b):
-                raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}; pass a copy")
+cdef int check_apart(tuple names, tuple outputs, tuple input_names, tuple inputs) except -1:
+    # no output shares memory with an input or another output; None is absent
+    cdef Py_ssize_t i, j
+    for i in range(len(outputs)):
+        for j in range(i):
+            check_pair(names[i], outputs[i], names[j], outputs[j])
+        for j in range(len(inputs)):
+            check_pair(names[i], outputs[i], input_names[j], inputs[j])
+    return 0
+
+
+cdef inline int check_pair(str name, object a, str other, object b) except -1:
+    if a is not None and b is not None and overlaps(a, b):
+        raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}; pass a copy")
     return 0
 
 
@@ -102,6 +119,12 @@ cdef int check_disjoint(list arrays) except -1:
             raise ValueError(f"{arrays[max(i, j)][0]}: expected memory of its own, got an array that overlaps "
                              f"{arrays[min(i, j)][0]}; pass a copy")
     return 0
+
+
+cdef Py_ssize_t whole_number(str name, object a) except -1:
+    if isinstance(a, bool) or not hasattr(a, "__index__") or a < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {a!r}")
+    return a
 
 
 cdef int activation_code(object activation) except -1:

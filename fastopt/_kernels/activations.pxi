@@ -655,7 +655,7 @@ cdef object elementwise(team_job job, int activation, int typenum, object x, obj
     # runs a job over a checked array
     cdef ActivationCall c
     out = as_output("out", out, typenum, x.shape)
-    check_apart((("out", out),), (("x", None if data(out) == data(x) else x),))
+    check_apart(("out",), (out,), ("x",), (None if data(out) == data(x) else x,))
     c.typenum, c.activation, c.n, c.cols = typenum, activation, x.size, max(1, x.shape[x.ndim - 1] if x.ndim else 1)
     c.x, c.y = data(x), data(out)
     with nogil:

@@ -31,33 +31,51 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         team_barrier(team)
         grid_share(strips_of(n, y), n_out, 1, 16, member, team, &s0, &s1, &c0, &c1)
         r0, r1 = min(n, strip_start(n, s0, y)), min(n, strip_start(n, s1, y))
-        transposed_product(scratch, weight, pre, n, n_out, n_in, s0, s1, c0, c1, bias, rectified)
+        transposed_product(scratch, n_in, 0, weight + c0 * n_in, pre, n, n_out, n_in, s0, s1, c0, c1,
+                           bias + c0 if bias != NULL else NULL, rectified)
     else:
         grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
         dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
                     bias + c0 if bias != NULL else NULL, rectified)
+    if not rectified:
+        finish(activation, pre, y, n, n_out, r0, r1, c0, c1, member, team)
+
+
+cdef void finish(int activation, const floating* pre, floating* y, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t r0, Py_ssize_t r1,
+                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # y (n, out) = phi(pre), a member's rows r0 to r1 and columns c0 to c1; of softmax whole rows
+    cdef Py_ssize_t i
     if activation == SOFTMAX:
         team_barrier(team)
         r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
         softmax_rows(pre + r0 * n_out, y + r0 * n_out, r1 - r0, n_out)
-    elif not rectified and (activation != IDENTITY or pre != y):
-        activate_block(activation, pre + r0 * n_out + c0, y + r0 * n_out + c0, n_out, r1 - r0, c1 - c0)
-
-
-cdef void activate_block(int activation, const floating* z, floating* y, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
-    # (rows, cols) of z and y, both `ld` wide
-    cdef Py_ssize_t i
-    if cols == ld:
-        activate(activation, z, y, rows * cols)
+    elif activation == IDENTITY and pre == y:
         return
-    for i in range(rows):
-        activate(activation, z + i * ld, y + i * ld, cols)
+    elif c1 - c0 == n_out:
+        activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
+    else:
+        for i in range(r0, r1):
+            activate(activation, pre + i * n_out + c0, y + i * n_out + c0, c1 - c0)
 
 
 cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n):
         y[j] += bias[j]
+
+
+cdef enum:
+    ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed
+
+
+cdef void activation_gradient(const floating* dy, const floating* v, floating* dz, Py_ssize_t n, Py_ssize_t n_out,
+                              int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dz (n, out) = dy * phi', a member's rows
+    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team)
+    if activation == SOFTMAX:
+        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
+    elif activation != IDENTITY or dz != dy:
+        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
 
 
 cdef struct Operands:           # of dW = dz^T x, as spread_rows takes them: dz along the outputs, x along the inputs
@@ -71,11 +89,8 @@ cdef void dense_dz(const floating* dy, const floating* x, const floating* v, flo
                    Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # dz (n, out) = dy * phi', and the operands of dW: where it pays x in strips and dz transposed,
     # in scratch; whole for every member on return
-    cdef Py_ssize_t r0 = share(n, 16, member, team), r1 = share(n, 16, member + 1, team), width = round_up(n, lanes_of(dz))
-    if activation == SOFTMAX:
-        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
-    elif activation != IDENTITY or dz != dy:
-        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
+    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), width = round_up(n, lanes_of(dz))
+    activation_gradient(dy, v, dz, n, n_out, activation, member, team)
     if scratch != NULL and pays_packing(n, n_in, n_out):
         to.x, to.dz = scratch, scratch + n * round_up(n_in, strip_of(x))
         to.row, to.col, to.ldb, to.step = width, 1, strip_of(x), n * strip_of(x)
@@ -133,7 +148,7 @@ cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_
 
 cdef struct DenseCall:
     int typenum, activation
-    Py_ssize_t n, n_in, n_out
+    Py_ssize_t n, n_in, n_out, groups
     void *x
     void *weight
     void *bias
@@ -152,17 +167,26 @@ cdef enum:
 
 
 cdef void dense_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* weight = <floating*>c.weight
+    cdef floating* bias = <floating*>c.bias
+    cdef floating* scratch = <floating*>c.scratch
     cdef floating* x = <floating*>c.x
     cdef floating* y = <floating*>c.y
     cdef floating* z = <floating*>c.v
-    cdef Py_ssize_t start = 0, n = c.n if c.scratch == NULL else DENSE_ROWS
+    cdef Py_ssize_t start = 0, n = c.n if scratch == NULL else DENSE_ROWS
     while start < c.n:
+        n = min(n, c.n - start)
         if start > 0:
             team_barrier(team)  # nobody reads the strips any more
-        forward_dense(x + start * c.n_in, <floating*>c.weight, <floating*>NULL, <floating*>c.bias,
-                      z + start * c.n_out if z != NULL else NULL, y + start * c.n_out, <floating*>c.scratch,
-                      min(n, c.n - start), c.n_in, c.n_out, c.activation, member, team)
+        if c.groups == 1:
+            forward_dense(x, weight, <floating*>NULL, bias, z, y, scratch, n, c.n_in, c.n_out, c.activation, member, team)
+        else:
+            forward_grouped_dense(x, weight, bias, z, y, scratch, n, c.n_in, c.n_out, c.groups, c.activation, member, team)
         start += n
+        x += n * c.n_in
+        y += n * c.n_out
+        if z != NULL:
+            z += n * c.n_out
 
 
 cdef void dense_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -174,8 +198,14 @@ cdef void dense_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nog
 
 
 cdef void dense_backward_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    backward_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz, <floating*>c.dx,
-                   <floating*>c.dw, <floating*>c.db, <floating*>c.scratch, c.n, c.n_in, c.n_out, c.activation, False, member, team)
+    if c.groups == 1:
+        backward_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz,
+                       <floating*>c.dx, <floating*>c.dw, <floating*>c.db, <floating*>c.scratch,
+                       c.n, c.n_in, c.n_out, c.activation, False, member, team)
+    else:
+        backward_grouped_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz,
+                               <floating*>c.dx, <floating*>c.dw, <floating*>c.db,
+                               c.n, c.n_in, c.n_out, c.groups, c.activation, False, member, team)
 
 
 cdef void dense_backward_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -196,6 +226,69 @@ cdef object scratch_for(DenseCall* c, Py_ssize_t rows, bint training):
     block = np.empty(size + 16, dtype_of(c.typenum))
     c.scratch = <void*>((<size_t>data(block) + 63) // 64 * 64)
     return block
+
+
+cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, object activation, object out, object z):
+    # what dense and grouped_dense have in common
+    cdef DenseCall c
+    c.typenum = float_type("x", x)
+    x = as_input("x", x, c.typenum, (None, None))
+    c.n, c.n_in, c.groups = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1), groups
+    check_groups(groups, "columns of x", c.n_in)
+    weight = as_input("weight", weight, c.typenum, (None, c.n_in // groups))
+    c.n_out = cnp.PyArray_DIM(<cnp.ndarray>weight, 0)
+    check_groups(groups, "rows of weight", c.n_out)
+    if bias is not None:
+        bias = as_input("bias", bias, c.typenum, (c.n_out,))
+    c.activation = activation_code(activation)
+    out = as_output("out", out, c.typenum, (c.n, c.n_out))
+    if z is not None:
+        z = as_output("z", z, c.typenum, (c.n, c.n_out))
+    check_apart(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
+    c.x, c.weight, c.y = data(x), data(weight), data(out)
+    c.bias = NULL if bias is None else data(bias)
+    c.v = NULL if z is None else data(z)
+    c.scratch = NULL
+    scratch = scratch_for(&c, min(c.n, <Py_ssize_t>DENSE_ROWS), False) if c.n >= TRANSPOSE_ROWS else None
+    with nogil:
+        team_run(dense_job, &c, team_for(c.n * c.n_in // groups * c.n_out))
+    return out
+
+
+cdef object call_dense_backward(object dy, object x, object weight, object z, Py_ssize_t groups, object activation,
+                                object dx, object dw, object db, object y):
+    cdef DenseCall c
+    c.typenum = float_type("dy", dy)
+    dy = as_input("dy", dy, c.typenum, (None, None))
+    c.n, c.n_out, c.groups = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1), groups
+    check_groups(groups, "columns of dy", c.n_out)
+    x = as_input("x", x, c.typenum, (c.n, None))
+    c.n_in = cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    check_groups(groups, "columns of x", c.n_in)
+    weight = as_input("weight", weight, c.typenum, (c.n_out, c.n_in // groups))
+    c.activation = activation_code(activation)
+    v = slope_argument(c.activation, c.typenum, z, y, (c.n, c.n_out))
+    dx = as_output("dx", dx, c.typenum, (c.n, c.n_in))
+    if dw is not None:
+        dw = as_output("dw", dw, c.typenum, (c.n_out, c.n_in // groups))
+    if db is not None:
+        db = as_output("db", db, c.typenum, (c.n_out,))
+    check_apart(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
+    dz = dy if c.activation == IDENTITY else np.empty_like(dy)
+    c.dy, c.x, c.weight, c.dz, c.dx = data(dy), data(x), data(weight), data(dz), data(dx)
+    c.v = data(dy) if v is None else data(v)
+    c.dw = NULL if dw is None else data(dw)
+    c.db = NULL if db is None else data(db)
+    scratch = scratch_for(&c, c.n, True) if dw is not None and groups == 1 and pays_packing(c.n, c.n_in, c.n_out) else None
+    with nogil:
+        team_run(dense_backward_job, &c, team_for(2 * c.n * c.n_in // groups * c.n_out))
+    return dx
+
+
+cdef int check_groups(Py_ssize_t groups, str name, Py_ssize_t width) except -1:
+    if width % groups != 0:
+        raise ValueError(f"groups: expected a divisor of the {width} {name}, got {groups}")
+    return 0
 
 
 def dense(x, weight, bias=None, activation="identity", out=None, z=None):
@@ -233,26 +326,7 @@ def dense(x, weight, bias=None, activation="identity", out=None, z=None):
     >>> fo.functional.dense(x, weight, np.array([0, -2], np.float32), activation="relu")
     array([[1., 0.]], dtype=float32)
     """
-    cdef DenseCall c
-    c.typenum = float_type("x", x)
-    x = as_input("x", x, c.typenum, (None, None))
-    weight = as_input("weight", weight, c.typenum, (None, x.shape[1]))
-    c.n, c.n_in, c.n_out = x.shape[0], x.shape[1], weight.shape[0]
-    if bias is not None:
-        bias = as_input("bias", bias, c.typenum, (c.n_out,))
-    c.activation = activation_code(activation)
-    out = as_output("out", out, c.typenum, (c.n, c.n_out))
-    if z is not None:
-        z = as_output("z", z, c.typenum, (c.n, c.n_out))
-    check_apart((("out", out), ("z", z)), (("x", x), ("weight", weight), ("bias", bias)))
-    c.x, c.weight, c.y = data(x), data(weight), data(out)
-    c.bias = NULL if bias is None else data(bias)
-    c.v = NULL if z is None else data(z)
-    c.scratch = NULL
-    scratch = scratch_for(&c, min(c.n, <Py_ssize_t>DENSE_ROWS), False) if c.n >= TRANSPOSE_ROWS else None
-    with nogil:
-        team_run(dense_job, &c, team_for(c.n * c.n_in * c.n_out))
-    return out
+    return call_dense(x, weight, bias, 1, activation, out, z)
 
 
 def dense_backward(dy, x, weight, z=None, activation="identity", dx=None, dw=None, db=None, *, y=None):
@@ -295,30 +369,7 @@ def dense_backward(dy, x, weight, z=None, activation="identity", dx=None, dw=Non
     array([[1., 1., 1.],
            [2., 2., 2.]])
     """
-    cdef DenseCall c
-    c.typenum = float_type("dy", dy)
-    dy = as_input("dy", dy, c.typenum, (None, None))
-    c.n, c.n_out = dy.shape[0], dy.shape[1]
-    x = as_input("x", x, c.typenum, (c.n, None))
-    c.n_in = x.shape[1]
-    weight = as_input("weight", weight, c.typenum, (c.n_out, c.n_in))
-    c.activation = activation_code(activation)
-    v = slope_argument(c.activation, c.typenum, z, y, (c.n, c.n_out))
-    dx = as_output("dx", dx, c.typenum, (c.n, c.n_in))
-    if dw is not None:
-        dw = as_output("dw", dw, c.typenum, (c.n_out, c.n_in))
-    if db is not None:
-        db = as_output("db", db, c.typenum, (c.n_out,))
-    check_apart((("dx", dx), ("dw", dw), ("db", db)), (("dy", dy), ("x", x), ("weight", weight), ("z", v)))
-    dz = dy if c.activation == IDENTITY else np.empty_like(dy)
-    c.dy, c.x, c.weight, c.dz, c.dx = data(dy), data(x), data(weight), data(dz), data(dx)
-    c.v = data(dy) if v is None else data(v)
-    c.dw = NULL if dw is None else data(dw)
-    c.db = NULL if db is None else data(db)
-    scratch = scratch_for(&c, c.n, True) if dw is not None and pays_packing(c.n, c.n_in, c.n_out) else None
-    with nogil:
-        team_run(dense_backward_job, &c, team_for(2 * c.n * c.n_in * c.n_out))
-    return dx
+    return call_dense_backward(dy, x, weight, z, 1, activation, dx, dw, db, y)
 
 
 cdef object slope_argument(int activation, int typenum, object z, object y, tuple shape):

@@ -120,25 +120,36 @@ cdef tuple as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_ss
     # (kind, array) for a loss of n rows and k outputs: classes checked, converted only if need be
     if loss not in LOSSES:
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
-    targets = np.asarray(targets)
+    if not cnp.PyArray_Check(targets):
+        targets = np.asarray(targets)
     if loss == "mse":
         if targets.ndim == 1 and k == 1:
             targets = targets.reshape(-1, 1)
         return MSE, as_numbers("targets", targets, typenum, (n, k))
     if targets.ndim == 2:
         return SOFT_CROSS_ENTROPY, as_numbers("targets", targets, typenum, (n, k))
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"targets: expected integer classes (n,) or probabilities (n, {k}), "
-                        f"got {targets.dtype} of shape {targets.shape}; pass targets.astype(np.int64)")
+    if not is_plain(targets, cnp.NPY_INT64, 1):
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets: expected integer classes (n,) or probabilities (n, {k}), "
+                            f"got {targets.dtype} of shape {targets.shape}; pass targets.astype(np.int64)")
+        targets = np.require(targets, np.int64, ["C", "A"])
     check_shape("targets", targets, (n,))
-    if targets.size and not (0 <= targets.min() and targets.max() < k):
+    if not classes_fit(<int64_t*>data(targets), n, k):
         raise ValueError(f"targets: expected classes from 0 to {k - 1} for {k} outputs, got {targets.min()} to {targets.max()}")
-    return CROSS_ENTROPY, np.require(targets, np.int64, ["C", "A"])
+    return CROSS_ENTROPY, targets
+
+
+cdef bint classes_fit(const int64_t* classes, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef bint fit = True
+    for i in range(n):
+        fit &= <size_t>classes[i] < <size_t>k
+    return fit
 
 
 cdef object as_numbers(str name, object a, int typenum, tuple shape):
     # any real numbers, converted to the dtype of a network if need be
-    if not is_plain(a, typenum, len(shape)):
+    if not is_plain(a, typenum, <int>len(shape)):
         a = np.asarray(a)
         if a.dtype.kind not in "biuf":
             raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}")
@@ -152,9 +163,20 @@ cdef object as_weights(object weights, int typenum, Py_ssize_t n):
     if weights is None:
         return None
     weights = as_numbers("sample_weight", weights, typenum, (n,))
-    if weights.size and not (weights.min() >= 0 and np.isfinite(weights).all()):
+    if not (weights_fit(<float*>data(weights), n) if typenum == cnp.NPY_FLOAT32 else weights_fit(<double*>data(weights), n)):
         raise ValueError("sample_weight: expected finite weights of at least 0")
     return weights
+
+
+cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
+    # all finite, none below 0
+    cdef Py_ssize_t i
+    cdef floating w
+    cdef bint fit = True
+    for i in range(n):
+        w = weights[i]
+        fit &= w >= 0 and w - w == 0
+    return fit
 
 
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad):
@@ -167,7 +189,7 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     kind, targets = as_targets(loss, targets, c.typenum, c.n, c.k)
     weights = as_weights(sample_weight, c.typenum, c.n)
     grad = as_output("grad", grad, c.typenum, (c.n, c.k))
-    check_apart((("grad", grad),), (("prediction", prediction), ("targets", targets), ("sample_weight", weights)))
+    check_apart(("grad",), (grad,), ("prediction", "targets", "sample_weight"), (prediction, targets, weights))
     row_loss = np.empty(c.n)
     c.kind, c.prediction, c.targets, c.row_loss, c.grad = kind, data(prediction), data(targets), data(row_loss), data(grad)
     c.weights = NULL if weights is None else data(weights)

@@ -97,7 +97,7 @@ cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
                       Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, const floating* bias, bint relu) noexcept nogil:
     # c (rows, cols) = a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), most = DOT_SUMS // min(rows, <Py_ssize_t>DOT_ROWS)
+    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), most = DOT_SUMS // max(1, min(rows, <Py_ssize_t>DOT_ROWS))
     cdef Py_ssize_t i, j, k = 0, length
     cdef bint last, ahead = cols * depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
     cdef int high, wide
@@ -185,26 +185,26 @@ cdef void transpose_strips(const floating* x, floating* strips, Py_ssize_t rows,
             i += lanes
 
 
-cdef void transposed_product(const floating* strips, const floating* weight, floating* y, Py_ssize_t rows, Py_ssize_t n_out,
-                             Py_ssize_t depth, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t first, Py_ssize_t last,
-                             const floating* bias, bint relu) noexcept nogil:
-    # strips s0 to s1 of the rows, columns first to last of y (rows, n_out) = x weight^T, weight (n_out, depth);
-    # then bias (n_out,), unless NULL, is added, and relu applied
+cdef void transposed_product(const floating* strips, Py_ssize_t n_in, Py_ssize_t k, const floating* weight, floating* y,
+                             Py_ssize_t rows, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t s0, Py_ssize_t s1,
+                             Py_ssize_t first, Py_ssize_t last, const floating* bias, bint relu) noexcept nogil:
+    # strips s0 to s1 of the rows, columns first to last of y (rows, n_out) = x weight^T, then bias and relu as dot_product
+    # has them; strips hold x (rows, n_in), whose columns k to k + depth are multiplied; weight, its rows `depth` long,
+    # and bias start with column `first`
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
     cdef Py_ssize_t lanes = lanes_of(y), s, j, i, start, width, high
     for s in range(s0, s1):
         start = strip_start(rows, s, y)
         width = strip_start(rows, s + 1, y) - start
-        j = first
-        while j < last:
+        for j in range(first, last, 48):    # BLOCK_OUT, spelt out for the sake of a C loop
             high = min(<Py_ssize_t>BLOCK_OUT, last - j)
-            spread_rows(weight + j * depth, depth, 1, strips + start * depth, width, 0, block, width, high, width, depth)
+            spread_rows(weight + (j - first) * depth, depth, 1, strips + start * n_in + k * width, width, 0, block, width,
+                        high, width, depth)
             i = 0
             while i < high:
                 transpose_out(block + i * width, width, min(lanes, high - i), y + start * n_out + j + i, n_out,
-                              min(width, rows - start), bias + j + i if bias != NULL else NULL, relu)
+                              min(width, rows - start), bias + j - first + i if bias != NULL else NULL, relu)
                 i += lanes
-            j += BLOCK_OUT
 
 
 cdef void spread_rows(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb, Py_ssize_t step,

@@ -19,17 +19,17 @@
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
 
 cdef enum:
-    ENTRY_DENSE, ENTRY_STANDARDIZE, ENTRY_ADD
+    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD
     PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
     ROWS_APART = 16             # rows a member needs to walk alone: fewer would read the weights in vain
 
-ENTRY_KINDS = ("dense", "standardize", "add")
+ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add")
 
 cdef struct Entry:
     int kind, activation
-    Py_ssize_t n_in, n_out, src, shortcut, dst, keep, first_grad
+    Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
-    void *weight                # dense: weight (out, in); standardize: mean (c,)
+    void *weight                # dense: weight (out, in / groups); standardize: mean (c,)
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
@@ -54,6 +54,13 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
         forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias,
                       <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
                       <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.activation, member, team)
+    elif e.kind == ENTRY_GROUPED_DENSE:
+        forward_grouped_dense(x, <floating*>e.weight, <floating*>e.bias,
+                              <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
+                              <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.groups,
+                              e.activation, member, team)
+    elif e.kind == ENTRY_MAXOUT:
+        forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
     else:
@@ -74,6 +81,16 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
                        dy, dx, <floating*>r.dparams[e.first_grad],
                        <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL, <floating*>r.scratch,
                        r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_GROUPED_DENSE:
+        backward_grouped_dense(dy, <floating*>r.values[e.src], <floating*>e.weight,
+                               <floating*>r.values[e.keep if e.keep >= 0 else e.dst], dy, dx,
+                               <floating*>r.dparams[e.first_grad],
+                               <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL,
+                               r.rows, e.n_in, e.n_out, e.groups, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_MAXOUT:
+        if e.needs_dx:
+            backward_maxout(dy, <floating*>r.values[e.src], dx, r.rows * e.n_out, e.n_in // e.n_out,
+                            e.accumulate_dx, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
             backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
@@ -318,7 +335,7 @@ cdef class Program:
     widths : list of int
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
-        kind, src, dst, and by kind: activation, weight, bias, shortcut, keep.
+        kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep.
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -336,7 +353,7 @@ cdef class Program:
     def __cinit__(self, list widths, list entries, int typenum, bint packed=False):
         cdef Py_ssize_t i
         cdef Entry* e
-        self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], []
+        self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], [None]
         self.n_entries, self.n_in, self.n_out = len(entries), widths[0], widths[len(widths) - 1]
         self.entries = <Entry*>aligned_block(len(entries) * sizeof(Entry))
         has_gradient, written = [False] * len(widths), set()
@@ -345,16 +362,17 @@ cdef class Program:
             e.kind, e.src, e.dst = ENTRY_KINDS.index(spec["kind"]), spec["src"], spec["dst"]
             e.n_in, e.n_out = widths[e.src], widths[e.dst]
             e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
-            e.activation = activation_code(spec.get("activation", "identity"))
+            e.activation, e.groups = activation_code(spec.get("activation", "identity")), spec.get("groups", 1)
             e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
             if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
                 self.arrays.append(pack_weight(spec["weight"]))
                 e.packed = data(self.arrays[len(self.arrays) - 1])
             e.needs_dx = has_gradient[e.src]
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
-            has_gradient[e.dst] = e.kind == ENTRY_DENSE or e.needs_dx or e.needs_dshortcut
-            self.work += e.n_in * e.n_out if e.kind == ENTRY_DENSE else 4 * e.n_in
-            if e.kind == ENTRY_DENSE:
+            trained = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
+            has_gradient[e.dst] = trained or e.needs_dx or e.needs_dshortcut
+            self.work += e.n_in * e.n_out // e.groups if trained else 4 * e.n_in
+            if trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
         for i in range(self.n_entries - 1, -1, -1):       # the order of backward: who comes first overwrites
@@ -383,7 +401,7 @@ cdef class Program:
         # elements that the entry in greatest need of them takes, in whole cache lines
         cdef Py_ssize_t i, size = 0
         for i in range(self.n_entries):
-            if self.entries[i].kind == ENTRY_DENSE:
+            if self.entries[i].kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE):
                 if self.typenum == cnp.NPY_FLOAT32:
                     size = max(size, dense_scratch(rows, self.entries[i].n_in, self.entries[i].n_out, training, <float*>NULL))
                 else:
@@ -405,7 +423,7 @@ cdef class Program:
             out = np.empty((c.n, c.n_out), dtype_of(self.typenum))
         else:
             out = as_output("out", out, self.typenum, (c.n, c.n_out))
-            check_apart((("out", out),), (("x", x),))
+            check_apart(("out",), (out,), ("x",), (x,))
         if c.n == 0:
             return out
         team = min(team_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_TEAM)
@@ -423,12 +441,11 @@ cdef class Program:
         return out
 
     cdef Workspace take_workspace(self, Py_ssize_t rows):
-        # one at rest, if it is large enough
+        # one at rest, if it is large enough; the pool's first entry stays, so that the list keeps its memory
         cdef Workspace workspace
-        try:
-            workspace = self.pool.pop()
-        except IndexError:
+        if len(self.pool) == 1:
             return Workspace(self, rows, False)
+        workspace = self.pool.pop()
         return workspace if workspace.capacity >= rows else Workspace(self, rows, False)
 
     def new_grads(self):

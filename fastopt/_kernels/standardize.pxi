@@ -107,7 +107,7 @@ def standardize(x, mean, scale, out=None):
     a.n, a.c = x.shape[0], x.shape[1]
     mean, scale = as_input("mean", mean, a.typenum, (a.c,)), as_input("scale", scale, a.typenum, (a.c,))
     out = as_output("out", out, a.typenum, (a.n, a.c))
-    check_apart((("out", out),), (("x", None if data(out) == data(x) else x), ("mean", mean), ("scale", scale)))
+    check_apart(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
     a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
     with nogil:
         team_run(standardize_job, &a, team_for(4 * a.n * a.c))

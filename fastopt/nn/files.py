@@ -4,7 +4,9 @@ import numpy as np
 
 from fastopt.nn import layers as kinds
 
-LAYERS: dict[str, type[kinds.Layer]] = {k.__name__: k for k in (kinds.Dense, kinds.Standardize, kinds.Residual)}
+LAYERS: dict[str, type[kinds.Layer]] = {
+    k.__name__: k for k in (kinds.Dense, kinds.GroupedDense, kinds.Maxout, kinds.Standardize, kinds.Residual)
+}
 
 
 def describe(layers) -> list[dict]:

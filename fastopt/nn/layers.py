@@ -85,7 +85,73 @@ def _features(name, value) -> int:
     return int(value)
 
 
-class Dense(Layer):
+class _Product(Layer):
+    """What the layers with a weight share: the arrays and how they start, the entry, and a Standardize taken over."""
+
+    weight = _Array()
+    bias = _Array()
+    activation = "identity"
+    groups = 1
+
+    def __init__(self, in_features, out_features, bias):
+        self.in_features = _features("in_features", in_features)
+        self.out_features = _features("out_features", out_features)
+        self._has_bias, self._arrays = bool(bias), {}
+        self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+
+    def _rows(self) -> int:
+        """Outputs of the product."""
+        return self.out_features
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        rows, fan_in, fan_out = self._rows(), self.in_features // self.groups, self.out_features // self.groups
+        he = self.activation in ("relu", "leaky_relu", "gelu", "silu")
+        variance = 2 / fan_in if he else 2 / (fan_in + fan_out)
+        limit = np.sqrt(3 * variance)
+        weight = aligned_zeros((rows, fan_in), dtype)
+        weight[...] = rng.uniform(-limit, limit, weight.shape)
+        self._arrays = {"weight": weight, "bias": aligned_zeros((rows,), dtype) if self._has_bias else None}
+        for name, a in self._given.items():
+            self._arrays[name][...] = a
+        self._given = {}
+
+    def parameters(self):
+        return list(self.arrays().values())
+
+    def arrays(self):
+        return {name: a for name, a in self._arrays.items() if a is not None}
+
+    def absorb(self, standardize) -> None:
+        """Take over the scale and shift of the Standardize before this layer."""
+        columns = (self.groups, 1, self.in_features // self.groups)
+        scale, mean = (a.astype(np.float64).reshape(columns) for a in (standardize.scale, standardize.mean))
+        weight = self.weight.reshape(self.groups, -1, columns[-1]) * scale
+        shift = (weight @ mean.transpose(0, 2, 1)).ravel()
+        bias = -shift if self.bias is None else self.bias - shift
+        if self.bias is None:
+            self._has_bias = True
+            self._arrays["bias"] = aligned_zeros(bias.shape, self.weight.dtype)
+        self.weight, self.bias = weight.reshape(self.weight.shape), bias
+
+    def lay_out(self, program, src):
+        keep = program.value(self._rows()) if self.activation in ("gelu", "silu") else -1
+        dst = program.value(self._rows())
+        kind, parts = "dense", {"activation": self.activation, "weight": self.weight, "bias": self.bias, "keep": keep}
+        if self.groups > 1:
+            kind, parts["groups"] = "grouped_dense", self.groups
+        program.add(kind, src, dst, **parts)
+        return dst
+
+
+def _activation(name) -> str:
+    if name not in core.ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(core.ACTIVATIONS)}, got {name!r}")
+    return name
+
+
+class Dense(_Product):
     """Fully connected layer, ``activation(x @ weight.T + bias)``.
 
     Parameters
@@ -112,16 +178,9 @@ class Dense(Layer):
     (2, 3)
     """
 
-    weight = _Array()
-    bias = _Array()
-
     def __init__(self, in_features, out_features, activation="identity", bias=True):
-        if activation not in core.ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(core.ACTIVATIONS)}, got {activation!r}")
-        self.in_features = _features("in_features", in_features)
-        self.out_features = _features("out_features", out_features)
-        self.activation, self._has_bias, self._arrays = activation, bool(bias), {}
-        self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+        super().__init__(in_features, out_features, bias)
+        self.activation = _activation(activation)
 
     @classmethod
     def from_torch(cls, linear, activation="identity") -> "Dense":
@@ -151,42 +210,104 @@ class Dense(Layer):
             "bias": self._has_bias,
         }
 
-    def build(self, rng, dtype):
-        if self._arrays:
-            return
-        he = self.activation in ("relu", "leaky_relu", "gelu", "silu")
-        variance = 2 / self.in_features if he else 2 / (self.in_features + self.out_features)
-        limit = np.sqrt(3 * variance)
-        weight = aligned_zeros((self.out_features, self.in_features), dtype)
-        weight[...] = rng.uniform(-limit, limit, weight.shape)
-        self._arrays = {
-            "weight": weight,
-            "bias": aligned_zeros((self.out_features,), dtype) if self._has_bias else None,
+
+class GroupedDense(_Product):
+    """Dense layer in groups, each output connected to the inputs of its own group only.
+
+    With inputs and outputs cut into `groups` equal parts, each part of the outputs is a dense
+    layer over the same part of the inputs: 1/groups of the weights and of the work.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    groups : int
+        A divisor of both.
+    activation : str
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu,
+        softmax (of whole rows).
+    bias : bool
+        Whether a bias is added.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (out, in / groups)
+        Row o holds the weights of output o for the inputs of group ``o // (out / groups)``, as in
+        a grouped convolution of torch. Starts as that of `Dense`, with the fans of one group.
+    bias : ndarray, shape (out,), or None
+        Starts at zero.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.GroupedDense(8, 4, groups=2, activation="relu")], rng=0)
+    >>> net.layers[0].weight.shape
+    (4, 4)
+    """
+
+    def __init__(self, in_features, out_features, groups, activation="identity", bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.groups, self.activation = _features("groups", groups), _activation(activation)
+        for name in ("in_features", "out_features"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(f"groups: expected a divisor of {name}, {getattr(self, name)}, got {self.groups}")
+
+    def config(self):
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "groups": self.groups,
+            "activation": self.activation,
+            "bias": self._has_bias,
         }
-        for name, a in self._given.items():
-            self._arrays[name][...] = a
-        self._given = {}
 
-    def parameters(self):
-        return list(self.arrays().values())
 
-    def arrays(self):
-        return {name: a for name, a in self._arrays.items() if a is not None}
+class Maxout(_Product):
+    """Maxout layer, the largest of `pieces` linear functions for each output (Goodfellow et al. 2013).
 
-    def absorb(self, standardize) -> None:
-        """Take over the scale and shift of the Standardize before this layer."""
-        scale, mean = standardize.scale.astype(np.float64), standardize.mean.astype(np.float64)
-        weight = self.weight * scale
-        bias = -weight @ mean if self.bias is None else self.bias - weight @ mean
-        if self.bias is None:
-            self._has_bias = True
-            self._arrays["bias"] = aligned_zeros((self.out_features,), self.weight.dtype)
-        self.weight, self.bias = weight, bias
+    Parameters
+    ----------
+    in_features, out_features : int
+    pieces : int
+        Linear functions per output.
+    bias : bool
+        Whether a bias is added.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (out * pieces, in)
+        The pieces of output o are the rows ``o * pieces`` to ``(o + 1) * pieces``. Starts uniform with the
+        variance of Glorot & Bengio 2010, 2 / (in + out): the larger of two symmetric pieces has
+        the mean square of one, so nothing is halved as by relu, and one piece an output hands
+        the gradient on.
+    bias : ndarray, shape (out * pieces,), or None
+        Starts at zero.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Maxout(8, 4, pieces=3)], rng=0)
+    >>> net.layers[0].weight.shape, net.out_features
+    ((12, 8), 4)
+    """
+
+    def __init__(self, in_features, out_features, pieces=2, bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.pieces = _features("pieces", pieces)
+
+    def _rows(self):
+        return self.out_features * self.pieces
+
+    def config(self):
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "pieces": self.pieces,
+            "bias": self._has_bias,
+        }
 
     def lay_out(self, program, src):
-        keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
-        dst = program.value(self.out_features)
-        program.add("dense", src, dst, activation=self.activation, weight=self.weight, bias=self.bias, keep=keep)
+        pieces, dst = super().lay_out(program, src), program.value(self.out_features)
+        program.add("maxout", pieces, dst)
         return dst
 
 
@@ -312,14 +433,14 @@ def check_chain(layers) -> list[Layer]:
 
 
 def fold_chain(layers) -> list[Layer]:
-    """The layers with every Standardize absorbed into a Dense that follows it; changes that Dense.
+    """The layers with every Standardize absorbed into a layer with a weight that follows it; changes that layer.
 
     W ((x - mean) scale) + b = (W scale) x + (b - W (scale mean)), computed in float64.
     """
     folded: list[Layer] = []
     for layer in layers:
         before = folded[-1] if folded else None
-        if isinstance(before, Standardize) and isinstance(layer, Dense):
+        if isinstance(before, Standardize) and isinstance(layer, _Product):
             folded.pop()
             layer.absorb(before)
         folded.append(layer)

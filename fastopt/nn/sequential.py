@@ -150,8 +150,9 @@ class Sequential:
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Standardize is absorbed into the Dense that follows it. The parameters are copies, read-only for
-        good, so the weights can be kept packed for the products besides. This network stays as it is.
+        Standardize is absorbed into the Dense, GroupedDense or Maxout that follows it. The parameters
+        are copies, read-only for good, so the weights can be kept packed for the products besides.
+        This network stays as it is.
 
         Returns
         -------
