@@ -17,8 +17,11 @@ cdef inline void* data(object a) noexcept:
 
 cdef int float_type(str name, object a) except -1:
     # the type number of a floating array that sets the dtype of a call
-    if cnp.PyArray_Check(a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a) and cnp.PyArray_TYPE(<cnp.ndarray>a) in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
-        return cnp.PyArray_TYPE(<cnp.ndarray>a)
+    cdef int typenum
+    if cnp.PyArray_Check(a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a):
+        typenum = cnp.PyArray_TYPE(<cnp.ndarray>a)
+        if typenum == cnp.NPY_FLOAT32 or typenum == cnp.NPY_FLOAT64:
+            return typenum
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}; pass np.asarray({name})")
     if a.dtype == np.float32:

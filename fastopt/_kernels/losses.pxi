@@ -171,11 +171,11 @@ cdef object as_weights(object weights, int typenum, Py_ssize_t n):
 cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
     # all finite, none below 0
     cdef Py_ssize_t i
-    cdef floating w
+    cdef floating w, zero = 0
     cdef bint fit = True
     for i in range(n):
         w = weights[i]
-        fit &= w >= 0 and w - w == 0
+        fit &= w >= zero and w - w == zero
     return fit
 
 
