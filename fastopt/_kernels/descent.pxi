@@ -3,15 +3,44 @@
 # - A few rows of dW are computed, taken by the optimizer's rule while they are in L1, and gone.
 #   dx takes its part of the same rows of W just before they change, while they are in cache.
 # - A member owns columns: what it reads of W for dx is what it updates, so nobody waits.
-# - Only a step that cannot be refused or scaled any more can go this way (`can_descend`).
+# - Only a step that cannot be refused any more can go this way (`can_descend`). Where the norm
+#   of all gradients is limited, it is taken from rows of x and dz before the first update.
 
 cdef enum:
     DESCENT_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
+    GRAM_SHARE = 10             # a dW beyond L1 moves 16 bytes a weight: the time of so many multiply-adds
     DESCENT_FEW = 8             # fewer rows: W is read once, for dx and the update in one go
 
 
+cdef extern from "simd.h" nogil:
+    double dot_wide_f(const float* a, const float* b, Py_ssize_t n)
+    double dot_wide_d(const double* a, const double* b, Py_ssize_t n)
+
+
 cdef inline bint can_descend(const Plan* plan) noexcept nogil:
-    return plan != NULL and not plan.gated and not plan.interim
+    return plan != NULL and plan.check_finite == FINITE_ANY and plan.accumulate == 1 and not plan.interim
+
+
+cdef inline bint gram_pays(Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
+    # whether ||dW|| from rows of x and dz is cheaper than from a dW that is written and read twice
+    return n * n * (n_in + n_out) < GRAM_SHARE * n_in * n_out
+
+
+cdef inline double dot_wide(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        return dot_wide_f(a, b, n)
+    else:
+        return dot_wide_d(a, b, n)
+
+
+cdef double gram_row(const floating* x, const floating* dz, Py_ssize_t i, Py_ssize_t n_in, Py_ssize_t n_out, bint bias) noexcept nogil:
+    # what rows up to i of x (n, in) and dz (n, out) bring to ||dW||^2 = sum_ij (X X^T)_ij (dZ dZ^T)_ij and,
+    # with bias, to ||db||^2 = sum_ij (dZ dZ^T)_ij
+    cdef Py_ssize_t j
+    cdef double total = 0, more = 1 if bias else 0
+    for j in range(i + 1):
+        total += (1 if j == i else 2) * (dot_wide(x + i * n_in, x + j * n_in, n_in) + more) * dot_wide(dz + i * n_out, dz + j * n_out, n_out)
+    return total
 
 
 cdef void descend_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,

@@ -44,7 +44,13 @@ cdef struct Run:                # one pass of a program over some rows
     void** dparams              # parameter gradients
     void* scratch               # of one entry at a time
     Plan* plan                  # NULL: gradients only
-    bint descends               # weights take their steps in backward, without gradients
+    bint may_descend            # weights may take their steps in backward, without gradients
+    int descent                 # how they do in this batch
+
+cdef enum:
+    DESCENT_NONE                # gradients first, then an update of everything
+    DESCENT_AT_ONCE             # weights of dense entries take their steps in backward
+    DESCENT_LIMITED             # likewise, after a backward that only measures the norm of all gradients
 
 
 cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -71,7 +77,11 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef floating* dy = <floating*>r.dvalues[e.dst]
     cdef floating* dx = <floating*>r.dvalues[e.src] if e.needs_dx else NULL
     cdef floating* db
-    if e.kind == ENTRY_DENSE and r.descends:
+    if e.kind == ENTRY_DENSE and r.descent == DESCENT_LIMITED:
+        backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
+                       dy, dx, <floating*>NULL, <floating*>NULL, <floating*>NULL, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx,
+                       member, team)
+    elif e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE:
         db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
         descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
                       dy, dx, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
@@ -192,7 +202,6 @@ cdef struct TrainCall:
     void *batch_targets
     void *batch_weights
     double* row_loss
-    Plan* plan                              # NULL: gradients only
     double batch_loss, batch_weight
     double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
     bint stop
@@ -210,12 +219,55 @@ cdef void gather_rows(TrainCall* c, floating* dtype, Py_ssize_t member, Py_ssize
             (<floating*>c.batch_weights)[i] = (<floating*>c.weights)[row]
 
 
-cdef void leave_out_descended(Run* r) noexcept nogil:
-    # their weights have taken the step when the update of all the rest comes
+cdef int descent_of(Run* r) noexcept nogil:
+    # depends on the batch alone: an epoch that goes on after an interruption takes the same way
     cdef Py_ssize_t i
+    cdef Entry* e
+    if not r.may_descend:
+        return DESCENT_NONE
+    if not r.plan.limited:
+        return DESCENT_AT_ONCE
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if e.kind == ENTRY_DENSE and not gram_pays(r.rows, e.n_in, e.n_out):
+            return DESCENT_NONE
+    return DESCENT_LIMITED
+
+
+cdef void prepare_descent(Run* r) noexcept nogil:
+    # one member: the step is counted, and weights are left out of the update of all the rest
+    cdef Py_ssize_t i
+    update_prepare(r.plan)
     for i in range(r.n_entries):
         if r.entries[i].kind == ENTRY_DENSE:
             r.plan.tensors[r.entries[i].first_grad].source = NULL
+
+
+cdef void descend_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # after a backward that has left dz in dvalues: the norm, then the step of every weight; row_squares (rows,)
+    cdef Py_ssize_t i, k
+    cdef Entry* e
+    cdef floating* db
+    for i in range(share(r.rows, 1, member, team), share(r.rows, 1, member + 1, team)):
+        row_squares[i] = 0
+        for k in range(r.n_entries):
+            e = &r.entries[k]
+            if e.kind == ENTRY_DENSE:
+                row_squares[i] += gram_row(<floating*>r.values[e.src], <floating*>r.dvalues[e.dst], i, e.n_in, e.n_out, e.bias != NULL)
+    team_barrier(team)
+    if member == 0:
+        r.plan.scale = 1
+        limit_norm(r.plan, add_up(row_squares, r.rows))
+        prepare_descent(r)
+    team_barrier(team)
+    for k in range(r.n_entries):
+        e = &r.entries[k]
+        if e.kind == ENTRY_DENSE:
+            db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
+            descend_dense(<floating*>r.dvalues[e.dst], <floating*>r.values[e.src], <floating*>e.weight, <floating*>NULL,
+                          <floating*>r.dvalues[e.dst], <floating*>NULL, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
+                          r.rows, e.n_in, e.n_out, IDENTITY, False, member, team)
+            team_barrier(team)
 
 
 cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -224,8 +276,8 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     cdef floating* weights = NULL
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
-    if c.run.plan != NULL and c.run.plan.interim:
-        walk_share(c.run.plan, leave_part, member, team)
+    if run.plan != NULL and run.plan.interim:
+        walk_share(run.plan, leave_part, member, team)
     team_barrier(team)
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
@@ -235,15 +287,18 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     team_barrier(team)
     if member == 0:
         c.batch_loss, c.batch_weight = add_up(c.row_loss, run.rows), weight_sum(weights, run.rows)
-        if c.run.plan != NULL and not c.run.plan.gated:
-            update_prepare(c.run.plan)
-            if run.descends:
-                leave_out_descended(run)
+        if run.descent == DESCENT_AT_ONCE:
+            prepare_descent(run)
+        elif run.plan != NULL and not run.plan.gated:
+            update_prepare(run.plan)
     backward(run, dtype, member, team)
-    if c.run.plan != NULL:
-        if c.run.plan.interim:
-            walk_share(c.run.plan, return_part, member, team)
-        update_step(c.run.plan, member, team)
+    if run.descent == DESCENT_LIMITED:
+        descend_limited(run, c.row_loss, dtype, member, team)
+        update_all(run.plan, member, team)
+    elif run.plan != NULL:
+        if run.plan.interim:
+            walk_share(run.plan, return_part, member, team)
+        update_step(run.plan, member, team)
 
 
 cdef void finish_batch(TrainCall* c) noexcept nogil:
@@ -266,8 +321,9 @@ cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member,
     while True:
         if member == 0:
             run.n = run.rows = min(c.sizes[c.batches], c.n - c.position)
-            if c.run.plan != NULL:
-                update_begin(c.run.plan)
+            run.descent = descent_of(run)
+            if run.plan != NULL:
+                update_begin(run.plan)
         team_barrier(team)
         train_batch(c, run, dtype, member, team)
         team_barrier(team)
@@ -411,7 +467,7 @@ cdef class Program:
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
-        run.plan, run.descends = NULL, False
+        run.plan, run.may_descend, run.descent = NULL, False, DESCENT_NONE
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -503,21 +559,23 @@ cdef class Training:
         c.order, c.row_loss = NULL, self.workspace.row_loss
         c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
         c.run.plan = NULL if self.update is None else &self.update.plan
-        c.run.descends = self.can_descend()
+        c.run.may_descend = self.may_descend()
         c.deadline = c.loss_sum = c.weight_sum = 0
 
-    cdef bint can_descend(self) noexcept:
+    cdef bint may_descend(self) noexcept:
         # whether no gradient of weights needs to be whole before the first update
         cdef Plan* plan = NULL if self.update is None else &self.update.plan
         cdef Entry* e
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, found = 0
         if not can_descend(plan) or plan.n_tensors != len(self.grads):
             return False
         for i in range(self.program.n_entries):
             e = &self.program.entries[i]
-            if e.kind == ENTRY_DENSE and plan.tensors[e.first_grad].param != e.weight:
-                return False
-        return True
+            if e.kind == ENTRY_DENSE:
+                found += 2 if e.bias != NULL else 1
+                if plan.tensors[e.first_grad].param != e.weight:
+                    return False
+        return found == plan.n_tensors or not plan.limited
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
         # the one region of a call; backward takes twice forward's work, and meets twice as often

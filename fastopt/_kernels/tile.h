@@ -268,3 +268,23 @@ static double NAME(sum_squares)(const REAL *p, ptrdiff_t n) {
     }
     return NAME(sum_lanes)((acc[0] + acc[1]) + (acc[2] + acc[3]));
 }
+
+/* The sum of a[i] b[i], in float64 and in a fixed order. */
+static double NAME(dot_wide)(const REAL *a, const REAL *b, ptrdiff_t n) {
+    typedef REAL part __attribute__((vector_size(VECTOR_BYTES / 8 * sizeof(REAL)), aligned(4), may_alias));
+    enum { WIDE = VECTOR_BYTES / 8 };
+    typedef double wide __attribute__((vector_size(VECTOR_BYTES)));
+    wide acc[2] = {{0}};
+    double total = 0;
+    ptrdiff_t i = 0;
+    for (; i + 2 * WIDE <= n; i += 2 * WIDE) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++)
+            acc[j] += __builtin_convertvector(*(const part *)(a + i + j * WIDE), wide) *
+                      __builtin_convertvector(*(const part *)(b + i + j * WIDE), wide);
+    }
+    for (; i < n; i++) total += (double)a[i] * (double)b[i];
+    acc[0] += acc[1];
+    for (int j = 0; j < WIDE; j++) total += acc[0][j];
+    return total;
+}

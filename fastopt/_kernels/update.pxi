@@ -224,6 +224,12 @@ cdef void count_sums(Plan* plan) noexcept nogil:
     plan.passed = plan.accumulated >= plan.accumulate
 
 
+cdef void limit_norm(Plan* plan, double squares) noexcept nogil:
+    # squares: the sum over all gradients, before plan.scale
+    plan.norm = sqrt(squares) * plan.scale
+    plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
+
+
 cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # sets passed, and for a step that has passed its scale and constants
     cdef bint sums = plan.accumulate > 1
@@ -245,8 +251,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
     if plan.passed and member == 0:
         plan.scale = 1.0 / plan.accumulate
         if plan.limited:
-            plan.norm = sqrt(add_up(plan.partials, plan.n_partials)) * plan.scale
-            plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
+            limit_norm(plan, add_up(plan.partials, plan.n_partials))
         update_prepare(plan)
     team_barrier(team)
 
@@ -288,13 +293,17 @@ cdef void update_prepare(Plan* plan) noexcept nogil:
 
 cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # all members, when the gradients are there; without a gate, after update_prepare and a barrier
-    cdef unsigned long mode
     if plan.gated:
         update_gate(plan, member, team)
     if plan.passed:
-        mode = flush_denormals()
-        walk_share(plan, update_part, member, team)
-        restore_denormals(mode)
+        update_all(plan, member, team)
+
+
+cdef void update_all(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # all members, after update_prepare
+    cdef unsigned long mode = flush_denormals()
+    walk_share(plan, update_part, member, team)
+    restore_denormals(mode)
 
 
 cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
