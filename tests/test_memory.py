@@ -114,7 +114,7 @@ print(json.dumps(found))
 # The most that a call may make. Two calls belong to each allocation.
 ALLOWED = {
     "an empty array": 2,
-    "dense": 2,  # from 16 rows on: scratch, which a network keeps and a function cannot
+    "dense": 2,  # from 25 rows on: scratch, which a network keeps and a function cannot
 }
 
 

@@ -162,10 +162,6 @@ cdef struct DenseCall:
     void *scratch
 
 
-cdef enum:
-    DENSE_ROWS = 256            # rows that are in strips at a time
-
-
 cdef void dense_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* weight = <floating*>c.weight
     cdef floating* bias = <floating*>c.bias

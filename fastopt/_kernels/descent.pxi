@@ -6,12 +6,6 @@
 # - Only a step that cannot be refused any more can go this way (`can_descend`). Where the norm
 #   of all gradients is limited, it is taken from rows of x and dz before the first update.
 
-cdef enum:
-    DESCENT_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
-    GRAM_SHARE = 10             # a dW beyond L1 moves 16 bytes a weight: the time of so many multiply-adds
-    DESCENT_FEW = 8             # fewer rows: W is read once, for dx and the update in one go
-
-
 cdef extern from "simd.h" nogil:
     double dot_wide_f(const float* a, const float* b, Py_ssize_t n)
     double dot_wide_d(const double* a, const double* b, Py_ssize_t n)

@@ -173,10 +173,6 @@ cdef extern from "simd.h" nogil:
     void copy_part_f(float* to, const float* source, Py_ssize_t n, bint pad)
     void copy_part_d(double* to, const double* source, Py_ssize_t n, bint pad)
 
-cdef enum:
-    BLOCK = 16                  # elements: a cache line of float32
-    AHEAD = 512                 # elements between use and prefetch: 9 % from DRAM, 15 % from L2 (256 and 1024: less)
-
 
 cdef inline void take(floating* to, const floating* source) noexcept nogil:
     if floating is float:
@@ -308,10 +304,6 @@ cdef one_body_void update_loop(Formula* formula, const Step* step, double scale,
             give(s1 + j, S1)
         if has2:
             give(s2 + j, S2)
-
-
-cdef enum:
-    PIECE = 1024                # elements of a gradient made ready, in L1
 
 
 cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:

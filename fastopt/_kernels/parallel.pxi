@@ -19,13 +19,6 @@ cdef extern from "team.h" nogil:
     void team_barrier(Py_ssize_t team)
     void team_run(team_job job, void* args, Py_ssize_t team)
 
-# Tuning table. A region costs 0.7 to 0.9 us back to back and a barrier about 0.3 us, and
-# both far more where other programs want the cores. A member's work between two meetings,
-# in multiply-adds (or moved elements times 4), that pays for one:
-cdef enum:
-    WORK_PER_MEMBER = 200_000
-    GRAIN = 64                  # elements; at least 256 bytes: members do not share a cache line
-
 
 cdef inline Py_ssize_t team_for(Py_ssize_t work) noexcept nogil:
     # members worth waking for `work` multiply-adds

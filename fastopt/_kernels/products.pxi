@@ -1,8 +1,8 @@
 # Products of matrices, all a layer needs: y = x W^T, dx = dz W, dW = dz^T x.
 #
-# - Two register tiles (tile.h). dot_tile runs along the contiguous summed dimension of both
+# - Two register tiles (tile.h). The dot tile runs along the contiguous summed dimension of both
 #   operands; a few rows are multiplied so, reading the weights once and packing nothing.
-#   spread_tile spreads one operand over the lanes of the other.
+#   The spread tile spreads one operand over the lanes of the other.
 # - From TRANSPOSE_ROWS rows on, forward lays the ROWS along the lanes: x is transposed into strips,
 #   and the weights, by far the larger array, are read as they lie. The transposes in and out cost
 #   one part in (n_out) and one in (n_in) of the product.
@@ -12,10 +12,10 @@
 # - What is in strips: (strips, depth, width), a strip as wide as one spread tile, or less.
 
 cdef extern from "simd.h" nogil:
-    const int DOT_ROWS, DOT_SUMS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
-    void dot_tile_f(int rows, int cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
+    const int DOT_ROWS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
+    void dot_tiles_f(Py_ssize_t rows, Py_ssize_t cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
                     Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate, const float* bias, int relu, int ahead)
-    void dot_tile_d(int rows, int cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
+    void dot_tiles_d(Py_ssize_t rows, Py_ssize_t cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
                     Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate, const double* bias, int relu, int ahead)
     void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
                        const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
@@ -34,27 +34,14 @@ cdef extern from "simd.h" nogil:
     void transpose_out_d(const double* source, Py_ssize_t ld, Py_ssize_t rows, double* to, Py_ssize_t ldt, Py_ssize_t depth,
                          const double* bias, int relu)
 
-# Tuning table; GFLOP/s of one core, float32, AVX-512 (peak 237).
-cdef enum:
-    # A panel of at most DOT_SUMS / 2 rows of W stays in L1 while the rows of x pass.
-    DOT_PANEL_BYTES = 4096      # of the summed dimension; part of the definition of the result's bits
-    SPREAD_PANEL = 128          # rows of the summed dimension; likewise. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
-    DOT_AHEAD_BYTES = 1 << 20   # weights beyond L2: the next rows are asked for while these are multiplied
-    BLOCK_OUT = 48              # outputs between two transposes: whole tiles and whole vectors of every level
-    TRANSPOSE_ROWS = 16
-    PACK_WIDTH = 256            # dW from packed operands, 1024x1024, batch 32/96/192: 176/199/196, unpacked 118/146/151; 256x256: +5 %
-    # Packed weights for fewer rows than these, where they fit L2.
-    PACKED_BYTES = 1 << 20
-    PACKED_ROWS = 32
 
-
-cdef inline void dot_tile(int rows, int cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
-                          Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate,
-                          const floating* bias, bint relu, bint ahead) noexcept nogil:
+cdef inline void dot_tiles(Py_ssize_t rows, Py_ssize_t cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
+                           Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate,
+                           const floating* bias, bint relu, bint ahead) noexcept nogil:
     if floating is float:
-        dot_tile_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
+        dot_tiles_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
     else:
-        dot_tile_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
+        dot_tiles_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
 
 
 cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
@@ -97,23 +84,12 @@ cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
                       Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, const floating* bias, bint relu) noexcept nogil:
     # c (rows, cols) = a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), most = DOT_SUMS // max(1, min(rows, <Py_ssize_t>DOT_ROWS))
-    cdef Py_ssize_t i, j, k = 0, length
+    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
     cdef bint last, ahead = cols * depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
-    cdef int high, wide
     while k < depth or k == 0:                  # depth 0 still writes zeros
-        length = min(panel, depth - k)
         last = k + panel >= depth
-        j = 0
-        while j < cols:
-            wide = <int>min(most, cols - j)
-            i = 0
-            while i < rows:
-                high = <int>min(DOT_ROWS, rows - i)
-                dot_tile(high, wide, a + i * lda + k, lda, b + j * ldb + k, ldb, length, c + i * ldc + j, ldc, k > 0,
-                         bias + j if last and bias != NULL else NULL, last and relu, ahead and i == 0)
-                i += high
-            j += wide
+        dot_tiles(rows, cols, a + k, lda, b + k, ldb, min(panel, depth - k), c, ldc, k > 0,
+                  bias if last else NULL, last and relu, ahead)
         k += panel
 
 

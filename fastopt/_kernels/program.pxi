@@ -20,8 +20,6 @@
 
 cdef enum:
     ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD
-    PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
-    ROWS_APART = 16             # rows a member needs to walk alone: fewer would read the weights in vain
 
 ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add")
 

@@ -1,7 +1,7 @@
 /* What is written on vectors, once, and included by simd.h per dtype: the two product tiles,
  * a transpose, the way of a block through registers, a sum of squares.
  *
- * dot_tile     c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
+ * dot_tiles    c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
  * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes
  *
  * Accumulators are an array of vectors that stays in registers because every
@@ -39,7 +39,14 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, p
     const ptrdiff_t whole = depth - depth % NAME(LANES);
     VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
     VEC x[DOT_ROWS];
-    REAL sums[DOT_SUMS];
+    REAL sums[DOT_SUMS] = {0}; /* likewise: what the products are added to */
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) {
+        if (accumulate) memcpy(sums + i * cols, c + i * ldc, cols * sizeof(REAL));
+        if (bias != NULL)
+#pragma GCC unroll 16
+            for (int j = 0; j < cols; j++) sums[i * cols + j] += bias[j];
+    }
     for (ptrdiff_t k = 0; k < whole; k += NAME(LANES)) {
 #pragma GCC unroll 4
         for (int i = 0; i < rows; i++) x[i] = *(const VEC *)(a + i * lda + k);
@@ -63,40 +70,41 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, p
         }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < rows * cols; i += NAME(LANES))
-        *(VEC *)(sums + i) = NAME(sum_each)(acc + i);
+    for (int i = 0; i < rows * cols; i += NAME(LANES)) {
+        const VEC sum = *(const VEC *)(sums + i) + NAME(sum_each)(acc + i);
+        *(VEC *)(sums + i) = relu ? NAME(above_zero)(sum) : sum;
+    }
 #pragma GCC unroll 4
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 16
-        for (int j = 0; j < cols; j += NAME(LANES)) {
-            const ptrdiff_t rest = cols - j < NAME(LANES) ? cols - j : NAME(LANES);
-            REAL *p = c + i * ldc + j;
-            VEC sum = NAME(load_part)(sums + i * cols + j, rest);
-            if (accumulate) sum += NAME(load_part)(p, rest);
-            if (bias != NULL) sum += NAME(load_part)(bias + j, rest);
-            if (relu) sum = NAME(above_zero)(sum);
-            NAME(store_part)(p, sum, rest);
-        }
+    for (int i = 0; i < rows; i++) memcpy(c + i * ldc, sums + i * cols, cols * sizeof(REAL));
 }
 
-/* A tile makes at most DOT_SUMS sums, and a lower one is wider. Bias, unless NULL, is added in the
- * end and relu applied; ahead: the rows of b after these are asked for. */
-static void NAME(dot_tile)(int rows, int cols, const REAL *a, ptrdiff_t lda, const REAL *b,
-                           ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate,
-                           const REAL *bias, int relu, int ahead) {
-#define CASE(i, j)                                                                           \
-    case (i) * 32 + (j):                                                                     \
-        NAME(dot_body)((i) <= DOT_ROWS ? (i) : 1, (i) * (j) <= DOT_SUMS ? (j) : 1, a, lda, b, \
-                       ldb, depth, c, ldc, accumulate, bias, relu, ahead);                   \
+/* c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, in tiles of at most DOT_SUMS sums: a lower
+ * one is wider. Bias, unless NULL, is added in the end and relu applied; ahead: the rows of b after
+ * a tile's are asked for. */
+static void NAME(dot_tiles)(ptrdiff_t rows, ptrdiff_t cols, const REAL *a, ptrdiff_t lda, const REAL *b,
+                            ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate,
+                            const REAL *bias, int relu, int ahead) {
+    const ptrdiff_t most = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
+    for (ptrdiff_t j = 0; j < cols; j += most) {
+        const ptrdiff_t wide = cols - j < most ? cols - j : most;
+        for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
+            const ptrdiff_t high = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
+#define CASE(r, w)                                                                               \
+    case (r) * 32 + (w):                                                                         \
+        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, a + i * lda,  \
+                       lda, b + j * ldb, ldb, depth, c + i * ldc + j, ldc, accumulate,           \
+                       bias == NULL ? NULL : bias + j, relu, ahead && i == 0);                   \
         break;
-    switch (rows * 32 + cols) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7) CASE(1, 8)
-        CASE(1, 9) CASE(1, 10) CASE(1, 11) CASE(1, 12) CASE(1, 13) CASE(1, 14) CASE(1, 15)
-        CASE(1, 16) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5) CASE(2, 6) CASE(2, 7)
-        CASE(2, 8) CASE(3, 1) CASE(3, 2) CASE(3, 3) CASE(3, 4) CASE(3, 5) CASE(4, 1) CASE(4, 2)
-        CASE(4, 3) CASE(4, 4)
-    }
+            switch (high * 32 + wide) {
+                CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)
+                CASE(1, 8) CASE(1, 9) CASE(1, 10) CASE(1, 11) CASE(1, 12) CASE(1, 13) CASE(1, 14)
+                CASE(1, 15) CASE(1, 16) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5)
+                CASE(2, 6) CASE(2, 7) CASE(2, 8) CASE(3, 1) CASE(3, 2) CASE(3, 3) CASE(3, 4)
+                CASE(3, 5) CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+            }
 #undef CASE
+        }
+    }
 }
 
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them

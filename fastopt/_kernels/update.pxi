@@ -7,11 +7,6 @@
 # - An update that follows a schedule finds its options in a table, made ahead in Python.
 
 cdef enum:
-    SHARE_BYTES = 512           # members do not share a cache line
-    MEASURE = 4096              # elements whose squares are added in one go: the grid of the norm
-    AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
-
-cdef enum:
     FINITE_ANY, FINITE_RAISE, FINITE_SKIP
 
 cdef struct Plan:               # everything a step needs

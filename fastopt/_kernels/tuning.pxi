@@ -1,0 +1,39 @@
+# Tuning table: every number that was measured, with the measurement; microseconds or GFLOP/s of one
+# core with AVX-512 (FMA peak 240 GFLOP/s, L1 48 KiB, L2 2 MiB), float32, unless it says otherwise.
+# What differs by instruction set, the sizes of the register tiles, stands in simd.h.
+# "bits" marks a number that is part of the definition of the results: sums are cut there.
+
+# Teams. A region costs 0.7 to 0.9 us back to back and a barrier about 0.3 us, and both far more where
+# other programs want the cores.
+cdef enum:
+    WORK_PER_MEMBER = 200_000   # multiply-adds (or moved elements times 4) between two meetings: 1.7 us and more
+    GRAIN = 64                  # elements; at least 256 bytes: members do not share a cache line
+    ROWS_APART = 16             # rows of predict that a member needs to walk alone: fewer would read the weights in vain
+    PREDICT_ROWS = 256          # rows of predict at a time: their values stay in L2, whatever the batch
+
+# Products.
+cdef enum:
+    DOT_PANEL_BYTES = 4096      # of the summed dimension; bits. A tile's rows of W stay in L1 while the rows of x pass
+    DOT_AHEAD_BYTES = 1 << 20   # weights beyond: the next rows are asked for meanwhile. 784x784, batch 4: 72 -> 68
+    SPREAD_PANEL = 128          # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
+    TRANSPOSE_ROWS = 25         # rows from which x goes in strips. 256x256, batch 16/24/32: 17/29/28 us, in dot tiles 18/26/35
+    BLOCK_OUT = 48              # outputs between two transposes: whole tiles and whole vectors at every level
+    DENSE_ROWS = 256            # rows of functional.dense that are in strips at a time
+    PACK_WIDTH = 256            # dW 1024x1024, batch 32/96/192: 118/146/151, of operands in strips 176/199/196; 256x256 187/197
+    PACKED_ROWS = 32            # rows up to which a folded network's packed weights are used: 256x256, batch 4/8: 4.6/6.9 us, else 5.4/9.4
+    PACKED_BYTES = 1 << 20      # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
+
+# Backward and update in one.
+cdef enum:
+    DESCENT_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
+    DESCENT_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
+    GRAM_SHARE = 10             # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, limited norm: 870 -> 570 us
+
+# Updates.
+cdef enum:
+    BLOCK = 16                  # elements: a cache line of float32
+    AHEAD = 512                 # elements between use and prefetch: 9 % from DRAM, 15 % from L2 (256 and 1024: less)
+    PIECE = 1024                # elements of a gradient made ready, in L1
+    SHARE_BYTES = 512           # members do not share a cache line
+    MEASURE = 4096              # elements whose squares are added in one go; bits
+    AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
