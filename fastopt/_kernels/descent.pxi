@@ -33,7 +33,8 @@ cdef double gram_row(const floating* x, const floating* dz, Py_ssize_t i, Py_ssi
     cdef Py_ssize_t j
     cdef double total = 0, more = 1 if bias else 0
     for j in range(i + 1):
-        total += (1 if j == i else 2) * (dot_wide(x + i * n_in, x + j * n_in, n_in) + more) * dot_wide(dz + i * n_out, dz + j * n_out, n_out)
+        total += (1 if j == i else 2) * (dot_wide(x + i * n_in, x + j * n_in, n_in) + more) * dot_wide(
+            dz + i * n_out, dz + j * n_out, n_out)
     return total
 
 

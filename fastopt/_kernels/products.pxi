@@ -14,9 +14,9 @@
 cdef extern from "simd.h" nogil:
     const int DOT_ROWS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
     void dot_tiles_f(Py_ssize_t rows, Py_ssize_t cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate, const float* bias, int relu, int ahead)
+                     Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate, const float* bias, int relu, int ahead)
     void dot_tiles_d(Py_ssize_t rows, Py_ssize_t cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
-                    Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate, const double* bias, int relu, int ahead)
+                     Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate, const double* bias, int relu, int ahead)
     void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
                        const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
     void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
