@@ -468,7 +468,7 @@ def batch_norm_case(n, features, backward) -> Case:
 
     def ours():
         (x, gamma, beta, dy), F = arrays(), fo.functional
-        y, dx, dgamma, dbeta = (np.empty_like(a) for a in (x, x, gamma, beta))
+        y, dx, dgamma, dbeta = (aligned_copy(a) for a in (x, x, gamma, beta))
         if not backward:
             return lambda: F.batch_norm(x, gamma, beta, 1e-5, y)
 
@@ -510,7 +510,7 @@ def batch_norm_case(n, features, backward) -> Case:
 
     what = f"batch_norm {'forward + backward' if backward else 'forward'} {n}x{features}"
     sides = {"ours": ours, "torch": torch, "jax": jax}
-    return Case(what, sides, bytes=4 * n * features * (5 if backward else 2))
+    return Case(what, sides, bytes=4 * n * features * (4 if backward else 2))
 
 
 def statistics_case(x) -> Case:
