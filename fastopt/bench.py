@@ -451,8 +451,66 @@ def standardize(threads) -> Iterator[Case]:
             return lambda: torch.sub(t, m, out=out).mul_(s)
 
         yield Case(f"standardize {n}x{features}", {"ours": ours, "torch": torch, "numpy": numpy}, bytes=2 * x.nbytes)
-        if n > 1:
-            yield statistics_case(x)
+
+
+def batch_norm(threads) -> Iterator[Case]:
+    for n, features in ((32, 128), (128, 512), (1024, 512)):
+        for backward in (False, True):
+            yield batch_norm_case(n, features, backward)
+        yield statistics_case(random(n, features))
+
+
+def batch_norm_case(n, features, backward) -> Case:
+    """Training forward, and gradients of x, gamma and beta, into arrays that are there; the peers' own or composed."""
+
+    def arrays():
+        return random(n, features), random(features), random(features), random(n, features)
+
+    def ours():
+        (x, gamma, beta, dy), F = arrays(), fo.functional
+        y, dx, dgamma, dbeta = (aligned_copy(a) for a in (x, x, gamma, beta))
+        if not backward:
+            return lambda: F.batch_norm(x, gamma, beta, 1e-5, y)
+
+        def call():
+            _, mean, var = F.batch_norm(x, gamma, beta, 1e-5, y)
+            F.batch_norm_backward(dy, x, gamma, mean, var, 1e-5, dx, dgamma, dbeta)
+
+        return call
+
+    def torch():
+        import torch
+
+        *leaves, dy = map(torch.from_numpy, arrays())
+        x, gamma, beta = leaves
+        norm = torch.nn.functional.batch_norm
+        if not backward:
+            return torch.inference_mode()(lambda: norm(x, None, None, gamma, beta, True))
+        for leaf in leaves:
+            leaf.requires_grad_()
+        return lambda: torch.autograd.grad(norm(x, None, None, gamma, beta, True), leaves, dy)
+
+    def jax():
+        jax = jax_on_one_cpu()
+        *inputs, dy = map(jax.numpy.asarray, arrays())
+
+        def forward(x, gamma, beta):
+            mean, var = x.mean(0), x.var(0)
+            return (x - mean) * (gamma * jax.lax.rsqrt(var + 1e-5)) + beta, (mean, var)
+
+        def both(x, gamma, beta, dy):
+            y, pull, statistics = jax.vjp(forward, x, gamma, beta, has_aux=True)
+            return y, statistics, pull(dy)
+
+        if not backward:
+            compiled = jax.jit(forward)
+            return lambda: jax.block_until_ready(compiled(*inputs))
+        compiled = jax.jit(both)
+        return lambda: jax.block_until_ready(compiled(*inputs, dy))
+
+    what = f"batch_norm {'forward + backward' if backward else 'forward'} {n}x{features}"
+    sides = {"ours": ours, "torch": torch, "jax": jax}
+    return Case(what, sides, bytes=4 * n * features * (4 if backward else 2))
 
 
 def statistics_case(x) -> Case:
@@ -716,5 +774,6 @@ def fit_case(epochs=5) -> Case:
 
 
 TOPICS = {
-    f.__name__: f for f in (activations, dense, grouped_dense, maxout, losses, optim, standardize, program, train)
+    f.__name__: f
+    for f in (activations, dense, grouped_dense, maxout, losses, optim, standardize, batch_norm, program, train)
 }

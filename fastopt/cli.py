@@ -113,6 +113,7 @@ TOPICS = (
     "losses",
     "optim",
     "standardize",
+    "batch_norm",
     "program",
     "train",
 )

@@ -8,6 +8,9 @@ from fastopt._kernels import core
 
 __all__ = [
     "activation",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_inference",
     "batch_statistics",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -24,6 +27,9 @@ __all__ = [
 ]
 
 activation = core.activation
+batch_norm = core.batch_norm
+batch_norm_backward = core.batch_norm_backward
+batch_norm_inference = core.batch_norm_inference
 batch_statistics = core.batch_statistics
 clip_grad_norm_ = core.clip_grad_norm_
 clip_grad_value_ = core.clip_grad_value_

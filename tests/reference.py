@@ -141,8 +141,32 @@ def standardize(x, mean, scale):
     return (x - mean) * scale
 
 
-def batch_statistics(x):
-    return x.mean(axis=0), ((x - x.mean(axis=0)) ** 2).mean(axis=0)
+def batch_statistics(x, correction=0):
+    """of rows (n, c), or of the channels of images (n, c, h, w)"""
+    axes = (0,) if x.ndim == 2 else (0, 2, 3)
+    mean, elements = x.mean(axis=axes, keepdims=True), np.prod([x.shape[axis] for axis in axes])
+    return mean.ravel(), ((x - mean) ** 2).sum(axis=axes) / (elements - correction)
+
+
+# ---------------------------------------------------------------- batch normalisation
+
+
+def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, activation="identity"):
+    y = (x - mean) / np.sqrt(var + eps) * (1 if gamma is None else gamma) + (0 if beta is None else beta)
+    return ACTIVATIONS[activation](y)
+
+
+def batch_norm(x, gamma=None, beta=None, eps=1e-5, activation="identity"):
+    mean, var = batch_statistics(x)
+    return batch_norm_inference(x, gamma, beta, mean, var, eps, activation), mean, var
+
+
+def batch_norm_backward(dy, x, gamma, mean, var, z=None, eps=1e-5, activation="identity"):
+    """dX^ = dZ gamma, dX = (dX^ - mean(dX^) - X^ mean(dX^ X^)) / sigma, dgamma = sum dZ X^, dbeta = sum dZ"""
+    dz, sigma = activation_backward(dy, z, activation), np.sqrt(var + eps)
+    normal, d = (x - mean) / sigma, dz * (1 if gamma is None else gamma)
+    dx = (d - d.mean(axis=0) - normal * (d * normal).mean(axis=0)) / sigma
+    return dx, (dz * normal).sum(axis=0), dz.sum(axis=0)
 
 
 # ---------------------------------------------------------------- losses: (loss, gradient)
@@ -414,6 +438,12 @@ def standardize_layer(layer, x):
     return standardize(x, layer.mean.astype(float), layer.scale.astype(float))
 
 
+def batch_norm_layer(layer, x):
+    arrays = (getattr(layer, name) for name in ("gamma", "beta", "running_mean", "running_var"))
+    arrays = (None if a is None else a.astype(float) for a in arrays)
+    return batch_norm_inference(x, *arrays, layer.eps, layer.activation)
+
+
 def residual_layer(layer, x):
     return x + forward(layer.layers, x)
 
@@ -556,6 +586,7 @@ LAYERS = {
     "GroupedDense": dense_layer,
     "Maxout": maxout_layer,
     "Standardize": standardize_layer,
+    "BatchNorm": batch_norm_layer,
     "Residual": residual_layer,
 }
 DTYPES = (np.float32, np.float64)

@@ -144,8 +144,32 @@ FUNCTIONAL = {
     "F.standardize(x[:1], mean, scale, mean.reshape(1, 3))": r"ValueError: out: .* overlaps mean",
     "F.standardize(x[:1], mean, scale, scale.reshape(1, 3))": r"ValueError: out: .* overlaps scale",
     "F.standardize(x[:3], mean, scale, x[1:])": r"ValueError: out: .* overlaps x",
+    "F.batch_statistics(x, correction=-1)": r"ValueError: correction: expected a whole number of at least 0, got -1",
+    "F.batch_statistics(x, correction=4)": r"ValueError: x: expected more than 4 elements a column .*, got 4",
+    "F.batch_statistics(x[:, None])": r"ValueError: x: expected shape \(n, n\), got \(4, 1, 3\)",
     "F.batch_statistics(x[:0])": r"ValueError: x: expected at least one row, got none",
     "F.batch_statistics(row)": r"ValueError: x: expected shape \(n, n\), got \(3,\); pass x\.reshape\(1, -1\)",
+    # batch normalisation
+    "F.batch_norm(x[:1])": r"ValueError: x: expected at least two rows to take batch statistics of, got 1; .*inference",
+    "F.batch_norm(x, wrong[0])": r"ValueError: gamma: expected shape \(3,\), got \(2,\)",
+    "F.batch_norm(x, mean, wrong)": r"ValueError: beta: expected shape \(3,\), got \(2, 2\)",
+    "F.batch_norm(x, eps=0)": r"ValueError: eps: expected a finite number above 0, got 0",
+    "F.batch_norm(x, eps=np.nan)": r"ValueError: eps: expected a finite number above 0, got nan",
+    "F.batch_norm(x, eps='a')": r"ValueError: eps: expected a finite number above 0, got 'a'",
+    "F.batch_norm(x, activation='rleu')": r"ValueError: activation: expected one of .*, got 'rleu'",
+    "F.batch_norm(x, out=x)": r"ValueError: out: expected memory of its own, got an array that overlaps x; pass a copy",
+    "F.batch_norm(x, out=wrong)": r"ValueError: out: expected shape \(4, 3\), got \(2, 2\)",
+    "F.batch_norm(x, out=dx, z=dx)": r"ValueError: z: .* overlaps out",
+    "F.batch_norm_inference(x, None, None, wrong[0], scale)": r"ValueError: mean: expected shape \(3,\), got \(2,\)",
+    "F.batch_norm_inference(x, None, None, mean, None)": r"TypeError: var: expected a NumPy array, got NoneType",
+    "F.batch_norm_inference(x[:3], None, None, mean, scale, out=x[1:])": r"ValueError: out: .* overlaps x",
+    "F.batch_norm_inference(x[:1], None, None, mean, scale, out=mean[None])": r"ValueError: out: .* overlaps mean",
+    "F.batch_norm_backward(dx[:1], x[:1], None, mean, scale)": r"ValueError: x: expected at least two rows",
+    "F.batch_norm_backward(dy, x, None, mean, scale)": r"ValueError: x: expected shape \(4, 5\), got \(4, 3\)",
+    "F.batch_norm_backward(dx, x, None, mean, scale, dx=x)": r"ValueError: dx: .* overlaps x",
+    "F.batch_norm_backward(dx, x, mean, mean, scale, dgamma=mean)": r"ValueError: dgamma: .* overlaps gamma",
+    "F.batch_norm_backward(dx, x, None, mean, scale, dbeta=wrong)": r"ValueError: dbeta: expected shape \(3,\)",
+    "F.batch_norm_backward(dx, x, None, mean, scale, activation='relu')": r"ValueError: z: expected .* for relu",
     # losses
     "F.mse(x[:, :0].copy(), x[:, :0])": r"ValueError: prediction: expected at least one column, got none",
     "F.cross_entropy(dy, classes + 1, grad)": r"ValueError: targets: expected classes from 0 to 4 .*, got 1 to 5",
@@ -183,6 +207,10 @@ FUNCTIONAL = {
 
 def net():
     return fo.nn.Sequential([fo.nn.Dense(3, 5, activation="relu")], rng=0)
+
+
+def normal():
+    return fo.nn.Sequential([fo.nn.BatchNorm(3), fo.nn.Dense(3, 5)], rng=0)
 
 
 OBJECTS = {
@@ -254,6 +282,13 @@ OBJECTS = {
     "fo.nn.GroupedDense(4, 4, 2, 'cube')": r"ValueError: activation: expected one of .*, got 'cube'",
     "fo.nn.Maxout(4, 4, pieces=0)": r"ValueError: pieces: expected a whole number of at least 1, got 0",
     "fo.nn.Standardize(True)": r"ValueError: features: expected a whole number of at least 1, got True",
+    "fo.nn.BatchNorm(0)": r"ValueError: features: expected a whole number of at least 1, got 0",
+    "fo.nn.BatchNorm(3, eps=0)": r"ValueError: eps: expected a finite number above 0, got 0",
+    "fo.nn.BatchNorm(3, momentum=1.5)": r"ValueError: momentum: expected a number from 0 to 1, got 1\.5",
+    "fo.nn.BatchNorm(3, activation='cube')": r"ValueError: activation: expected one of .*, got 'cube'",
+    "normal().value_and_grad(x[:1], classes[:1])": r"ValueError: x: expected at least two rows .*, got 1",
+    "normal().calibrate(x[:1])": r"ValueError: X: expected at least two rows to take statistics of, got 1",
+    "normal().calibrate(np.full((2, 3), np.nan))": r"ValueError: X: expected finite values .* in column 0",
     "fo.nn.Dense(3, 3, activation='cube')": r"ValueError: activation: expected one of .*, got 'cube'",
     "fo.nn.Dense(3, 3).weight": r"AttributeError: weight: made when the layer is put into a Sequential",
     "setattr(net().layers[0], 'weight', wrong)": r"ValueError: weight: expected shape \(5, 3\), got \(2, 2\)",
@@ -285,5 +320,5 @@ def test_an_error_names_argument_expectation_and_finding_and_nothing_is_written(
     before = {name: value.tobytes() for name, value in a.items()}
     kind, message = {**FUNCTIONAL, **OBJECTS}[call].split(": ", 1)
     with pytest.raises(getattr(builtins, kind), match=f"^{message}"):
-        eval(call, {"F": F, "fo": fo, "np": np, "first": first, "second": second, "net": net, **a})
+        eval(call, {"F": F, "fo": fo, "np": np, "first": first, "second": second, "net": net, "normal": normal, **a})
     assert {name: value.tobytes() for name, value in a.items()} == before

@@ -88,7 +88,20 @@ def run_loss(place, dtype, n, k, loss):
 def run_standardize(place, dtype, n, c):
     x, mean, scale, out = map(place, normal(dtype, (n, c), c, c, (n, c)))
     F.standardize(x, mean, scale, out)
-    return out, *F.batch_statistics(x)
+    return (out,)
+
+
+def run_batch_norm(place, dtype, n, c, name):
+    x, dy, gamma, beta, out, z, dx, dgamma, dbeta = map(place, normal(dtype, *[(n, c)] * 2, c, c, *[(n, c)] * 3, c, c))
+    mean, var = map(place, F.batch_norm(x, gamma, beta, out=out, activation=name, z=z)[1:])
+    F.batch_norm_backward(dy, x, gamma, mean, var, 1e-5, dx, dgamma, dbeta, activation=name, z=z)
+    inference = F.batch_norm_inference(x, gamma, beta, mean, var, out=place(x), activation=name)
+    return out, z, mean, var, dx, dgamma, dbeta, inference, *F.batch_statistics(x)
+
+
+def run_channel_statistics(place, dtype, n, c, h, w):
+    (x,) = map(place, normal(dtype, (n, c, h, w)))
+    return F.batch_statistics(x)
 
 
 WHOLE = {
@@ -119,6 +132,7 @@ def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
         fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
+        fo.nn.BatchNorm(width, activation="silu"),
         fo.nn.GroupedDense(width, width, width, activation="tanh"),
         fo.nn.Maxout(width, 6),
         fo.nn.GroupedDense(6, 3, groups=3),
@@ -130,11 +144,12 @@ def run_network(place, dtype, n, width):
     net._compile()
     x, out = map(place, normal(dtype, (n, width), (n, 3)))
     y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
-    net.calibrate(x).predict(x, out)
+    net._calibrate(net.layers, x, fo.nn.Standardize)
+    net.predict(x, out)
     trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
     trainer.step(x, y, weight)
     trainer.fit(x, y, batch_size=4, sample_weight=weight)
-    return [out, *net.parameters()]
+    return [out, *net.parameters(), net.layers[2].running_mean, net.layers[2].running_var]
 
 
 def test_guarded_arrays_take_every_misalignment(dtype):
@@ -212,6 +227,19 @@ def test_standardisation_stays_inside(dtype, place):
         check(run_standardize, place, dtype, 3, width)
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_batch_norm_stays_inside(name, dtype, place):
+    for width in WIDTHS if name == "identity" else (1, 9, 33):
+        for n in (2, 13, 67):
+            check(run_batch_norm, place, dtype, n, width, name)
+
+
+def test_statistics_of_channels_stay_inside(dtype, place):
+    for size in WIDTHS:
+        check(run_channel_statistics, place, dtype, 3, 2, 1, size)
+    check(run_channel_statistics, place, dtype, 2, 3, 37, 31)
+
+
 INTERIM = [(rule, {"momentum": 0.9, "nesterov": "interim"}) for rule in ("SGD", "RMSprop")]
 
 
@@ -222,7 +250,7 @@ def test_optimizers_stay_inside(rule, options, whole, dtype, place):
         check(run_optimizer, place, dtype, size, rule, {**options, **WHOLE[whole]})
 
 
-@pytest.mark.parametrize("n", [1, 5, 18])
+@pytest.mark.parametrize("n", [2, 5, 18])
 def test_networks_stay_inside(n, dtype, place):
     for width in WIDTHS[::3]:
         check(run_network, place, dtype, n, width)

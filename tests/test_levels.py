@@ -19,6 +19,7 @@ TOPICS = [
     "grouped_dense",
     "maxout",
     "standardize",
+    "batch_norm",
     "losses",
     "optim",
     "program",

@@ -1,4 +1,4 @@
-"""Columns standardised, and their statistics."""
+"""functional.standardize."""
 
 import fastopt as fo
 
@@ -16,6 +16,3 @@ class Standardize(Timed):
 
     def time_standardize(self, threads, dtype, shape):
         fo.functional.standardize(self.x, self.mean, self.scale, self.out)
-
-    def time_batch_statistics(self, threads, dtype, shape):
-        fo.functional.batch_statistics(self.x)

@@ -10,8 +10,9 @@
 #               parameters' gradients and, if needs_dx, of src's; it overwrites src's
 #               gradient, or adds to it where a later entry has written it (accumulate_*);
 #               a barrier follows
-#   state       none of its own: what backward needs (dst, or the pre-activation in
-#               `keep`) is a value of the workspace
+#   state       none of its own: what backward needs (dst, the pre-activation in `keep`, the
+#               batch's `statistics`) is a value of the workspace; batch_norm's running averages
+#               are the layer's, and move only when a step of a Trainer has passed (finish_batch)
 #   random key  none yet; an entry that draws numbers will be keyed by (seed, step, element)
 # forward_entry and backward_entry are the only places that know the kinds.
 #
@@ -19,16 +20,20 @@
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
 
 cdef enum:
-    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD
+    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD, ENTRY_BATCH_NORM
 
-ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add")
+ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add", "batch_norm")
 
 cdef struct Entry:
     int kind, activation
     Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
-    void *weight                # dense: weight (out, in / groups); standardize: mean (c,)
-    void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
+    void *weight                # dense: weight (out, in / groups); standardize: mean (c,); batch_norm: gamma (c,) or NULL
+    void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,); batch_norm: beta (c,) or NULL
+    void *running_mean          # batch_norm, (c,)
+    void *running_var
+    double eps, momentum
+    Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
@@ -54,6 +59,7 @@ cdef enum:
 cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* x = <floating*>r.values[e.src]
     cdef floating* y = <floating*>r.values[e.dst]
+    cdef floating* statistics
     if e.kind == ENTRY_DENSE:
         forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias,
                       <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
@@ -67,6 +73,13 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
+    elif e.kind == ENTRY_BATCH_NORM and r.training:
+        statistics = <floating*>r.values[e.statistics]
+        forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>r.values[e.keep] if e.keep >= 0 else NULL, y,
+                           statistics, statistics + e.n_in, r.rows, e.n_in, e.eps, e.activation, member, team)
+    elif e.kind == ENTRY_BATCH_NORM:
+        inference_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>e.running_mean, <floating*>e.running_var,
+                             y, r.rows, e.n_in, e.eps, e.activation, member, team)
     else:
         forward_add(x, <floating*>r.values[e.shortcut], y, r.rows * e.n_in, member, team)
 
@@ -75,6 +88,7 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef floating* dy = <floating*>r.dvalues[e.dst]
     cdef floating* dx = <floating*>r.dvalues[e.src] if e.needs_dx else NULL
     cdef floating* db
+    cdef floating* statistics
     if e.kind == ENTRY_DENSE and r.descent == DESCENT_LIMITED:
         backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
                        dy, dx, <floating*>NULL, <floating*>NULL, <floating*>NULL, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx,
@@ -102,6 +116,15 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
             backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_BATCH_NORM:
+        if not e.needs_dx and e.weight == NULL:
+            return
+        statistics = <floating*>r.values[e.statistics]
+        backward_batch_norm(dy, <floating*>r.values[e.src], <floating*>e.weight, statistics, statistics + e.n_in,
+                            <floating*>r.values[e.keep if e.keep >= 0 else e.dst], dy, dx,
+                            <floating*>r.dparams[e.first_grad] if e.weight != NULL else NULL,
+                            <floating*>r.dparams[e.first_grad + 1] if e.weight != NULL else NULL,
+                            r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
     else:
         if e.needs_dx:
             backward_add(dy, dx, r.rows * e.n_in, e.accumulate_dx, member, team)
@@ -299,13 +322,28 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         update_step(run.plan, member, team)
 
 
-cdef void finish_batch(TrainCall* c) noexcept nogil:
+cdef void move_averages(Run* r, floating* dtype) noexcept nogil:
+    # the running averages of every batch_norm take the batch in
+    cdef Py_ssize_t i
+    cdef Entry* e
+    cdef floating* statistics
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if e.kind == ENTRY_BATCH_NORM:
+            statistics = <floating*>r.values[e.statistics]
+            update_running(<floating*>e.running_mean, <floating*>e.running_var, statistics, statistics + e.n_in,
+                           r.rows, e.n_in, e.momentum)
+
+
+cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
     c.stop = team_seconds() > c.deadline
     if c.run.plan != NULL:
         if c.run.plan.refused:      # the batch has not happened
             c.stop = True
             return
         c.stop |= c.run.plan.n_rows > 0 and c.run.plan.row >= c.run.plan.n_rows
+    if c.run.plan != NULL and not c.run.plan.left_out:
+        move_averages(&c.run, dtype)
     if c.run.plan == NULL or not c.run.plan.left_out:
         c.loss_sum += c.batch_loss * c.batch_weight
         c.weight_sum += c.batch_weight
@@ -326,7 +364,7 @@ cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member,
         train_batch(c, run, dtype, member, team)
         team_barrier(team)
         if member == 0:
-            finish_batch(c)
+            finish_batch(c, dtype)
         team_barrier(team)
         if c.stop:
             return
@@ -389,7 +427,8 @@ cdef class Program:
     widths : list of int
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
-        kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep.
+        kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep, mean, var, eps, momentum,
+        statistics.
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -400,6 +439,7 @@ cdef class Program:
     cdef Py_ssize_t work                    # multiply-adds of one row, forward
     cdef readonly int typenum
     cdef readonly Py_ssize_t n_in, n_out
+    cdef readonly Py_ssize_t least_rows     # of a batch to train on
     cdef readonly list widths
     cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
     cdef list pool                          # workspaces at rest, for predict
@@ -409,6 +449,7 @@ cdef class Program:
         cdef Entry* e
         self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], [None]
         self.n_entries, self.n_in, self.n_out = len(entries), widths[0], widths[len(widths) - 1]
+        self.least_rows = 1
         self.entries = <Entry*>aligned_block(len(entries) * sizeof(Entry))
         has_gradient, written = [False] * len(widths), set()
         for i, spec in enumerate(entries):
@@ -418,14 +459,19 @@ cdef class Program:
             e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
             e.activation, e.groups = activation_code(spec.get("activation", "identity")), spec.get("groups", 1)
             e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
+            e.running_mean, e.running_var = self.hold(spec.get("mean"), packed), self.hold(spec.get("var"), packed)
+            e.eps, e.momentum, e.statistics = spec.get("eps", 0.0), spec.get("momentum", 0.0), spec.get("statistics", -1)
+            if e.kind == ENTRY_BATCH_NORM:
+                self.least_rows = 2
             if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
                 self.arrays.append(pack_weight(spec["weight"]))
                 e.packed = data(self.arrays[len(self.arrays) - 1])
             e.needs_dx = has_gradient[e.src]
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
-            trained = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
+            product = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
+            trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
             has_gradient[e.dst] = trained or e.needs_dx or e.needs_dshortcut
-            self.work += e.n_in * e.n_out // e.groups if trained else 4 * e.n_in
+            self.work += e.n_in * e.n_out // e.groups if product else 4 * e.n_in
             if trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
@@ -591,6 +637,8 @@ cdef class Training:
         x, targets, weights = self.check(x, targets, sample_weight)
         if x.shape[0] == 0:
             raise ValueError("x: expected at least one row, got none")
+        if x.shape[0] < self.program.least_rows:
+            raise ValueError("x: expected at least two rows to take batch statistics of, got 1; predict and evaluate take one")
         rows = x.shape[0]
         self.enter()
         try:

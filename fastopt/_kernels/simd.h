@@ -2,7 +2,8 @@
  *
  * Lives here: the vector of LANES elements for float and double, loads and
  * stores of a partial vector, the interleaving that transposes, (through tile.h,
- * included once per dtype) the two innermost product tiles, and the denormal mode.
+ * included once per dtype) the two innermost product tiles, (columns.h) the loops along columns,
+ * and the denormal mode.
  * Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
@@ -111,6 +112,7 @@ TILE_INLINE float sum_lanes_f(vecf v) {
 #endif
 }
 #include "tile.h"
+#include "columns.h"
 #undef REAL
 #undef VEC
 #undef NAME
@@ -153,6 +155,7 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 #endif
 }
 #include "tile.h"
+#include "columns.h"
 #undef REAL
 #undef VEC
 #undef NAME

@@ -1,8 +1,5 @@
-# Standardisation: y = (x - mean) * scale per column, and the column statistics it needs.
-#
-# - Statistics in float64 whatever the data's dtype, two passes (mean, then squared
-#   deviations from it): float32 data with a large mean loses no digits.
-# - A member owns columns, so every column is summed in row order.
+# Standardisation: y = (x - mean) * scale per column. The column statistics it needs are those of
+# batch_norm.pxi.
 
 cdef void forward_standardize(const floating* x, const floating* mean, const floating* scale, floating* y,
                               Py_ssize_t n, Py_ssize_t c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -28,26 +25,6 @@ cdef void backward_standardize(const floating* dy, const floating* scale, floati
             dx[i * c + j] = (dx[i * c + j] if accumulate_dx else <floating>0) + dy[i * c + j] * scale[j]
 
 
-cdef void column_statistics(const floating* x, double* mean, double* var, Py_ssize_t n, Py_ssize_t c,
-                            Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c) -> mean (c,), population variance (c,)
-    cdef Py_ssize_t i, j, c0 = share(c, 16, member, team), c1 = share(c, 16, member + 1, team)
-    cdef double deviation
-    for j in range(c0, c1):
-        mean[j] = var[j] = 0
-    for i in range(n):
-        for j in range(c0, c1):
-            mean[j] += <double>x[i * c + j]
-    for j in range(c0, c1):
-        mean[j] /= n
-    for i in range(n):
-        for j in range(c0, c1):
-            deviation = <double>x[i * c + j] - mean[j]
-            var[j] += deviation * deviation
-    for j in range(c0, c1):
-        var[j] /= n
-
-
 # ---------------------------------------------------------------- entry points
 
 cdef struct StandardizeCall:
@@ -65,14 +42,6 @@ cdef void standardize_job(void* args, Py_ssize_t member, Py_ssize_t team) noexce
         forward_standardize[float](<float*>a.x, <float*>a.mean, <float*>a.scale, <float*>a.y, a.n, a.c, member, team)
     else:
         forward_standardize[double](<double*>a.x, <double*>a.mean, <double*>a.scale, <double*>a.y, a.n, a.c, member, team)
-
-
-cdef void statistics_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef StandardizeCall* a = <StandardizeCall*>args
-    if a.typenum == cnp.NPY_FLOAT32:
-        column_statistics[float](<float*>a.x, <double*>a.mean, <double*>a.y, a.n, a.c, member, team)
-    else:
-        column_statistics[double](<double*>a.x, <double*>a.mean, <double*>a.y, a.n, a.c, member, team)
 
 
 def standardize(x, mean, scale, out=None):
@@ -112,40 +81,3 @@ def standardize(x, mean, scale, out=None):
     with nogil:
         team_run(standardize_job, &a, team_for(4 * a.n * a.c))
     return out
-
-
-def batch_statistics(x):
-    """Mean and population variance of every column.
-
-    Parameters
-    ----------
-    x : ndarray, shape (n, c), float32 or float64
-        At least one row.
-
-    Returns
-    -------
-    mean, var : ndarray, shape (c,), dtype of `x`
-        Accumulated in float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype or shape, or no rows.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> fo.functional.batch_statistics(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    (array([2., 5.]), array([1., 0.]))
-    """
-    cdef StandardizeCall a
-    a.typenum = float_type("x", x)
-    x = as_input("x", x, a.typenum, (None, None))
-    a.n, a.c = x.shape[0], x.shape[1]
-    if a.n == 0:
-        raise ValueError("x: expected at least one row, got none")
-    mean, var = np.empty(a.c), np.empty(a.c)
-    a.x, a.mean, a.y = data(x), data(mean), data(var)
-    with nogil:
-        team_run(statistics_job, &a, team_for(4 * a.n * a.c))
-    return mean.astype(x.dtype, copy=False), var.astype(x.dtype, copy=False)

@@ -123,17 +123,26 @@ class _Product(Layer):
     def arrays(self):
         return {name: a for name, a in self._arrays.items() if a is not None}
 
-    def absorb(self, standardize) -> None:
-        """Take over the scale and shift of the Standardize before this layer."""
+    def absorb(self, layer) -> None:
+        """Take over the scale and shift of the Standardize or BatchNorm before this layer."""
         columns = (self.groups, 1, self.in_features // self.groups)
-        scale, mean = (a.astype(np.float64).reshape(columns) for a in (standardize.scale, standardize.mean))
-        weight = self.weight.reshape(self.groups, -1, columns[-1]) * scale
-        shift = (weight @ mean.transpose(0, 2, 1)).ravel()
-        bias = -shift if self.bias is None else self.bias - shift
+        scale, shift = (a.reshape(columns) for a in layer.scale_and_shift())
+        weight = self.weight.reshape(self.groups, -1, columns[-1]).astype(np.float64)
+        bias = (weight @ shift.transpose(0, 2, 1)).ravel()
+        self._replace((weight * scale).reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
+
+    def absorb_next(self, layer) -> None:
+        """Take over the scale, shift and activation of the BatchNorm after this layer, which has no activation."""
+        scale, shift = layer.scale_and_shift()
+        bias = shift if self.bias is None else self.bias * scale + shift
+        self._replace(self.weight * scale[:, None], bias)
+        self.activation = layer.activation
+
+    def _replace(self, weight, bias):
         if self.bias is None:
             self._has_bias = True
             self._arrays["bias"] = aligned_zeros(bias.shape, self.weight.dtype)
-        self.weight, self.bias = weight.reshape(self.weight.shape), bias
+        self.weight, self.bias = weight, bias
 
     def lay_out(self, program, src):
         keep = program.value(self._rows()) if self.activation in ("gelu", "silu") else -1
@@ -362,12 +371,119 @@ class Standardize(Layer):
         self.mean, self.scale = mean, 1 / np.sqrt(np.where(var > 0, var, 1))
         self.calibrated = True
 
+    def scale_and_shift(self):
+        """The layer as ``x * scale + shift``, in float64."""
+        scale = self.scale.astype(np.float64)
+        return scale, -scale * self.mean
+
     def arrays(self):
         return dict(self._arrays)
 
     def lay_out(self, program, src):
         dst = program.value(self.out_features)
         program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        return dst
+
+
+class BatchNorm(Layer):
+    """Batch normalisation, ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)`` (Ioffe & Szegedy 2015).
+
+    In training, `Sequential.value_and_grad` included, mean and var are those of the batch, which needs two
+    rows at least; in `predict` and `evaluate` they are the running averages. Steps of a `Trainer`, and nothing else,
+    move these: ``running = (1 - momentum) * running + momentum * batch``, the batch's variance
+    unbiased. A step that `check_finite` refuses or leaves out does not. `Sequential.calibrate` puts the statistics
+    of a data set in their place.
+
+    Parameters
+    ----------
+    features : int
+    eps : float
+        Added to the variance, inside the root.
+    momentum : float
+        Weight of a batch in the running averages, from 0 to 1.
+    activation : str
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
+    affine : bool
+        Whether gamma and beta are there, and trained.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray, shape (features,), or None
+        Start at one and zero.
+    running_mean, running_var : ndarray, shape (features,)
+        Start at zero and one.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.BatchNorm(1), fo.nn.Dense(1, 1)], rng=0)
+    >>> trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters()))
+    >>> loss = trainer.step([[1.0], [3.0]], [[0.0], [0.0]])
+    >>> net.layers[0].running_mean, net.layers[0].running_var
+    (array([0.2], dtype=float32), array([1.1], dtype=float32))
+    """
+
+    gamma = _Array()
+    beta = _Array()
+    running_mean = _Array()
+    running_var = _Array()
+
+    def __init__(self, features, eps=1e-5, momentum=0.1, activation="identity", affine=True):
+        self.in_features = self.out_features = _features("features", features)
+        for name, value, good in (("eps", eps, eps > 0), ("momentum", momentum, 0 <= momentum <= 1)):
+            if not (good and np.isfinite(value)):
+                wanted = "a finite number above 0" if name == "eps" else "a number from 0 to 1"
+                raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+        self.eps, self.momentum, self.affine = float(eps), float(momentum), bool(affine)
+        self.activation, self._arrays = _activation(activation), {}
+
+    def config(self):
+        return {
+            "features": self.in_features,
+            "eps": self.eps,
+            "momentum": self.momentum,
+            "activation": self.activation,
+            "affine": self.affine,
+        }
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        made = {"gamma": self.affine, "beta": self.affine, "running_mean": True, "running_var": True}
+        self._arrays = {name: aligned_zeros((self.in_features,), dtype) if made[name] else None for name in made}
+        for name in ("gamma", "running_var"):
+            if made[name]:
+                self._arrays[name][...] = 1
+
+    def parameters(self):
+        return [self.gamma, self.beta] if self.affine else []
+
+    def arrays(self):
+        return {name: a for name, a in self._arrays.items() if a is not None}
+
+    def calibrate(self, x) -> None:
+        """Take the statistics of a population from the rows of x, a sample of it."""
+        if len(x) < 2:
+            raise ValueError(f"X: expected at least two rows to take statistics of, got {len(x)}")
+        mean, var = core.batch_statistics(x, 1)
+        if not (np.isfinite(mean).all() and np.isfinite(var).all()):
+            column = int(np.flatnonzero(~np.isfinite(mean + var))[0])
+            raise ValueError(f"X: expected finite values to normalise, got NaN or infinity in column {column}")
+        self.running_mean, self.running_var = mean, var
+
+    def scale_and_shift(self):
+        """Inference without the activation as ``x * scale + shift``, in float64."""
+        mean, var = self.running_mean.astype(np.float64), self.running_var.astype(np.float64)
+        scale = (self.gamma if self.affine else 1.0) / np.sqrt(var + self.eps)
+        return scale, (self.beta if self.affine else 0.0) - scale * mean
+
+    def lay_out(self, program, src):
+        keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
+        statistics = program.value(-(-self.out_features // 8))  # mean and variance: a value has 16 rows at least
+        dst = program.value(self.out_features)
+        arrays = {"weight": self.gamma, "bias": self.beta, "mean": self.running_mean, "var": self.running_var}
+        options = {"activation": self.activation, "eps": self.eps, "momentum": self.momentum}
+        program.add("batch_norm", src, dst, keep=keep, statistics=statistics, **arrays, **options)
         return dst
 
 
@@ -433,18 +549,32 @@ def check_chain(layers) -> list[Layer]:
 
 
 def fold_chain(layers) -> list[Layer]:
-    """The layers with every Standardize absorbed into a layer with a weight that follows it; changes that layer.
+    """The layers with every scale and shift absorbed into a layer with a weight beside it; changes that layer.
 
-    W ((x - mean) scale) + b = (W scale) x + (b - W (scale mean)), computed in float64.
+    After a BatchNorm or Standardize without activation: W (s x + t) + b = (W s) x + (b + W t). Before a BatchNorm,
+    without activation between: s (W x + b) + t = (s W) x + (s b + t). Computed in float64.
     """
     folded: list[Layer] = []
     for layer in layers:
         before = folded[-1] if folded else None
-        if isinstance(before, Standardize) and isinstance(layer, _Product):
-            folded.pop()
-            layer.absorb(before)
+        if isinstance(layer, Residual):
+            layer.layers = fold_chain(layer.layers)
+        if (
+            isinstance(layer, BatchNorm)
+            and isinstance(before, (Dense, GroupedDense))
+            and before.activation == "identity"
+        ):
+            before.absorb_next(layer)
+            continue
+        while isinstance(layer, _Product) and folded and _is_affine(folded[-1]):
+            layer.absorb(folded.pop())
         folded.append(layer)
     return folded
+
+
+def _is_affine(layer) -> bool:
+    """Whether the layer only scales and shifts columns."""
+    return isinstance(layer, Standardize) or (isinstance(layer, BatchNorm) and layer.activation == "identity")
 
 
 def walk(layers):

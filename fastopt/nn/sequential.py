@@ -7,7 +7,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
-from fastopt.nn.layers import Standardize, check_chain, fold_chain, walk
+from fastopt.nn.layers import BatchNorm, Standardize, check_chain, fold_chain, walk
 
 LOSSES = core.LOSSES
 
@@ -150,8 +150,9 @@ class Sequential:
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Standardize is absorbed into the Dense, GroupedDense or Maxout that follows it. The parameters
-        are copies, read-only for good, so the weights can be kept packed for the products besides.
+        Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense or Maxout
+        that follows; any BatchNorm into the Dense or GroupedDense without activation before it. The
+        parameters are copies, read-only for good, so the weights can be kept packed for the products besides.
         This network stays as it is.
 
         Returns
@@ -183,12 +184,24 @@ class Sequential:
         return twin
 
     def calibrate(self, X) -> "Sequential":
-        """Take the statistics of every Standardize layer from rows X; returns the network."""
-        for i, layer in enumerate(self.layers):
-            if isinstance(layer, Standardize):
-                x = Sequential(self.layers[:i], dtype=self.dtype).predict(X) if i else X
-                layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
+        """Take the statistics of every Standardize and BatchNorm layer from rows X; returns the network.
+
+        Layer after layer, in inference mode: each sees X as the calibrated layers before it give it. A
+        BatchNorm takes the mean and the unbiased variance in place of its running averages.
+        """
+        self._calibrate(self.layers, X, (Standardize, BatchNorm))
         return self
+
+    def _calibrate(self, layers, x, kinds):
+        last = max(
+            (i for i, layer in enumerate(layers) if any(isinstance(a, kinds) for a in walk([layer]))), default=-1
+        )
+        for i, layer in enumerate(layers[: last + 1]):
+            if isinstance(layer, kinds):
+                layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
+            self._calibrate(getattr(layer, "layers", ()), x, kinds)
+            if i < last:
+                x = Sequential([layer], dtype=self.dtype).predict(x)
 
     def require_calibrated(self) -> None:
         """Raise ValueError if a Standardize layer has no statistics."""

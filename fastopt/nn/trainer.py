@@ -13,6 +13,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
+from fastopt.nn.layers import Standardize
 from fastopt.nn.sequential import require_finite
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
@@ -119,7 +120,8 @@ class Trainer:
         epochs : int
             Passes over the data in this call. An epoch that was interrupted is finished first, as one of them.
         batch_size : int or Schedule
-            The last batch of an epoch may be smaller. A schedule gives the size of the t-th batch this trainer
+            The last batch of an epoch may be smaller; in a network with `BatchNorm`, which takes two rows at
+            least, a last row alone joins the batch before it. A schedule gives the size of the t-th batch this trainer
             trains on, rounded to the nearest whole number. Not used with an iterable of batches.
         validation : (array_like, array_like), optional
             Data whose loss is measured after every epoch.
@@ -157,14 +159,17 @@ class Trainer:
             if not hasattr(value, "__index__") or value < 1:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         epoch_of = self._batches_epoch if y is None else self._rows_epoch
+        least = self.net._program.least_rows
+        if y is not None and not isinstance(batch_size, Schedule) and batch_size < least:
+            raise ValueError(f"batch_size: expected at least {least} rows for BatchNorm, got {batch_size}")
         data = (
             self._check_batches(X, sample_weight) if y is None else self._check_rows(X, y, sample_weight, check_finite)
         )
         if validation is not None:
             X_held, y_held = validation
-            validation = self._check_rows(X_held, y_held, None, check_finite)[:2]
+            validation = self._check_rows(X_held, y_held, None, check_finite, training=False)[:2]
         if y is not None and not all(layer.calibrated for layer in self.net.layers):
-            self.net.calibrate(data[0])
+            self.net._calibrate(self.net.layers, data[0], Standardize)
         history, best, bar = History(), _Best(self.net, patience), _Bar(progress, epochs)
         try:
             for _ in range(epochs):
@@ -181,11 +186,13 @@ class Trainer:
             best.restore()
         return history
 
-    def _check_rows(self, X, y, sample_weight, check_finite):
+    def _check_rows(self, X, y, sample_weight, check_finite, training=True):
         X = X if isinstance(X, np.ndarray) else np.asarray(X)
         x, targets, weights = self._training.check(X, y, sample_weight)
         if not len(x):
             raise ValueError("X: expected at least one row, got none")
+        if training and len(x) < self.net._program.least_rows:
+            raise ValueError("X: expected at least two rows to take batch statistics of, got 1")
         if check_finite:
             require_finite("X", x)
             if targets.dtype.kind == "f":
@@ -221,16 +228,19 @@ class Trainer:
 
     def _sizes(self, batch_size, n) -> np.ndarray:
         """Rows of the coming batches, as many as n rows and AHEAD allow."""
+        least = self.net._program.least_rows
         if not isinstance(batch_size, Schedule):
-            return np.full(min(-(-n // batch_size), AHEAD), min(batch_size, n))
+            sizes = np.full(min(-(-n // batch_size), AHEAD), min(batch_size, n))
+            return sizes if least == 1 else _without_lone_row(sizes, n)
         first = self._training.batches + 1
         sizes = np.clip(np.rint(batch_size(np.arange(first, first + min(n, AHEAD)))), -1, n)  # NaN stays
-        good = np.flatnonzero(~(sizes >= 1))[:1]
+        good = np.flatnonzero(~(sizes >= min(least, n)))[:1]
         if good.size and good[0] == 0:
             value = batch_size(first)
-            raise ValueError(f"batch_size: expected at least 1 at batch {first}, got {value} from {batch_size!r}")
+            raise ValueError(f"batch_size: expected at least {least} at batch {first}, got {value} from {batch_size!r}")
         sizes = sizes[: good[0] if good.size else None].astype(np.int64)
-        return sizes[: np.searchsorted(np.cumsum(sizes), n) + 1]
+        sizes = sizes[: np.searchsorted(np.cumsum(sizes), n) + 1]
+        return sizes if least == 1 else _without_lone_row(sizes, n)
 
     def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
         loss_sum, weight_sum, empty = 0.0, 0.0, True
@@ -337,11 +347,23 @@ class Trainer:
             setattr(self._training, name, value)
 
 
+def _without_lone_row(sizes, n) -> np.ndarray:
+    """Sizes of batches of n rows in which a last row, left alone, has joined the batch before it."""
+    if n == 1:
+        raise ValueError("X: expected at least two rows of the interrupted epoch to be left, got 1")
+    ends = np.cumsum(sizes)
+    before = np.searchsorted(ends, n - 1)
+    if before < len(sizes) and ends[before] == n - 1:
+        sizes = sizes[: before + 1]
+        sizes[before] += 1
+    return sizes
+
+
 class _Best:
     """The parameters of the best epoch, kept while early stopping watches."""
 
     def __init__(self, net, patience):
-        self.params, self.patience = net.parameters(), patience
+        self.params, self.patience = list(files.arrays_of(net).values()), patience  # running averages, too
         self.copies: list[np.ndarray] = []  # empty until an epoch has been measured
 
     def update(self, history) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastopt.nn.layers import Standardize
 from fastopt.nn.trainer import Trainer
 from fastopt.optim.rules import SGD
 from fastopt.threads import get_num_threads, num_threads
@@ -72,7 +73,7 @@ class Tuning(NamedTuple):
         plt.close(figure)
 
 
-def tune(net, *, train=False, batch_sizes=BATCHES, threads=None, seconds=0.02, repeats=5) -> Tuning:
+def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repeats=5) -> Tuning:
     """Measure rows per second of a network over batch sizes and thread counts, on random rows.
 
     Parameters
@@ -81,7 +82,8 @@ def tune(net, *, train=False, batch_sizes=BATCHES, threads=None, seconds=0.02, r
         Left as it is: a copy is measured.
     train : bool
         Measure training steps with momentum and mean squared error instead of `predict`.
-    batch_sizes : iterable of int
+    batch_sizes : iterable of int, optional
+        By default powers of two to 1024; to train a network with `BatchNorm`, from 2 on.
     threads : iterable of int, optional
         By default 1 and what `get_num_threads` gives.
     seconds : float
@@ -106,11 +108,12 @@ def tune(net, *, train=False, batch_sizes=BATCHES, threads=None, seconds=0.02, r
     >>> tuning.rows_per_second.shape
     (2, 1)
     """
-    sizes = _counts("batch_sizes", batch_sizes)
+    least = net._program.least_rows if train else 1
+    sizes = _counts("batch_sizes", [n for n in BATCHES if n >= least] if batch_sizes is None else batch_sizes)
     threads = _counts("threads", (1, get_num_threads()) if threads is None else threads)
     net, rng = copy.deepcopy(net), np.random.default_rng(0)
     x = rng.standard_normal((max(sizes), net.in_features)).astype(net.dtype)
-    net.calibrate(x)
+    net._calibrate(net.layers, x, Standardize)
     y = np.zeros((len(x), net.out_features), net.dtype)
     trainer = Trainer(net, "mse", SGD(net.parameters(), lr=1e-9, momentum=0.9), max_batch=max(sizes)) if train else None
 
