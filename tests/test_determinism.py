@@ -74,6 +74,11 @@ def test_maxout_gives_the_same_bits_forward_and_backward(pieces, dtype, same_bit
     same_bits(lambda: [F.maxout(x, pieces), F.maxout_backward(dy, x, pieces)])
 
 
+def test_dropout_gives_the_same_bits(dtype, same_bits):
+    (x,) = normal(dtype, (1013, 403))
+    same_bits(lambda: [F.dropout(x, 0.3, 1, 2), F.dropout_backward(x, 0.3, 1, 2)])
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_give_the_same_bits(name, dtype, same_bits):
     (x,) = normal(dtype, (1013, 101))
@@ -162,6 +167,7 @@ def network(dtype):
             fo.nn.Standardize(45),
             fo.nn.Dense(45, 131, activation="gelu"),
             fo.nn.Residual([fo.nn.Dense(131, 67, activation="tanh"), fo.nn.Dense(67, 131, activation="relu")]),
+            fo.nn.Dropout(0.2),
             fo.nn.Maxout(131, 66, pieces=3),
             fo.nn.GroupedDense(66, 36, groups=6, activation="silu"),
             fo.nn.Dense(36, 11),
@@ -239,6 +245,7 @@ def test_predict_and_gradients_give_the_same_bits(dtype, same_bits):
     net = network(dtype).calibrate(X)
 
     def call():
+        net.draws = 0
         loss, grads = net.value_and_grad(X, y)
         return [loss, *grads, net.predict(X), net.predict_proba(X)]
 

@@ -76,6 +76,11 @@ def run_maxout(place, dtype, n, width, pieces):
     return F.maxout(x, pieces, out), F.maxout_backward(dy, x, pieces, dx)
 
 
+def run_dropout(place, dtype, n, width):
+    x, out, dx = map(place, normal(dtype, *[(n, width)] * 3))
+    return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
+
+
 def run_loss(place, dtype, n, k, loss):
     prediction, targets, grad = map(place, normal(dtype, (n, k), (n, k), (n, k)))
     weight = place(np.linspace(0.1, 1, n).astype(dtype))
@@ -119,6 +124,7 @@ def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
         fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
+        fo.nn.Dropout(0.1),
         fo.nn.GroupedDense(width, width, width, activation="tanh"),
         fo.nn.Maxout(width, 6),
         fo.nn.GroupedDense(6, 3, groups=3),
@@ -199,6 +205,11 @@ def test_grouped_dense_stays_inside(n, dtype, place):
 def test_maxout_stays_inside(pieces, dtype, place):
     for width in WIDTHS:
         check(run_maxout, place, dtype, 3, width, pieces)
+
+
+def test_dropout_stays_inside(dtype, place):
+    for width in WIDTHS:
+        check(run_dropout, place, dtype, 3, width)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

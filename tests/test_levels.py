@@ -18,6 +18,7 @@ TOPICS = [
     "dense",
     "grouped_dense",
     "maxout",
+    "dropout",
     "standardize",
     "losses",
     "optim",

@@ -12,18 +12,19 @@
 #               a barrier follows
 #   state       none of its own: what backward needs (dst, or the pre-activation in
 #               `keep`) is a value of the workspace
-#   random key  none yet; an entry that draws numbers will be keyed by (seed, step, element)
+#   random key  (seed, step, element): a seed of its own, the run's count of batches; backward
+#               draws again what forward drew
 # forward_entry and backward_entry are the only places that know the kinds.
 #
 # predict, value_and_grad, step and fit all run this list; each member of the team walks
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
 
 cdef enum:
-    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD
+    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_DROPOUT, ENTRY_ADD
     PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
     ROWS_APART = 16             # rows a member needs to walk alone: fewer would read the weights in vain
 
-ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add")
+ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "dropout", "add")
 
 cdef struct Entry:
     int kind, activation
@@ -31,6 +32,8 @@ cdef struct Entry:
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
     void *weight                # dense: weight (out, in / groups); standardize: mean (c,)
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
+    double rate                 # dropout: the share to drop
+    uint64_t *seed              # dropout: where its layer keeps its seed
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
@@ -44,6 +47,7 @@ cdef struct Run:                # one pass of a program over some rows
     void** dparams              # parameter gradients
     void* scratch               # of one entry at a time
     Plan* plan                  # NULL: gradients only
+    uint64_t step               # number of the batch, from 0: what dropout draws by
     bint descends               # weights take their steps in backward, without gradients
 
 
@@ -63,6 +67,8 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
+    elif e.kind == ENTRY_DROPOUT:
+        forward_dropout(x, y, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
     else:
         forward_add(x, <floating*>r.values[e.shortcut], y, r.rows * e.n_in, member, team)
 
@@ -94,6 +100,9 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
             backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_DROPOUT:
+        if e.needs_dx:
+            forward_dropout(dy, dx, r.rows * e.n_in, e.rate, e.seed[0], r.step, e.accumulate_dx, member, team)
     else:
         if e.needs_dx:
             backward_add(dy, dx, r.rows * e.n_in, e.accumulate_dx, member, team)
@@ -258,6 +267,7 @@ cdef void finish_batch(TrainCall* c) noexcept nogil:
         c.weight_sum += c.batch_weight
     c.position += c.run.rows
     c.batches += 1
+    c.run.step += 1
     c.stop |= c.position >= c.n or c.batches >= c.n_sizes
 
 
@@ -335,7 +345,7 @@ cdef class Program:
     widths : list of int
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
-        kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep.
+        kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep, rate, seed.
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -364,6 +374,9 @@ cdef class Program:
             e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
             e.activation, e.groups = activation_code(spec.get("activation", "identity")), spec.get("groups", 1)
             e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
+            if e.kind == ENTRY_DROPOUT:
+                self.arrays.append(spec["seed"])
+                e.rate, e.seed = spec["rate"], <uint64_t*>data(spec["seed"])
             if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
                 self.arrays.append(pack_weight(spec["weight"]))
                 e.packed = data(self.arrays[len(self.arrays) - 1])
@@ -411,7 +424,7 @@ cdef class Program:
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
-        run.plan, run.descends = NULL, False
+        run.plan, run.descends, run.step = NULL, False, 0
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -503,7 +516,7 @@ cdef class Training:
         c.order, c.row_loss = NULL, self.workspace.row_loss
         c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
         c.run.plan = NULL if self.update is None else &self.update.plan
-        c.run.descends = self.can_descend()
+        c.run.descends, c.run.step = self.can_descend(), self.batches
         c.deadline = c.loss_sum = c.weight_sum = 0
 
     cdef bint can_descend(self) noexcept:

@@ -1,12 +1,13 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
-from fastopt.nn.layers import Dense, GroupedDense, Layer, Maxout, Residual, Standardize
+from fastopt.nn.layers import Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "Dense",
+    "Dropout",
     "GroupedDense",
     "History",
     "Layer",

@@ -5,7 +5,8 @@ import numpy as np
 from fastopt.nn import layers as kinds
 
 LAYERS: dict[str, type[kinds.Layer]] = {
-    k.__name__: k for k in (kinds.Dense, kinds.GroupedDense, kinds.Maxout, kinds.Standardize, kinds.Residual)
+    k.__name__: k
+    for k in (kinds.Dense, kinds.Dropout, kinds.GroupedDense, kinds.Maxout, kinds.Standardize, kinds.Residual)
 }
 
 

@@ -371,6 +371,53 @@ class Standardize(Layer):
         return dst
 
 
+class Dropout(Layer):
+    """Drop a random share of the inputs in training, none in inference (Srivastava et al. 2014).
+
+    Parameters
+    ----------
+    rate : float
+        The probability of dropping an input, in [0, 1); those kept are multiplied by
+        ``1 / (1 - rate)``. A rate of 0 adds nothing to the program.
+
+    Attributes
+    ----------
+    seed : ndarray, shape (), uint64
+        Drawn from the network's random numbers. It, the count of batches and the place in the
+        batch decide what is dropped. Model files and runs keep it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(4, 8, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(8, 3)], rng=0)
+    >>> net.predict(np.zeros((2, 4))).shape
+    (2, 3)
+    """
+
+    seed = _Array()
+
+    def __init__(self, rate):
+        self.rate, self._arrays = core.drop_rate(rate), {}
+
+    def config(self):
+        return {"rate": self.rate}
+
+    def build(self, rng, dtype):
+        if not self._arrays:
+            self._arrays = {"seed": aligned_zeros((), np.uint64)}
+            self.seed = rng.integers(2**64, dtype=np.uint64)
+
+    def arrays(self):
+        return dict(self._arrays)
+
+    def lay_out(self, program, src):
+        if self.rate == 0 or not program.training:
+            return src
+        dst = program.value(self.out_features)
+        program.add("dropout", src, dst, rate=self.rate, seed=self.seed)
+        return dst
+
+
 class Residual(Layer):
     """Shortcut connection, ``x + layers(x)``.
 
@@ -426,10 +473,31 @@ def check_chain(layers) -> list[Layer]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
+    _widen_dropout(layers)
+    for i, layer in enumerate(layers):
         if i and layer.in_features != layers[i - 1].out_features:
             wanted = f"{layers[i - 1].out_features} inputs, as layers[{i - 1}] gives"
             raise ValueError(f"layers[{i}]: expected {wanted}, got {layer.in_features}")
     return layers
+
+
+def _widen_dropout(layers) -> None:
+    """Make every Dropout as wide as what stands beside it."""
+    width = next((layer.in_features for layer in layers if not isinstance(layer, Dropout)), None)
+    if width is None:
+        raise ValueError("layers: expected a layer besides Dropout, which has no width of its own, got none")
+    for layer in layers:
+        if isinstance(layer, Dropout):
+            layer.in_features = layer.out_features = width
+        width = layer.out_features
+
+
+def without_dropout(layers) -> list[Layer]:
+    """The layers of an inference network; changes those that hold others."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            layer.layers = without_dropout(layer.layers)
+    return [layer for layer in layers if not isinstance(layer, Dropout)]
 
 
 def fold_chain(layers) -> list[Layer]:

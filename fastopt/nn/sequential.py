@@ -7,7 +7,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
-from fastopt.nn.layers import Standardize, check_chain, fold_chain, walk
+from fastopt.nn.layers import Dropout, Standardize, check_chain, fold_chain, walk, without_dropout
 
 LOSSES = core.LOSSES
 
@@ -15,8 +15,8 @@ LOSSES = core.LOSSES
 class _Layout:
     """Numbers the values and collects the entries of a program."""
 
-    def __init__(self, width):
-        self.widths, self.entries = [width], []
+    def __init__(self, width, training):
+        self.widths, self.entries, self.training = [width], [], training
 
     def value(self, width) -> int:
         self.widths.append(width)
@@ -37,6 +37,12 @@ class Sequential:
         Where the initial weights come from; an int gives the same network every time.
     dtype : dtype
         float32 or float64, of all parameters and of the arithmetic.
+
+    Attributes
+    ----------
+    draws : int
+        Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
+        drop the same elements again.
 
     Examples
     --------
@@ -59,16 +65,21 @@ class Sequential:
         rng = np.random.default_rng(rng)
         for layer in self.layers:
             layer.build(rng, self.dtype)
-        self._folded = False
+        self._folded, self.draws = False, 0
         self._compile()
 
     def _compile(self):
-        layout = _Layout(self.layers[0].in_features)
+        drops = any(isinstance(layer, Dropout) for layer in walk(self.layers))
+        self._program = self._lay_out(training=False)
+        self._training_program = self._lay_out(training=True) if drops else self._program
+
+    def _lay_out(self, training):
+        layout = _Layout(self.layers[0].in_features, training)
         end = 0
         for layer in self.layers:
             end = layer.lay_out(layout, end)
         typenum = self.dtype.num
-        self._program = core.Program(layout.widths, layout.entries, typenum, self._folded)
+        return core.Program(layout.widths, layout.entries, typenum, self._folded)
 
     @property
     def in_features(self) -> int:
@@ -139,8 +150,11 @@ class Sequential:
             New arrays in the order of `parameters`.
         """
         self.require_calibrated()
-        training = core.Training(self._program, loss, None, 0)
-        return training.step(x, y, sample_weight), training.grads
+        training = core.Training(self._training_program, loss, None, 0)
+        training.batches = self.draws
+        value = training.step(x, y, sample_weight)
+        self.draws += 1
+        return value, training.grads
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
         """Mean loss over a data set, in inference mode."""
@@ -150,7 +164,7 @@ class Sequential:
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Standardize is absorbed into the Dense, GroupedDense or Maxout that follows it. The parameters
+        Dropout is gone, Standardize absorbed into the Dense, GroupedDense or Maxout that follows it. The parameters
         are copies, read-only for good, so the weights can be kept packed for the products besides.
         This network stays as it is.
 
@@ -176,7 +190,7 @@ class Sequential:
         """
         self.require_calibrated()
         twin = copy.deepcopy(self)
-        twin.layers = fold_chain(twin.layers)
+        twin.layers = fold_chain(without_dropout(twin.layers))
         _protect(twin.layers)
         twin._folded = True
         twin._compile()
@@ -186,7 +200,8 @@ class Sequential:
         """Take the statistics of every Standardize layer from rows X; returns the network."""
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Standardize):
-                x = Sequential(self.layers[:i], dtype=self.dtype).predict(X) if i else X
+                before = [other for other in self.layers[:i] if not isinstance(other, Dropout)]
+                x = Sequential(before, dtype=self.dtype).predict(X) if before else X
                 layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
         return self
 
@@ -206,7 +221,7 @@ class Sequential:
         return f"Sequential([\n{inside}], dtype={self.dtype})"
 
     def __getstate__(self):
-        return {"layers": self.layers, "dtype": self.dtype, "_folded": self._folded}
+        return {"layers": self.layers, "dtype": self.dtype, "_folded": self._folded, "draws": self.draws}
 
     def __setstate__(self, state):
         self.__dict__.update(state)

@@ -66,7 +66,7 @@ class Trainer:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.seed, self.epoch = int(seed), 0
-        self._training = core.Training(net._program, loss, optimizer._update, max_batch)
+        self._training = core.Training(net._training_program, loss, optimizer._update, max_batch)
 
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
