@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
+from fastopt.nn import initialization
 
 
 class _Array:
@@ -93,25 +94,29 @@ class _Product(Layer):
     activation = "identity"
     groups = 1
 
-    def __init__(self, in_features, out_features, bias):
+    def __init__(self, in_features, out_features, bias, init):
         self.in_features = _features("in_features", in_features)
         self.out_features = _features("out_features", out_features)
-        self._has_bias, self._arrays = bool(bias), {}
+        self._has_bias, self._arrays, self.init = bool(bias), {}, initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+
+    def _init_config(self):
+        return {} if self.init is None else {"init": self.init}
 
     def _rows(self) -> int:
         """Outputs of the product."""
         return self.out_features
 
+    def _matrices(self, weight):
+        """A view of the weights as the matrices (k, out, in) that start each on its own."""
+        return weight.reshape(self.groups, -1, weight.shape[1])
+
     def build(self, rng, dtype):
         if self._arrays:
             return
-        rows, fan_in, fan_out = self._rows(), self.in_features // self.groups, self.out_features // self.groups
-        he = self.activation in ("relu", "leaky_relu", "gelu", "silu")
-        variance = 2 / fan_in if he else 2 / (fan_in + fan_out)
-        limit = np.sqrt(3 * variance)
-        weight = aligned_zeros((rows, fan_in), dtype)
-        weight[...] = rng.uniform(-limit, limit, weight.shape)
+        rows = self._rows()
+        weight = aligned_zeros((rows, self.in_features // self.groups), dtype)
+        initialization.fill(self._matrices(weight), self.init, self.activation, rng)
         self._arrays = {"weight": weight, "bias": aligned_zeros((rows,), dtype) if self._has_bias else None}
         for name, a in self._given.items():
             self._arrays[name][...] = a
@@ -161,6 +166,9 @@ class Dense(_Product):
         One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -178,8 +186,8 @@ class Dense(_Product):
     (2, 3)
     """
 
-    def __init__(self, in_features, out_features, activation="identity", bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, activation="identity", bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.activation = _activation(activation)
 
     @classmethod
@@ -208,6 +216,7 @@ class Dense(_Product):
             "out_features": self.out_features,
             "activation": self.activation,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
 
@@ -227,6 +236,9 @@ class GroupedDense(_Product):
         softmax (of whole rows).
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -244,8 +256,8 @@ class GroupedDense(_Product):
     (4, 4)
     """
 
-    def __init__(self, in_features, out_features, groups, activation="identity", bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, groups, activation="identity", bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.groups, self.activation = _features("groups", groups), _activation(activation)
         for name in ("in_features", "out_features"):
             if getattr(self, name) % self.groups:
@@ -258,6 +270,7 @@ class GroupedDense(_Product):
             "groups": self.groups,
             "activation": self.activation,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
 
@@ -271,6 +284,9 @@ class Maxout(_Product):
         Linear functions per output.
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -290,12 +306,15 @@ class Maxout(_Product):
     ((12, 8), 4)
     """
 
-    def __init__(self, in_features, out_features, pieces=2, bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, pieces=2, bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.pieces = _features("pieces", pieces)
 
     def _rows(self):
         return self.out_features * self.pieces
+
+    def _matrices(self, weight):
+        return weight.reshape(self.out_features, self.pieces, -1).transpose(1, 0, 2)
 
     def config(self):
         return {
@@ -303,6 +322,7 @@ class Maxout(_Product):
             "out_features": self.out_features,
             "pieces": self.pieces,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
     def lay_out(self, program, src):

@@ -1,6 +1,7 @@
 """Sequential: a chain of layers, compiled once into the program that everything runs."""
 
 import copy
+import warnings
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class Sequential:
     dtype : dtype
         float32 or float64, of all parameters and of the arithmetic.
 
+    Warns
+    -----
+    UserWarning
+        A hidden layer starts with ``init="zeros"``.
+
     Attributes
     ----------
     draws : int
@@ -53,6 +59,17 @@ class Sequential:
     """
 
     def __init__(self, layers, rng=None, dtype=np.float32):
+        self._assemble(layers, rng, dtype)
+        for layer in _hidden(self.layers):
+            if layer.init == "zeros":
+                warnings.warn(
+                    f"{layer!r}: hidden units that start at zero are all equal, and this symmetry is not broken "
+                    "where the weights after them start equal, or the slope at zero is zero; use another init",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def _assemble(self, layers, rng, dtype):
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
@@ -201,7 +218,7 @@ class Sequential:
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Standardize):
                 before = [other for other in self.layers[:i] if not isinstance(other, Dropout)]
-                x = Sequential(before, dtype=self.dtype).predict(X) if before else X
+                x = _assembled(before, self.dtype).predict(X) if before else X
                 layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
         return self
 
@@ -237,6 +254,23 @@ def _protect(layers):
             array.flags.writeable = False
 
 
+def _assembled(layers, dtype) -> Sequential:
+    """A network whose weights are known: it does not matter how they started."""
+    net = Sequential.__new__(Sequential)
+    net._assemble(layers, 0, dtype)
+    return net
+
+
+def _hidden(layers):
+    """The layers with weights that others with weights follow; a chain inside counts for itself."""
+    followed = False
+    for layer in reversed(layers):
+        if followed and hasattr(layer, "init"):
+            yield layer
+        yield from _hidden(getattr(layer, "layers", ()))
+        followed = followed or any(hasattr(other, "init") for other in walk([layer]))
+
+
 def load(path):
     """Read a network that `Sequential.save` wrote.
 
@@ -257,7 +291,7 @@ def load(path):
     """
     arrays, document = _files.read(path, "network")
     try:
-        net = Sequential(files.build(document["layers"]), rng=0, dtype=document["dtype"])
+        net = _assembled(files.build(document["layers"]), document["dtype"])
         mine = files.arrays_of(net)
         files.check_arrays(mine, arrays)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
