@@ -414,6 +414,10 @@ def standardize_layer(layer, x):
     return standardize(x, layer.mean.astype(float), layer.scale.astype(float))
 
 
+def whiten_layer(layer, x):
+    return (x - layer.mean.astype(float)) @ layer.weight.astype(float).T
+
+
 def dropout_layer(layer, x):
     return x
 
@@ -589,6 +593,7 @@ LAYERS = {
     "GroupedDense": dense_layer,
     "Maxout": maxout_layer,
     "Standardize": standardize_layer,
+    "Whiten": whiten_layer,
     "Residual": residual_layer,
 }
 DTYPES = (np.float32, np.float64)

@@ -165,6 +165,7 @@ def network(dtype):
     return fo.nn.Sequential(
         [
             fo.nn.Standardize(45),
+            fo.nn.Whiten(45),
             fo.nn.Dense(45, 131, activation="gelu"),
             fo.nn.Residual([fo.nn.Dense(131, 67, activation="tanh"), fo.nn.Dense(67, 131, activation="relu")]),
             fo.nn.Dropout(0.2),

@@ -123,6 +123,7 @@ def run_optimizer(place, dtype, size, rule, options):
 def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
+        fo.nn.Whiten(width),
         fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
         fo.nn.Dropout(0.1),
         fo.nn.GroupedDense(width, width, width, activation="tanh"),

@@ -19,6 +19,7 @@ TOPICS = [
     "grouped_dense",
     "maxout",
     "dropout",
+    "whiten",
     "standardize",
     "losses",
     "optim",

@@ -20,17 +20,17 @@
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
 
 cdef enum:
-    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_DROPOUT, ENTRY_ADD
+    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_WHITEN, ENTRY_DROPOUT, ENTRY_ADD
     PREDICT_ROWS = 256          # rows at a time: their values stay in L2, whatever the batch
     ROWS_APART = 16             # rows a member needs to walk alone: fewer would read the weights in vain
 
-ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "dropout", "add")
+ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "whiten", "dropout", "add")
 
 cdef struct Entry:
     int kind, activation
     Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
-    void *weight                # dense: weight (out, in / groups); standardize: mean (c,)
+    void *weight                # dense: weight (out, in / groups); standardize: mean (c,); whiten: matrix (c, c)
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,)
     double rate                 # dropout: the share to drop
     uint64_t *seed              # dropout: where its layer keeps its seed
@@ -67,6 +67,9 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
+    elif e.kind == ENTRY_WHITEN:
+        forward_dense(x, <floating*>e.weight, NULL, NULL, NULL, y, <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL),
+                      r.rows, e.n_in, e.n_out, IDENTITY, member, team)
     elif e.kind == ENTRY_DROPOUT:
         forward_dropout(x, y, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
     else:
@@ -100,6 +103,10 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
             backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_WHITEN:
+        if e.needs_dx:
+            backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, dy, dy, dx, NULL, NULL, <floating*>r.scratch,
+                           r.rows, e.n_in, e.n_out, IDENTITY, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_DROPOUT:
         if e.needs_dx:
             forward_dropout(dy, dx, r.rows * e.n_in, e.rate, e.seed[0], r.step, e.accumulate_dx, member, team)
@@ -384,7 +391,7 @@ cdef class Program:
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
             trained = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
             has_gradient[e.dst] = trained or e.needs_dx or e.needs_dshortcut
-            self.work += e.n_in * e.n_out // e.groups if trained else 4 * e.n_in
+            self.work += e.n_in * e.n_out // e.groups if trained or e.kind == ENTRY_WHITEN else 4 * e.n_in
             if trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
@@ -414,7 +421,7 @@ cdef class Program:
         # elements that the entry in greatest need of them takes, in whole cache lines
         cdef Py_ssize_t i, size = 0
         for i in range(self.n_entries):
-            if self.entries[i].kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE):
+            if self.entries[i].kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_WHITEN):
                 if self.typenum == cnp.NPY_FLOAT32:
                     size = max(size, dense_scratch(rows, self.entries[i].n_in, self.entries[i].n_out, training, <float*>NULL))
                 else:

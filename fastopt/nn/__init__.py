@@ -1,6 +1,7 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
-from fastopt.nn.layers import Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize
+from fastopt.nn.conditioning import condition_number
+from fastopt.nn.layers import Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
@@ -17,6 +18,8 @@ __all__ = [
     "Standardize",
     "Trainer",
     "Tuning",
+    "Whiten",
+    "condition_number",
     "load",
     "tune",
 ]

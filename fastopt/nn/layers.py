@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
-from fastopt.nn import initialization
+from fastopt.nn import conditioning, initialization
 
 
 class _Array:
@@ -128,11 +128,18 @@ class _Product(Layer):
     def arrays(self):
         return {name: a for name, a in self._arrays.items() if a is not None}
 
-    def absorb(self, standardize) -> None:
-        """Take over the scale and shift of the Standardize before this layer."""
+    def absorbs(self, layer) -> bool:
+        """Whether this layer can do that one's work too; a matrix over all columns has no place in groups."""
+        return isinstance(layer, Standardize) or (isinstance(layer, Whiten) and self.groups == 1)
+
+    def absorb(self, layer) -> None:
+        """Take over the scale, or the matrix, and the shift of the layer before this one."""
         columns = (self.groups, 1, self.in_features // self.groups)
-        scale, mean = (a.astype(np.float64).reshape(columns) for a in (standardize.scale, standardize.mean))
-        weight = self.weight.reshape(self.groups, -1, columns[-1]) * scale
+        mean, weight = layer.mean.astype(np.float64).reshape(columns), self.weight.reshape(self.groups, -1, columns[-1])
+        if isinstance(layer, Whiten):
+            weight = weight @ layer.weight.astype(np.float64)
+        else:
+            weight = weight * layer.scale.astype(np.float64).reshape(columns)
         shift = (weight @ mean.transpose(0, 2, 1)).ravel()
         bias = -shift if self.bias is None else self.bias - shift
         if self.bias is None:
@@ -331,7 +338,24 @@ class Maxout(_Product):
         return dst
 
 
-class Standardize(Layer):
+class _FromData(Layer):
+    """What the layers share whose arrays are not trained but statistics of data."""
+
+    mean = _Array()
+
+    def __init__(self, features):
+        self.in_features = self.out_features = _features("features", features)
+        self.calibrated, self._arrays = False, {}
+
+    def arrays(self):
+        return dict(self._arrays)
+
+    def calibrate(self, x) -> None:
+        """Take the statistics of the rows of x."""
+        raise NotImplementedError
+
+
+class Standardize(_FromData):
     """Centre every column and divide it by its standard deviation.
 
     The statistics are not trained: they come from data, by `Sequential.calibrate`, which
@@ -357,12 +381,7 @@ class Standardize(Layer):
     array([[1.]])
     """
 
-    mean = _Array()
     scale = _Array()
-
-    def __init__(self, features):
-        self.in_features = self.out_features = _features("features", features)
-        self.calibrated, self._arrays = False, {}
 
     def config(self):
         return {"features": self.in_features}
@@ -382,12 +401,72 @@ class Standardize(Layer):
         self.mean, self.scale = mean, 1 / np.sqrt(np.where(var > 0, var, 1))
         self.calibrated = True
 
-    def arrays(self):
-        return dict(self._arrays)
-
     def lay_out(self, program, src):
         dst = program.value(self.out_features)
         program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        return dst
+
+
+class Whiten(_FromData):
+    """Centre the columns and decorrelate them, ``(x - mean) @ weight.T``: their covariance becomes the identity.
+
+    The statistics are not trained: they come from data, as those of `Standardize` do.
+
+    Parameters
+    ----------
+    features : int
+    kind : str
+        "zca" stays as close to the input as whitening can, "pca" gives the principal components,
+        the one of largest variance first (Kessy et al. 2018).
+    eps : float
+        At least 0; this share of the largest variance is added to the variance along every
+        principal component, so that components of next to none are not blown up.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (features,)
+    weight : ndarray, shape (features, features)
+    calibrated : bool
+        Whether the statistics have been taken.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> X = np.random.default_rng(0).normal(size=(500, 2)) @ [[3.0, 2.0], [0.0, 0.1]]
+    >>> net = fo.nn.Sequential([fo.nn.Whiten(2)], dtype=np.float64).calibrate(X)
+    >>> fo.nn.condition_number(X) > 1000, round(fo.nn.condition_number(net.predict(X)), 2)
+    (True, 1.0)
+    """
+
+    weight = _Array()
+
+    def __init__(self, features, kind="zca", eps=1e-6):
+        super().__init__(features)
+        if kind not in ("zca", "pca"):
+            raise ValueError(f"kind: expected 'zca' or 'pca', got {kind!r}")
+        if isinstance(eps, bool) or not hasattr(eps, "__float__") or not 0 <= eps < np.inf:
+            raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
+        self.kind, self.eps = kind, float(eps)
+
+    def config(self):
+        return {"features": self.in_features, "kind": self.kind, "eps": self.eps}
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        self._arrays = {"mean": aligned_zeros((self.in_features,), dtype)}
+        self._arrays["weight"] = aligned_zeros((self.in_features, self.in_features), dtype)
+        self.weight = np.eye(self.in_features)
+
+    def calibrate(self, x):
+        mean, cov = conditioning.covariance(x)
+        self.weight, self.mean = conditioning.whitening(cov, self.kind, self.eps), mean
+        self.calibrated = True
+
+    def lay_out(self, program, src):
+        centred, dst = program.value(self.out_features), program.value(self.out_features)
+        program.add("standardize", src, centred, weight=self.mean, bias=np.ones_like(self.mean))
+        program.add("whiten", centred, dst, weight=self.weight)
         return dst
 
 
@@ -456,8 +535,10 @@ class Residual(Layer):
 
     def __init__(self, layers):
         self.layers = check_chain(layers)
-        if any(isinstance(layer, Standardize) for layer in self.layers):
-            raise ValueError("layers: expected no Standardize inside a shortcut, for want of data; put it before")
+        for layer in self.layers:
+            if isinstance(layer, _FromData):
+                name = type(layer).__name__
+                raise ValueError(f"layers: expected no {name} inside a shortcut, for want of data; put it before")
         self.in_features, self.out_features = self.layers[0].in_features, self.layers[-1].out_features
         if self.in_features != self.out_features:
             ends = f"{self.in_features} and {self.out_features}"
@@ -521,16 +602,14 @@ def without_dropout(layers) -> list[Layer]:
 
 
 def fold_chain(layers) -> list[Layer]:
-    """The layers with every Standardize absorbed into a layer with a weight that follows it; changes that layer.
+    """The layers with every Standardize and Whiten absorbed into a layer with a weight that follows; changes that one.
 
-    W ((x - mean) scale) + b = (W scale) x + (b - W (scale mean)), computed in float64.
+    W ((x - mean) scale) + b = (W scale) x + (b - W (scale mean)), computed in float64; a matrix for scale likewise.
     """
     folded: list[Layer] = []
     for layer in layers:
-        before = folded[-1] if folded else None
-        if isinstance(before, Standardize) and isinstance(layer, _Product):
-            folded.pop()
-            layer.absorb(before)
+        while folded and isinstance(layer, _Product) and layer.absorbs(folded[-1]):
+            layer.absorb(folded.pop())
         folded.append(layer)
     return folded
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
-from fastopt.nn.layers import Dropout, Standardize, check_chain, fold_chain, walk, without_dropout
+from fastopt.nn.layers import Dropout, _FromData, check_chain, fold_chain, walk, without_dropout
 
 LOSSES = core.LOSSES
 
@@ -181,7 +181,8 @@ class Sequential:
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Dropout is gone, Standardize absorbed into the Dense, GroupedDense or Maxout that follows it. The parameters
+        Dropout is gone; Standardize is absorbed into the Dense, GroupedDense or Maxout that follows it,
+        Whiten into the Dense or Maxout. The parameters
         are copies, read-only for good, so the weights can be kept packed for the products besides.
         This network stays as it is.
 
@@ -214,19 +215,20 @@ class Sequential:
         return twin
 
     def calibrate(self, X) -> "Sequential":
-        """Take the statistics of every Standardize layer from rows X; returns the network."""
+        """Take the statistics of every Standardize and Whiten layer from rows X; returns the network."""
         for i, layer in enumerate(self.layers):
-            if isinstance(layer, Standardize):
+            if isinstance(layer, _FromData):
                 before = [other for other in self.layers[:i] if not isinstance(other, Dropout)]
                 x = _assembled(before, self.dtype).predict(X) if before else X
                 layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
         return self
 
     def require_calibrated(self) -> None:
-        """Raise ValueError if a Standardize layer has no statistics."""
+        """Raise ValueError if a layer has no statistics yet."""
         for layer in walk(self.layers):
             if not layer.calibrated:
-                raise ValueError("Standardize has no statistics yet; call net.calibrate(X) on the training data first")
+                name = type(layer).__name__
+                raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
 
     def save(self, path) -> None:
         """Write the network to a safetensors file; whole or not at all."""
