@@ -289,6 +289,7 @@ OBJECTS = {
     "fo.nn.Sequential([])": r"ValueError: layers: expected at least one layer, got none",
     "fo.nn.Sequential(['dense'])": r"TypeError: layers\[0\]: expected a layer, got str",
     "fo.nn.Sequential([fo.nn.Dense(3, 3)], dtype=int)": r"TypeError: dtype: expected float32 or float64, got int64",
+    "fo.nn.summary([net()])": r"TypeError: net: expected a Sequential, got list",
     "net().predict(dy)": r"ValueError: x: expected shape \(n, 3\), got \(4, 5\)",
     "net().predict(row)": r"ValueError: x: expected shape \(n, 3\), got \(3,\); pass x\.reshape\(1, -1\)",
     "net().predict(np.full((4, 3), 'a'))": r"TypeError: x: expected real numbers, got dtype <U1",

@@ -3,6 +3,7 @@
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
 from fastopt.nn.sequential import Sequential, load
+from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
@@ -21,5 +22,6 @@ __all__ = [
     "Whiten",
     "condition_number",
     "load",
+    "summary",
     "tune",
 ]
