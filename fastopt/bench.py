@@ -385,6 +385,50 @@ def maxout_case(n, n_out, pieces) -> Case:
     return Case(f"maxout {n}x{n_out}, {pieces} pieces", sides, bytes=4 * n * n_out * (pieces + 1))
 
 
+def dropout(threads) -> Iterator[Case]:
+    for n, features in ((32, 256), (128, 512), (1000, 1000)):
+        yield dropout_case(n, features)
+
+
+def dropout_case(n, features) -> Case:
+    """Forward, and backward of a gradient that is there."""
+    x, dy = random(n, features), random(n, features)
+
+    def ours():
+        y, dx = np.empty_like(x), np.empty_like(x)
+
+        def call():
+            fo.functional.dropout(x, 0.3, 1, 2, y)
+            fo.functional.dropout_backward(dy, 0.3, 1, 2, dx)
+
+        return call
+
+    def torch():
+        import torch
+
+        leaf, t, function = torch.tensor(x, requires_grad=True), torch.from_numpy(dy), torch.nn.functional.dropout
+
+        def call():
+            leaf.grad = None
+            function(leaf, 0.3).backward(t)
+
+        return call
+
+    def jax():
+        jax = jax_on_one_cpu()
+
+        def both(x, dy, key):
+            keep = jax.random.bernoulli(key, 0.7, x.shape)
+            y, back = jax.vjp(lambda x: jax.numpy.where(keep, x / 0.7, 0), x)
+            return y, *back(dy)
+
+        call, a, b, key = jax.jit(both), jax.numpy.asarray(x), jax.numpy.asarray(dy), jax.random.key(0)
+        return lambda: jax.block_until_ready(call(a, b, key))
+
+    sides = {"ours": ours, "torch": torch, "jax": jax}
+    return Case(f"dropout and backward {n}x{features}", sides, bytes=4 * x.nbytes)
+
+
 def losses(threads) -> Iterator[Case]:
     for name, n, n_out in (
         ("cross_entropy", 128, 10),
@@ -775,5 +819,17 @@ def fit_case(epochs=5) -> Case:
 
 TOPICS = {
     f.__name__: f
-    for f in (activations, dense, grouped_dense, maxout, losses, optim, standardize, batch_norm, program, train)
+    for f in (
+        activations,
+        dense,
+        grouped_dense,
+        maxout,
+        batch_norm,
+        dropout,
+        losses,
+        optim,
+        standardize,
+        program,
+        train,
+    )
 }

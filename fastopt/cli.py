@@ -110,6 +110,7 @@ TOPICS = (
     "dense",
     "grouped_dense",
     "maxout",
+    "dropout",
     "losses",
     "optim",
     "standardize",

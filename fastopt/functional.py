@@ -17,6 +17,8 @@ __all__ = [
     "cross_entropy",
     "dense",
     "dense_backward",
+    "dropout",
+    "dropout_backward",
     "exp",
     "grouped_dense",
     "grouped_dense_backward",
@@ -36,6 +38,8 @@ clip_grad_value_ = core.clip_grad_value_
 cross_entropy = core.cross_entropy
 dense = core.dense
 dense_backward = core.dense_backward
+dropout = core.dropout
+dropout_backward = core.dropout_backward
 exp = core.exp
 grouped_dense = core.grouped_dense
 grouped_dense_backward = core.grouped_dense_backward

@@ -444,8 +444,44 @@ def batch_norm_layer(layer, x):
     return batch_norm_inference(x, *arrays, layer.eps, layer.activation)
 
 
+def whiten_layer(layer, x):
+    return (x - layer.mean.astype(float)) @ layer.weight.astype(float).T
+
+
+def dropout_layer(layer, x):
+    return x
+
+
 def residual_layer(layer, x):
     return x + forward(layer.layers, x)
+
+
+# ---------------------------------------------------------------- dropout
+
+
+def scramble(z):
+    """splitmix64 of a Python integer."""
+    z = (z + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def draws(n, seed, step=0):
+    """The n numbers of 32 bits that dropout compares with rate * 2**32."""
+    stream, block, parts = scramble((scramble(seed) + step) % 2**64), 65536, [np.zeros(0, np.uint32)]
+    for start in range(0, n, block):
+        key = scramble((stream + start // block) % 2**64)
+        h = np.arange(min(block, n - start), dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(key % 2**32)
+        h = (h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D) ^ np.uint32(key >> 32)
+        parts.append((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.concatenate(parts)
+
+
+def dropout(x, rate, seed, step=0):
+    """y = x / (1 - rate) where kept, else 0"""
+    kept = draws(x.size, seed, step).reshape(x.shape) >= np.uint32(rate * 2**32)
+    return np.where(kept, x * x.dtype.type(1 / (1 - rate)), x.dtype.type(0))
 
 
 # ---------------------------------------------------------------- the lists that tests run through
@@ -583,10 +619,12 @@ def moments(rule, options):
 KERNELS = list({(rule, moments(rule, o)): (rule, o) for rule in RULES for o in reversed(OPTIONS[rule])}.values())
 LAYERS = {
     "Dense": dense_layer,
+    "Dropout": dropout_layer,
     "GroupedDense": dense_layer,
     "Maxout": maxout_layer,
     "Standardize": standardize_layer,
     "BatchNorm": batch_norm_layer,
+    "Whiten": whiten_layer,
     "Residual": residual_layer,
 }
 DTYPES = (np.float32, np.float64)

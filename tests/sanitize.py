@@ -17,6 +17,8 @@ TOPICS = [
     "dense",
     "grouped_dense",
     "maxout",
+    "dropout",
+    "whiten",
     "standardize",
     "losses",
     "optim",

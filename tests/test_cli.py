@@ -214,7 +214,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(bench, "SIZES", (1,))
 
 
-@pytest.mark.parametrize("topic", ["limits", "grouped_dense", "maxout", "losses", "standardize", "program"])
+@pytest.mark.parametrize("topic", ["limits", "grouped_dense", "maxout", "dropout", "losses", "standardize", "program"])
 def test_bench_prints_a_row_a_case_without_any_peer(topic, alone, tmp_path, capsys):
     assert main(["bench", topic, "--threads", "1", "2", "--json", str(tmp_path / "rows.json")]) == 0
     out, document = capsys.readouterr().out, json.loads((tmp_path / "rows.json").read_text())

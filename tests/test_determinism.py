@@ -74,6 +74,11 @@ def test_maxout_gives_the_same_bits_forward_and_backward(pieces, dtype, same_bit
     same_bits(lambda: [F.maxout(x, pieces), F.maxout_backward(dy, x, pieces)])
 
 
+def test_dropout_gives_the_same_bits(dtype, same_bits):
+    (x,) = normal(dtype, (1013, 403))
+    same_bits(lambda: [F.dropout(x, 0.3, 1, 2), F.dropout_backward(x, 0.3, 1, 2)])
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_give_the_same_bits(name, dtype, same_bits):
     (x,) = normal(dtype, (1013, 101))
@@ -180,9 +185,11 @@ def network(dtype):
     return fo.nn.Sequential(
         [
             fo.nn.Standardize(45),
+            fo.nn.Whiten(45),
             fo.nn.Dense(45, 131),
             fo.nn.BatchNorm(131, activation="gelu"),
             fo.nn.Residual([fo.nn.Dense(131, 67, activation="tanh"), fo.nn.Dense(67, 131, activation="relu")]),
+            fo.nn.Dropout(0.2),
             fo.nn.Maxout(131, 66, pieces=3),
             fo.nn.BatchNorm(66, affine=False),
             fo.nn.GroupedDense(66, 36, groups=6, activation="silu"),
@@ -201,7 +208,7 @@ def test_whole_training_gives_the_same_bits(dtype, same_bits):
         net = network(dtype)
         trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=101)
         history = trainer.fit(X, y, epochs=3, batch_size=101, sample_weight=np.linspace(0.1, 1, 500))
-        averages = [net.layers[i].running_var for i in (2, 5)]
+        averages = [layer.running_var for layer in net.layers if isinstance(layer, fo.nn.BatchNorm)]
         return [*net.parameters(), *averages, history["loss"], net.predict(X)]
 
     same_bits(call)
@@ -262,6 +269,7 @@ def test_predict_and_gradients_give_the_same_bits(dtype, same_bits):
     net = network(dtype).calibrate(X)
 
     def call():
+        net.draws = 0
         loss, grads = net.value_and_grad(X, y)
         return [loss, *grads, net.predict(X), net.predict_proba(X)]
 

@@ -76,6 +76,11 @@ def run_maxout(place, dtype, n, width, pieces):
     return F.maxout(x, pieces, out), F.maxout_backward(dy, x, pieces, dx)
 
 
+def run_dropout(place, dtype, n, width):
+    x, out, dx = map(place, normal(dtype, *[(n, width)] * 3))
+    return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
+
+
 def run_loss(place, dtype, n, k, loss):
     prediction, targets, grad = map(place, normal(dtype, (n, k), (n, k), (n, k)))
     weight = place(np.linspace(0.1, 1, n).astype(dtype))
@@ -131,8 +136,10 @@ def run_optimizer(place, dtype, size, rule, options):
 def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
+        fo.nn.Whiten(width),
         fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
         fo.nn.BatchNorm(width, activation="silu"),
+        fo.nn.Dropout(0.1),
         fo.nn.GroupedDense(width, width, width, activation="tanh"),
         fo.nn.Maxout(width, 6),
         fo.nn.GroupedDense(6, 3, groups=3),
@@ -144,12 +151,12 @@ def run_network(place, dtype, n, width):
     net._compile()
     x, out = map(place, normal(dtype, (n, width), (n, 3)))
     y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
-    net._calibrate(net.layers, x, fo.nn.Standardize)
+    net._calibrate(net.layers, x, fo.nn.layers.FromData)
     net.predict(x, out)
     trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
     trainer.step(x, y, weight)
     trainer.fit(x, y, batch_size=4, sample_weight=weight)
-    return [out, *net.parameters(), net.layers[2].running_mean, net.layers[2].running_var]
+    return [out, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
 
 
 def test_guarded_arrays_take_every_misalignment(dtype):
@@ -214,6 +221,11 @@ def test_grouped_dense_stays_inside(n, dtype, place):
 def test_maxout_stays_inside(pieces, dtype, place):
     for width in WIDTHS:
         check(run_maxout, place, dtype, 3, width, pieces)
+
+
+def test_dropout_stays_inside(dtype, place):
+    for width in WIDTHS:
+        check(run_dropout, place, dtype, 3, width)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -18,6 +18,8 @@ TOPICS = [
     "dense",
     "grouped_dense",
     "maxout",
+    "dropout",
+    "whiten",
     "standardize",
     "batch_norm",
     "losses",

@@ -61,8 +61,8 @@ surrounded = {"max_norm": 1.0, "accumulate": 3, "ema_decay": 0.9, "check_finite"
 def trainer(loss, rule, **options):
     first, *others = [fo.nn.Dense(a, b, "gelu") for a, b in itertools.pairwise(widths)]
     norm = [fo.nn.BatchNorm(widths[1], activation="silu")] if n > 1 else []
-    shortcut = fo.nn.Residual([fo.nn.Dense(widths[1], widths[1], "relu")])
-    net = fo.nn.Sequential([fo.nn.Standardize(widths[0]), first, *norm, shortcut, *others], rng=0).calibrate(x)
+    shortcut = fo.nn.Residual([fo.nn.Dense(widths[1], widths[1], "relu"), fo.nn.Dropout(0.1)])
+    net = fo.nn.Sequential([fo.nn.Whiten(widths[0]), first, *norm, shortcut, *others], rng=0).calibrate(x)
     return fo.nn.Trainer(net, loss, rule(net.parameters(), **options))
 
 

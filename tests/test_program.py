@@ -103,6 +103,14 @@ LAYOUTS = {
         fo.nn.Standardize(4),
         fo.nn.Residual([fo.nn.Dense(4, 4, activation="sigmoid")]),
     ],
+    "whiten first": lambda: [fo.nn.Whiten(4), fo.nn.Dense(4, 3)],
+    "whiten inside": lambda: [fo.nn.Dense(4, 5), fo.nn.Whiten(5), fo.nn.Dense(5, 3)],
+    "whiten last": lambda: [fo.nn.Dense(4, 3), fo.nn.Whiten(3)],
+    "whiten before a shortcut": lambda: [
+        fo.nn.Dense(4, 4),
+        fo.nn.Whiten(4),
+        fo.nn.Residual([fo.nn.Dense(4, 4, activation="silu")]),
+    ],
     "standardize twice": lambda: [fo.nn.Standardize(4), fo.nn.Standardize(4), fo.nn.Dense(4, 3)],
 }
 
@@ -113,6 +121,9 @@ def with_random_arrays(net):
     for layer in fo.nn.layers.walk(net.layers):
         if isinstance(layer, fo.nn.Standardize):
             layer.mean, layer.scale, layer.calibrated = *rng.normal(size=(2, layer.in_features)), True
+        elif isinstance(layer, fo.nn.Whiten):
+            n = layer.in_features
+            layer.mean, layer.weight, layer.calibrated = rng.normal(size=n), rng.normal(size=(n, n)), True
         elif getattr(layer, "bias", None) is not None:
             layer.bias = rng.normal(size=layer.bias.shape)
     return net

@@ -10,7 +10,7 @@ from cython cimport floating
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
 from libc.math cimport HUGE_VAL, NAN, log, pow, sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
@@ -30,6 +30,7 @@ include "grouped_dense.pxi"
 include "maxout.pxi"
 include "standardize.pxi"
 include "batch_norm.pxi"
+include "dropout.pxi"
 include "losses.pxi"
 include "optim.pxi"
 include "update.pxi"

@@ -13,27 +13,31 @@
 #   state       none of its own: what backward needs (dst, the pre-activation in `keep`, the
 #               batch's `statistics`) is a value of the workspace; batch_norm's running averages
 #               are the layer's, and move only when a step of a Trainer has passed (finish_batch)
-#   random key  none yet; an entry that draws numbers will be keyed by (seed, step, element)
+#   random key  (seed, step, element): a seed of its own, the run's count of batches; backward
+#               draws again what forward drew
 # forward_entry and backward_entry are the only places that know the kinds.
 #
 # predict, value_and_grad, step and fit all run this list; each member of the team walks
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
 
 cdef enum:
-    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_ADD, ENTRY_BATCH_NORM
+    ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_MAXOUT, ENTRY_STANDARDIZE, ENTRY_WHITEN, ENTRY_BATCH_NORM, ENTRY_DROPOUT, ENTRY_ADD
 
-ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "add", "batch_norm")
+ENTRY_KINDS = ("dense", "grouped_dense", "maxout", "standardize", "whiten", "batch_norm", "dropout", "add")
 
 cdef struct Entry:
     int kind, activation
     Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
-    void *weight                # dense: weight (out, in / groups); standardize: mean (c,); batch_norm: gamma (c,) or NULL
+    # dense: weight (out, in / groups); standardize: mean (c,); whiten: matrix (c, c); batch_norm: gamma (c,) or NULL
+    void *weight
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,); batch_norm: beta (c,) or NULL
     void *running_mean          # batch_norm, (c,)
     void *running_var
     double eps, momentum
     Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch
+    double rate                 # dropout: the share to drop
+    uint64_t *seed              # dropout: where its layer keeps its seed
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
@@ -47,6 +51,7 @@ cdef struct Run:                # one pass of a program over some rows
     void** dparams              # parameter gradients
     void* scratch               # of one entry at a time
     Plan* plan                  # NULL: gradients only
+    uint64_t step               # number of the batch, from 0: what dropout draws by
     bint may_descend            # weights may take their steps in backward, without gradients
     int descent                 # how they do in this batch
 
@@ -80,6 +85,11 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     elif e.kind == ENTRY_BATCH_NORM:
         inference_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>e.running_mean, <floating*>e.running_var,
                              y, r.rows, e.n_in, e.eps, e.activation, member, team)
+    elif e.kind == ENTRY_WHITEN:
+        forward_dense(x, <floating*>e.weight, NULL, NULL, NULL, y, <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL),
+                      r.rows, e.n_in, e.n_out, IDENTITY, member, team)
+    elif e.kind == ENTRY_DROPOUT:
+        forward_dropout(x, y, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
     else:
         forward_add(x, <floating*>r.values[e.shortcut], y, r.rows * e.n_in, member, team)
 
@@ -125,6 +135,13 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
                             <floating*>r.dparams[e.first_grad] if e.weight != NULL else NULL,
                             <floating*>r.dparams[e.first_grad + 1] if e.weight != NULL else NULL,
                             r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_WHITEN:
+        if e.needs_dx:
+            backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, dy, dy, dx, NULL, NULL, <floating*>r.scratch,
+                           r.rows, e.n_in, e.n_out, IDENTITY, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_DROPOUT:
+        if e.needs_dx:
+            forward_dropout(dy, dx, r.rows * e.n_in, e.rate, e.seed[0], r.step, e.accumulate_dx, member, team)
     else:
         if e.needs_dx:
             backward_add(dy, dx, r.rows * e.n_in, e.accumulate_dx, member, team)
@@ -349,6 +366,7 @@ cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
         c.weight_sum += c.batch_weight
     c.position += c.run.rows
     c.batches += 1
+    c.run.step += 1
     c.stop |= c.position >= c.n or c.batches >= c.n_sizes
 
 
@@ -428,7 +446,7 @@ cdef class Program:
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
         kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep, mean, var, eps, momentum,
-        statistics.
+        statistics, rate, seed.
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -463,6 +481,9 @@ cdef class Program:
             e.eps, e.momentum, e.statistics = spec.get("eps", 0.0), spec.get("momentum", 0.0), spec.get("statistics", -1)
             if e.kind == ENTRY_BATCH_NORM:
                 self.least_rows = 2
+            if e.kind == ENTRY_DROPOUT:
+                self.arrays.append(spec["seed"])
+                e.rate, e.seed = spec["rate"], <uint64_t*>data(spec["seed"])
             if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
                 self.arrays.append(pack_weight(spec["weight"]))
                 e.packed = data(self.arrays[len(self.arrays) - 1])
@@ -471,7 +492,7 @@ cdef class Program:
             product = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
             trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
             has_gradient[e.dst] = trained or e.needs_dx or e.needs_dshortcut
-            self.work += e.n_in * e.n_out // e.groups if product else 4 * e.n_in
+            self.work += e.n_in * e.n_out // e.groups if product or e.kind == ENTRY_WHITEN else 4 * e.n_in
             if trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
@@ -501,7 +522,7 @@ cdef class Program:
         # elements that the entry in greatest need of them takes, in whole cache lines
         cdef Py_ssize_t i, size = 0
         for i in range(self.n_entries):
-            if self.entries[i].kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE):
+            if self.entries[i].kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE, ENTRY_WHITEN):
                 if self.typenum == cnp.NPY_FLOAT32:
                     size = max(size, dense_scratch(rows, self.entries[i].n_in, self.entries[i].n_out, training, <float*>NULL))
                 else:
@@ -511,7 +532,7 @@ cdef class Program:
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
-        run.plan, run.may_descend, run.descent = NULL, False, DESCENT_NONE
+        run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -603,7 +624,7 @@ cdef class Training:
         c.order, c.row_loss = NULL, self.workspace.row_loss
         c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
         c.run.plan = NULL if self.update is None else &self.update.plan
-        c.run.may_descend = self.may_descend()
+        c.run.may_descend, c.run.step = self.may_descend(), self.batches
         c.deadline = c.loss_sum = c.weight_sum = 0
 
     cdef bint may_descend(self) noexcept:

@@ -1,13 +1,16 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
-from fastopt.nn.layers import BatchNorm, Dense, GroupedDense, Layer, Maxout, Residual, Standardize
+from fastopt.nn.conditioning import condition_number
+from fastopt.nn.layers import BatchNorm, Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
 from fastopt.nn.sequential import Sequential, load
+from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "BatchNorm",
     "Dense",
+    "Dropout",
     "GroupedDense",
     "History",
     "Layer",
@@ -17,6 +20,9 @@ __all__ = [
     "Standardize",
     "Trainer",
     "Tuning",
+    "Whiten",
+    "condition_number",
     "load",
+    "summary",
     "tune",
 ]

@@ -6,7 +6,16 @@ from fastopt.nn import layers as kinds
 
 LAYERS: dict[str, type[kinds.Layer]] = {
     k.__name__: k
-    for k in (kinds.Dense, kinds.GroupedDense, kinds.Maxout, kinds.Standardize, kinds.BatchNorm, kinds.Residual)
+    for k in (
+        kinds.BatchNorm,
+        kinds.Dense,
+        kinds.Dropout,
+        kinds.GroupedDense,
+        kinds.Maxout,
+        kinds.Standardize,
+        kinds.Whiten,
+        kinds.Residual,
+    )
 }
 
 
@@ -16,7 +25,7 @@ def describe(layers) -> list[dict]:
     for layer in layers:
         config = {k: describe(v) if k == "layers" else v for k, v in layer.config().items()}
         out.append({"type": type(layer).__name__, **config})
-        if isinstance(layer, kinds.Standardize):
+        if isinstance(layer, kinds.FromData):
             out[-1]["calibrated"] = layer.calibrated
     return out
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
+from fastopt.nn import conditioning, initialization
 
 
 class _Array:
@@ -93,25 +94,29 @@ class _Product(Layer):
     activation = "identity"
     groups = 1
 
-    def __init__(self, in_features, out_features, bias):
+    def __init__(self, in_features, out_features, bias, init):
         self.in_features = _features("in_features", in_features)
         self.out_features = _features("out_features", out_features)
-        self._has_bias, self._arrays = bool(bias), {}
+        self._has_bias, self._arrays, self.init = bool(bias), {}, initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+
+    def _init_config(self):
+        return {} if self.init is None else {"init": self.init}
 
     def _rows(self) -> int:
         """Outputs of the product."""
         return self.out_features
 
+    def _matrices(self, weight):
+        """A view of the weights as the matrices (k, out, in) that start each on its own."""
+        return weight.reshape(self.groups, -1, weight.shape[1])
+
     def build(self, rng, dtype):
         if self._arrays:
             return
-        rows, fan_in, fan_out = self._rows(), self.in_features // self.groups, self.out_features // self.groups
-        he = self.activation in ("relu", "leaky_relu", "gelu", "silu")
-        variance = 2 / fan_in if he else 2 / (fan_in + fan_out)
-        limit = np.sqrt(3 * variance)
-        weight = aligned_zeros((rows, fan_in), dtype)
-        weight[...] = rng.uniform(-limit, limit, weight.shape)
+        rows = self._rows()
+        weight = aligned_zeros((rows, self.in_features // self.groups), dtype)
+        initialization.fill(self._matrices(weight), self.init, self.activation, rng)
         self._arrays = {"weight": weight, "bias": aligned_zeros((rows,), dtype) if self._has_bias else None}
         for name, a in self._given.items():
             self._arrays[name][...] = a
@@ -123,13 +128,18 @@ class _Product(Layer):
     def arrays(self):
         return {name: a for name, a in self._arrays.items() if a is not None}
 
+    def absorbs(self, layer) -> bool:
+        """Whether this layer can do that one's work too; a matrix over all columns has no place in groups."""
+        return _is_affine(layer) or (isinstance(layer, Whiten) and self.groups == 1)
+
     def absorb(self, layer) -> None:
-        """Take over the scale and shift of the Standardize or BatchNorm before this layer."""
+        """Take over the scale, or the matrix, and the shift of the layer before this one."""
         columns = (self.groups, 1, self.in_features // self.groups)
-        scale, shift = (a.reshape(columns) for a in layer.scale_and_shift())
+        scale, shift = layer.scale_and_shift()
         weight = self.weight.reshape(self.groups, -1, columns[-1]).astype(np.float64)
-        bias = (weight @ shift.transpose(0, 2, 1)).ravel()
-        self._replace((weight * scale).reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
+        bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).ravel()
+        weight = weight @ scale if scale.ndim == 2 else weight * scale.reshape(columns)
+        self._replace(weight.reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
 
     def absorb_next(self, layer) -> None:
         """Take over the scale, shift and activation of the BatchNorm after this layer, which has no activation."""
@@ -170,6 +180,9 @@ class Dense(_Product):
         One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -187,8 +200,8 @@ class Dense(_Product):
     (2, 3)
     """
 
-    def __init__(self, in_features, out_features, activation="identity", bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, activation="identity", bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.activation = _activation(activation)
 
     @classmethod
@@ -217,6 +230,7 @@ class Dense(_Product):
             "out_features": self.out_features,
             "activation": self.activation,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
 
@@ -236,6 +250,9 @@ class GroupedDense(_Product):
         softmax (of whole rows).
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -253,8 +270,8 @@ class GroupedDense(_Product):
     (4, 4)
     """
 
-    def __init__(self, in_features, out_features, groups, activation="identity", bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, groups, activation="identity", bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.groups, self.activation = _features("groups", groups), _activation(activation)
         for name in ("in_features", "out_features"):
             if getattr(self, name) % self.groups:
@@ -267,6 +284,7 @@ class GroupedDense(_Product):
             "groups": self.groups,
             "activation": self.activation,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
 
@@ -280,6 +298,9 @@ class Maxout(_Product):
         Linear functions per output.
     bias : bool
         Whether a bias is added.
+    init : str, optional
+        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        he_normal, lecun_normal, orthogonal, sparse or zeros.
 
     Attributes
     ----------
@@ -299,12 +320,15 @@ class Maxout(_Product):
     ((12, 8), 4)
     """
 
-    def __init__(self, in_features, out_features, pieces=2, bias=True):
-        super().__init__(in_features, out_features, bias)
+    def __init__(self, in_features, out_features, pieces=2, bias=True, init=None):
+        super().__init__(in_features, out_features, bias, init)
         self.pieces = _features("pieces", pieces)
 
     def _rows(self):
         return self.out_features * self.pieces
+
+    def _matrices(self, weight):
+        return weight.reshape(self.out_features, self.pieces, -1).transpose(1, 0, 2)
 
     def config(self):
         return {
@@ -312,6 +336,7 @@ class Maxout(_Product):
             "out_features": self.out_features,
             "pieces": self.pieces,
             "bias": self._has_bias,
+            **self._init_config(),
         }
 
     def lay_out(self, program, src):
@@ -320,7 +345,24 @@ class Maxout(_Product):
         return dst
 
 
-class Standardize(Layer):
+class FromData(Layer):
+    """What the layers share whose arrays are not trained but statistics of data."""
+
+    mean = _Array()
+
+    def __init__(self, features):
+        self.in_features = self.out_features = _features("features", features)
+        self.calibrated, self._arrays = False, {}
+
+    def arrays(self):
+        return dict(self._arrays)
+
+    def calibrate(self, x) -> None:
+        """Take the statistics of the rows of x."""
+        raise NotImplementedError
+
+
+class Standardize(FromData):
     """Centre every column and divide it by its standard deviation.
 
     The statistics are not trained: they come from data, by `Sequential.calibrate`, which
@@ -346,12 +388,7 @@ class Standardize(Layer):
     array([[1.]])
     """
 
-    mean = _Array()
     scale = _Array()
-
-    def __init__(self, features):
-        self.in_features = self.out_features = _features("features", features)
-        self.calibrated, self._arrays = False, {}
 
     def config(self):
         return {"features": self.in_features}
@@ -376,12 +413,124 @@ class Standardize(Layer):
         scale = self.scale.astype(np.float64)
         return scale, -scale * self.mean
 
+    def lay_out(self, program, src):
+        dst = program.value(self.out_features)
+        program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        return dst
+
+
+class Whiten(FromData):
+    """Centre the columns and decorrelate them, ``(x - mean) @ weight.T``: their covariance becomes the identity.
+
+    The statistics are not trained: they come from data, as those of `Standardize` do.
+
+    Parameters
+    ----------
+    features : int
+    kind : str
+        "zca" stays as close to the input as whitening can, "pca" gives the principal components,
+        the one of largest variance first (Kessy et al. 2018).
+    eps : float
+        At least 0; this share of the largest variance is added to the variance along every
+        principal component, so that components of next to none are not blown up.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (features,)
+    weight : ndarray, shape (features, features)
+    calibrated : bool
+        Whether the statistics have been taken.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> X = np.random.default_rng(0).normal(size=(500, 2)) @ [[3.0, 2.0], [0.0, 0.1]]
+    >>> net = fo.nn.Sequential([fo.nn.Whiten(2)], dtype=np.float64).calibrate(X)
+    >>> fo.nn.condition_number(X) > 1000, round(fo.nn.condition_number(net.predict(X)), 2)
+    (True, 1.0)
+    """
+
+    weight = _Array()
+
+    def __init__(self, features, kind="zca", eps=1e-6):
+        super().__init__(features)
+        if kind not in ("zca", "pca"):
+            raise ValueError(f"kind: expected 'zca' or 'pca', got {kind!r}")
+        if isinstance(eps, bool) or not hasattr(eps, "__float__") or not 0 <= eps < np.inf:
+            raise ValueError(f"eps: expected a finite number of at least 0, got {eps!r}")
+        self.kind, self.eps = kind, float(eps)
+
+    def config(self):
+        return {"features": self.in_features, "kind": self.kind, "eps": self.eps}
+
+    def build(self, rng, dtype):
+        if self._arrays:
+            return
+        self._arrays = {"mean": aligned_zeros((self.in_features,), dtype)}
+        self._arrays["weight"] = aligned_zeros((self.in_features, self.in_features), dtype)
+        self.weight = np.eye(self.in_features)
+
+    def scale_and_shift(self):
+        """The layer as ``x @ scale.T + shift``, in float64."""
+        scale = self.weight.astype(np.float64)
+        return scale, -scale @ self.mean
+
+    def calibrate(self, x):
+        mean, cov = conditioning.covariance(x)
+        self.weight, self.mean = conditioning.whitening(cov, self.kind, self.eps), mean
+        self.calibrated = True
+
+    def lay_out(self, program, src):
+        centred, dst = program.value(self.out_features), program.value(self.out_features)
+        program.add("standardize", src, centred, weight=self.mean, bias=np.ones_like(self.mean))
+        program.add("whiten", centred, dst, weight=self.weight)
+        return dst
+
+
+class Dropout(Layer):
+    """Drop a random share of the inputs in training, none in inference (Srivastava et al. 2014).
+
+    Parameters
+    ----------
+    rate : float
+        The probability of dropping an input, in [0, 1); those kept are multiplied by
+        ``1 / (1 - rate)``. A rate of 0 adds nothing to the program.
+
+    Attributes
+    ----------
+    seed : ndarray, shape (), uint64
+        Drawn from the network's random numbers. It, the count of batches and the place in the
+        batch decide what is dropped. Model files and runs keep it.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(4, 8, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(8, 3)], rng=0)
+    >>> net.predict(np.zeros((2, 4))).shape
+    (2, 3)
+    """
+
+    seed = _Array()
+
+    def __init__(self, rate):
+        self.rate, self._arrays = core.drop_rate(rate), {}
+
+    def config(self):
+        return {"rate": self.rate}
+
+    def build(self, rng, dtype):
+        if not self._arrays:
+            self._arrays = {"seed": aligned_zeros((), np.uint64)}
+            self.seed = rng.integers(2**64, dtype=np.uint64)
+
     def arrays(self):
         return dict(self._arrays)
 
     def lay_out(self, program, src):
+        if self.rate == 0 or not program.training:
+            return src
         dst = program.value(self.out_features)
-        program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        program.add("dropout", src, dst, rate=self.rate, seed=self.seed)
         return dst
 
 
@@ -505,8 +654,10 @@ class Residual(Layer):
 
     def __init__(self, layers):
         self.layers = check_chain(layers)
-        if any(isinstance(layer, Standardize) for layer in self.layers):
-            raise ValueError("layers: expected no Standardize inside a shortcut, for want of data; put it before")
+        for layer in self.layers:
+            if isinstance(layer, FromData):
+                name = type(layer).__name__
+                raise ValueError(f"layers: expected no {name} inside a shortcut, for want of data; put it before")
         self.in_features, self.out_features = self.layers[0].in_features, self.layers[-1].out_features
         if self.in_features != self.out_features:
             ends = f"{self.in_features} and {self.out_features}"
@@ -542,17 +693,38 @@ def check_chain(layers) -> list[Layer]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
+    _widen_dropout(layers)
+    for i, layer in enumerate(layers):
         if i and layer.in_features != layers[i - 1].out_features:
             wanted = f"{layers[i - 1].out_features} inputs, as layers[{i - 1}] gives"
             raise ValueError(f"layers[{i}]: expected {wanted}, got {layer.in_features}")
     return layers
 
 
+def _widen_dropout(layers) -> None:
+    """Make every Dropout as wide as what stands beside it."""
+    width = next((layer.in_features for layer in layers if not isinstance(layer, Dropout)), None)
+    if width is None:
+        raise ValueError("layers: expected a layer besides Dropout, which has no width of its own, got none")
+    for layer in layers:
+        if isinstance(layer, Dropout):
+            layer.in_features = layer.out_features = width
+        width = layer.out_features
+
+
+def without_dropout(layers) -> list[Layer]:
+    """The layers of an inference network; changes those that hold others."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            layer.layers = without_dropout(layer.layers)
+    return [layer for layer in layers if not isinstance(layer, Dropout)]
+
+
 def fold_chain(layers) -> list[Layer]:
     """The layers with every scale and shift absorbed into a layer with a weight beside it; changes that layer.
 
-    After a BatchNorm or Standardize without activation: W (s x + t) + b = (W s) x + (b + W t). Before a BatchNorm,
-    without activation between: s (W x + b) + t = (s W) x + (s b + t). Computed in float64.
+    After a BatchNorm without activation, a Standardize or a Whiten (s a matrix): W (s x + t) + b = (W s) x + (b + W t).
+    Before a BatchNorm, without activation between: s (W x + b) + t = (s W) x + (s b + t). Computed in float64.
     """
     folded: list[Layer] = []
     for layer in layers:
@@ -566,7 +738,7 @@ def fold_chain(layers) -> list[Layer]:
         ):
             before.absorb_next(layer)
             continue
-        while isinstance(layer, _Product) and folded and _is_affine(folded[-1]):
+        while isinstance(layer, _Product) and folded and layer.absorbs(folded[-1]):
             layer.absorb(folded.pop())
         folded.append(layer)
     return folded

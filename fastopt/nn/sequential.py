@@ -1,13 +1,14 @@
 """Sequential: a chain of layers, compiled once into the program that everything runs."""
 
 import copy
+import warnings
 
 import numpy as np
 
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
-from fastopt.nn.layers import BatchNorm, Standardize, check_chain, fold_chain, walk
+from fastopt.nn.layers import BatchNorm, Dropout, FromData, check_chain, fold_chain, walk, without_dropout
 
 LOSSES = core.LOSSES
 
@@ -15,8 +16,8 @@ LOSSES = core.LOSSES
 class _Layout:
     """Numbers the values and collects the entries of a program."""
 
-    def __init__(self, width):
-        self.widths, self.entries = [width], []
+    def __init__(self, width, training):
+        self.widths, self.entries, self.training = [width], [], training
 
     def value(self, width) -> int:
         self.widths.append(width)
@@ -38,6 +39,17 @@ class Sequential:
     dtype : dtype
         float32 or float64, of all parameters and of the arithmetic.
 
+    Warns
+    -----
+    UserWarning
+        A hidden layer starts with ``init="zeros"``.
+
+    Attributes
+    ----------
+    draws : int
+        Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
+        drop the same elements again.
+
     Examples
     --------
     >>> import numpy as np, fastopt as fo
@@ -47,6 +59,17 @@ class Sequential:
     """
 
     def __init__(self, layers, rng=None, dtype=np.float32):
+        self._assemble(layers, rng, dtype)
+        for layer in _hidden(self.layers):
+            if layer.init == "zeros":
+                warnings.warn(
+                    f"{layer!r}: hidden units that start at zero are all equal, and this symmetry is not broken "
+                    "where the weights after them start equal, or the slope at zero is zero; use another init",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def _assemble(self, layers, rng, dtype):
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
@@ -59,16 +82,21 @@ class Sequential:
         rng = np.random.default_rng(rng)
         for layer in self.layers:
             layer.build(rng, self.dtype)
-        self._folded = False
+        self._folded, self.draws = False, 0
         self._compile()
 
     def _compile(self):
-        layout = _Layout(self.layers[0].in_features)
+        drops = any(isinstance(layer, Dropout) for layer in walk(self.layers))
+        self._program = self._lay_out(training=False)
+        self._training_program = self._lay_out(training=True) if drops else self._program
+
+    def _lay_out(self, training):
+        layout = _Layout(self.layers[0].in_features, training)
         end = 0
         for layer in self.layers:
             end = layer.lay_out(layout, end)
         typenum = self.dtype.num
-        self._program = core.Program(layout.widths, layout.entries, typenum, self._folded)
+        return core.Program(layout.widths, layout.entries, typenum, self._folded)
 
     @property
     def in_features(self) -> int:
@@ -139,8 +167,11 @@ class Sequential:
             New arrays in the order of `parameters`.
         """
         self.require_calibrated()
-        training = core.Training(self._program, loss, None, 0)
-        return training.step(x, y, sample_weight), training.grads
+        training = core.Training(self._training_program, loss, None, 0)
+        training.batches = self.draws
+        value = training.step(x, y, sample_weight)
+        self.draws += 1
+        return value, training.grads
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
         """Mean loss over a data set, in inference mode."""
@@ -150,9 +181,10 @@ class Sequential:
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense or Maxout
-        that follows; any BatchNorm into the Dense or GroupedDense without activation before it. The
-        parameters are copies, read-only for good, so the weights can be kept packed for the products besides.
+        Dropout is gone. Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense
+        or Maxout that follows, Whiten into the Dense or Maxout; any BatchNorm into the Dense or GroupedDense
+        without activation before it. The parameters are copies, read-only for good, so the weights can be kept
+        packed for the products besides.
         This network stays as it is.
 
         Returns
@@ -177,19 +209,19 @@ class Sequential:
         """
         self.require_calibrated()
         twin = copy.deepcopy(self)
-        twin.layers = fold_chain(twin.layers)
+        twin.layers = fold_chain(without_dropout(twin.layers))
         _protect(twin.layers)
         twin._folded = True
         twin._compile()
         return twin
 
     def calibrate(self, X) -> "Sequential":
-        """Take the statistics of every Standardize and BatchNorm layer from rows X; returns the network.
+        """Take the statistics of every Standardize, Whiten and BatchNorm layer from rows X; returns the network.
 
         Layer after layer, in inference mode: each sees X as the calibrated layers before it give it. A
         BatchNorm takes the mean and the unbiased variance in place of its running averages.
         """
-        self._calibrate(self.layers, X, (Standardize, BatchNorm))
+        self._calibrate(self.layers, X, (FromData, BatchNorm))
         return self
 
     def _calibrate(self, layers, x, kinds):
@@ -200,14 +232,15 @@ class Sequential:
             if isinstance(layer, kinds):
                 layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
             self._calibrate(getattr(layer, "layers", ()), x, kinds)
-            if i < last:
-                x = Sequential([layer], dtype=self.dtype).predict(x)
+            if i < last and not isinstance(layer, Dropout):
+                x = _assembled([layer], self.dtype).predict(x)
 
     def require_calibrated(self) -> None:
-        """Raise ValueError if a Standardize layer has no statistics."""
+        """Raise ValueError if a layer has no statistics yet."""
         for layer in walk(self.layers):
             if not layer.calibrated:
-                raise ValueError("Standardize has no statistics yet; call net.calibrate(X) on the training data first")
+                name = type(layer).__name__
+                raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
 
     def save(self, path) -> None:
         """Write the network to a safetensors file; whole or not at all."""
@@ -219,7 +252,7 @@ class Sequential:
         return f"Sequential([\n{inside}], dtype={self.dtype})"
 
     def __getstate__(self):
-        return {"layers": self.layers, "dtype": self.dtype, "_folded": self._folded}
+        return {"layers": self.layers, "dtype": self.dtype, "_folded": self._folded, "draws": self.draws}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -233,6 +266,23 @@ def _protect(layers):
     for layer in walk(layers):
         for array in layer.arrays().values():
             array.flags.writeable = False
+
+
+def _assembled(layers, dtype) -> Sequential:
+    """A network whose weights are known: it does not matter how they started."""
+    net = Sequential.__new__(Sequential)
+    net._assemble(layers, 0, dtype)
+    return net
+
+
+def _hidden(layers):
+    """The layers with weights that others with weights follow; a chain inside counts for itself."""
+    followed = False
+    for layer in reversed(layers):
+        if followed and hasattr(layer, "init"):
+            yield layer
+        yield from _hidden(getattr(layer, "layers", ()))
+        followed = followed or any(hasattr(other, "init") for other in walk([layer]))
 
 
 def load(path):
@@ -255,7 +305,7 @@ def load(path):
     """
     arrays, document = _files.read(path, "network")
     try:
-        net = Sequential(files.build(document["layers"]), rng=0, dtype=document["dtype"])
+        net = _assembled(files.build(document["layers"]), document["dtype"])
         mine = files.arrays_of(net)
         files.check_arrays(mine, arrays)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -13,7 +13,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
-from fastopt.nn.layers import Standardize
+from fastopt.nn.layers import FromData
 from fastopt.nn.sequential import require_finite
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
@@ -67,7 +67,7 @@ class Trainer:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.seed, self.epoch = int(seed), 0
-        self._training = core.Training(net._program, loss, optimizer._update, max_batch)
+        self._training = core.Training(net._training_program, loss, optimizer._update, max_batch)
 
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
@@ -169,7 +169,7 @@ class Trainer:
             X_held, y_held = validation
             validation = self._check_rows(X_held, y_held, None, check_finite, training=False)[:2]
         if y is not None and not all(layer.calibrated for layer in self.net.layers):
-            self.net._calibrate(self.net.layers, data[0], Standardize)
+            self.net._calibrate(self.net.layers, data[0], FromData)
         history, best, bar = History(), _Best(self.net, patience), _Bar(progress, epochs)
         try:
             for _ in range(epochs):
