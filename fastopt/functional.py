@@ -9,6 +9,7 @@ from fastopt._kernels import core
 __all__ = [
     "activation",
     "batch_statistics",
+    "binary_cross_entropy",
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
@@ -17,6 +18,8 @@ __all__ = [
     "exp",
     "grouped_dense",
     "grouped_dense_backward",
+    "huber",
+    "mae",
     "maxout",
     "maxout_backward",
     "mse",
@@ -25,6 +28,7 @@ __all__ = [
 
 activation = core.activation
 batch_statistics = core.batch_statistics
+binary_cross_entropy = core.binary_cross_entropy
 clip_grad_norm_ = core.clip_grad_norm_
 clip_grad_value_ = core.clip_grad_value_
 cross_entropy = core.cross_entropy
@@ -33,6 +37,8 @@ dense_backward = core.dense_backward
 exp = core.exp
 grouped_dense = core.grouped_dense
 grouped_dense_backward = core.grouped_dense_backward
+huber = core.huber
+mae = core.mae
 maxout = core.maxout
 maxout_backward = core.maxout_backward
 mse = core.mse
