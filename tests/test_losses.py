@@ -93,7 +93,11 @@ def test_the_gradient_lands_in_the_array_given(loss, kind, options, dtype):
 @pytest.mark.parametrize("k", [5, 40])
 def test_a_row_of_weight_zero_is_as_if_absent(loss, kind, options, k, dtype):
     prediction, targets = data(6, k, dtype, kind)
-    weight, function, options = np.array([1, 1, 0, 1, 1, 1], dtype), getattr(fo.functional, loss), loss_options(options, k)
+    weight, function, options = (
+        np.array([1, 1, 0, 1, 1, 1], dtype),
+        getattr(fo.functional, loss),
+        loss_options(options, k),
+    )
     keep = weight > 0
     prediction[2, 1] = np.nan  # even if it holds NaN
     got, grad = function(prediction, targets, sample_weight=weight, **options)

@@ -68,15 +68,14 @@ cdef inline double log_element(double x) noexcept nogil:
 cdef inline floating softplus_of(floating u, floating* tail) noexcept nogil:
     # log(1 + u) for 0 <= u <= 1, and tail = u / (1 + u), with one division between them:
     # 2 atanh(u / (2 + u)), from u = sqrt(2) - 1 on log(2) + 2 atanh((u - 1) / (u + 3))
-    cdef floating middle = <floating>0.41421356
-    cdef floating over = u - (<floating>1 if u > middle else <floating>0)
-    cdef floating under = u + (<floating>3 if u > middle else <floating>2)
-    cdef floating one_more = <floating>1 + u, inverse = <floating>1 / (one_more * under), s, z
+    cdef floating far = <floating>1 if u > <floating>0.41421356 else <floating>0
+    cdef floating over = u - far, under = u + (<floating>2 + far), one_more = <floating>1 + u, s, z
+    cdef floating inverse = <floating>1 / (one_more * under)
     tail[0] = u * under * inverse
     s = over * one_more * inverse
     z = s * s
     s = <floating>2 * s
-    return (<floating>0.6931471805599453 if u > middle else <floating>0) + (s + s * (z * atanh_polynomial(z)))
+    return far * <floating>0.6931471805599453 + (s + s * (z * atanh_polynomial(z)))
 
 
 ctypedef struct SquaredError:
@@ -129,21 +128,23 @@ cdef one_body_void element_blocks(ElementLoss* tag, const floating* p, const flo
                                   floating* grad, Py_ssize_t blocks) noexcept nogil:
     # lane[j] grows by the weighted losses of elements j, j + LANES, ...; grad = slope weight inverse
     cdef double partial[LANES]
-    cdef double value[LANES]
-    cdef floating slope[LANES]
+    cdef double lost[LANES]
     cdef floating out[LANES]
-    cdef floating w
+    cdef floating w, slope = 0
+    cdef double value, times
     cdef Py_ssize_t i, j
     for j in range(LANES):
         partial[j] = lane[j]
     for i in range(blocks):
         for j in range(LANES):
-            value[j] = element_loss(tag, p[j], t[j], delta, &slope[j])
-        for j in range(LANES):
+            value = element_loss(tag, p[j], t[j], delta, &slope)
             w = weight[j]
-            partial[j] += value[j] * <double>w if w != <floating>0 else 0.0
+            times = w
+            lost[j] = value * times if times != 0.0 else 0.0
             w = w * inverse
-            out[j] = slope[j] * w if w != <floating>0 else <floating>0
+            out[j] = slope * w if w != <floating>0 else <floating>0
+        for j in range(LANES):
+            partial[j] += lost[j]
         for j in range(LANES):
             grad[j] = out[j]
         p += LANES
@@ -194,50 +195,56 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
 #   loss = sum(a) log sum exp(z) - sum(a z);  grad = softmax(z) sum(a) - a
 # t of a class is 1 there and 0 elsewhere. Plain classes never see a_j of the others.
 
-cdef enum:
-    SUM_TARGETS, SUBTRACT_TARGETS
+cdef inline floating target_share(floating t, floating w, floating floor, floating keep) noexcept nogil:
+    return w * (floor + keep * t)
 
 
-cdef one_body_void target_blocks(int what, const floating* z, const floating* t, Py_ssize_t t_step,
-                                 const floating* w, Py_ssize_t w_step, floating floor, floating keep, floating top,
-                                 double* mass, double* dot, floating* grad, Py_ssize_t blocks) noexcept nogil:
-    # SUM_TARGETS: mass and dot grow by a and a (z - top), lane by lane; SUBTRACT_TARGETS: grad -= top a
+cdef one_body_void target_sum_blocks(const floating* z, const floating* t, Py_ssize_t t_step, const floating* w,
+                                     Py_ssize_t w_step, floating floor, floating keep, floating top,
+                                     double* mass, double* dot, Py_ssize_t blocks) noexcept nogil:
+    # mass and dot grow by a and a (z - top), lane by lane
     cdef double mass_part[LANES]
     cdef double dot_part[LANES]
     cdef floating a[LANES]
-    cdef floating out[LANES]
-    cdef floating behind
+    cdef floating z_counted[LANES]          # top where a is 0: 0 times infinity is no loss
+    cdef floating share_of
     cdef Py_ssize_t i, j
-    if what == SUM_TARGETS:
-        for j in range(LANES):
-            mass_part[j] = mass[j]
-            dot_part[j] = dot[j]
+    for j in range(LANES):
+        mass_part[j], dot_part[j] = mass[j], dot[j]
     for i in range(blocks):
         for j in range(LANES):
-            a[j] = w[j] * (floor + keep * t[j])
-        if what == SUM_TARGETS:
-            for j in range(LANES):
-                behind = z[j] - top if a[j] != <floating>0 else <floating>0
-                mass_part[j] += <double>a[j]
-                dot_part[j] += <double>a[j] * <double>behind
-            z += LANES
-        else:
-            for j in range(LANES):
-                out[j] = grad[j] - top * a[j]
-            for j in range(LANES):
-                grad[j] = out[j]
-            grad += LANES
+            share_of = target_share(t[j], w[j], floor, keep)
+            a[j] = share_of
+            z_counted[j] = z[j] if share_of != <floating>0 else top
+        for j in range(LANES):
+            mass_part[j] += <double>a[j]
+            dot_part[j] += <double>a[j] * (<double>z_counted[j] - <double>top)
+        z += LANES
         t += t_step
         w += w_step
-    if what == SUM_TARGETS:
+    for j in range(LANES):
+        mass[j], dot[j] = mass_part[j], dot_part[j]
+
+
+cdef one_body_void target_subtract_blocks(const floating* t, Py_ssize_t t_step, const floating* w, Py_ssize_t w_step,
+                                          floating floor, floating keep, floating scale, floating* grad,
+                                          Py_ssize_t blocks) noexcept nogil:
+    # grad -= scale a
+    cdef floating out[LANES]
+    cdef Py_ssize_t i, j
+    for i in range(blocks):
         for j in range(LANES):
-            mass[j] = mass_part[j]
-            dot[j] = dot_part[j]
+            out[j] = grad[j] - scale * target_share(t[j], w[j], floor, keep)
+        for j in range(LANES):
+            grad[j] = out[j]
+        grad += LANES
+        t += t_step
+        w += w_step
 
 
-cdef void walk_targets(int what, const Loss* rule, const floating* z, const floating* t, floating top, double* mass,
-                       double* dot, floating* grad, Py_ssize_t k) noexcept nogil:
-    # target_blocks over a row (k,); t NULL is all zeros
+cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, floating top, double* mass, double* dot,
+                       floating scale, floating* grad, Py_ssize_t k) noexcept nogil:
+    # over a row (k,): the sums where there is a z, else the gradient; t NULL is all zeros
     cdef floating zeros[LANES]
     cdef floating ones[LANES]
     cdef floating z_block[LANES]
@@ -252,15 +259,21 @@ cdef void walk_targets(int what, const Loss* rule, const floating* z, const floa
         t, t_step = zeros, 0
     if w == NULL:
         w, w_step = ones, 0
-    target_blocks(what, z, t, t_step, w, w_step, floor, keep, top, mass, dot, grad, blocks)
-    if main < k:
-        fill(t_block, t + t_step * blocks, k - main, <floating>0)
-        fill(w_block, w + w_step * blocks, k - main, <floating>0)
-        fill(z_block, (z if what == SUM_TARGETS else grad) + main, k - main, <floating>0)
-        target_blocks(what, <const floating*>z_block, <const floating*>t_block, 0, <const floating*>w_block, 0, floor, keep,
-                      top, mass, dot, z_block, 1)
-        if what == SUBTRACT_TARGETS:
-            spill(grad + main, z_block, k - main)
+    if z != NULL:
+        target_sum_blocks(z, t, t_step, w, w_step, floor, keep, top, mass, dot, blocks)
+    else:
+        target_subtract_blocks(t, t_step, w, w_step, floor, keep, scale, grad, blocks)
+    if main == k:
+        return
+    fill(t_block, t + t_step * blocks, k - main, <floating>0)
+    fill(w_block, w + w_step * blocks, k - main, <floating>0)
+    fill(z_block, (z if z != NULL else grad) + main, k - main, <floating>0)
+    if z != NULL:
+        target_sum_blocks(<const floating*>z_block, <const floating*>t_block, 0, <const floating*>w_block, 0, floor, keep,
+                          top, mass, dot, 1)
+    else:
+        target_subtract_blocks(<const floating*>t_block, 0, <const floating*>w_block, 0, floor, keep, scale, z_block, 1)
+        spill(grad + main, z_block, k - main)
 
 
 cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, int64_t label, floating top,
@@ -277,7 +290,7 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
     if t != NULL or rule.floor != 0:
         for j in range(LANES):
             mass_lane[j] = dot_lane[j] = 0
-        walk_targets(SUM_TARGETS, rule, z, t, top, mass_lane, dot_lane, <floating*>NULL, k)
+        walk_targets(rule, z, t, top, mass_lane, dot_lane, <floating>0, <floating*>NULL, k)
         for j in range(LANES):
             mass += mass_lane[j]
             dot[0] += dot_lane[j]
@@ -290,7 +303,7 @@ cdef void subtract_targets(const Loss* rule, const floating* t, int64_t label, f
     if t == NULL:
         grad[label] -= scale * <floating>(rule.keep * class_weight_of(rule, label, grad))
     if t != NULL or rule.floor != 0:
-        walk_targets(SUBTRACT_TARGETS, rule, <const floating*>NULL, t, scale, <double*>NULL, <double*>NULL, grad, k)
+        walk_targets(rule, <const floating*>NULL, t, <floating>0, <double*>NULL, <double*>NULL, scale, grad, k)
 
 
 cdef inline double class_weight_of(const Loss* rule, int64_t label, const floating* dtype) noexcept nogil:

@@ -72,7 +72,7 @@ NAMES: dict[type, str] = {CrossEntropy: "cross_entropy", Huber: "huber"}
 
 def loss_name(loss: Loss) -> str:
     """The function in `functional` that computes a loss; raises ValueError for a loss that does not exist."""
-    name = NAMES.get(type(loss), loss)
+    name = loss if isinstance(loss, str) else NAMES.get(type(loss), "")
     if name not in LOSSES:
         classes = ", ".join(f"nn.{kind.__name__}" for kind in NAMES)
         raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, {classes}, got {loss!r}")
