@@ -1,10 +1,10 @@
 """Neural networks and second-order models inside CPU-only Python programs.
 
 NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
-kernel, `optim` the optimizers, `nn` layers, networks and the Trainer.
+kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores.
 """
 
-from fastopt import functional, nn, optim, schedules
+from fastopt import functional, metrics, nn, optim, schedules
 from fastopt._version import __version__
 from fastopt.threads import config, get_num_threads, num_threads, set_num_threads, show_config
 
@@ -13,6 +13,7 @@ __all__ = [
     "config",
     "functional",
     "get_num_threads",
+    "metrics",
     "nn",
     "num_threads",
     "optim",

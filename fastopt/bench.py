@@ -430,19 +430,27 @@ def dropout_case(n, features) -> Case:
 
 
 def losses(threads) -> Iterator[Case]:
-    for name, n, n_out in (
-        ("cross_entropy", 128, 10),
-        ("cross_entropy", 1024, 1000),
-        ("mse", 128, 10),
-        ("mse", 1024, 1000),
-    ):
-        yield loss_case(name, n, n_out)
+    for name in LOSSES:
+        for n, n_out in ((128, 10), (1024, 1000)):
+            yield loss_case(name, n, n_out)
+
+
+# how torch and optax spell a loss, whose targets are classes, probabilities or values
+LOSSES = {
+    "cross_entropy": ("cross_entropy", lambda optax: optax.softmax_cross_entropy_with_integer_labels),
+    "mse": ("mse_loss", lambda optax: optax.squared_error),
+    "mae": ("l1_loss", lambda optax: lambda z, t: abs(z - t)),
+    "huber": ("huber_loss", lambda optax: optax.huber_loss),
+    "binary_cross_entropy": ("binary_cross_entropy_with_logits", lambda optax: optax.sigmoid_binary_cross_entropy),
+}
 
 
 def loss_case(name, n, n_out) -> Case:
     """Mean loss and its gradient."""
-    z = random(n, n_out)
-    targets = np.arange(n) % n_out if name == "cross_entropy" else random(n, n_out)[::-1].copy()
+    z, values = random(n, n_out), random(n, n_out)[::-1].copy()
+    targets = {"cross_entropy": np.arange(n) % n_out, "binary_cross_entropy": (values > 0).astype(np.float32)}.get(
+        name, values
+    )
 
     def ours():
         call, grad = getattr(fo.functional, name), np.empty_like(z)
@@ -451,7 +459,7 @@ def loss_case(name, n, n_out) -> Case:
     def torch():
         import torch
 
-        function = torch.nn.functional.mse_loss if name == "mse" else torch.nn.functional.cross_entropy
+        function = getattr(torch.nn.functional, LOSSES[name][0])
         leaf, t = torch.tensor(z, requires_grad=True), torch.from_numpy(targets)
 
         def call():
@@ -464,7 +472,7 @@ def loss_case(name, n, n_out) -> Case:
         jax = jax_on_one_cpu()
         import optax
 
-        function = optax.squared_error if name == "mse" else optax.softmax_cross_entropy_with_integer_labels
+        function = LOSSES[name][1](optax)
         call = jax.jit(jax.value_and_grad(lambda z, t: function(z, t).mean()))
         a, t = jax.numpy.asarray(z), jax.numpy.asarray(targets)
         return lambda: jax.block_until_ready(call(a, t))
@@ -472,7 +480,7 @@ def loss_case(name, n, n_out) -> Case:
     return Case(
         f"{name} and gradient {n}x{n_out}",
         {"ours": ours, "torch": torch, "jax": jax},
-        bytes=z.nbytes * (2 + (name == "mse")),
+        bytes=z.nbytes * (3 - (name == "cross_entropy")),
     )
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_inference",
     "batch_statistics",
+    "binary_cross_entropy",
     "clip_grad_norm_",
     "clip_grad_value_",
     "cross_entropy",
@@ -22,6 +23,8 @@ __all__ = [
     "exp",
     "grouped_dense",
     "grouped_dense_backward",
+    "huber",
+    "mae",
     "maxout",
     "maxout_backward",
     "mse",
@@ -33,6 +36,7 @@ batch_norm = core.batch_norm
 batch_norm_backward = core.batch_norm_backward
 batch_norm_inference = core.batch_norm_inference
 batch_statistics = core.batch_statistics
+binary_cross_entropy = core.binary_cross_entropy
 clip_grad_norm_ = core.clip_grad_norm_
 clip_grad_value_ = core.clip_grad_value_
 cross_entropy = core.cross_entropy
@@ -43,6 +47,8 @@ dropout_backward = core.dropout_backward
 exp = core.exp
 grouped_dense = core.grouped_dense
 grouped_dense_backward = core.grouped_dense_backward
+huber = core.huber
+mae = core.mae
 maxout = core.maxout
 maxout_backward = core.maxout_backward
 mse = core.mse

@@ -172,30 +172,61 @@ def batch_norm_backward(dy, x, gamma, mean, var, z=None, eps=1e-5, activation="i
 # ---------------------------------------------------------------- losses: (loss, gradient)
 
 
-def cross_entropy(logits, targets, sample_weight=None):
-    """targets: classes (n,) or probabilities (n, k)"""
+def cross_entropy(logits, targets, sample_weight=None, class_weight=None, label_smoothing=0.0):
+    """targets: classes (n,) or probabilities (n, k); class weights divide only where there are classes"""
     n, k = logits.shape
+    class_weight = np.ones(k) if class_weight is None else np.asarray(class_weight, float)
+    share = row_share(sample_weight, n, class_weight[targets] if targets.ndim == 1 else np.ones(n))
     if targets.ndim == 1:
         targets = np.eye(k)[targets]
-    share = row_share(sample_weight, n)
+    a = class_weight * (label_smoothing / k + (1 - label_smoothing) * targets)
     top = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top
-    rows = (targets * (log_sum - logits)).sum(axis=1)
-    grad = softmax(logits) * targets.sum(axis=1, keepdims=True) - targets
+    rows = (a * (log_sum - logits)).sum(axis=1)
+    grad = softmax(logits) * a.sum(axis=1, keepdims=True) - a
     return (rows * share).sum(), grad * share[:, None]
 
 
 def mse(prediction, targets, sample_weight=None):
-    n, k = prediction.shape
-    share = row_share(sample_weight, n)
     error = prediction - targets
-    return ((error**2).mean(axis=1) * share).sum(), 2 / k * error * share[:, None]
+    return mean_of_elements(error**2, 2 * error, sample_weight)
 
 
-def row_share(sample_weight, n):
+def mae(prediction, targets, sample_weight=None):
+    error = prediction - targets
+    return mean_of_elements(np.abs(error), np.sign(error), sample_weight)
+
+
+def huber(prediction, targets, sample_weight=None, delta=1.0):
+    error = prediction - targets
+    a = np.abs(error)
+    value = np.where(a <= delta, 0.5 * error**2, delta * (a - 0.5 * delta))
+    return mean_of_elements(value, np.clip(error, -delta, delta), sample_weight)
+
+
+def binary_cross_entropy(logits, targets, sample_weight=None):
+    value = np.logaddexp(0, logits) - targets * logits
+    return mean_of_elements(value, sigmoid(logits) - targets, sample_weight)
+
+
+def mean_of_elements(value, slope, sample_weight):
+    n, k = value.shape
+    share = row_share(sample_weight, n)
+    return (value.mean(axis=1) * share).sum(), slope / k * share[:, None]
+
+
+def row_share(sample_weight, n, counted=1.0):
     """What each row counts for in the mean."""
     weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, float)
-    return weight / weight.sum()
+    return weight / (weight * counted).sum()
+
+
+def draw_targets(kind, n, k, seed=0):
+    """Targets of n rows and k outputs: classes, probabilities or values."""
+    rng = np.random.default_rng((seed, n, k))
+    if kind == "classes":
+        return rng.integers(0, k, n)
+    return rng.normal(0, 3, (n, k)) if kind == "values" else rng.dirichlet(np.ones(k), n)
 
 
 # ---------------------------------------------------------------- optimizers: param, grad, state -> param
@@ -490,7 +521,30 @@ ACTIVATIONS = {f.__name__: f for f in (identity, relu, leaky_relu, tanh, sigmoid
 SLOPES = {
     name: globals()[f"{name}_slope"] for name in ACTIVATIONS if name != "softmax"
 }  # softmax has no elementwise slope
-LOSSES = {f.__name__: f for f in (cross_entropy, mse)}
+LOSSES = {f.__name__: f for f in (cross_entropy, mse, mae, huber, binary_cross_entropy)}
+# every loss with what it may be given as targets, its options alone and together; CLASS_WEIGHTS are as many as classes
+CLASS_WEIGHTS = "one a class"
+LOSS_CASES = [
+    ("cross_entropy", "classes", {}),
+    ("cross_entropy", "probabilities", {}),
+    ("cross_entropy", "classes", {"label_smoothing": 0.1}),
+    ("cross_entropy", "classes", {"class_weight": CLASS_WEIGHTS}),
+    ("cross_entropy", "probabilities", {"class_weight": CLASS_WEIGHTS}),
+    ("cross_entropy", "classes", {"class_weight": CLASS_WEIGHTS, "label_smoothing": 0.3}),
+    ("cross_entropy", "probabilities", {"class_weight": CLASS_WEIGHTS, "label_smoothing": 0.3}),
+    ("mse", "values", {}),
+    ("mae", "values", {}),
+    ("huber", "values", {}),
+    ("huber", "values", {"delta": 2.5}),
+    ("binary_cross_entropy", "probabilities", {}),
+]
+
+
+def loss_options(options, k):
+    """Options of a loss of k outputs."""
+    return {name: np.linspace(0.25, 2, k) if value is CLASS_WEIGHTS else value for name, value in options.items()}
+
+
 RULES = {
     "SGD": sgd,
     "Adagrad": adagrad,

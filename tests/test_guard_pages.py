@@ -11,7 +11,7 @@ from pathlib import Path
 import guard
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, KERNELS, LOSSES
+from reference import ACTIVATIONS, KERNELS, LOSS_CASES, draw_targets, loss_options
 
 import fastopt as fo
 
@@ -81,13 +81,14 @@ def run_dropout(place, dtype, n, width):
     return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
 
 
-def run_loss(place, dtype, n, k, loss):
-    prediction, targets, grad = map(place, normal(dtype, (n, k), (n, k), (n, k)))
-    weight = place(np.linspace(0.1, 1, n).astype(dtype))
-    outputs = [getattr(F, loss)(prediction, targets, grad, sample_weight=weight)[0], grad.copy()]
-    if loss == "cross_entropy":
-        outputs += [F.cross_entropy(prediction, place(np.arange(n) % k), grad)[0], grad]
-    return outputs
+def run_loss(place, dtype, n, k, loss, kind, options):
+    prediction, grad = map(place, normal(dtype, (n, k), (n, k)))
+    targets = draw_targets(kind, n, k)
+    targets = place(targets if kind == "classes" else targets.astype(dtype))
+    weight, options = place(np.linspace(0.1, 1, n).astype(dtype)), loss_options(options, k)
+    if "class_weight" in options:
+        options["class_weight"] = place(options["class_weight"].astype(dtype))
+    return getattr(F, loss)(prediction, targets, grad, sample_weight=weight, **options)[0], grad
 
 
 def run_standardize(place, dtype, n, c):
@@ -228,10 +229,11 @@ def test_dropout_stays_inside(dtype, place):
         check(run_dropout, place, dtype, 3, width)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_stay_inside(loss, dtype, place):
+@pytest.mark.parametrize(("loss", "kind", "options"), LOSS_CASES)
+def test_losses_stay_inside(loss, kind, options, dtype, place):
     for width in WIDTHS:
-        check(run_loss, place, dtype, 3, width, loss)
+        for n in (3, 17):
+            check(run_loss, place, dtype, n, width, loss, kind, options)
 
 
 def test_standardisation_stays_inside(dtype, place):

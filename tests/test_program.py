@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, LOSSES, forward
+from reference import ACTIVATIONS, LOSSES, draw_targets, forward
 
 import fastopt as fo
 
@@ -16,16 +16,18 @@ RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 GRADIENT_RTOL = 1e-7
 ROWS = 256  # predict works on so many rows at a time
 
-FORMS = [*LOSSES, "cross_entropy on probabilities"]  # losses and forms of their targets
+WEIGHTED_SMOOTHED = {"label_smoothing": 0.1, "class_weight": (0.5, 2.0, 1.0)}
+FORMS = {  # losses, kinds of targets, options of the oracle
+    "cross_entropy": ("cross_entropy", "classes", {}),
+    "cross_entropy on probabilities": ("cross_entropy", "probabilities", {}),
+    "cross_entropy with options": (fo.nn.CrossEntropy(**WEIGHTED_SMOOTHED), "classes", WEIGHTED_SMOOTHED),
+    "mse": ("mse", "values", {}),
+    "mae": ("mae", "values", {}),
+    "huber": (fo.nn.Huber(delta=2.0), "values", {"delta": 2.0}),
+    "binary_cross_entropy": ("binary_cross_entropy", "probabilities", {}),
+}
 WEIGHTS = np.array([1.0, 0.5, 0.0, 2.0, 1.0])
 MIXED = ("relu", "gelu", "softmax", "silu")  # of which backward keeps different values
-
-
-def targets_for(loss, n, k):
-    rng = np.random.default_rng(11)
-    if loss == "cross_entropy on probabilities":
-        return rng.dirichlet(np.ones(k), n)
-    return rng.integers(0, k, n) if loss == "cross_entropy" else rng.normal(size=(n, k))
 
 
 def inputs(n, dtype=np.float64, width=4):
@@ -33,10 +35,13 @@ def inputs(n, dtype=np.float64, width=4):
 
 
 def check_gradients(net, x, form, weight=None):
-    loss, targets = form.split()[0], targets_for(form, len(x), net.out_features)
+    loss, kind, options = FORMS[form]
+    targets, oracle = draw_targets(kind, len(x), net.out_features), LOSSES[fo.nn.losses.loss_name(loss)]
+    if net.out_features != 3:  # of which the class weights are
+        loss, options = fo.nn.losses.loss_name(loss), {}
     value, grads = net.value_and_grad(x, targets, loss, sample_weight=weight)
     prediction = forward(net.layers, x)
-    assert value == pytest.approx(LOSSES[loss](prediction, targets, weight)[0], rel=1e-12)
+    assert value == pytest.approx(oracle(prediction, targets, weight, **options)[0], rel=1e-12)
     largest = max(np.abs(g).max() for g in grads)
     for param, grad in zip(net.parameters(), grads, strict=True):
         assert grad.shape == param.shape

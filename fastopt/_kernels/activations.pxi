@@ -22,6 +22,9 @@ cdef extern from "bits.h" nogil:
     double copy_sign "fastopt_copysign"(double x, double sign)
     double head_of "fastopt_head"(double x)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)
+    # The first n < LANES elements of x into a block whose others are padding, and back.
+    void fill "fastopt_fill"(void* block, const void* x, Py_ssize_t n, double padding)
+    void spill "fastopt_spill"(void* x, const void* block, Py_ssize_t n)
     ctypedef void one_body_void "FASTOPT_ONE_BODY void"
 
 cdef enum:
@@ -106,6 +109,16 @@ cdef inline floating exp_element(floating x) noexcept nogil:
     y = exp_reduced(a, <floating>-0.0, -shift, &power)
     back = power_from_low_bits(exponent_magic(shift))
     return (<floating>1 + y) * power * back
+
+
+cdef inline floating exp_below(floating x) noexcept nogil:
+    # exp of x <= 0, where results below the normal numbers may be 0: a softmax adds 1 to them.
+    cdef floating y, power = 0
+    if floating is float:
+        y = exp_reduced(at_least(x, <floating>-88), <floating>-0.0, <floating>0, &power)
+    else:
+        y = exp_reduced(at_least(x, -709.0), <floating>-0.0, <floating>0, &power)
+    return power + power * y
 
 
 cdef inline floating tanh_polynomial(floating z) noexcept nogil:
@@ -378,16 +391,6 @@ cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogi
 
 # --- loops over arrays -------------------------------------------------------------
 
-cdef inline void fill(floating* block, const floating* x, Py_ssize_t n,
-                      floating padding) noexcept nogil:
-    # The first n < LANES elements of a block from x, the others padding.
-    cdef Py_ssize_t j
-    for j in range(LANES):
-        block[j] = padding
-    for j in range(n):
-        block[j] = x[j]
-
-
 cdef one_body_void value_blocks(Elementwise* tag, const floating* x, floating* y,
                                 Py_ssize_t blocks) noexcept nogil:
     cdef floating out[LANES]
@@ -405,13 +408,12 @@ cdef void value_loop(Elementwise* tag, const floating* x, floating* y,
                      Py_ssize_t n) noexcept nogil:
     # x (n,) -> y (n,), which may be x itself
     cdef floating block[LANES]
-    cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES, j
+    cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
     value_blocks(tag, x, y, blocks)
     if main < n:
         fill(block, x + main, n - main, <floating>0)
         value_blocks(tag, <const floating*>block, block, 1)
-        for j in range(n - main):
-            y[main + j] = block[j]
+        spill(y + main, block, n - main)
 
 
 cdef one_body_void slope_blocks(Activation* tag, const floating* v, const floating* dy,
@@ -433,14 +435,13 @@ cdef void slope_loop(Activation* tag, const floating* v, const floating* dy,
     # dz = dy * slope(v), all (n,); dz may be dy or v itself
     cdef floating v_block[LANES]
     cdef floating block[LANES]
-    cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES, j
+    cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
     slope_blocks(tag, v, dy, dz, blocks)
     if main < n:
         fill(v_block, v + main, n - main, <floating>0)
         fill(block, dy + main, n - main, <floating>0)
         slope_blocks(tag, <const floating*>v_block, <const floating*>block, block, 1)
-        for j in range(n - main):
-            dz[main + j] = block[j]
+        spill(dz + main, block, n - main)
 
 
 cdef void activate(int kind, const floating* x, floating* y,
@@ -505,26 +506,38 @@ cdef inline floating lane_max(floating* lane) noexcept nogil:
 cdef floating row_max(const floating* x, Py_ssize_t n) noexcept nogil:
     # Four blocks of lanes side by side: a maximum does not depend on the order. NaN is
     # passed over: exp_sum_row will meet it.
-    cdef floating lane[4 * LANES]
-    cdef Py_ssize_t i, j
-    for j in range(4 * LANES):
-        lane[j] = <floating>-INFINITY
-    for i in range(n // (4 * LANES)):
-        for j in range(4 * LANES):
-            lane[j] = at_least(lane[j], x[j])
-        x += 4 * LANES
-    for j in range(n % (4 * LANES)):
-        lane[j] = at_least(lane[j], x[j])
-    for j in range(2 * LANES):
-        lane[j] = at_least(lane[j], lane[j + 2 * LANES])
+    cdef floating wide[4 * LANES]
+    cdef floating lane[LANES]
+    cdef floating block[LANES]
+    cdef Py_ssize_t j
     for j in range(LANES):
-        lane[j] = at_least(lane[j], lane[j + LANES])
+        lane[j] = <floating>-INFINITY
+    if n >= 4 * LANES:
+        for j in range(4 * LANES):
+            wide[j] = <floating>-INFINITY
+        while n >= 4 * LANES:
+            for j in range(4 * LANES):
+                wide[j] = at_least(wide[j], x[j])
+            x += 4 * LANES
+            n -= 4 * LANES
+        for j in range(LANES):
+            lane[j] = at_least(at_least(wide[j], wide[j + LANES]),
+                               at_least(wide[j + 2 * LANES], wide[j + 3 * LANES]))
+    while n >= LANES:
+        for j in range(LANES):
+            lane[j] = at_least(lane[j], x[j])
+        x += LANES
+        n -= LANES
+    if n > 0:
+        fill(block, x, n, <floating>-INFINITY)
+        for j in range(LANES):
+            lane[j] = at_least(lane[j], block[j])
     return lane_max(lane)
 
 
 cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e,
                                   floating* lane, Py_ssize_t blocks) noexcept nogil:
-    # e = exp(x - shift); lane[j] grows by the elements j, j + LANES, j + 2 LANES, ...
+    # e = exp(x - shift), x <= shift; lane[j] grows by the elements j, j + LANES, j + 2 LANES, ...
     cdef floating out[LANES]
     cdef floating partial[LANES]
     cdef Py_ssize_t i, j
@@ -532,7 +545,7 @@ cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e
         partial[j] = lane[j]
     for i in range(blocks):
         for j in range(LANES):
-            out[j] = exp_element(x[j] - shift)
+            out[j] = exp_below(x[j] - shift)
         for j in range(LANES):
             partial[j] += out[j]
         for j in range(LANES):
@@ -556,8 +569,7 @@ cdef floating exp_sum_row(const floating* x, floating shift, floating* e,
     if main < n:
         fill(block, x + main, n - main, <floating>-INFINITY)  # exp of it adds 0
         exp_sum_blocks(<const floating*>block, shift, block, lane, 1)
-        for j in range(n - main):
-            e[main + j] = block[j]
+        spill(e + main, block, n - main)
     return lane_sum(lane)
 
 

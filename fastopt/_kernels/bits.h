@@ -8,8 +8,12 @@
 #define FASTOPT_BITS_H
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 /* One compiled body for every caller: inlined or specialised copies may contract
  * a * b + c differently and give different bits. */
@@ -27,12 +31,62 @@
     _Generic((a), float: fastopt_quotient_float, double: fastopt_quotient_double)(a, b)
 #define FASTOPT_MOST_FLOAT 4e37f
 #define FASTOPT_MOST_DOUBLE 1e306
+#define fastopt_fill(block, x, n, padding) \
+    _Generic(*(block), float: fastopt_fill_float, double: fastopt_fill_double)(block, x, n, padding)
+#define fastopt_spill(x, block, n) \
+    _Generic(*(block), float: fastopt_spill_float, double: fastopt_spill_double)(x, block, n)
 #define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
 #define fastopt_head(x) \
     _Generic((x), float: fastopt_head_float, double: fastopt_head_double)(x)
 #define fastopt_power_from_low_bits(x) \
     _Generic((x), float: fastopt_power_from_low_bits_float, \
              double: fastopt_power_from_low_bits_double)(x)
+
+/* The first n < 16 elements of x into a block of 16 whose others are padding, and from a block
+ * back to x. A block written number by number could not be read as one vector at once. */
+static inline void fastopt_fill_float(float *block, const float *x, ptrdiff_t n, float padding)
+{
+#ifdef __AVX512F__
+    const __mmask16 mask = (__mmask16)((1u << n) - 1);
+    _mm512_storeu_ps(block, _mm512_mask_loadu_ps(_mm512_set1_ps(padding), mask, x));
+#else
+    for (ptrdiff_t i = 0; i < 16; i++) block[i] = padding;
+    for (ptrdiff_t i = 0; i < n; i++) block[i] = x[i];
+#endif
+}
+
+static inline void fastopt_fill_double(double *block, const double *x, ptrdiff_t n, double padding)
+{
+#ifdef __AVX512F__
+    const __m512d rest = _mm512_set1_pd(padding);
+    const unsigned mask = (1u << n) - 1;
+    _mm512_storeu_pd(block, _mm512_mask_loadu_pd(rest, (__mmask8)mask, x));
+    _mm512_storeu_pd(block + 8, _mm512_mask_loadu_pd(rest, (__mmask8)(mask >> 8), x + 8));
+#else
+    for (ptrdiff_t i = 0; i < 16; i++) block[i] = padding;
+    for (ptrdiff_t i = 0; i < n; i++) block[i] = x[i];
+#endif
+}
+
+static inline void fastopt_spill_float(float *x, const float *block, ptrdiff_t n)
+{
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), _mm512_loadu_ps(block));
+#else
+    for (ptrdiff_t i = 0; i < n; i++) x[i] = block[i];
+#endif
+}
+
+static inline void fastopt_spill_double(double *x, const double *block, ptrdiff_t n)
+{
+#ifdef __AVX512F__
+    const unsigned mask = (1u << n) - 1;
+    _mm512_mask_storeu_pd(x, (__mmask8)mask, _mm512_loadu_pd(block));
+    _mm512_mask_storeu_pd(x + 8, (__mmask8)(mask >> 8), _mm512_loadu_pd(block + 8));
+#else
+    for (ptrdiff_t i = 0; i < n; i++) x[i] = block[i];
+#endif
+}
 
 /* x cut to the upper half of its significand: the square of the result is exact. */
 static inline float fastopt_head_float(float x)
@@ -71,6 +125,21 @@ static inline double fastopt_power_from_low_bits_double(double x)
     bits <<= 52;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+/* x = m 2^k with 0.7 < m < 1.42, for x >= 1: returns k. The bits of k become a double by those of 2^52. */
+static inline double fastopt_log_parts(double x, double *m)
+{
+    const uint64_t low = UINT64_C(0x3fe6a09e667f3bcd), one = UINT64_C(0x3ff0000000000000);
+    uint64_t bits, k;
+    double whole;
+    memcpy(&bits, &x, sizeof bits);
+    k = (bits + (one - low)) >> 52;
+    bits -= (k << 52) - one;
+    k |= UINT64_C(0x4330000000000000);
+    memcpy(m, &bits, sizeof bits);
+    memcpy(&whole, &k, sizeof k);
+    return whole - (4503599627370496.0 + 1023.0);
 }
 
 /* a / b for 0 < b <= FASTOPT_MOST_..., within one unit in the last place while |a| > 1e-30

@@ -9,7 +9,7 @@ they call each other directly. `fastopt._kernels` chooses the level;
 from cython cimport floating
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
-from libc.math cimport HUGE_VAL, NAN, log, pow, sqrt
+from libc.math cimport HUGE_VAL, NAN, pow, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset

@@ -227,7 +227,7 @@ cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 cdef struct TrainCall:
     Run run
-    int loss
+    Loss loss
     Py_ssize_t n_in, n_out, target_bytes    # target_bytes: of one row of targets
     Py_ssize_t n, position                  # rows of data, next row to use
     int64_t* sizes                          # (n_sizes,) rows of the coming batches
@@ -320,11 +320,12 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
     forward(run, dtype, member, team)
-    loss_rows(c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
+    loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
               c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
     team_barrier(team)
     if member == 0:
-        c.batch_loss, c.batch_weight = add_up(c.row_loss, run.rows), weight_sum(weights, run.rows)
+        c.batch_loss = add_up(c.row_loss, run.rows)
+        c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, run.rows)
         if run.descent == DESCENT_AT_ONCE:
             prepare_descent(run)
         elif run.plan != NULL and not run.plan.gated:
@@ -580,16 +581,20 @@ cdef class Training:
     cdef Workspace workspace
     cdef Update update
     cdef str loss
+    cdef Loss rule
+    cdef object class_weight                # held for the rule
+    cdef readonly double batch_weight       # what the mean of the last step divided by
     cdef public Py_ssize_t position         # next row of the epoch that `run` works on
     cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
     cdef void** dparams
 
-    def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch):
+    def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
+                  delta=1.0, label_smoothing=0.0, class_weight=None):
         cdef Py_ssize_t i
-        if loss not in LOSSES:
-            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")
+        check_loss(loss)
+        self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, program.typenum, program.n_out)
         self.program, self.loss, self.update = program, loss, update
         self.grads = program.new_grads()
         self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
@@ -608,15 +613,16 @@ cdef class Training:
         """The arrays as the kernels take them; raises what `step` and `run` would."""
         cdef int typenum = self.program.typenum
         x = as_numbers("x", x, typenum, (None, self.program.n_in))
-        kind, targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out)
-        return x, targets, as_weights(sample_weight, typenum, x.shape[0])
+        targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out)
+        return x, targets, as_weights("sample_weight", sample_weight, typenum, x.shape[0])
 
     cdef void fill(self, TrainCall* c, object x, object targets, object weights, Py_ssize_t batch) except *:
         if batch > self.workspace.capacity:
             self.workspace = Workspace(self.program, batch, True)
         self.program.start(&c.run, self.workspace, True)
         c.run.dparams = self.dparams
-        c.loss = MSE if self.loss == "mse" else SOFT_CROSS_ENTROPY if targets.ndim == 2 else CROSS_ENTROPY
+        c.loss = self.rule
+        c.loss.kind = kind_of(self.loss, targets)
         c.n, c.n_in, c.n_out, c.position, c.batches = x.shape[0], x.shape[1], self.program.n_out, 0, 0
         c.target_bytes = targets.nbytes // x.shape[0]
         c.x, c.targets = data(x), data(targets)
@@ -672,6 +678,7 @@ cdef class Training:
         if self.update is not None:
             self.update.report_refusal()
             self.batches += 1
+        self.batch_weight = c.batch_weight
         return c.batch_loss
 
     cdef int enter(self) except -1:

@@ -2,6 +2,7 @@
 
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import BatchNorm, Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
+from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
@@ -9,10 +10,12 @@ from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "BatchNorm",
+    "CrossEntropy",
     "Dense",
     "Dropout",
     "GroupedDense",
     "History",
+    "Huber",
     "Layer",
     "Maxout",
     "Residual",

@@ -9,8 +9,7 @@ from fastopt import _files
 from fastopt._kernels import core
 from fastopt.nn import files
 from fastopt.nn.layers import BatchNorm, Dropout, FromData, check_chain, fold_chain, walk, without_dropout
-
-LOSSES = core.LOSSES
+from fastopt.nn.losses import loss_name, loss_options, measure
 
 
 class _Layout:
@@ -138,14 +137,28 @@ class Sequential:
             require_finite("x", x)
         return self._program.predict(x, out)
 
-    def predict_proba(self, x) -> np.ndarray:
-        """Class probabilities, the softmax of `predict`; rows sum to one.
+    def predict_proba(self, x, loss=None) -> np.ndarray:
+        """Probabilities from logits, the output of `predict`.
 
-        For a network whose last layer gives logits. Its own softmax is not applied twice.
+        Parameters
+        ----------
+        x : array_like, shape (n, in)
+        loss : str or loss, optional
+            What the network was trained with. binary_cross_entropy, the default for a single output: every
+            output is a sigmoid of its own. cross_entropy, the default for several: their softmax, rows sum
+            to one.
+
+        Returns
+        -------
+        ndarray, shape (n, out)
+            A softmax or sigmoid that the last layer has is not applied twice.
         """
+        name = loss_name(loss or ("binary_cross_entropy" if self.out_features == 1 else "cross_entropy"))
+        if name not in ("binary_cross_entropy", "cross_entropy"):
+            raise ValueError(f"loss: expected binary_cross_entropy or cross_entropy, got {loss!r}")
         y = self._program.predict(x)
-        last = self.layers[-1]
-        return y if getattr(last, "activation", None) == "softmax" else core.activation(y, "softmax", y)
+        link = "sigmoid" if name == "binary_cross_entropy" else "softmax"
+        return y if getattr(self.layers[-1], "activation", None) == link else core.activation(y, link, y)
 
     def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
         """Mean loss of rows x with targets y, and the gradients of all parameters.
@@ -154,9 +167,11 @@ class Sequential:
         ----------
         x : array_like, shape (n, in)
         y : array_like
-            Classes (n,) or probabilities (n, out) for cross_entropy, values (n, out) for mse.
-        loss : str
-            cross_entropy (on logits) or mse.
+            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
+            binary_cross_entropy, values (n, out) for the others.
+        loss : str, CrossEntropy or Huber
+            cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and
+            `Huber` carry options.
         sample_weight : array_like, shape (n,), optional
             The loss is then ``sum(w * l) / sum(w)``.
 
@@ -167,7 +182,7 @@ class Sequential:
             New arrays in the order of `parameters`.
         """
         self.require_calibrated()
-        training = core.Training(self._training_program, loss, None, 0)
+        training = core.Training(self._training_program, loss_name(loss), None, 0, **loss_options(loss))
         training.batches = self.draws
         value = training.step(x, y, sample_weight)
         self.draws += 1
@@ -175,8 +190,8 @@ class Sequential:
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
         """Mean loss over a data set, in inference mode."""
-        require_loss(loss)
-        return getattr(core, loss)(self._program.predict(X), y, sample_weight=sample_weight)[0]
+        loss_name(loss)  # an unknown one is refused before the work
+        return measure(loss, self._program.predict(X), y, sample_weight)
 
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
@@ -321,9 +336,3 @@ def require_finite(name, array) -> None:
     if bad.any():
         place = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(f"{name}: expected finite values, got {np.asarray(array)[place]} at {place}")
-
-
-def require_loss(loss) -> None:
-    """Raise ValueError for a loss that does not exist."""
-    if loss not in LOSSES:
-        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}")

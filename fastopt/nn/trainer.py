@@ -12,8 +12,10 @@ import numpy as np
 
 from fastopt import _files
 from fastopt._kernels import core
+from fastopt.metrics import accuracy
 from fastopt.nn import files
 from fastopt.nn.layers import FromData
+from fastopt.nn.losses import describe_loss, loss_name, loss_options, measure
 from fastopt.nn.sequential import require_finite
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
@@ -40,8 +42,9 @@ class Trainer:
     Parameters
     ----------
     net : Sequential
-    loss : str
-        cross_entropy (on logits) or mse.
+    loss : str, CrossEntropy or Huber
+        cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and `Huber`
+        carry options.
     optimizer : Optimizer
         Over exactly ``net.parameters()``, in that order.
     max_batch : int
@@ -67,7 +70,9 @@ class Trainer:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.seed, self.epoch = int(seed), 0
-        self._training = core.Training(net._training_program, loss, optimizer._update, max_batch)
+        self._training = core.Training(
+            net._training_program, loss_name(loss), optimizer._update, max_batch, **loss_options(loss)
+        )
 
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
@@ -76,7 +81,8 @@ class Trainer:
         ----------
         x : array_like, shape (n, in)
         y : array_like
-            Classes (n,) or probabilities (n, out) for cross_entropy, values (n, out) for mse.
+            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
+            binary_cross_entropy, values (n, out) for the others.
         sample_weight : array_like, shape (n,), optional
             The loss is then ``sum(w * l) / sum(w)``.
 
@@ -245,8 +251,8 @@ class Trainer:
     def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
         loss_sum, weight_sum, empty = 0.0, 0.0, True
         for batch in batches:
-            weight = len(batch[0]) if len(batch) < 3 else float(np.sum(batch[2]))
             skipped, loss = self.optimizer.skipped, self.step(*batch)
+            weight = self._training.batch_weight
             if self.optimizer.skipped == skipped:  # a step left out does not count
                 loss_sum += loss * weight
                 weight_sum += weight
@@ -261,11 +267,10 @@ class Trainer:
         if validation is None:
             return
         output = self.net.predict(validation[0])
-        value = getattr(core, self.loss)(output, validation[1])[0]
+        value = measure(self.loss, output, validation[1])
         history.setdefault("val_loss", []).append(value)
-        if self.loss == "cross_entropy" and validation[1].ndim == 1:
-            hits = float(np.mean(output.argmax(axis=1) == validation[1]))
-            history.setdefault("val_accuracy", []).append(hits)
+        if loss_name(self.loss) == "cross_entropy" and validation[1].ndim == 1:
+            history.setdefault("val_accuracy", []).append(accuracy(validation[1], output))
         history.best_epoch = int(np.argmin(np.nan_to_num(history["val_loss"], nan=np.inf)))
 
     def save(self, path) -> None:
@@ -279,7 +284,7 @@ class Trainer:
             "layers": files.describe(self.net.layers),
             "dtype": self.net.dtype.name,
             "rule": type(self.optimizer).__name__,
-            "loss": self.loss,
+            "loss": describe_loss(self.loss),
             "seed": self.seed,
             "epoch": self.epoch,
             "position": self._training.position,

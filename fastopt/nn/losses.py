@@ -1,0 +1,99 @@
+"""Losses with options. A loss is its name, or one of these where the defaults do not fit.
+
+What computes them is in `functional`; here are only names and options, frozen, so that
+a network's loss can be compared, pickled and written into the file of a run.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+from fastopt._kernels import core
+
+LOSSES = core.LOSSES
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy on logits, with class weights or smoothed targets.
+
+    Parameters
+    ----------
+    label_smoothing : float in [0, 1)
+        The part of every target that is spread evenly over the classes.
+    class_weight : sequence of float, optional
+        One a class, finite and at least 0; see `functional.cross_entropy`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(2, 2)], rng=0)
+    >>> loss, grads = net.value_and_grad(np.eye(2), [0, 1], fo.nn.CrossEntropy(label_smoothing=0.1))
+    """
+
+    label_smoothing: float = 0.0
+    class_weight: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing: expected a number in [0, 1), got {self.label_smoothing!r}")
+        if self.class_weight is not None:
+            weight = tuple(float(w) for w in self.class_weight)
+            if not all(0 <= w < math.inf for w in weight):
+                raise ValueError("class_weight: expected finite weights of at least 0")
+            object.__setattr__(self, "class_weight", weight)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """Squared error near 0, absolute error from `delta` on.
+
+    Parameters
+    ----------
+    delta : float
+        Above 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
+    >>> loss, grads = net.value_and_grad(np.eye(2), [0.0, 1.0], fo.nn.Huber(delta=0.5))
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.delta < math.inf:
+            raise ValueError(f"delta: expected a finite number above 0, got {self.delta!r}")
+
+
+Loss = str | CrossEntropy | Huber
+NAMES: dict[type, str] = {CrossEntropy: "cross_entropy", Huber: "huber"}
+
+
+def loss_name(loss: Loss) -> str:
+    """The function in `functional` that computes a loss; raises ValueError for a loss that does not exist."""
+    name = loss if isinstance(loss, str) else NAMES.get(type(loss), "")
+    if name not in LOSSES:
+        classes = ", ".join(f"nn.{kind.__name__}" for kind in NAMES)
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, {classes}, got {loss!r}")
+    return name
+
+
+def loss_options(loss: Loss) -> dict:
+    """The options of a loss that are not its defaults."""
+    if isinstance(loss, str):
+        return {}
+    default = asdict(type(loss)())
+    return {name: value for name, value in asdict(loss).items() if value != default[name]}
+
+
+def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
+    """Mean loss of predictions."""
+    call = getattr(core, loss_name(loss))
+    return call(prediction, targets, sample_weight=sample_weight, **loss_options(loss))[0]
+
+
+def describe_loss(loss: Loss) -> dict | str:
+    """A loss as JSON values; its name alone, where it has no options."""
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in loss_options(loss).items()}
+    return {"name": loss_name(loss), **options} if options else loss_name(loss)
