@@ -8,10 +8,10 @@
 # - Scratch holds an operand in strips; all members fill it, and meet before they read it.
 
 cdef Py_ssize_t dense_scratch(Py_ssize_t rows, Py_ssize_t n_in, Py_ssize_t n_out, bint training, floating* dtype) noexcept nogil:
-    # elements of scratch that forward_dense, and in training backward_dense and descend_dense, take for so many rows
+    # elements of scratch that forward_dense, and in training dense_dz, take for so many rows
     cdef Py_ssize_t wide = round_up(n_in, strip_of(dtype))
     rows = round_up(rows, lanes_of(dtype))
-    return rows * (wide + n_out) + SPREAD_ROWS * wide if training else rows * n_in
+    return rows * (wide + n_out) if training else rows * n_in
 
 
 cdef void forward_dense(const floating* x, const floating* weight, const floating* packed, const floating* bias,
@@ -20,18 +20,17 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
     # receives the pre-activation. One of three products: of packed, unless NULL, standing in for
     # weight; of x in strips, with scratch; of x and weight as they lie
-    cdef Py_ssize_t r0, r1, c0, c1, s0, s1
+    cdef Py_ssize_t r0, r1, c0, c1
+    cdef StripShare own
     cdef floating* pre = y if z == NULL else z
     cdef bint rectified = activation == RELU and pre == y
     if packed != NULL:
         grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
         packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
     elif scratch != NULL:
-        transpose_strips(x, scratch, n, n_in, member, team)
-        team_barrier(team)
-        grid_share(strips_of(n, y), n_out, 1, 16, member, team, &s0, &s1, &c0, &c1)
-        r0, r1 = min(n, strip_start(n, s0, y)), min(n, strip_start(n, s1, y))
-        transposed_product(scratch, n_in, 0, weight + c0 * n_in, pre, n, n_out, n_in, s0, s1, c0, c1,
+        own = share_strips(x, scratch, n, n_in, n_out, 16, member, team)
+        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
+        transposed_product(scratch + r0 * n_in, n_in, 0, weight + c0 * n_in, pre + r0 * n_out, r1 - r0, n_out, n_in, c0, c1,
                            bias + c0 if bias != NULL else NULL, rectified)
     else:
         grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)

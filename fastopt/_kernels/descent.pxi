@@ -2,7 +2,8 @@
 #
 # - A few rows of dW are computed, taken by the optimizer's rule while they are in L1, and gone.
 #   dx takes its part of the same rows of W just before they change, while they are in cache.
-# - A member owns columns: what it reads of W for dx is what it updates, so nobody waits.
+# - A member owns columns: what it reads of W for dx is what it updates, so nobody waits. Where no dx
+#   is wanted it owns rows, which forward gave it too: they are in its cache.
 # - Only a step that cannot be refused any more can go this way (`can_descend`). Where the norm
 #   of all gradients is limited, it is taken from rows of x and dz before the first update.
 
@@ -43,24 +44,26 @@ cdef void descend_dense(const floating* dy, const floating* x, const floating* w
                         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # as backward_dense, but t, the tensor of weight, takes its step instead of dw being written
-    cdef Py_ssize_t c0 = share(n_in, strip_of(dz), member, team), c1 = share(n_in, strip_of(dz), member + 1, team)
-    cdef Py_ssize_t high = DESCENT_FEW if n < DESCENT_FEW else SPREAD_PANEL, p = 0
-    cdef floating* rows = scratch + round_up(n, lanes_of(dz)) * (round_up(n_in, strip_of(dz)) + n_out) + SPREAD_ROWS * c0
+    cdef Py_ssize_t c0, c1, p = 0, high = DESCENT_FEW if n < DESCENT_FEW else SPREAD_PANEL
     cdef Operands operands
     dense_dz(dy, x, v, dz, scratch, &operands, n, n_in, n_out, activation, member, team)
     if db != NULL:
         bias_gradient(dz, db, n, n_out, member, team)
+    if dx == NULL:
+        descend_rows(&operands, dz, plan, t, share(n_out, 16, member, team), share(n_out, 16, member + 1, team), 0, n_in, n, n_in)
+        return
+    c0, c1 = share(n_in, strip_of(dz), member, team), share(n_in, strip_of(dz), member + 1, team)
     while p < n_out and c0 < c1:
-        if dx != NULL:
-            spread_product(dz + p, n_out, 1, weight + p * n_in + c0, n_in, dx + c0, n_in, n, c1 - c0,
-                           min(high, n_out - p), accumulate_dx or p > 0, NULL, False)
-        descend_rows(&operands, rows, plan, t, p, min(p + high, n_out), c0, c1, n, n_in)
+        spread_product(dz + p, n_out, 1, weight + p * n_in + c0, n_in, dx + c0, n_in, n, c1 - c0,
+                       min(high, n_out - p), accumulate_dx or p > 0, NULL, False)
+        descend_rows(&operands, dz, plan, t, p, min(p + high, n_out), c0, c1, n, n_in)
         p += high
 
 
-cdef void descend_rows(const Operands* a, floating* rows, Plan* plan, Tensor* t, Py_ssize_t r0, Py_ssize_t r1,
+cdef void descend_rows(const Operands* a, const floating* dtype, Plan* plan, Tensor* t, Py_ssize_t r0, Py_ssize_t r1,
                        Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, Py_ssize_t n_in) noexcept nogil:
-    # rows r0 to r1, columns c0 to c1 of the weights take their step; rows: room for SPREAD_ROWS of them
+    # rows r0 to r1, columns c0 (which starts a strip) to c1 of the weights take their step
+    cdef floating rows[8 * DESCENT_COLUMNS]             # SPREAD_ROWS is at most 8
     cdef Py_ssize_t i, j, high, wide
     cdef unsigned long mode
     while r0 < r1:

@@ -18,15 +18,14 @@ cdef void forward_grouped_dense(const floating* x, const floating* weight, const
                                 int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, in), weight (out, in / groups), bias (out,) or NULL -> y (n, out);
     # z (n, out), if not NULL, receives the pre-activation; with scratch of x in strips
-    cdef Py_ssize_t depth = n_in // groups, width = n_out // groups, r0, r1, c0, c1, s0 = 0, s1 = 0, g, first, last
+    cdef Py_ssize_t depth = n_in // groups, width = n_out // groups, r0, r1, c0, c1, g, first, last
     cdef floating* pre = y if z == NULL else z
     cdef const floating* more = NULL
+    cdef StripShare own
     cdef bint rectified = activation == RELU and pre == y
     if scratch != NULL:
-        transpose_strips(x, scratch, n, n_in, member, team)
-        team_barrier(team)
-        grid_share(strips_of(n, y), n_out, 1, group_grain(groups, width, 16, team), member, team, &s0, &s1, &c0, &c1)
-        r0, r1 = min(n, strip_start(n, s0, y)), min(n, strip_start(n, s1, y))
+        own = share_strips(x, scratch, n, n_in, n_out, group_grain(groups, width, 16, team), member, team)
+        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
     else:
         grid_share(n, n_out, DOT_ROWS, group_grain(groups, width, 16, team), member, team, &r0, &r1, &c0, &c1)
     if r1 > r0 and c1 > c0:
@@ -35,8 +34,8 @@ cdef void forward_grouped_dense(const floating* x, const floating* weight, const
             if bias != NULL:
                 more = bias + first
             if scratch != NULL:
-                transposed_product(scratch, n_in, g * depth, weight + first * depth, pre, n, n_out, depth, s0, s1,
-                                   first, last, more, rectified)
+                transposed_product(scratch + r0 * n_in, n_in, g * depth, weight + first * depth, pre + r0 * n_out, r1 - r0,
+                                   n_out, depth, first, last, more, rectified)
             else:
                 dot_product(x + r0 * n_in + g * depth, n_in, weight + first * depth, depth, pre + r0 * n_out + first, n_out,
                             r1 - r0, last - first, depth, more, rectified)

@@ -161,15 +161,36 @@ cdef void transpose_strips(const floating* x, floating* strips, Py_ssize_t rows,
             i += lanes
 
 
+cdef struct StripShare:         # of a product of rows in strips: a member's rows, with strips of their own, and columns
+    Py_ssize_t r0, r1, c0, c1
+
+
+cdef StripShare share_strips(const floating* x, floating* strips, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t grain,
+                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, in) -> strips, whole for the member on return. With rows enough for all, each member has rows of its
+    # own and meets nobody; else all have all rows and own columns, cut at `grain`
+    cdef StripShare s
+    if n >= ROWS_APART * team:
+        s.r0, s.r1 = share(n, lanes_of(x), member, team), share(n, lanes_of(x), member + 1, team)
+        s.c0, s.c1 = 0, n_out
+        transpose_strips(x + s.r0 * n_in, strips + s.r0 * n_in, s.r1 - s.r0, n_in, 0, 1)
+    else:
+        s.r0, s.r1 = 0, n
+        s.c0, s.c1 = share(n_out, grain, member, team), share(n_out, grain, member + 1, team)
+        transpose_strips(x, strips, n, n_in, member, team)
+        team_barrier(team)
+    return s
+
+
 cdef void transposed_product(const floating* strips, Py_ssize_t n_in, Py_ssize_t k, const floating* weight, floating* y,
-                             Py_ssize_t rows, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t s0, Py_ssize_t s1,
-                             Py_ssize_t first, Py_ssize_t last, const floating* bias, bint relu) noexcept nogil:
-    # strips s0 to s1 of the rows, columns first to last of y (rows, n_out) = x weight^T, then bias and relu as dot_product
-    # has them; strips hold x (rows, n_in), whose columns k to k + depth are multiplied; weight, its rows `depth` long,
-    # and bias start with column `first`
+                             Py_ssize_t rows, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
+                             const floating* bias, bint relu) noexcept nogil:
+    # columns first to last of y (rows, n_out) = x weight^T, then bias and relu as dot_product has them; strips hold
+    # x (rows, n_in), whose columns k to k + depth are multiplied; weight, its rows `depth` long, and bias start with
+    # column `first`
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
     cdef Py_ssize_t lanes = lanes_of(y), s, j, i, start, width, high
-    for s in range(s0, s1):
+    for s in range(strips_of(rows, y)):
         start = strip_start(rows, s, y)
         width = strip_start(rows, s + 1, y) - start
         for j in range(first, last, 48):    # BLOCK_OUT, spelt out for the sake of a C loop

@@ -650,7 +650,8 @@ cdef class Training:
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
         # the one region of a call; backward takes twice forward's work, and meets twice as often
-        cdef Py_ssize_t team = team_for(rows * self.program.work // self.program.n_entries)
+        cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
+        cdef Py_ssize_t team = team_for(each * self.program.work // self.program.n_entries)
         if self.update is not None and self.update.held is not self.grads:
             self.update.take(self.grads)
             self.update.held = self.grads
