@@ -16,10 +16,11 @@ cdef Py_ssize_t dense_scratch(Py_ssize_t rows, Py_ssize_t n_in, Py_ssize_t n_out
 
 cdef void forward_dense(const floating* x, const floating* weight, const floating* packed, const floating* bias,
                         floating* z, floating* y, floating* scratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-                        int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                        int activation, bint alone, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
     # receives the pre-activation. One of three products: of packed, unless NULL, standing in for
-    # weight; of x in strips, with scratch; of x and weight as they lie
+    # weight; of x in strips, with scratch; of x and weight as they lie. alone: members need not keep to
+    # their outputs; in training they do, for the weights they have updated are in their cache
     cdef Py_ssize_t r0, r1, c0, c1
     cdef StripShare own
     cdef floating* pre = y if z == NULL else z
@@ -28,7 +29,7 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
         packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
     elif scratch != NULL:
-        own = share_strips(x, scratch, n, n_in, n_out, 16, member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, 16, alone, member, team)
         r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
         transposed_product(scratch + r0 * n_in, n_in, 0, weight + c0 * n_in, pre + r0 * n_out, r1 - r0, n_out, n_in, c0, c1,
                            bias + c0 if bias != NULL else NULL, rectified)
@@ -174,9 +175,9 @@ cdef void dense_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_
         if start > 0:
             team_barrier(team)  # nobody reads the strips any more
         if c.groups == 1:
-            forward_dense(x, weight, <floating*>NULL, bias, z, y, scratch, n, c.n_in, c.n_out, c.activation, member, team)
+            forward_dense(x, weight, <floating*>NULL, bias, z, y, scratch, n, c.n_in, c.n_out, c.activation, True, member, team)
         else:
-            forward_grouped_dense(x, weight, bias, z, y, scratch, n, c.n_in, c.n_out, c.groups, c.activation, member, team)
+            forward_grouped_dense(x, weight, bias, z, y, scratch, n, c.n_in, c.n_out, c.groups, c.activation, True, member, team)
         start += n
         x += n * c.n_in
         y += n * c.n_out

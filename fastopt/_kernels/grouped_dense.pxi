@@ -15,7 +15,7 @@ cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize
 
 cdef void forward_grouped_dense(const floating* x, const floating* weight, const floating* bias, floating* z, floating* y,
                                 floating* scratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t groups,
-                                int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                                int activation, bint alone, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, in), weight (out, in / groups), bias (out,) or NULL -> y (n, out);
     # z (n, out), if not NULL, receives the pre-activation; with scratch of x in strips
     cdef Py_ssize_t depth = n_in // groups, width = n_out // groups, r0, r1, c0, c1, g, first, last
@@ -24,7 +24,7 @@ cdef void forward_grouped_dense(const floating* x, const floating* weight, const
     cdef StripShare own
     cdef bint rectified = activation == RELU and pre == y
     if scratch != NULL:
-        own = share_strips(x, scratch, n, n_in, n_out, group_grain(groups, width, 16, team), member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, group_grain(groups, width, 16, team), alone, member, team)
         r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
     else:
         grid_share(n, n_out, DOT_ROWS, group_grain(groups, width, 16, team), member, team, &r0, &r1, &c0, &c1)

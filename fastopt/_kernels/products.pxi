@@ -166,11 +166,11 @@ cdef struct StripShare:         # of a product of rows in strips: a member's row
 
 
 cdef StripShare share_strips(const floating* x, floating* strips, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t grain,
-                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, in) -> strips, whole for the member on return. With rows enough for all, each member has rows of its
-    # own and meets nobody; else all have all rows and own columns, cut at `grain`
+                             bint alone, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, in) -> strips, whole for the member on return. If members may work alone, and there are rows enough for
+    # all, each has rows of its own and meets nobody; else all have all rows and own columns, cut at `grain`
     cdef StripShare s
-    if n >= ROWS_APART * team:
+    if alone and n >= ROWS_APART * team:
         s.r0, s.r1 = share(n, lanes_of(x), member, team), share(n, lanes_of(x), member + 1, team)
         s.c0, s.c1 = 0, n_out
         transpose_strips(x + s.r0 * n_in, strips + s.r0 * n_in, s.r1 - s.r0, n_in, 0, 1)

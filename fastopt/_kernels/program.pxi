@@ -68,12 +68,13 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     if e.kind == ENTRY_DENSE:
         forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias,
                       <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
-                      <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.activation, member, team)
+                      <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.activation,
+                      not r.training, member, team)
     elif e.kind == ENTRY_GROUPED_DENSE:
         forward_grouped_dense(x, <floating*>e.weight, <floating*>e.bias,
                               <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
                               <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.groups,
-                              e.activation, member, team)
+                              e.activation, not r.training, member, team)
     elif e.kind == ENTRY_MAXOUT:
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
@@ -87,7 +88,7 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                              y, r.rows, e.n_in, e.eps, e.activation, member, team)
     elif e.kind == ENTRY_WHITEN:
         forward_dense(x, <floating*>e.weight, NULL, NULL, NULL, y, <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL),
-                      r.rows, e.n_in, e.n_out, IDENTITY, member, team)
+                      r.rows, e.n_in, e.n_out, IDENTITY, True, member, team)
     elif e.kind == ENTRY_DROPOUT:
         forward_dropout(x, y, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
     else:
