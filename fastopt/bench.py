@@ -31,7 +31,7 @@ from fastopt._kernels import core
 from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
-PAUSE = 0.01  # idle threads of another runtime spin for about 8 ms after its last region
+PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms after a region, OpenBLAS's for 100
 # dense: our own dense layer of the whole width; pass: the memory traffic alone
 PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "dense", "pass")
 PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
@@ -67,7 +67,7 @@ def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
         times: dict[str, list[float]] = {name: [] for name in timers}
         for _ in range(REPEATS):
             for name, timer in timers.items():
-                time.sleep(PAUSE)
+                time.sleep(PAUSE if threads > 1 else 0)
                 timer.timeit(1)  # wakes the team, refills the caches
                 times[name].append(timer.timeit(number[name]) / number[name])
     return {name: statistics.median(values) for name, values in times.items()}
