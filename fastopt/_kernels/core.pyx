@@ -20,7 +20,7 @@ import numpy as np
 
 cnp.import_array()
 
-include "tuning.pxi"
+include "_tuning.pxi"
 include "parallel.pxi"
 include "_checks.pxi"
 include "activations.pxi"
