@@ -17,6 +17,7 @@ TOPICS = [
     "dense",
     "grouped_dense",
     "maxout",
+    "batch_norm",
     "dropout",
     "whiten",
     "standardize",
