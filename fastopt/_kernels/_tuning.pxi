@@ -38,3 +38,13 @@ cdef enum:
     SHARE_BYTES = 512           # members do not share a cache line
     MEASURE = 4096              # elements whose squares are added in one go; bits
     AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
+
+# Columns and rows.
+cdef enum:
+    ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed
+    COLUMN_GRAIN = 16           # columns of one member, whole cache lines
+    COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
+    STATISTICS_ROWS = 64        # summed in the dtype before they are joined; bits
+    STATISTICS_PIECE = 1024     # elements of a channel, likewise; bits
+    SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
+    NARROW = 32                 # columns of a loss up to which turning rows costs less than their sums lane by lane

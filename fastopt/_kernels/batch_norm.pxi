@@ -24,13 +24,6 @@ cdef extern from "simd.h" nogil:
     void column_slope_d(const double* w, const double* x, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols, const double* centre,
                         const double* weight, const double* scale, const double* shift, double* dx, int accumulate)
 
-cdef enum:
-    STATISTICS_ROWS = 64        # summed in the dtype before they are joined; part of the definition of the result's bits
-    STATISTICS_PIECE = 1024     # elements of a channel, likewise
-    COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
-    COLUMN_GRAIN = 16           # columns of one member, whole cache lines
-    SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
-
 
 # --- floating over the tiles -------------------------------------------------------
 

@@ -64,10 +64,6 @@ cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexce
         y[j] += bias[j]
 
 
-cdef enum:
-    ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed
-
-
 cdef void activation_gradient(const floating* dy, const floating* v, floating* dz, Py_ssize_t n, Py_ssize_t n_out,
                               int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # dz (n, out) = dy * phi', a member's rows
@@ -118,7 +114,7 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
     # dz may be dy; dx, dw, db may be NULL. On return dz is whole, dx, dw and db each member's share.
     cdef Py_ssize_t r0, r1, c0, c1
     cdef Operands operands
-    dense_dz(dy, x, v, dz, scratch, &operands, n, n_in, n_out, activation, member, team)
+    dense_dz(dy, x, v, dz, scratch if dw != NULL else NULL, &operands, n, n_in, n_out, activation, member, team)
     if dx != NULL:
         grid_share(n, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
         spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,

@@ -15,9 +15,6 @@ cdef extern from "bits.h" nogil:
     double log_parts "fastopt_log_parts"(double x, double* m)
 
 cdef enum:
-    NARROW = 32             # columns up to which turning rows costs less than their sums lane by lane
-
-cdef enum:
     CROSS_ENTROPY           # targets: int64 class of each row (n,)
     SOFT_CROSS_ENTROPY      # targets: probabilities (n, k)
     MSE                     # targets: values (n, k)

@@ -4,7 +4,8 @@
 # The contract of an entry, whatever its kind:
 #   shapes      n_in, n_out; src (and shortcut) before dst
 #   parameters  weight and bias point into the layer's arrays; its gradients are
-#               numbers first_grad, first_grad + 1 of the caller's table
+#               numbers first_grad, first_grad + 1 of the caller's table; in a descent
+#               weights of dense entries take their steps instead
 #   forward     a member computes its share of dst from all of src; a barrier follows
 #   backward    all of the gradient of dst is there; a member computes its share of the
 #               parameters' gradients and, if needs_dx, of src's; it overwrites src's
@@ -29,6 +30,7 @@ cdef struct Entry:
     int kind, activation
     Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
+    bint trained                # weight and bias have gradients
     # dense: weight (out, in / groups); standardize: mean (c,); whiten: matrix (c, c); batch_norm: gamma (c,) or NULL
     void *weight
     void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,); batch_norm: beta (c,) or NULL
@@ -64,16 +66,14 @@ cdef enum:
 cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* x = <floating*>r.values[e.src]
     cdef floating* y = <floating*>r.values[e.dst]
+    cdef floating* z = <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL
+    cdef floating* scratch = <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL)
     cdef floating* statistics
     if e.kind == ENTRY_DENSE:
-        forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias,
-                      <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
-                      <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.activation,
-                      not r.training, member, team)
+        forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias, z, y,
+                      scratch, r.rows, e.n_in, e.n_out, e.activation, not r.training, member, team)
     elif e.kind == ENTRY_GROUPED_DENSE:
-        forward_grouped_dense(x, <floating*>e.weight, <floating*>e.bias,
-                              <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL, y,
-                              <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL), r.rows, e.n_in, e.n_out, e.groups,
+        forward_grouped_dense(x, <floating*>e.weight, <floating*>e.bias, z, y, scratch, r.rows, e.n_in, e.n_out, e.groups,
                               e.activation, not r.training, member, team)
     elif e.kind == ENTRY_MAXOUT:
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
@@ -81,14 +81,14 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
         forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
     elif e.kind == ENTRY_BATCH_NORM and r.training:
         statistics = <floating*>r.values[e.statistics]
-        forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>r.values[e.keep] if e.keep >= 0 else NULL, y,
-                           statistics, statistics + e.n_in, r.rows, e.n_in, e.eps, e.activation, member, team)
+        forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, z, y, statistics, statistics + e.n_in,
+                           r.rows, e.n_in, e.eps, e.activation, member, team)
     elif e.kind == ENTRY_BATCH_NORM:
         inference_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>e.running_mean, <floating*>e.running_var,
                              y, r.rows, e.n_in, e.eps, e.activation, member, team)
     elif e.kind == ENTRY_WHITEN:
-        forward_dense(x, <floating*>e.weight, NULL, NULL, NULL, y, <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL),
-                      r.rows, e.n_in, e.n_out, IDENTITY, True, member, team)
+        forward_dense(x, <floating*>e.weight, NULL, NULL, NULL, y, scratch, r.rows, e.n_in, e.n_out, IDENTITY, True,
+                      member, team)
     elif e.kind == ENTRY_DROPOUT:
         forward_dropout(x, y, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
     else:
@@ -98,27 +98,21 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
 cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef floating* dy = <floating*>r.dvalues[e.dst]
     cdef floating* dx = <floating*>r.dvalues[e.src] if e.needs_dx else NULL
-    cdef floating* db
+    cdef floating* v = <floating*>r.values[e.keep if e.keep >= 0 else e.dst]
+    cdef floating* dw = NULL
+    cdef floating* db = NULL
     cdef floating* statistics
-    if e.kind == ENTRY_DENSE and r.descent == DESCENT_LIMITED:
-        backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
-                       dy, dx, <floating*>NULL, <floating*>NULL, <floating*>NULL, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx,
-                       member, team)
-    elif e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE:
+    if e.trained and r.descent != DESCENT_LIMITED:
+        dw = <floating*>r.dparams[e.first_grad]
         db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
-        descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
-                      dy, dx, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
-                      r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+    if e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE:
+        descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, db, <floating*>r.scratch,
+                      r.plan, &r.plan.tensors[e.first_grad], r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_DENSE:
-        backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, <floating*>r.values[e.keep if e.keep >= 0 else e.dst],
-                       dy, dx, <floating*>r.dparams[e.first_grad],
-                       <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL, <floating*>r.scratch,
+        backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, dw, db, <floating*>r.scratch,
                        r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_GROUPED_DENSE:
-        backward_grouped_dense(dy, <floating*>r.values[e.src], <floating*>e.weight,
-                               <floating*>r.values[e.keep if e.keep >= 0 else e.dst], dy, dx,
-                               <floating*>r.dparams[e.first_grad],
-                               <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL,
+        backward_grouped_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, dw, db,
                                r.rows, e.n_in, e.n_out, e.groups, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_MAXOUT:
         if e.needs_dx:
@@ -132,10 +126,7 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
             return
         statistics = <floating*>r.values[e.statistics]
         backward_batch_norm(dy, <floating*>r.values[e.src], <floating*>e.weight, statistics, statistics + e.n_in,
-                            <floating*>r.values[e.keep if e.keep >= 0 else e.dst], dy, dx,
-                            <floating*>r.dparams[e.first_grad] if e.weight != NULL else NULL,
-                            <floating*>r.dparams[e.first_grad + 1] if e.weight != NULL else NULL,
-                            r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
+                            v, dy, dx, dw, db, r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_WHITEN:
         if e.needs_dx:
             backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, dy, dy, dx, NULL, NULL, <floating*>r.scratch,
@@ -492,10 +483,10 @@ cdef class Program:
             e.needs_dx = has_gradient[e.src]
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
             product = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
-            trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
-            has_gradient[e.dst] = trained or e.needs_dx or e.needs_dshortcut
+            e.trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
+            has_gradient[e.dst] = e.trained or e.needs_dx or e.needs_dshortcut
             self.work += e.n_in * e.n_out // e.groups if product or e.kind == ENTRY_WHITEN else 4 * e.n_in
-            if trained:
+            if e.trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
         for i in range(self.n_entries - 1, -1, -1):       # the order of backward: who comes first overwrites

@@ -100,8 +100,15 @@ class _Product(Layer):
         self._has_bias, self._arrays, self.init = bool(bias), {}, initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
 
-    def _init_config(self):
-        return {} if self.init is None else {"init": self.init}
+    def _config(self, **own):
+        init = {} if self.init is None else {"init": self.init}
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            **own,
+            "bias": self._has_bias,
+            **init,
+        }
 
     def _rows(self) -> int:
         """Outputs of the product."""
@@ -225,13 +232,7 @@ class Dense(_Product):
         return linear
 
     def config(self):
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "activation": self.activation,
-            "bias": self._has_bias,
-            **self._init_config(),
-        }
+        return self._config(activation=self.activation)
 
 
 class GroupedDense(_Product):
@@ -278,14 +279,7 @@ class GroupedDense(_Product):
                 raise ValueError(f"groups: expected a divisor of {name}, {getattr(self, name)}, got {self.groups}")
 
     def config(self):
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "groups": self.groups,
-            "activation": self.activation,
-            "bias": self._has_bias,
-            **self._init_config(),
-        }
+        return self._config(groups=self.groups, activation=self.activation)
 
 
 class Maxout(_Product):
@@ -331,13 +325,7 @@ class Maxout(_Product):
         return weight.reshape(self.out_features, self.pieces, -1).transpose(1, 0, 2)
 
     def config(self):
-        return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
-            "pieces": self.pieces,
-            "bias": self._has_bias,
-            **self._init_config(),
-        }
+        return self._config(pieces=self.pieces)
 
     def lay_out(self, program, src):
         pieces, dst = super().lay_out(program, src), program.value(self.out_features)
