@@ -10,7 +10,6 @@
 # - The second pass over rows goes from the last to the first, which are still in cache.
 
 cdef extern from "simd.h" nogil:
-    const int COLUMN_ROWS
     void column_moments_f(const float* w, const float* x, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols,
                           const float* centre, float* plain, float* sum)
     void column_moments_d(const double* w, const double* x, Py_ssize_t ld, Py_ssize_t rows, Py_ssize_t cols,
@@ -77,7 +76,7 @@ cdef void column_statistics(const floating* x, Py_ssize_t ld, Py_ssize_t n, Py_s
     cdef floating centre[COLUMN_BLOCK]
     cdef floating plain[COLUMN_BLOCK]
     cdef floating squares[COLUMN_BLOCK]
-    cdef Py_ssize_t i = 0, j, rows = min(<Py_ssize_t>COLUMN_ROWS, n)
+    cdef Py_ssize_t i = 0, j, rows = min(<Py_ssize_t>CENTRE_ROWS, n)
     for j in range(cols):
         centre[j] = x[j]
         plain[j] = squares[j] = <floating>0
