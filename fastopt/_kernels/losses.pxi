@@ -8,8 +8,8 @@
 #   row order by one member, so the sum does not depend on the team.
 # - Weighted means divide by the sum of the weights, as torch's class weights do.
 #   A batch whose weights are all zero has loss 0 and gradient 0.
-# - NaN and infinite predictions show in the loss. What is checked is what a caller can
-#   get wrong in the targets, before the first write.
+# - Targets and weights are checked before the first write. Predictions are not: that would be
+#   one more read. Where they leave a loss undefined it is NaN, and the caller raises.
 
 cdef extern from "bits.h" nogil:
     double log_parts "fastopt_log_parts"(double x, double* m)
@@ -602,6 +602,7 @@ cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad,
                          object delta=1.0, object label_smoothing=0.0, object class_weight=None):
     cdef LossCall c
+    cdef double value
     cdef str name = "logits" if loss == "cross_entropy" or loss == "binary_cross_entropy" else "prediction"
     c.typenum = float_type(name, prediction)
     prediction = as_input(name, prediction, c.typenum, (None, None))
@@ -619,7 +620,12 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     c.weights = NULL if weights is None else data(weights)
     with nogil:
         team_run(loss_job, &c, team_for(16 * c.n * c.k))
-    return add_up(<double*>c.row_loss, c.n), grad
+    value = add_up(<double*>c.row_loss, c.n)
+    if value != value:
+        a = prediction if not np.isfinite(prediction).all() else targets
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"{name if a is prediction else 'targets'}: expected values whose loss is defined, got {a[place]} at {place}")
+    return value, grad
 
 
 def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weight=None, label_smoothing=0.0):
@@ -650,10 +656,8 @@ def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weigh
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, a class out of range, a probability or an option outside its
         interval; nothing has been written then.
-
-    Notes
-    -----
-    NaN or infinity in a row of logits make the loss NaN, unless the row has weight 0.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -687,6 +691,8 @@ def binary_cross_entropy(logits, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, or a probability outside [0, 1]; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -720,6 +726,8 @@ def mse(prediction, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -752,6 +760,8 @@ def mae(prediction, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -786,6 +796,8 @@ def huber(prediction, targets, grad=None, *, delta=1.0, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, or a `delta` that is not above 0; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------

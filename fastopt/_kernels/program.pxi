@@ -234,6 +234,7 @@ cdef struct TrainCall:
     double* row_loss
     double batch_loss, batch_weight
     double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
+    bint undefined                          # the batch has no loss, so it has not happened
     bint stop
 
 
@@ -304,6 +305,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     # forward, loss, backward and update of the batch that starts at position
     cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
     cdef floating* weights = NULL
+    cdef double loss
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
     if run.plan != NULL and run.plan.interim:
@@ -315,8 +317,15 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
               c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
     team_barrier(team)
+    loss = add_up(c.row_loss, run.rows)     # by every member: all take the same way
+    if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
+        if run.plan.interim:
+            walk_share(run.plan, return_part, member, team)
+        if member == 0:
+            c.undefined = True
+        return
     if member == 0:
-        c.batch_loss = add_up(c.row_loss, run.rows)
+        c.batch_loss = loss
         c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, run.rows)
         if run.descent == DESCENT_AT_ONCE:
             prepare_descent(run)
@@ -347,10 +356,10 @@ cdef void move_averages(Run* r, floating* dtype) noexcept nogil:
 
 cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
     c.stop = team_seconds() > c.deadline
+    if c.undefined or (c.run.plan != NULL and c.run.plan.refused):      # the batch has not happened
+        c.stop = True
+        return
     if c.run.plan != NULL:
-        if c.run.plan.refused:      # the batch has not happened
-            c.stop = True
-            return
         c.stop |= c.run.plan.n_rows > 0 and c.run.plan.row >= c.run.plan.n_rows
     if c.run.plan != NULL and not c.run.plan.left_out:
         move_averages(&c.run, dtype)
@@ -624,6 +633,7 @@ cdef class Training:
         c.run.plan = NULL if self.update is None else &self.update.plan
         c.run.may_descend, c.run.step = self.may_descend(), self.batches
         c.deadline = c.loss_sum = c.weight_sum = 0
+        c.undefined = False
 
     cdef bint may_descend(self) noexcept:
         # whether no gradient of weights needs to be whole before the first update
@@ -668,8 +678,8 @@ cdef class Training:
             self.execute(&c, rows)
         finally:
             self.leave()
+        self.report(&c)
         if self.update is not None:
-            self.update.report_refusal()
             self.batches += 1
         self.batch_weight = c.batch_weight
         return c.batch_loss
@@ -683,6 +693,13 @@ cdef class Training:
     cdef void leave(self) noexcept:
         if self.update is not None:
             self.update.busy = False
+
+    cdef int report(self, TrainCall* c) except -1:
+        # what made a call stop before its time
+        if c.undefined:
+            raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
+                                     "of them, hold NaN or infinity; nothing has been updated")
+        return self.update.report_refusal() if self.update is not None else 0
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):
         """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
@@ -705,4 +722,4 @@ cdef class Training:
             self.batches += c.batches
         finally:
             self.leave()
-        self.update.report_refusal()
+        self.report(&c)
