@@ -37,7 +37,7 @@ cdef struct Entry:
     void *running_mean          # batch_norm, (c,)
     void *running_var
     double eps, momentum
-    Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch
+    Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch, and its coefficients, (5, c)
     double rate                 # dropout: the share to drop
     uint64_t *seed              # dropout: where its layer keeps its seed
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
@@ -82,7 +82,7 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     elif e.kind == ENTRY_BATCH_NORM and r.training:
         statistics = <floating*>r.values[e.statistics]
         forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, z, y, statistics, statistics + e.n_in,
-                           r.rows, e.n_in, e.eps, e.activation, member, team)
+                           statistics + 2 * e.n_in, r.rows, e.n_in, e.eps, e.activation, member, team)
     elif e.kind == ENTRY_BATCH_NORM:
         inference_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>e.running_mean, <floating*>e.running_var,
                              y, r.rows, e.n_in, e.eps, e.activation, member, team)
@@ -126,7 +126,7 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
             return
         statistics = <floating*>r.values[e.statistics]
         backward_batch_norm(dy, <floating*>r.values[e.src], <floating*>e.weight, statistics, statistics + e.n_in,
-                            v, dy, dx, dw, db, r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
+                            statistics + 2 * e.n_in, v, dy, dx, dw, db, r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_WHITEN:
         if e.needs_dx:
             backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, dy, dy, dx, NULL, NULL, <floating*>r.scratch,
@@ -159,7 +159,16 @@ cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) n
     cdef Py_ssize_t i
     for i in range(r.n_entries):
         forward_entry(r, &r.entries[i], dtype, member, team)
-        team_barrier(team)
+        if not keeps_columns(r, i):
+            team_barrier(team)
+
+
+cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
+    # whether members go on from entry i without meeting: batch_norm takes the statistics of the very columns
+    # that a member has written in dense, still warm, and then meets the others itself
+    cdef Entry* e = &r.entries[i]
+    return (r.training and r.n >= TRANSPOSE_ROWS and e.kind == ENTRY_DENSE and e.activation != SOFTMAX
+            and i + 1 < r.n_entries and e[1].kind == ENTRY_BATCH_NORM and e[1].src == e.dst)
 
 
 cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:

@@ -616,7 +616,7 @@ class BatchNorm(Layer):
 
     def lay_out(self, program, src):
         keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
-        statistics = program.value(-(-self.out_features // 8))  # mean and variance: a value has 16 rows at least
+        statistics = program.value(-(-5 * self.out_features // 16))  # (5, features): a value has 16 rows at least
         dst = program.value(self.out_features)
         arrays = {"weight": self.gamma, "bias": self.beta, "mean": self.running_mean, "var": self.running_var}
         options = {"activation": self.activation, "eps": self.eps, "momentum": self.momentum}
