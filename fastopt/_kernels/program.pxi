@@ -3,7 +3,7 @@
 # Value 0 is the input; every entry reads one value (ADD two) and writes the next.
 # The contract of an entry, whatever its kind:
 #   shapes      n_in, n_out; src (and shortcut) before dst
-#   parameters  weight and bias point into the layer's arrays; its gradients are
+#   parameters  weight and bias point into the layer's arrays, and what regularizes the weight; its gradients are
 #               numbers first_grad, first_grad + 1 of the caller's table; in a descent
 #               weights of dense entries take their steps instead
 #   forward     a member computes its share of dst from all of src; a barrier follows
@@ -40,6 +40,8 @@ cdef struct Entry:
     Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch, and its coefficients, (5, c)
     double rate                 # dropout: the share to drop
     uint64_t *seed              # dropout: where its layer keeps its seed
+    Penalty penalty             # dense, grouped_dense: what regularizes the weight
+    Py_ssize_t first_penalty    # its rows' numbers in row_penalty
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
@@ -53,6 +55,9 @@ cdef struct Run:                # one pass of a program over some rows
     void** dparams              # parameter gradients
     void* scratch               # of one entry at a time
     Plan* plan                  # NULL: gradients only
+    double* row_penalty         # (n_penalties,) of the rows of weights that are penalized
+    Py_ssize_t n_penalties
+    bint bounded                # some rows of weights have a largest norm
     uint64_t step               # number of the batch, from 0: what dropout draws by
     bint may_descend            # weights may take their steps in backward, without gradients
     int descent                 # how they do in this batch
@@ -107,7 +112,8 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
         db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
     if e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE:
         descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, db, <floating*>r.scratch,
-                      r.plan, &r.plan.tensors[e.first_grad], r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+                      r.plan, &r.plan.tensors[e.first_grad], &e.penalty, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx,
+                      member, team)
     elif e.kind == ENTRY_DENSE:
         backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, dw, db, <floating*>r.scratch,
                        r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
@@ -176,6 +182,42 @@ cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) 
     for i in range(r.n_entries - 1, -1, -1):
         backward_entry(r, &r.entries[i], dtype, member, team)
         team_barrier(team)
+
+
+# ---------------------------------------------------------------- regularization
+
+cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # row_penalty of all weights, a member's share
+    cdef Py_ssize_t i
+    cdef Entry* e
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if penalizes(&e.penalty):
+            penalty_rows(&e.penalty, <floating*>e.weight, r.row_penalty + e.first_penalty, e.n_out, e.n_in // e.groups, member, team)
+
+
+cdef void add_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # to gradients of weights that are whole; those that are not had them added in descend_rows
+    cdef Py_ssize_t i, n, start, stop
+    cdef Entry* e
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if penalizes(&e.penalty) and not (e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE):
+            n = e.n_out * (e.n_in // e.groups)
+            start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
+            add_penalty_gradient(&e.penalty, <floating*>e.weight + start, <floating*>r.dparams[e.first_grad] + start, stop - start)
+    team_barrier(team)
+
+
+cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # after an update: no row of weights is longer than its layer allows
+    cdef Py_ssize_t i
+    cdef Entry* e
+    team_barrier(team)
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if e.penalty.max_norm > 0:
+            limit_rows(&e.penalty, <floating*>e.weight, e.n_out, e.n_in // e.groups, member, team)
 
 
 # ---------------------------------------------------------------- predict
@@ -267,6 +309,8 @@ cdef int descent_of(Run* r) noexcept nogil:
         return DESCENT_NONE
     if not r.plan.limited:
         return DESCENT_AT_ONCE
+    if r.n_penalties > 0:           # the norm of a gradient and a penalty's is not that of rows of x and dz
+        return DESCENT_NONE
     for i in range(r.n_entries):
         e = &r.entries[i]
         if e.kind == ENTRY_DENSE and not gram_pays(r.rows, e.n_in, e.n_out):
@@ -306,7 +350,7 @@ cdef void descend_limited(Run* r, double* row_squares, floating* dtype, Py_ssize
             db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
             descend_dense(<floating*>r.dvalues[e.dst], <floating*>r.values[e.src], <floating*>e.weight, <floating*>NULL,
                           <floating*>r.dvalues[e.dst], <floating*>NULL, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
-                          r.rows, e.n_in, e.n_out, IDENTITY, False, member, team)
+                          &e.penalty, r.rows, e.n_in, e.n_out, IDENTITY, False, member, team)
             team_barrier(team)
 
 
@@ -325,8 +369,9 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     forward(run, dtype, member, team)
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
               c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
+    sum_penalties(run, dtype, member, team)
     team_barrier(team)
-    loss = add_up(c.row_loss, run.rows)     # by every member: all take the same way
+    loss = add_up(c.row_loss, run.rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
             walk_share(run.plan, return_part, member, team)
@@ -341,6 +386,8 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         elif run.plan != NULL and not run.plan.gated:
             update_prepare(run.plan)
     backward(run, dtype, member, team)
+    if run.n_penalties > 0:
+        add_penalties(run, dtype, member, team)
     if run.descent == DESCENT_LIMITED:
         descend_limited(run, c.row_loss, dtype, member, team)
         update_all(run.plan, member, team)
@@ -348,6 +395,8 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         if run.plan.interim:
             walk_share(run.plan, return_part, member, team)
         update_step(run.plan, member, team)
+    if run.bounded and run.plan != NULL and run.plan.passed:
+        limit_weights(run, dtype, member, team)
 
 
 cdef void move_averages(Run* r, floating* dtype) noexcept nogil:
@@ -416,6 +465,7 @@ cdef class Workspace:
     cdef void** dvalues
     cdef void* scratch
     cdef double* row_loss
+    cdef double* row_penalty
     cdef char *batch_x
     cdef char *batch_targets
     cdef char *batch_weights
@@ -426,7 +476,8 @@ cdef class Workspace:
         cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t values = rows * sum(program.widths) * item
-        cdef Py_ssize_t extra = rows * (8 + 8 + program.widths[0] * item + max(8, program.widths[n_values - 1] * item)) if training else 0
+        cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
+        cdef Py_ssize_t extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties if training else 0
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
@@ -442,6 +493,7 @@ cdef class Workspace:
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
             self.batch_targets = self.batch_x + rows * <Py_ssize_t>program.widths[0] * item
+            self.row_penalty = <double*>(self.batch_targets + rows * target)
         self.capacity = rows
 
     def __dealloc__(self):
@@ -457,7 +509,7 @@ cdef class Program:
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
         kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep, mean, var, eps, momentum,
-        statistics, rate, seed.
+        statistics, rate, seed, penalty (l1, l2, max_norm).
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -469,6 +521,8 @@ cdef class Program:
     cdef readonly int typenum
     cdef readonly Py_ssize_t n_in, n_out
     cdef readonly Py_ssize_t least_rows     # of a batch to train on
+    cdef Py_ssize_t n_penalties             # rows of weights that are penalized
+    cdef bint bounded                       # some have a largest norm
     cdef readonly list widths
     cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
     cdef list pool                          # workspaces at rest, for predict
@@ -504,6 +558,10 @@ cdef class Program:
             e.trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
             has_gradient[e.dst] = e.trained or e.needs_dx or e.needs_dshortcut
             self.work += e.n_in * e.n_out // e.groups if product or e.kind == ENTRY_WHITEN else 4 * e.n_in
+            e.penalty.l1, e.penalty.l2, e.penalty.max_norm = spec.get("penalty", (0.0, 0.0, 0.0))
+            e.first_penalty = self.n_penalties
+            self.n_penalties += e.n_out if penalizes(&e.penalty) else 0
+            self.bounded |= e.penalty.max_norm > 0
             if e.trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
@@ -544,6 +602,7 @@ cdef class Program:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
+        run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
