@@ -6,11 +6,11 @@ process may run on, and the CPU quota of its control group rounded down; at leas
 sets on the OpenMP runtime holds as well.
 """
 
+import functools
 import math
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from fastopt._kernels import core, isa, isas
@@ -123,41 +123,23 @@ def num_threads(n: int) -> Iterator[None]:
         core.set_own_team(before)
 
 
-class _OneBlasThread:
-    """NumPy's and SciPy's BLAS on one thread while anybody is inside; the last one out restores their counts.
+@functools.cache
+def _blas():
+    """The BLAS libraries of NumPy and SciPy; finding them takes a millisecond."""
+    import scipy.linalg  # noqa: F401  (loads its own)
+    from threadpoolctl import ThreadpoolController
 
-    LAPACK's bits depend on the threads of its BLAS, and these wait for each other without end on busy
-    CPUs: a Cholesky factor of 300 columns took 0.5 ms on one thread, 830 ms on two, beside other work.
+    return ThreadpoolController()
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Holds BLAS, and so LAPACK, to one thread: 8 µs, beside 250 where the libraries are looked for each time.
+
+    LAPACK's bits depend on the threads of its BLAS, and on busy CPUs these wait for each other without end:
+    a Cholesky factor of 300 columns took 0.5 ms on one, 830 ms on two. threadpoolctl leaves the count alone
+    while another thread has set it.
     """
-
-    def __init__(self):
-        self.start()
-
-    def start(self):
-        """Nobody inside; also in a forked child, where a lock that another thread held would stay locked."""
-        self.lock, self.inside, self.controller, self.limiter = threading.Lock(), 0, None, None
-
-    def __enter__(self):
-        with self.lock:
-            if self.controller is None:  # looking for the libraries once: 1 ms
-                import scipy.linalg  # noqa: F401  (loads them)
-                from threadpoolctl import ThreadpoolController
-
-                self.controller = ThreadpoolController()
-            if not self.inside:
-                self.limiter = self.controller.limit(limits=1, user_api="blas")
-            self.inside += 1
-
-    def __exit__(self, *_):
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                self.limiter.restore_original_limits()
-
-
-one_blas_thread = _OneBlasThread()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=one_blas_thread.start)
+    return _blas().limit(limits=1, user_api="blas")
 
 
 def config() -> dict:

@@ -30,6 +30,7 @@ POOR, GOOD = 0.25, 0.75  # shares below which the radius shrinks, above which it
 SHRUNK, GROWN = 0.5, 2.0
 NOISE = 10 * EPS  # of the objective: differences below that are rounding
 CURVED = EPS**0.5  # of the largest eigenvalue: curvature below that is none
+LOWEST = -1e150  # what falls below has no lower bound, or none whose square is a number
 PROBES = 100  # the most products that a search for negative curvature takes
 
 MESSAGES = {
@@ -312,10 +313,12 @@ class _Search:
     def advance(self):
         """Try a step, move if it brings enough, fit the radius; the status to end with, or None."""
         step, decrease, cut = self.model.propose(self.radius, self.leaving)
+        if not self.model.finite:
+            return 3
         trial = self.x + step
         value = self.f.value(trial)
         self.nit += 1
-        if value == -math.inf:
+        if value < LOWEST:
             return 4
         # what rounding can hide is granted; where it can hide all of the decrease, the gradient must be shorter
         noise = NOISE * max(abs(self.value), abs(value))

@@ -94,7 +94,7 @@ def _check_overwritten(H):
 
 def on_one_thread(H) -> AbstractContextManager:
     """Holds LAPACK, and NumPy's products, to one thread for the work on H; 8 µs where that is needed."""
-    return one_blas_thread if len(H) >= ONE_THREAD_BELOW else nullcontext()
+    return one_blas_thread() if len(H) >= ONE_THREAD_BELOW else nullcontext()
 
 
 def _as_columns(H):
@@ -364,9 +364,9 @@ def predicted_change(H, g, lr) -> float:
     Examples
     --------
     >>> import fastopt as fo
-    >>> H, g = [[1.0, 0.0], [0.0, 100.0]], [1.0, 1.0]
-    >>> fo.newton.predicted_change(H, g, 0.01), fo.newton.predicted_change(H, g, 0.1)
-    (-0.01495, 0.305)
+    >>> H, g = [[1.0, 0.0], [0.0, 15.0]], [1.0, 1.0]
+    >>> fo.newton.predicted_change(H, g, 0.125), fo.newton.predicted_change(H, g, 0.5)
+    (-0.125, 1.0)
     """
     H = as_hessian(H)
     g = as_gradient(g, len(H)).astype(np.float64)
