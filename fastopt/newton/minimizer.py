@@ -62,7 +62,7 @@ class _Objective:
     def __init__(self, objective, jac, hess, hessp, d):
         self.nfev = self.njev = self.nhev = 0
         self._d, self._both = d, False
-        if hasattr(objective, "gradient"):
+        if hasattr(objective, "value") and hasattr(objective, "gradient"):
             if not (jac is None and hess is None and hessp is None):
                 raise TypeError("jac, hess, hessp: expected None beside an object that has a gradient")
             self._value, self._gradient = objective.value, objective.gradient
@@ -156,7 +156,7 @@ class _Exact:
         return int((size <= CURVED * size.max()).sum())
 
     def propose(self, radius, leaving) -> Proposal:
-        if self.definite and _norm(self._newton) <= radius:
+        if self.definite and _norm(self._newton) <= min(radius, -LOWEST):
             return Proposal(self._newton, -0.5 * float(self.g @ self._newton), False)
         values, vectors = self._eigen
         with on_one_thread(self.hess):
@@ -260,9 +260,8 @@ def _steihaug(product, g, radius, tol, most, reach) -> _Found:
         Hd, rr = product(d), float(r @ r)
         bend = float(d @ Hd)
         alpha = rr / bend if bend > 0 else math.inf
-        border = radius if math.isfinite(radius) or bend > 0 else max(reach, _norm(p))
-        if not bend > 0 or (math.isfinite(border) and _norm(p + alpha * d) >= border):
-            alpha = _to_border(p, d, border)
+        if not (bend > 0 and _norm(p + alpha * d) < radius):
+            alpha = _to_border(p, d, radius if math.isfinite(radius) else max(reach, _norm(p)))
             return _Found(p + alpha * d, Hp + alpha * Hd, True, d, Hd, bend)
         p, Hp, r = p + alpha * d, Hp + alpha * Hd, r + alpha * Hd
         if _norm(r) <= tol:
