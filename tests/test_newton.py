@@ -150,6 +150,8 @@ def test_saddle_free_leaves_flat_directions_alone_unless_damped(dtype):
     assert step.damping == pytest.approx(4e-3)
     np.testing.assert_allclose(step.delta, [-2 / 2.004, -3 / 0.004, -4 / 4.004], rtol=1e-5)
     np.testing.assert_array_equal(fo.newton.step(0 * H, g, method="saddle_free").delta, 0)
+    turned = hessian((2, 0, -4), dtype)  # its zero is one to rounding only
+    assert np.linalg.norm(fo.newton.step(turned, g, method="saddle_free").delta) < 10
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -177,6 +179,12 @@ def test_a_step_that_overflows_is_an_error(method, dtype):
     tiny, large = np.finfo(dtype).tiny, np.finfo(dtype).max
     with pytest.raises(np.linalg.LinAlgError, match="overflows"):
         fo.newton.step(np.eye(3, dtype=dtype) * tiny, np.full(3, large, dtype), method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_change_may_be_too_large_for_float32_where_the_step_is_not(method):
+    H, g = np.eye(3, dtype=np.float32), np.full(3, 1e25, np.float32)
+    assert fo.newton.step(H, g, method=method).predicted_change == pytest.approx(-1.5e50)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -276,11 +284,9 @@ class Counted:
     def _call(self, name, x):
         self.calls[name] += 1
         result = getattr(self.objective, name)(x)
-        if name == "value":
-            return result
-        buffer = self.buffers.setdefault(name, np.empty(result.shape))
-        buffer[...] = result
         x[...] = np.nan
+        buffer = self.buffers.setdefault(name, np.empty(np.shape(result)))
+        buffer[...] = result
         return buffer
 
     def value(self, x):
@@ -478,6 +484,27 @@ def test_the_gradient_decides_where_the_objective_is_lost_in_rounding(method):
 
 
 @pytest.mark.parametrize("method", MODELS)
+@pytest.mark.parametrize("sign", ["value", "gradient"])
+def test_an_objective_in_float32_ends_at_its_rounding_without_success(sign, method):
+    """One of its results is float32 to see; the gradient has noise besides, so that tol is out of reach."""
+    objective = OBJECTIVES[0]
+    dtypes = {"value": float, "gradient": float} | {sign: np.float32}
+
+    def value(x):
+        return dtypes["value"](np.float32(1 + objective.value(x.astype(np.float32))))
+
+    def gradient(x):
+        noise = 1e-6 * (1 - 2.0 * np.signbit(x - 1))
+        return (objective.gradient(x.astype(np.float32)) + noise).astype(dtypes["gradient"])
+
+    found = fo.newton.minimize(value, [-1.2, 1.0], method, jac=gradient, hess=objective.hessian)
+    assert (found.status, found.success) == (2, False)
+    assert "rounding" in found.message
+    assert found.nit < 60
+    np.testing.assert_allclose(found.x, 1, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", MODELS)
 @pytest.mark.parametrize("where", ["value", "gradient"])
 def test_trial_points_that_are_not_finite_are_too_far(where, method):
     """x − log x, from the far side, where Newton's step goes below 0."""
@@ -485,8 +512,11 @@ def test_trial_points_that_are_not_finite_are_too_far(where, method):
     def value(x):
         return float(x[0] - np.log(x[0])) if x[0] > 0 else np.nan if where == "value" else -1.0
 
+    buffer = np.empty(1)
+
     def slope(x):
-        return [1 - 1 / x[0] if x[0] > 0 else np.inf]
+        buffer[0] = 1 - 1 / x[0] if x[0] > 0 else np.inf
+        return buffer
 
     found = fo.newton.minimize(value, [5.0], method, jac=slope, hess=lambda x: [[1 / x[0] ** 2]])
     assert found.success

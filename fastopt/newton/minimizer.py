@@ -28,8 +28,7 @@ EPS = float(np.finfo(np.float64).eps)
 ACCEPTED = 0.1  # the least share of the predicted decrease that a step must bring
 POOR, GOOD = 0.25, 0.75  # shares below which the radius shrinks, above which it grows
 SHRUNK, GROWN = 0.5, 2.0
-NOISE = 10 * EPS  # of the objective: differences below that are rounding
-CURVED = EPS**0.5  # of the largest eigenvalue: curvature below that is none
+NOISE = 10  # eps of the objective: smaller differences are rounding
 LOWEST = -1e150  # what falls below has no lower bound, or none whose square is a number
 PROBES = 100  # the most products that a search for negative curvature takes
 
@@ -61,6 +60,7 @@ class _Objective:
 
     def __init__(self, objective, jac, hess, hessp, d):
         self.nfev = self.njev = self.nhev = 0
+        self.eps = EPS  # of the widest rounding among what the functions return: one may work in float32
         self._d, self._both = d, False
         if hasattr(objective, "value") and hasattr(objective, "gradient"):
             if not (jac is None and hess is None and hessp is None):
@@ -87,10 +87,10 @@ class _Objective:
         value = self._value(x.copy())
         if self._both:
             value, self._gradient_there = value
-        value = np.asarray(value, np.float64)
+        value = np.asarray(value)
         if value.size != 1:
             raise ValueError(f"objective: expected a number as its value, got shape {value.shape}")
-        return float(value.item())
+        return float(self._checked("value", value, *value.shape).item())
 
     def gradient(self, x) -> np.ndarray:
         """At the point where the value was taken last."""
@@ -113,12 +113,18 @@ class _Objective:
 
         return product
 
-    @staticmethod
-    def _checked(name, array, *shape):
-        array = np.array(array, np.float64)
+    def _checked(self, name, array, *shape):
+        array = np.asarray(array)
         if array.shape != shape:
             raise ValueError(f"objective: expected a {name} of shape {shape}, got {array.shape}")
-        return array
+        if array.dtype.kind == "f":
+            self.eps = max(self.eps, float(np.finfo(array.dtype).eps))
+        return array.astype(np.float64)
+
+    @property
+    def curved(self) -> float:
+        """The share of the largest eigenvalue below which a curvature counts as none."""
+        return self.eps**0.5
 
 
 # ---------------------------------------------------------------- the models
@@ -129,6 +135,7 @@ class _Exact:
 
     def __init__(self, objective, x, g):
         self.hess, self.g, self.reach = objective.hessian(x), g, max(1.0, _norm(x))
+        self.curved = objective.curved
         self.finite = bool(np.isfinite(np.tril(self.hess)).all())
         if not self.finite:
             return
@@ -146,14 +153,14 @@ class _Exact:
         if self.definite:
             return False
         values = self._eigen[0]
-        return bool(values[0] < -CURVED * np.abs(values).max())
+        return bool(values[0] < -self.curved * np.abs(values).max())
 
     def flat(self) -> int:
         """Along how many directions there is no curvature."""
         if self.definite:
             return 0
         size = np.abs(self._eigen[0])
-        return int((size <= CURVED * size.max()).sum())
+        return int((size <= self.curved * size.max()).sum())
 
     def propose(self, radius, leaving) -> Proposal:
         if self.definite and _norm(self._newton) <= min(radius, -LOWEST):
@@ -185,7 +192,7 @@ def _within(values, c, radius) -> tuple[np.ndarray, bool]:
     """
     size, zero, low = _norm(c), rounding(values), values.argmin()
     flat = values <= zero
-    if values[low] >= -zero and not (np.abs(c[flat]) > CURVED * size).any():
+    if values[low] >= -zero and not (np.abs(c[flat]) > EPS**0.5 * size).any():
         p = -np.divide(c, values, out=np.zeros_like(c), where=~flat)
         if _norm(p) <= radius:
             return p, False
@@ -209,6 +216,7 @@ class _Truncated:
 
     def __init__(self, objective, x, g):
         self.product, self.g, self.reach, self.finite = objective.product(x), g, max(1.0, _norm(x)), True
+        self._objective = objective  # whose products tell their rounding as they come
 
     def _descend(self, g, radius, tol, most, reach=0.0):
         found = _steihaug(self.product, g, radius, tol, most, reach)
@@ -220,12 +228,12 @@ class _Truncated:
         fixed b that leaves no direction out (Royer, O'Neill & Wright 2020, procedure 2).
         """
         b = np.random.default_rng(0).standard_normal(len(self.g))
-        self._out = self._descend(b, math.inf, CURVED * _norm(b), min(len(b), PROBES))
-        return self._out.bend < -CURVED * _norm(self._out.d) * _norm(self._out.Hd)
+        self._out = self._descend(b, math.inf, EPS**0.5 * _norm(b), min(len(b), PROBES))
+        return self._out.bend < -self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd)
 
     def flat(self) -> int:
         """1 if the search of `saddle` has met a direction without curvature; how many there are it cannot tell."""
-        return int(self._out.bend <= CURVED * _norm(self._out.d) * _norm(self._out.Hd))
+        return int(self._out.bend <= self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd))
 
     def propose(self, radius, leaving) -> Proposal:
         if leaving:
@@ -320,7 +328,7 @@ class _Search:
         if value < LOWEST:
             return 4
         # what rounding can hide is granted; where it can hide all of the decrease, the gradient must be shorter
-        noise = NOISE * max(abs(self.value), abs(value))
+        noise = NOISE * self.f.eps * max(abs(self.value), abs(value))
         hidden = not decrease > noise or np.array_equal(trial, self.x)
         share = (self.value - value + noise) / (decrease + noise) if math.isfinite(value) and decrease > 0 else -1.0
         g = self.f.gradient(trial) if share >= ACCEPTED else None

@@ -2,8 +2,8 @@
 
 - H is symmetric, and one triangle of it is read: the lower one. What makes H may leave the other undone.
 - Cholesky's factor goes straight to LAPACK, without the checks and copies on the way there: at 50
-  parameters these cost more than the factor. NaN and infinity are looked for where they can hide, on
-  the diagonal, and elsewhere only once the factor or the step has failed: neither survives them.
+  parameters these cost more than the factor. NaN and infinity are looked for once it has failed, for
+  they never pass the test of its pivots.
 - "Positive definite" and "zero" are meant to rounding. A pivot that has lost all its digits counts as
   none, measured by its own diagonal element, so that the units of the parameters do not matter.
 - LAPACK runs on one thread (threads.py says why): the same bits, however many there are.
@@ -120,7 +120,9 @@ class Factor:
             np.fill_diagonal(a, diagonal)
         self._factor, self.minor = potrf(a, lower=self._lower, clean=False, overwrite_a=overwrite)
         if not self.minor:
-            left = self._factor.diagonal() ** 2 > len(H) * np.finfo(H.dtype).eps * diagonal  # False for NaN
+            left = (
+                self._factor.diagonal() ** 2 > len(H) * np.finfo(H.dtype).eps * diagonal
+            )  # False for NaN and infinity
             self.minor = 0 if left.all() else int(left.argmin()) + 1
 
     def solve(self, b) -> np.ndarray:
@@ -202,7 +204,6 @@ def step(H, g, damping=0.0, method="cholesky", overwrite_h=False) -> Step:
         _check_overwritten(H)
     H = as_hessian(H)
     g = as_gradient(g, len(H))
-    require_finite("the diagonal of H", H.diagonal())
     if damping != "auto" and not is_number(damping, 0):
         raise ValueError(f"damping: expected 'auto' or a finite number of at least 0, got {damping!r}")
     if method not in METHODS:
@@ -232,7 +233,8 @@ def _cholesky_step(H, g, damping, overwrite):
         )
     delta = -factor.solve(g)
     # (H + λI) Δ = −g, so that Δᵀ H Δ = −gᵀΔ − λ‖Δ‖²
-    return delta, 0.5 * float(g @ delta) - 0.5 * damping * float(delta @ delta), damping
+    wide = delta.astype(np.float64)  # a change may be too large for float32 where the step is not
+    return delta, 0.5 * float(g @ wide) - 0.5 * damping * float(wide @ wide), damping
 
 
 def raise_damping(H) -> tuple[Factor, float]:
@@ -262,7 +264,8 @@ def _saddle_free_step(H, g, damping, overwrite):
     damping, size = float(damping), np.abs(values) + H.dtype.type(damping)
     c = g @ vectors
     p = -np.divide(c, size, out=np.zeros_like(c), where=~flat if damping == 0 else size > 0)
-    return vectors @ p, float(c @ p) + 0.5 * float(values @ p**2), damping
+    wide = p.astype(np.float64)
+    return vectors @ p, float(c @ wide) + 0.5 * float(values @ wide**2), damping
 
 
 # ---------------------------------------------------------------- what a Hessian says
