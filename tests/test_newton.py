@@ -116,6 +116,11 @@ def test_what_is_not_positive_definite_is_an_error_with_a_way_out(values, dtype)
     assert step.predicted_change < 0
 
 
+def test_a_large_hessian_in_float32_may_be_ill_conditioned():
+    H = hessian(np.logspace(0, -5, 300), np.float32)
+    assert fo.newton.step(H, gradient(300)).predicted_change < 0
+
+
 def test_units_of_the_parameters_do_not_make_a_hessian_singular():
     units = np.array([1e-12, 1.0, 1e9])
     H = definite(3) * np.outer(units, units)

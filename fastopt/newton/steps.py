@@ -22,6 +22,7 @@ from fastopt.threads import one_blas_thread
 
 METHODS = ("cholesky", "saddle_free")
 FIRST_DAMPING = 1e-3  # of the largest element of H, then tenfold (Nocedal & Wright 2006, algorithm 3.3)
+LOST = 4  # √d eps of its diagonal element: a pivot of that size, as nearly all singular matrices leave, is rounding
 ONE_THREAD_BELOW = 64  # parameters: OpenBLAS factors and multiplies such matrices on one thread anyway
 
 
@@ -120,9 +121,8 @@ class Factor:
             np.fill_diagonal(a, diagonal)
         self._factor, self.minor = potrf(a, lower=self._lower, clean=False, overwrite_a=overwrite)
         if not self.minor:
-            left = (
-                self._factor.diagonal() ** 2 > len(H) * np.finfo(H.dtype).eps * diagonal
-            )  # False for NaN and infinity
+            # also False where NaN or infinity has come through
+            left = self._factor.diagonal() ** 2 > LOST * math.sqrt(len(H)) * np.finfo(H.dtype).eps * diagonal
             self.minor = 0 if left.all() else int(left.argmin()) + 1
 
     def solve(self, b) -> np.ndarray:
