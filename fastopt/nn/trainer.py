@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastopt import _files
+from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt.metrics import accuracy
 from fastopt.nn import files
 from fastopt.nn.layers import FromData
 from fastopt.nn.losses import describe_loss, loss_name, loss_options, measure
-from fastopt.nn.sequential import require_finite
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
 

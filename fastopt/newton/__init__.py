@@ -1,0 +1,6 @@
+"""The second order: Newton's step, minimizers, and what a Hessian says about a point."""
+
+from fastopt.newton.minimizer import minimize
+from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical_point, predicted_change, step
+
+__all__ = ["CriticalPoint", "Step", "condition_number", "critical_point", "minimize", "predicted_change", "step"]
