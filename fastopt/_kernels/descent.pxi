@@ -71,7 +71,7 @@ cdef void descend_rows(const Operands* a, const floating* dtype, Plan* plan, Ten
         j = c0
         while j < c1:
             wide = min(<Py_ssize_t>DESCENT_COLUMNS, c1 - j)
-            weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n)
+            weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n, False)
             mode = flush_denormals()
             if wide == n_in:
                 update_piece(plan, t, r0 * n_in, (r0 + high) * n_in, rows)
