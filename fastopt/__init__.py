@@ -1,10 +1,11 @@
 """Neural networks and second-order models inside CPU-only Python programs.
 
 NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
-kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores.
+kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores,
+`newton` the second order.
 """
 
-from fastopt import functional, metrics, nn, optim, schedules
+from fastopt import functional, metrics, newton, nn, optim, schedules
 from fastopt._version import __version__
 from fastopt.threads import config, get_num_threads, num_threads, set_num_threads, show_config
 
@@ -14,6 +15,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "metrics",
+    "newton",
     "nn",
     "num_threads",
     "optim",

@@ -268,7 +268,122 @@ def test_gauss_newton_is_the_hessian_of_a_model_linear_in_its_parameters(name, f
     assert_close(got, net.hvp(x, y, direction(net), loss), EXACT)
 
 
+# ---------------------------------------------------------------- Hessians and spectra
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_hessian_holds_every_product(form):
+    net = network("batch norm inside")
+    x, y, loss = problem(net, form, 29)
+    weight = np.linspace(0, 1, 29)
+    for gauss_newton in (False, True):
+        options = {"sample_weight": weight, "gauss_newton": gauss_newton}
+        matrix = fo.newton.hessian(net, x, y, loss, **options)
+        np.testing.assert_array_equal(matrix, matrix.T)
+        v = direction(net)
+        want = np.concatenate([a.ravel() for a in net.hvp(x, y, v, loss, **options)])
+        got = matrix @ np.concatenate([a.ravel() for a in v])
+        np.testing.assert_allclose(got, want, rtol=0, atol=EXACT * max(1, np.abs(want).max()))
+
+
+def test_the_hessian_of_a_regression_is_its_normal_matrix():
+    x = inputs(29)
+    net = fo.nn.Sequential([fo.nn.Dense(4, 1)], rng=0, dtype=np.float64)
+    rows = np.c_[x, np.ones(29)]
+    np.testing.assert_allclose(fo.newton.hessian(net, x, np.zeros(29), "mse"), 2 * rows.T @ rows / 29, rtol=EXACT)
+
+
+def trained(n_hidden, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 8)).astype(dtype), rng.integers(0, 3, 200)
+    layers = [fo.nn.Dense(8, n_hidden, "tanh"), fo.nn.Dropout(0.1), fo.nn.Dense(n_hidden, 3)]
+    net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
+    fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters(), lr=1e-2)).fit(x, y, epochs=3)
+    return net, x, y
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 6])
+@pytest.mark.parametrize("n_hidden", [6, 40], ids=["whole", "lanczos"])
+def test_a_spectrum_has_the_ends_of_the_hessians(n_hidden, k, dtype):
+    net, x, y = trained(n_hidden, dtype)
+    for gauss_newton in (False, True):
+        want = np.linalg.eigvalsh(fo.newton.hessian(net, x, y, gauss_newton=gauss_newton))
+        found = fo.newton.spectrum(net, x, y, k=k, gauss_newton=gauss_newton)
+        ends = np.concatenate([want[: k // 2], want[len(want) - (k - k // 2) :]])
+        np.testing.assert_allclose(found.eigenvalues, ends, rtol=0, atol=1e-5 * want[-1])
+
+
+def test_a_spectrum_is_the_same_every_time():
+    net, x, y = trained(40)
+    one, other = (fo.newton.spectrum(net, x, y) for _ in range(2))
+    np.testing.assert_array_equal(one.eigenvalues, other.eigenvalues)
+    assert one.products == other.products
+
+
+def test_condition_numbers():
+    def of(scales, **options):
+        n = len(scales)
+        net = fo.nn.Sequential([fo.nn.Dense(n, 1, bias=False)], rng=0, dtype=np.float64)
+        return fo.newton.spectrum(net, np.diag(np.sqrt(scales)), np.zeros(n), "mse", **options).condition_number
+
+    assert of([4.0, 1.0, 2.0], k=2) == pytest.approx(4, rel=EXACT)
+    assert of([4.0, 1.0, 0.0], k=2) == np.inf
+    assert of(np.linspace(1, 50, 300)) == pytest.approx(50, rel=1e-6)  # by Lanczos
+    assert of(np.linspace(0, 50, 300)) == np.inf
+    assert of(np.linspace(1, 50, 300), k=1) == pytest.approx(50, rel=1e-6)
+
+
+def test_of_an_indefinite_hessian_the_condition_number_needs_all_eigenvalues():
+    net, x, y = trained(6)
+    values = np.linalg.eigvalsh(fo.newton.hessian(net, x, y))
+    assert values[0] < 0
+    found = fo.newton.spectrum(net, x, y, k=3)
+    assert found.condition_number == pytest.approx(np.abs(values).max() / np.abs(values).min(), rel=1e-3)
+    net, x, y = trained(40)
+    assert np.isnan(fo.newton.spectrum(net, x, y).condition_number)
+
+
+def test_curvature_without_any_is_zero():
+    net = fo.nn.Sequential([fo.nn.Dense(300, 1)], rng=0, dtype=np.float64)
+    found = fo.newton.spectrum(net, np.ones((4, 300)), np.zeros(4), "mae", k=3)
+    np.testing.assert_array_equal(found.eigenvalues, np.zeros(3))
+    assert found.condition_number == np.inf
+
+
 # ---------------------------------------------------------------- what is refused
+
+
+def test_hessians_and_spectra_that_cannot_be_are_refused(small_net):
+    wide = fo.nn.Sequential([fo.nn.Dense(100, 60)], rng=0)
+    rows = np.zeros((3, 100))
+    with pytest.raises(ValueError, match=r"net: expected at most 5000 parameters, got 6060, a matrix of 0.3 GB; use"):
+        fo.newton.hessian(wide, rows, [0, 1, 2])
+    net, x, y = small_net(), inputs(5), np.arange(5) % 3
+    for k in (0, 101, 1.5):
+        with pytest.raises(ValueError, match=rf"k: expected a whole number from 1 to 89, .* got {k}"):
+            fo.newton.spectrum(net, x, y, k=k)
+    with pytest.raises(ValueError, match=r"tol: expected a number between 0 and 1, got 0"):
+        fo.newton.spectrum(net, x, y, tol=0)
+    with pytest.raises(ValueError, match=r"loss: expected one of"):
+        fo.newton.hessian(net, x, y, "hinge")
+    empty = fo.nn.Sequential([fo.nn.BatchNorm(4, affine=False)], dtype=np.float64)
+    with pytest.raises(ValueError, match=r"net: expected parameters, got a network without any"):
+        fo.newton.hessian(empty, x, x, "mse")
+    x[2, 1] = np.nan
+    with pytest.raises(FloatingPointError, match=r"hessian: expected finite second derivatives"):
+        fo.newton.hessian(net, x, y)
+    with pytest.raises(FloatingPointError, match=r"expected finite second derivatives"):
+        fo.newton.spectrum(wide, np.full((3, 100), np.inf), [0, 1, 2])
+    many = inputs(200, width=40)
+    with pytest.raises(RuntimeError, match=r"expected convergence to tol=1e-12, got \d of 6 eigenvalues .*; raise tol"):
+        fo.newton.spectrum(
+            fo.nn.Sequential([fo.nn.Dense(40, 30, "relu"), fo.nn.Dense(30, 3)], rng=0, dtype=np.float64),
+            many,
+            np.arange(200) % 3,
+            gauss_newton=True,
+            tol=1e-12,
+            max_iter=2,
+        )
 
 
 def test_a_direction_that_does_not_fit_is_refused(small_net):

@@ -850,8 +850,8 @@ cdef class Training:
             self.leave()
         return product
 
-    def passed(self):
-        """A step that something else than an update has made is done: its batch, the last one seen, is counted."""
+    def move_averages(self):
+        """The running averages of every batch_norm take in what the last forward has seen: for a step that no update makes."""
         cdef Run run
         self.program.start(&run, self.workspace, True)
         run.rows = self.rows
@@ -859,7 +859,6 @@ cdef class Training:
             move_averages(&run, <float*>NULL)
         else:
             move_averages(&run, <double*>NULL)
-        self.batches += 1
 
     cdef int enter(self) except -1:
         # the workspace and the optimizer belong to one call at a time
