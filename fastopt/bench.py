@@ -32,8 +32,8 @@ from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms after a region, OpenBLAS's for 100
-# dense: our own dense layer of the whole width; pass: the memory traffic alone
-PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "dense", "pass")
+# dense: our own dense layer of the whole width; gradient: our own gradient; pass: the memory traffic alone
+PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "dense", "gradient", "pass")
 PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
 
@@ -781,14 +781,8 @@ def jax_step(widths, n) -> Callable:
     rule = optax.adam(1e-7)
 
     x, y = jax.numpy.array(random(n, widths[0])), jax.numpy.arange(n) % 10
-    params = [(jax.numpy.array(layer.weight.T), jax.numpy.array(layer.bias)) for layer in our_net(widths).layers]
+    params, loss = jax_params(widths), jax_loss()
     held = [params, rule.init(params)]
-
-    def loss(params, x, y):
-        *hidden, (weight, bias) = params
-        for w, b in hidden:
-            x = jax.nn.relu(x @ w + b)
-        return optax.softmax_cross_entropy_with_integer_labels(x @ weight + bias, y).mean()
 
     def step(params, state, x, y):
         value, grads = jax.value_and_grad(loss)(params, x, y)
@@ -801,6 +795,26 @@ def jax_step(widths, n) -> Callable:
         held[:] = jax.block_until_ready(compiled(*held, x, y))[:2]
 
     return call
+
+
+def jax_params(widths) -> list:
+    """Weights and biases of our network of these widths."""
+    jax = jax_on_one_cpu()
+    return [(jax.numpy.array(layer.weight.T), jax.numpy.array(layer.bias)) for layer in our_net(widths).layers]
+
+
+def jax_loss() -> Callable:
+    """Cross-entropy of such a network."""
+    jax = jax_on_one_cpu()
+    import optax
+
+    def loss(params, x, y):
+        *hidden, (weight, bias) = params
+        for w, b in hidden:
+            x = jax.nn.relu(x @ w + b)
+        return optax.softmax_cross_entropy_with_integer_labels(x @ weight + bias, y).mean()
+
+    return loss
 
 
 def sklearn_net(widths, n, lr, epochs=1):
@@ -850,6 +864,58 @@ def fit_case(epochs=5) -> Case:
     return Case(f"fit 64-128-64-10, batch 32, {epochs} epochs of 1797", {"ours": ours, "sklearn": sklearn})
 
 
+def newton(threads) -> Iterator[Case]:
+    yield hvp_case([784, 256, 128, 10], 128)
+    yield hvp_case([784, 1024, 1024, 10], 128)
+    yield hvp_case([784, 256, 128, 10], 128, gauss_newton=True)
+
+
+def hvp_case(widths, n, gauss_newton=False) -> Case:
+    """One Hessian-vector product of cross-entropy, forward included, or Gauss-Newton product; peers have the former."""
+    weights = [a * b for a, b in pairwise(widths)]
+
+    def ours():
+        training, x, y, v = prepared()
+        return lambda: training.hvp(x, y, v, gauss_newton=gauss_newton)
+
+    def gradient():
+        training, x, y, _ = prepared()
+        return lambda: training.step(x, y)
+
+    def prepared():
+        net, x, y = our_net(widths), random(n, widths[0]), np.arange(n) % 10
+        training = core.Training(net._training_program, "cross_entropy", None, n)
+        return training, x, y, [random(*p.shape) for p in net.parameters()]
+
+    def torch():
+        import torch
+
+        net, x, y = torch_net(widths), torch.from_numpy(random(n, widths[0])), torch.arange(n) % 10
+        params = list(net.parameters())
+        v = [torch.from_numpy(random(*p.shape)) for p in params]
+
+        def call():
+            loss = torch.nn.functional.cross_entropy(net(x), y)
+            grads = torch.autograd.grad(loss, params, create_graph=True)
+            return torch.autograd.grad(grads, params, v)
+
+        return call
+
+    def jax():
+        jax = jax_on_one_cpu()
+        loss, x, y = jax_loss(), jax.numpy.array(random(n, widths[0])), jax.numpy.arange(n) % 10
+        params = jax_params(widths)
+        v = jax.tree.map(lambda p: jax.numpy.array(random(*p.shape)), params)
+        product = jax.jit(lambda params, v: jax.jvp(lambda p: jax.grad(loss)(p, x, y), (params,), (v,))[1])
+        return lambda: jax.block_until_ready(product(params, v))
+
+    what = f"{'Gauss-Newton' if gauss_newton else 'Hessian'} product {'-'.join(map(str, widths))}, batch {n}"
+    sides = {"ours": ours, "gradient": gradient}
+    # forward and its tangent, backward and its tangent: 8 products a weight, 3 in the first layer; Gauss-Newton 5 and 3
+    flops = 2 * n * (5 * sum(weights) - 2 * weights[0] if gauss_newton else 8 * sum(weights) - 5 * weights[0])
+    return Case(what, sides if gauss_newton else {**sides, "torch": torch, "jax": jax}, flops, 12 * sum(weights))
+
+
 TOPICS = {
     f.__name__: f
     for f in (
@@ -864,5 +930,6 @@ TOPICS = {
         standardize,
         program,
         train,
+        newton,
     )
 }

@@ -120,6 +120,7 @@ TOPICS = (
     "batch_norm",
     "program",
     "train",
+    "newton",
 )
 
 

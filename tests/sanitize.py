@@ -25,6 +25,7 @@ TOPICS = [
     "optim",
     "optim_interop",
     "program",
+    "newton_hvp",
     "trainer",
     "fold",
     "nn",

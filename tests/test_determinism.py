@@ -214,6 +214,17 @@ def test_whole_training_gives_the_same_bits(dtype, same_bits):
     same_bits(call)
 
 
+@pytest.mark.parametrize("gauss_newton", [False, True])
+@pytest.mark.parametrize("shape", ["every layer", "many rows", "wide layers", "shortcut"])
+def test_hessian_vector_products_give_the_same_bits(shape, gauss_newton, dtype, same_bits):
+    n, layers = SHAPES.get(shape, (1100, None))
+    net = fo.nn.Sequential(layers(), rng=0, dtype=dtype) if layers else network(dtype)
+    (x,) = normal(dtype, (n, net.in_features))
+    v = normal(dtype, *(p.shape for p in net.parameters()))
+    net.calibrate(x)
+    same_bits(lambda: net.hvp(x, np.arange(n) % net.out_features, v, gauss_newton=gauss_newton))
+
+
 # rows, and layers wide or narrow: members share out the rows of a batch, or the outputs of a layer
 SHAPES = {
     "many rows": (1100, lambda: [fo.nn.Dense(64, 64, "relu"), fo.nn.Dense(64, 10)]),

@@ -154,10 +154,14 @@ def run_network(place, dtype, n, width):
     y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
     net._calibrate(net.layers, x, fo.nn.layers.FromData)
     net.predict(x, out)
+    v = [place(p) for p in normal(dtype, *(p.shape for p in net.parameters()))]
+    products = [
+        a for gauss_newton in (False, True) for a in net.hvp(x, y, v, sample_weight=weight, gauss_newton=gauss_newton)
+    ]
     trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
     trainer.step(x, y, weight)
     trainer.fit(x, y, batch_size=4, sample_weight=weight)
-    return [out, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
+    return [out, *products, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
 
 
 def test_guarded_arrays_take_every_misalignment(dtype):

@@ -107,7 +107,7 @@ def everything(optimizer):
 
 
 def test_the_oracle_knows_every_rule_and_every_option_is_tried():
-    assert set(RULES) == set(OPTIONS) == set(fo.optim.__all__) - {"Optimizer"}
+    assert set(RULES) == set(OPTIONS) == set(fo.optim.__all__) - {"NewtonCG", "Optimizer"}
     for rule in RULES:
         assert set().union(*OPTIONS[rule]) == set(getattr(fo.optim, rule).defaults), rule
 

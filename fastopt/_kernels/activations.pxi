@@ -8,6 +8,7 @@
 # - The same element gives the same bits wherever it stands. One compiled loop works
 #   on whole blocks of LANES elements; a tail goes through it in a padded block.
 # - A block is finished in a local array before it is stored: in place needs no check.
+# - A t before a name is the directional derivative, the tangent, of what the name stands for.
 # - Literals in mixed expressions carry a <floating> cast: bare ones are doubles.
 
 from libc.math cimport INFINITY
@@ -208,6 +209,13 @@ cdef inline floating silu_slope(floating z) noexcept nogil:
     return c if z < <floating>0 else <floating>1 - c
 
 
+cdef inline floating silu_bend(floating z) noexcept nogil:
+    # the slope's derivative, q (1 - q) (2 - a (1 - 2 q)); the same at z and -z
+    cdef floating a = logistic_argument(z), q
+    q = logistic_tail(<floating>1, a)
+    return q * (<floating>1 - q) * (<floating>2 - a * (<floating>1 - <floating>2 * q))
+
+
 cdef inline floating gauss_argument(floating x) noexcept nogil:
     # |x|, cut where power in times_gauss is 0.
     cdef floating a = absolute(x)
@@ -296,6 +304,12 @@ cdef inline floating gelu_slope(floating z) noexcept nogil:
     c = inverse * mills_polynomial(a * inverse) - a * <floating>0.3989422804014327
     c = times_gauss(c, a)
     return c if z < <floating>0 else <floating>1 - c
+
+
+cdef inline floating gelu_bend(floating z) noexcept nogil:
+    # the slope's derivative, (2 - a^2) phi(a)
+    cdef floating a = gauss_argument(z)
+    return times_gauss((<floating>2 - a * a) * <floating>0.3989422804014327, a)
 
 
 # --- the rules by name and by code -------------------------------------------------
@@ -388,6 +402,20 @@ cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogi
         return silu_slope(v)
 
 
+cdef inline floating activation_bend(Activation* tag, floating v) noexcept nogil:
+    # the derivative of activation_slope by its v; at a kink 0
+    if Activation is Tanh:
+        return <floating>-2 * v
+    elif Activation is Sigmoid:
+        return <floating>1 - <floating>2 * v
+    elif Activation is Gelu:
+        return gelu_bend(v)
+    elif Activation is Silu:
+        return silu_bend(v)
+    else:
+        return <floating>0
+
+
 # --- loops over arrays -------------------------------------------------------------
 
 cdef one_body_void value_blocks(Elementwise* tag, const floating* x, floating* y,
@@ -443,6 +471,46 @@ cdef void slope_loop(Activation* tag, const floating* v, const floating* dy,
         spill(dz + main, block, n - main)
 
 
+cdef one_body_void bend_blocks(Activation* tag, const floating* v, const floating* tv, floating* dy,
+                               floating* tdy, Py_ssize_t blocks) noexcept nogil:
+    cdef floating out[LANES]
+    cdef floating tout[LANES]
+    cdef floating slope
+    cdef Py_ssize_t i, j
+    for i in range(blocks):
+        for j in range(LANES):
+            slope = activation_slope(tag, v[j])
+            out[j] = dy[j] * slope
+            tout[j] = tdy[j] * slope + dy[j] * (activation_bend(tag, v[j]) * tv[j])
+        for j in range(LANES):
+            dy[j] = out[j]
+        for j in range(LANES):
+            tdy[j] = tout[j]
+        v += LANES
+        tv += LANES
+        dy += LANES
+        tdy += LANES
+
+
+cdef void bend_loop(Activation* tag, const floating* v, const floating* tv, floating* dy, floating* tdy,
+                    Py_ssize_t n) noexcept nogil:
+    # dy becomes dz = dy slope(v), tdy its derivative tdy slope(v) + dy bend(v) tv, all (n,)
+    cdef floating v_block[LANES]
+    cdef floating tv_block[LANES]
+    cdef floating block[LANES]
+    cdef floating tblock[LANES]
+    cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
+    bend_blocks(tag, v, tv, dy, tdy, blocks)
+    if main < n:
+        fill(v_block, v + main, n - main, <floating>0)
+        fill(tv_block, tv + main, n - main, <floating>0)
+        fill(block, dy + main, n - main, <floating>0)
+        fill(tblock, tdy + main, n - main, <floating>0)
+        bend_blocks(tag, <const floating*>v_block, <const floating*>tv_block, block, tblock, 1)
+        spill(dy + main, block, n - main)
+        spill(tdy + main, tblock, n - main)
+
+
 cdef void activate(int kind, const floating* x, floating* y,
                    Py_ssize_t n) noexcept nogil:
     # x (n,) -> y (n,), in place if x == y; every kind but softmax
@@ -479,6 +547,23 @@ cdef void activate_backward(int kind, const floating* v, const floating* dy,
         slope_loop(<Silu*>NULL, v, dy, dz, n)
     elif dy != dz:
         slope_loop(<Identity*>NULL, v, dy, dz, n)
+
+
+cdef void activate_tangent_backward(int kind, const floating* v, const floating* tv, floating* dy, floating* tdy,
+                                    Py_ssize_t n) noexcept nogil:
+    # as bend_loop, in place; every kind but softmax
+    if kind == RELU:
+        bend_loop(<Relu*>NULL, v, tv, dy, tdy, n)
+    elif kind == LEAKY_RELU:
+        bend_loop(<LeakyRelu*>NULL, v, tv, dy, tdy, n)
+    elif kind == TANH:
+        bend_loop(<Tanh*>NULL, v, tv, dy, tdy, n)
+    elif kind == SIGMOID:
+        bend_loop(<Sigmoid*>NULL, v, tv, dy, tdy, n)
+    elif kind == GELU:
+        bend_loop(<Gelu*>NULL, v, tv, dy, tdy, n)
+    elif kind == SILU:
+        bend_loop(<Silu*>NULL, v, tv, dy, tdy, n)
 
 
 # --- softmax over rows -------------------------------------------------------------
@@ -599,6 +684,24 @@ cdef void softmax_rows_backward(const floating* y, const floating* dy, floating*
         y += cols
         dy += cols
         dz += cols
+
+
+cdef void softmax_rows_tangent_backward(const floating* y, const floating* ty, floating* dy, floating* tdy,
+                                        Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    # all (rows, cols): dy becomes dz = y (dy - s), s = sum(dy y), and tdy its derivative
+    # ty (dy - s) + y (tdy - ts), ts = sum(tdy y + dy ty)
+    cdef floating mean, tmean, centred
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        mean, tmean = product_sum(y, dy, cols), product_sum(y, tdy, cols) + product_sum(ty, dy, cols)
+        for j in range(cols):
+            centred = dy[j] - mean
+            dy[j] = y[j] * centred
+            tdy[j] = ty[j] * centred + y[j] * (tdy[j] - tmean)
+        y += cols
+        ty += cols
+        dy += cols
+        tdy += cols
 
 
 cdef one_body_void product_blocks(const floating* a, const floating* b, floating* lane,

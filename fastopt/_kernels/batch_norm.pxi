@@ -317,6 +317,118 @@ cdef void slope_rows(const floating* dz, const floating* x, Py_ssize_t ld, Py_ss
                      dx + start * ld, accumulate)
 
 
+# --- directional derivatives: t before a name is the tangent of what it stands for
+
+cdef void tangent_batch_norm(const floating* x, const floating* tx, const floating* gamma, const floating* tgamma,
+                             const floating* tbeta, const floating* mean, const floating* var, const floating* v,
+                             floating* tz, floating* ty, floating* tmean, floating* pull, Py_ssize_t n, Py_ssize_t c,
+                             double eps, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x, tx (n, c) or tx NULL, no tangent; gamma, tgamma, tbeta (c,) or NULL, mean, var (c,), v (n, c) as activation_slope takes it
+    # tmean = mean(tx), pull = mean(x^ tx), both (c,): kept for backward; tx^ = (tx - tmean - x^ pull) / sigma
+    # tz (n, c) = gamma tx^ + tgamma x^ + tbeta, ty (n, c) = phi' tz, which tz may be
+    cdef double total[COLUMN_BLOCK]
+    cdef double product[COLUMN_BLOCK]
+    cdef floating weight[COLUMN_BLOCK]
+    cdef floating scale[COLUMN_BLOCK]
+    cdef floating shift[COLUMN_BLOCK]
+    cdef Py_ssize_t first = share(c, COLUMN_GRAIN, member, team), c1 = share(c, COLUMN_GRAIN, member + 1, team), c0 = first, cols, j
+    cdef double inverse, factor
+    while c0 < c1:
+        cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
+        sum_products(tx + c0 if tx != NULL else NULL, x + c0, mean + c0, total, product, n, c, cols)
+        for j in range(cols):
+            inverse = 1 / sqrt(<double>var[c0 + j] + eps)
+            factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
+            tmean[c0 + j] = <floating>(total[j] / <double>n)
+            pull[c0 + j] = <floating>(product[j] / <double>n * inverse)
+            weight[j] = <floating>factor
+            scale[j] = <floating>(inverse * ((<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * <double>pull[c0 + j]))
+            shift[j] = <floating>((<double>tbeta[c0 + j] if gamma != NULL else 0) - factor * <double>tmean[c0 + j])
+        if tx != NULL:
+            column_slope(tx + c0, x + c0, c, n, cols, mean + c0, weight, scale, shift, tz + c0, False)
+        else:
+            column_scale(x + c0, c, n, cols, mean + c0, scale, shift, tz + c0, False)
+        c0 += cols
+    finish_tangent(activation, v, tz, ty, n, c, 0, n, first, c1, member, team)
+
+
+cdef void tangent_backward_batch_norm(floating* dy, floating* tdy, const floating* x, const floating* tx, const floating* gamma,
+                                      const floating* tgamma, const floating* mean, const floating* var, const floating* tmean,
+                                      const floating* pull, const floating* v, const floating* tv, floating* dx, floating* tdx,
+                                      floating* tdgamma, floating* tdbeta, Py_ssize_t n, Py_ssize_t c, double eps,
+                                      int activation, bint accumulate_dx, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy, tdy (n, c) become dz and tdz. With a = mean(dz), b = mean(dz x^), ta and tb their tangents:
+    # dx (n, c) (+)= gamma / sigma (dz - a - x^ b)
+    # tdx (n, c) (+)= gamma / sigma (tdz - ta - tx^ b - x^ tb) + (tgamma - gamma pull / sigma) / sigma (dz - a - x^ b)
+    # tdgamma = n tb, tdbeta = n ta, both (c,) or NULL. tx NULL: x has no tangent, and dx and tdx are not wanted
+    cdef double total[COLUMN_BLOCK]
+    cdef double product[COLUMN_BLOCK]
+    cdef double ttotal[COLUMN_BLOCK]
+    cdef double tproduct[COLUMN_BLOCK]
+    cdef double again[COLUMN_BLOCK]
+    cdef double moved[COLUMN_BLOCK]             # sum dz (tx - tmean)
+    cdef double inverse[COLUMN_BLOCK]           # 1 / sigma
+    cdef Py_ssize_t c0 = share(c, COLUMN_GRAIN, member, team), c1 = share(c, COLUMN_GRAIN, member + 1, team), cols, j
+    activation_tangent_gradient(v, tv, dy, tdy, n, c, activation, member, team)
+    team_barrier(team)
+    while c0 < c1:
+        cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
+        sum_products(tdy + c0, x + c0, mean + c0, ttotal, tproduct, n, c, cols)
+        for j in range(cols):
+            inverse[j] = 1 / sqrt(<double>var[c0 + j] + eps)
+        if tx != NULL:
+            sum_products(dy + c0, x + c0, mean + c0, total, product, n, c, cols)
+            sum_products(dy + c0, tx + c0, tmean + c0, again, moved, n, c, cols)
+            for j in range(cols):               # sum dz (tx - tmean - x^ pull): what tx^ adds to tb
+                tproduct[j] += moved[j] - product[j] * inverse[j] * <double>pull[c0 + j]
+            input_gradient(dy + c0, x + c0, gamma + c0 if gamma != NULL else NULL, mean + c0, inverse, total, product,
+                           dx + c0, n, c, cols, accumulate_dx)
+            input_tangent_gradient(dy + c0, tdy + c0, x + c0, tx + c0, gamma + c0 if gamma != NULL else NULL,
+                                   tgamma + c0 if gamma != NULL else NULL, mean + c0, tmean + c0, pull + c0, inverse,
+                                   total, product, ttotal, tproduct, tdx + c0, n, c, cols, accumulate_dx)
+        if tdgamma != NULL:
+            for j in range(cols):
+                tdgamma[c0 + j], tdbeta[c0 + j] = <floating>(tproduct[j] * inverse[j]), <floating>ttotal[j]
+        c0 += cols
+
+
+cdef inline void sum_products(const floating* w, const floating* x, const floating* centre, double* total, double* product,
+                              Py_ssize_t n, Py_ssize_t ld, Py_ssize_t cols) noexcept nogil:
+    # total = sum w, product = sum w (x - centre), both (cols,); w NULL is all zeros
+    if w == NULL:
+        memset(total, 0, cols * sizeof(double))
+        memset(product, 0, cols * sizeof(double))
+    else:                                       # dz is dy, and left alone
+        gradient_sums(w, x, centre, w, <floating*>w, total, product, n, ld, cols, IDENTITY)
+
+
+cdef inline void input_tangent_gradient(const floating* dz, const floating* tdz, const floating* x, const floating* tx,
+                                        const floating* gamma, const floating* tgamma, const floating* mean, const floating* tmean,
+                                        const floating* pull, const double* inverse, const double* total, const double* product,
+                                        const double* ttotal, const double* tproduct, floating* tdx, Py_ssize_t n, Py_ssize_t ld,
+                                        Py_ssize_t cols, bint accumulate) noexcept nogil:
+    # tdx (+)= dz weight + (x - mean) scale + shift + tdz tweight + (tx - tmean) tscale, in the terms of
+    # tangent_backward_batch_norm; tproduct is n tb sigma
+    cdef floating weight[COLUMN_BLOCK]
+    cdef floating scale[COLUMN_BLOCK]
+    cdef floating shift[COLUMN_BLOCK]
+    cdef floating tweight[COLUMN_BLOCK]
+    cdef floating tscale[COLUMN_BLOCK]
+    cdef floating none[COLUMN_BLOCK]
+    cdef Py_ssize_t j
+    cdef double share_of_row = 1 / <double>n, factor, tfactor, b, tb
+    for j in range(cols):
+        factor = inverse[j] * (<double>gamma[j] if gamma != NULL else 1)
+        tfactor = inverse[j] * (<double>tgamma[j] if gamma != NULL else 0) - factor * inverse[j] * <double>pull[j]
+        b, tb = product[j] * inverse[j] * share_of_row, tproduct[j] * inverse[j] * share_of_row
+        weight[j], tweight[j], none[j] = <floating>tfactor, <floating>factor, <floating>0
+        tscale[j] = <floating>(-factor * inverse[j] * b)
+        scale[j] = <floating>(inverse[j] * (factor * (b * inverse[j] * <double>pull[j] - tb) - tfactor * b))
+        shift[j] = <floating>(-share_of_row * (factor * ttotal[j] + tfactor * total[j]))
+    column_slope(dz, x, ld, n, cols, mean, weight, scale, shift, tdx, accumulate)
+    column_slope(tdz, tx, ld, n, cols, tmean, tweight, tscale, none, tdx, True)
+
+
 cdef void update_running(floating* running_mean, floating* running_var, const floating* mean, const floating* var,
                          Py_ssize_t n, Py_ssize_t c, double momentum) noexcept nogil:
     # running <- (1 - momentum) running + momentum batch, the batch's variance unbiased; all (c,)

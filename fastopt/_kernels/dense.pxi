@@ -31,11 +31,11 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
     elif scratch != NULL:
         own = share_strips(x, scratch, n, n_in, n_out, 16, alone, member, team)
         r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
-        transposed_product(scratch + r0 * n_in, n_in, 0, weight + c0 * n_in, pre + r0 * n_out, r1 - r0, n_out, n_in, c0, c1,
-                           bias + c0 if bias != NULL else NULL, rectified)
+        transposed_product(scratch + r0 * n_in, <floating*>NULL, n_in, 0, weight + c0 * n_in, <floating*>NULL, pre + r0 * n_out,
+                           r1 - r0, n_out, n_in, c0, c1, bias + c0 if bias != NULL else NULL, rectified)
     else:
         grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
-        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
+        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in, False,
                     bias + c0 if bias != NULL else NULL, rectified)
     if not rectified:
         finish(activation, pre, y, n, n_out, r0, r1, c0, c1, member, team)
@@ -83,26 +83,32 @@ cdef struct Operands:           # of dW = dz^T x, as spread_rows takes them: dz 
 
 cdef void dense_dz(const floating* dy, const floating* x, const floating* v, floating* dz, floating* scratch, Operands* to,
                    Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dz (n, out) = dy * phi', and the operands of dW: where it pays x in strips and dz transposed,
-    # in scratch; whole for every member on return
-    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), width = round_up(n, lanes_of(dz))
+    # dz (n, out) = dy * phi', and the operands of dW; whole for every member on return
     activation_gradient(dy, v, dz, n, n_out, activation, member, team)
+    lay_operands(x, dz, scratch, to, n, n_in, n_out, member, team)
+    team_barrier(team)
+
+
+cdef void lay_operands(const floating* x, const floating* dz, floating* scratch, Operands* to, Py_ssize_t n, Py_ssize_t n_in,
+                       Py_ssize_t n_out, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # the operands of dW: where it pays x in strips and dz transposed, in scratch; a member has its rows of dz, and lays
+    # its share
+    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), width = round_up(n, lanes_of(dz))
     if scratch != NULL and pays_packing(n, n_in, n_out):
         to.x, to.dz = scratch, scratch + n * round_up(n_in, strip_of(x))
         to.row, to.col, to.ldb, to.step = width, 1, strip_of(x), n * strip_of(x)
         copy_strips(x, <floating*>to.x, n, n_in, member, team)
         transpose_rows(dz, <floating*>to.dz, width, r0, r1, n_out)
     else:
-        to.x, to.dz = <void*>x, dz
+        to.x, to.dz = <void*>x, <void*>dz
         to.row, to.col, to.ldb, to.step = 1, n_out, n_in, strip_of(x)
-    team_barrier(team)
 
 
 cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Py_ssize_t r0, Py_ssize_t r1,
-                                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n) noexcept nogil:
-    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW = dz^T x; dw points to the first of them
+                                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, bint accumulate) noexcept nogil:
+    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW (+)= dz^T x; dw points to the first of them
     spread_rows(<floating*>a.dz + r0 * a.row, a.row, a.col, <floating*>a.x + c0 // strip_of(dw) * a.step, a.ldb, a.step,
-                dw, ldw, r1 - r0, c1 - c0, n)
+                dw, ldw, r1 - r0, c1 - c0, n, accumulate)
 
 
 cdef void backward_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,
@@ -121,7 +127,7 @@ cdef void backward_dense(const floating* dy, const floating* x, const floating* 
                        r1 - r0, c1 - c0, n_out, accumulate_dx, NULL, False)
     if dw != NULL:
         grid_share(n_out, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
-        weight_gradient(&operands, dw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n)
+        weight_gradient(&operands, dw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, False)
     if db != NULL:
         bias_gradient(dz, db, n, n_out, member, team)
 
@@ -138,6 +144,88 @@ cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_
         total[j] = 0
     for i in range(rows):
         add_row(total, a + i * lda, cols)
+
+
+# --- directional derivatives: t before a name is the tangent of what it stands for
+
+cdef void tangent_dense(const floating* x, const floating* tx, const floating* weight, const floating* tweight,
+                        const floating* tbias, const floating* v, floating* tz, floating* ty, floating* scratch,
+                        floating* tscratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation,
+                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # tx (n, in) or NULL, no tangent; tweight (out, in), tbias (out,) or NULL, v (n, out) as activation_slope takes it
+    # tz (n, out) = tx W^T + x tW^T + tb, ty (n, out) = phi' tz, which tz may be; products as forward_dense chooses them
+    cdef Py_ssize_t r0, r1, c0, c1
+    cdef StripShare own
+    if scratch != NULL:
+        if tx != NULL:
+            transpose_strips(tx, tscratch, n, n_in, member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, 16, False, member, team)
+        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
+        transposed_product(scratch, tscratch if tx != NULL else NULL, n_in, 0, tweight + c0 * n_in, weight + c0 * n_in, tz,
+                           r1 - r0, n_out, n_in, c0, c1, tbias + c0 if tbias != NULL else NULL, False)
+    else:
+        grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
+        dot_product(x + r0 * n_in, n_in, tweight + c0 * n_in, n_in, tz + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
+                    False, tbias + c0 if tbias != NULL else NULL, False)
+        if tx != NULL:
+            dot_product(tx + r0 * n_in, n_in, weight + c0 * n_in, n_in, tz + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
+                        True, NULL, False)
+    finish_tangent(activation, v, tz, ty, n, n_out, r0, r1, c0, c1, member, team)
+
+
+cdef void finish_tangent(int activation, const floating* v, const floating* tz, floating* ty, Py_ssize_t n, Py_ssize_t n_out,
+                         Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # ty (n, out) = phi' tz on a member's rows r0 to r1 and columns c0 to c1; softmax, whose Jacobian is symmetric, by rows
+    cdef Py_ssize_t i
+    if activation == SOFTMAX:
+        team_barrier(team)
+        activation_gradient(tz, v, ty, n, n_out, activation, member, team)
+    elif activation == IDENTITY and tz == ty:
+        return
+    else:
+        for i in range(r0, r1):
+            activate_backward(activation, v + i * n_out + c0, tz + i * n_out + c0, ty + i * n_out + c0, c1 - c0)
+
+
+cdef void activation_tangent_gradient(const floating* v, const floating* tv, floating* dy, floating* tdy, Py_ssize_t n,
+                                      Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy (n, out) becomes dz = dy phi', tdy its tangent: a member's rows
+    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), start = r0 * n_out
+    if activation == SOFTMAX:
+        softmax_rows_tangent_backward(v + start, tv + start, dy + start, tdy + start, r1 - r0, n_out)
+    else:
+        activate_tangent_backward(activation, v + start, tv + start, dy + start, tdy + start, (r1 - r0) * n_out)
+
+
+cdef void tangent_backward_dense(floating* dy, floating* tdy, const floating* x, const floating* tx, const floating* weight,
+                                 const floating* tweight, const floating* v, const floating* tv, floating* dx, floating* tdx,
+                                 floating* tdw, floating* tdb, floating* scratch, floating* tscratch, Py_ssize_t n,
+                                 Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
+                                 Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (n, in) (+)= tdz W + dz tW;
+    # tdw (out, in) = tdz^T x + dz^T tx; tdb (out,) or NULL = sum of tdz's rows
+    # tx NULL: x has no tangent, and dx and tdx are not wanted. Shares as of backward_dense
+    cdef Py_ssize_t r0, r1, c0, c1, grain = 4 * SPREAD_VECS * LANES_f
+    cdef Operands operands, toperands
+    activation_tangent_gradient(v, tv, dy, tdy, n, n_out, activation, member, team)
+    lay_operands(x, tdy, scratch, &operands, n, n_in, n_out, member, team)
+    if tx != NULL:
+        lay_operands(tx, dy, tscratch, &toperands, n, n_in, n_out, member, team)
+    team_barrier(team)
+    if tx != NULL:
+        grid_share(n, n_in, SPREAD_ROWS, grain, member, team, &r0, &r1, &c0, &c1)
+        spread_product(dy + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
+                       accumulate_dx, NULL, False)
+        spread_product(tdy + r0 * n_out, n_out, 1, weight + c0, n_in, tdx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
+                       accumulate_dx, NULL, False)
+        spread_product(dy + r0 * n_out, n_out, 1, tweight + c0, n_in, tdx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
+                       True, NULL, False)
+    grid_share(n_out, n_in, SPREAD_ROWS, grain, member, team, &r0, &r1, &c0, &c1)
+    weight_gradient(&operands, tdw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, False)
+    if tx != NULL:
+        weight_gradient(&toperands, tdw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, True)
+    if tdb != NULL:
+        bias_gradient(tdy, tdb, n, n_out, member, team)
 
 
 # ---------------------------------------------------------------- entry points

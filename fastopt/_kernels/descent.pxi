@@ -60,7 +60,7 @@ cdef void descend_rows(const Operands* a, const floating* weight, Plan* plan, Te
         j = c0
         while j < c1:
             wide = min(<Py_ssize_t>DESCENT_COLUMNS, c1 - j)
-            weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n)
+            weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n, False)
             if penalizes(penalty):
                 for i in range(high):
                     add_penalty_gradient(penalty, weight + (r0 + i) * n_in + j, rows + i * wide, wide)

@@ -34,11 +34,11 @@ cdef void forward_grouped_dense(const floating* x, const floating* weight, const
             if bias != NULL:
                 more = bias + first
             if scratch != NULL:
-                transposed_product(scratch + r0 * n_in, n_in, g * depth, weight + first * depth, pre + r0 * n_out, r1 - r0,
-                                   n_out, depth, first, last, more, rectified)
+                transposed_product(scratch + r0 * n_in, <floating*>NULL, n_in, g * depth, weight + first * depth, <floating*>NULL,
+                                   pre + r0 * n_out, r1 - r0, n_out, depth, first, last, more, rectified)
             else:
                 dot_product(x + r0 * n_in + g * depth, n_in, weight + first * depth, depth, pre + r0 * n_out + first, n_out,
-                            r1 - r0, last - first, depth, more, rectified)
+                            r1 - r0, last - first, depth, False, more, rectified)
     if not rectified:
         finish(activation, pre, y, n, n_out, r0, r1, c0, c1, member, team)
 
@@ -67,9 +67,79 @@ cdef void backward_grouped_dense(const floating* dy, const floating* x, const fl
             for g in range(r0 // width, (r1 - 1) // width + 1):
                 first, last = max(r0, g * width), min(r1, (g + 1) * width)
                 spread_rows(dz + first, 1, n_out, x + g * depth + c0, n_in, strip_of(dz), dw + first * depth + c0, depth,
-                            last - first, c1 - c0, n)
+                            last - first, c1 - c0, n, False)
     if db != NULL:
         bias_gradient(dz, db, n, n_out, member, team)
+
+
+# --- directional derivatives: t before a name is the tangent of what it stands for
+
+cdef void tangent_grouped_dense(const floating* x, const floating* tx, const floating* weight, const floating* tweight,
+                                const floating* tbias, const floating* v, floating* tz, floating* ty, floating* scratch,
+                                floating* tscratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t groups,
+                                int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # as tangent_dense, each group; weight and tweight (out, in / groups)
+    cdef Py_ssize_t depth = n_in // groups, width = n_out // groups, r0, r1, c0, c1, g, first, last
+    cdef const floating* more = NULL
+    cdef StripShare own
+    if scratch != NULL:
+        if tx != NULL:
+            transpose_strips(tx, tscratch, n, n_in, member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, group_grain(groups, width, 16, team), False, member, team)
+        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
+    else:
+        grid_share(n, n_out, DOT_ROWS, group_grain(groups, width, 16, team), member, team, &r0, &r1, &c0, &c1)
+    if r1 > r0 and c1 > c0:
+        for g in range(c0 // width, (c1 - 1) // width + 1):
+            first, last = max(c0, g * width), min(c1, (g + 1) * width)
+            if tbias != NULL:
+                more = tbias + first
+            if scratch != NULL:
+                transposed_product(scratch, tscratch if tx != NULL else NULL, n_in, g * depth, tweight + first * depth,
+                                   weight + first * depth, tz, r1 - r0, n_out, depth, first, last, more, False)
+            else:
+                dot_product(x + r0 * n_in + g * depth, n_in, tweight + first * depth, depth, tz + r0 * n_out + first, n_out,
+                            r1 - r0, last - first, depth, False, more, False)
+                if tx != NULL:
+                    dot_product(tx + r0 * n_in + g * depth, n_in, weight + first * depth, depth, tz + r0 * n_out + first, n_out,
+                                r1 - r0, last - first, depth, True, NULL, False)
+    finish_tangent(activation, v, tz, ty, n, n_out, r0, r1, c0, c1, member, team)
+
+
+cdef void tangent_backward_grouped_dense(floating* dy, floating* tdy, const floating* x, const floating* tx,
+                                         const floating* weight, const floating* tweight, const floating* v, const floating* tv,
+                                         floating* dx, floating* tdx, floating* tdw, floating* tdb, Py_ssize_t n,
+                                         Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t groups, int activation,
+                                         bint accumulate_dx, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # as tangent_backward_dense, each group; weight, tweight and tdw (out, in / groups)
+    cdef Py_ssize_t depth = n_in // groups, width = n_out // groups, r0, r1, c0, c1, g, first, last
+    cdef Py_ssize_t grain = 4 * SPREAD_VECS * LANES_f
+    cdef floating* from_dz
+    cdef const floating* block
+    activation_tangent_gradient(v, tv, dy, tdy, n, n_out, activation, member, team)
+    team_barrier(team)
+    grid_share(n, n_in, SPREAD_ROWS, group_grain(groups, depth, grain, team), member, team, &r0, &r1, &c0, &c1)
+    if tx != NULL and r1 > r0 and c1 > c0:
+        for g in range(c0 // depth, (c1 - 1) // depth + 1):
+            first, last = max(c0, g * depth), min(c1, (g + 1) * depth)
+            from_dz, block = dy + r0 * n_out + g * width, weight + g * width * depth + first - g * depth
+            spread_product(from_dz, n_out, 1, block, depth, dx + r0 * n_in + first, n_in, r1 - r0, last - first, width,
+                           accumulate_dx, NULL, False)
+            spread_product(tdy + r0 * n_out + g * width, n_out, 1, block, depth, tdx + r0 * n_in + first, n_in, r1 - r0,
+                           last - first, width, accumulate_dx, NULL, False)
+            spread_product(from_dz, n_out, 1, tweight + (block - weight), depth, tdx + r0 * n_in + first, n_in, r1 - r0,
+                           last - first, width, True, NULL, False)
+    grid_share(n_out, depth, SPREAD_ROWS, grain, member, team, &r0, &r1, &c0, &c1)
+    if r1 > r0 and c1 > c0:
+        for g in range(r0 // width, (r1 - 1) // width + 1):
+            first, last = max(r0, g * width), min(r1, (g + 1) * width)
+            spread_rows(tdy + first, 1, n_out, x + g * depth + c0, n_in, strip_of(dy), tdw + first * depth + c0, depth,
+                        last - first, c1 - c0, n, False)
+            if tx != NULL:
+                spread_rows(dy + first, 1, n_out, tx + g * depth + c0, n_in, strip_of(dy), tdw + first * depth + c0, depth,
+                            last - first, c1 - c0, n, True)
+    if tdb != NULL:
+        bias_gradient(tdy, tdb, n, n_out, member, team)
 
 
 # ---------------------------------------------------------------- entry points

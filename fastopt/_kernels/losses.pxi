@@ -452,6 +452,71 @@ cdef void loss_rows(const Loss* rule, const floating* prediction, const void* ta
         i += rows
 
 
+# --- curvature: how the gradient changes with the prediction -----------------------
+
+cdef inline floating element_curvature(ElementLoss* tag, floating p, floating t, floating delta) noexcept nogil:
+    # the second derivative of element_loss by p; at a kink 0, for huber that of the inside
+    cdef floating e = p - t, a, tail = 0
+    if ElementLoss is SquaredError:
+        return <floating>2
+    elif ElementLoss is AbsoluteError:
+        return <floating>0
+    elif ElementLoss is HuberError:
+        a = absolute(e)
+        return <floating>0 if a > delta else <floating>1
+    else:                                   # sigmoid(p) sigmoid(-p)
+        a = absolute(p)
+        softplus_of(exp_below(-a), &tail)
+        return tail * (<floating>1 - tail)
+
+
+cdef inline void element_tangent(ElementLoss* tag, const floating* p, const floating* t, const floating* tp, floating delta,
+                                 floating factor, floating* tgrad, Py_ssize_t k) noexcept nogil:
+    # tgrad = curvature tp factor, a row (k,)
+    cdef Py_ssize_t j
+    for j in range(k):
+        tgrad[j] = element_curvature(tag, p[j], t[j], delta) * tp[j] * factor if factor != <floating>0 else <floating>0
+
+
+cdef void cross_entropy_tangent(const Loss* rule, const floating* z, const void* targets, Py_ssize_t i, const floating* tz,
+                                double weight, floating* tgrad, Py_ssize_t k) noexcept nogil:
+    # row i, z, tz, tgrad (k,): grad = weight (softmax(z) sum(a) - a), so tgrad = weight sum(a) y (tz - sum(y tz)), y = softmax(z)
+    cdef const floating* t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
+    cdef int64_t label = (<const int64_t*>targets)[i] if t == NULL else 0
+    cdef double dot = 0
+    cdef floating top = row_max(z, k), total, mean, factor
+    cdef double mass = weight * sum_targets(rule, z, t, label, top, &dot, k)
+    cdef Py_ssize_t j
+    total = exp_sum_row(z, top, tgrad, k)
+    mean, factor = product_sum(tgrad, tz, k) / total, <floating>(mass / <double>total)
+    for j in range(k):
+        tgrad[j] = tgrad[j] * (tz[j] - mean) * factor if factor != <floating>0 else <floating>0
+
+
+cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const void* targets, const floating* weights,
+                            const floating* tangent, floating* tgrad, Py_ssize_t n, Py_ssize_t k,
+                            Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # tangent (n, k) of prediction -> tgrad (n, k) of the gradient that loss_rows gives: the loss's own Hessian times tangent
+    cdef double total = loss_weight(rule, targets, weights, n), inverse = 1 / total if total > 0 else 0, weight
+    cdef Py_ssize_t grain = max(1, GRAIN // max(k, 1)), i
+    cdef floating delta = <floating>rule.delta, factor
+    cdef const floating* z
+    cdef const floating* t
+    for i in range(share(n, grain, member, team), share(n, grain, member + 1, team)):
+        z, t, weight = prediction + i * k, <const floating*>targets + i * k, inverse if weights == NULL else inverse * <double>weights[i]
+        factor = <floating>(weight / <double>k)
+        if rule.kind == CROSS_ENTROPY or rule.kind == SOFT_CROSS_ENTROPY:
+            cross_entropy_tangent(rule, z, targets, i, tangent + i * k, weight, tgrad + i * k, k)
+        elif rule.kind == MSE:
+            element_tangent(<SquaredError*>NULL, z, t, tangent + i * k, delta, factor, tgrad + i * k, k)
+        elif rule.kind == MAE:
+            element_tangent(<AbsoluteError*>NULL, z, t, tangent + i * k, delta, factor, tgrad + i * k, k)
+        elif rule.kind == HUBER:
+            element_tangent(<HuberError*>NULL, z, t, tangent + i * k, delta, factor, tgrad + i * k, k)
+        else:
+            element_tangent(<LogisticError*>NULL, z, t, tangent + i * k, delta, factor, tgrad + i * k, k)
+
+
 cdef double loss_weight(const Loss* rule, const void* targets, const floating* weights, Py_ssize_t n) noexcept nogil:
     # what a mean divides by: the sum over rows of their weights times those of their classes
     cdef const int64_t* labels = <const int64_t*>targets if rule.kind == CROSS_ENTROPY and rule.class_weight != NULL else NULL

@@ -75,6 +75,20 @@ cdef inline void maxout_gradients(const floating* dy, const floating* x, floatin
                 dx[i * pieces + p] = slope if winner == <floating>p else <floating>0
 
 
+cdef void tangent_maxout(const floating* x, const floating* tx, floating* ty, Py_ssize_t m, Py_ssize_t pieces,
+                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x, tx (m, pieces) -> ty (m,), the directional derivative: tx of the piece that won. Backward is linear, and its own
+    cdef Py_ssize_t i, p
+    cdef floating best, piece, change
+    for i in range(share(m, GRAIN, member, team), share(m, GRAIN, member + 1, team)):
+        best, change = x[i * pieces], tx[i * pieces]
+        for p in range(1, pieces):
+            piece = x[i * pieces + p]
+            change = tx[i * pieces + p] if piece > best or (piece != piece and best == best) else change
+            best = larger(best, piece)
+        ty[i] = change
+
+
 # ---------------------------------------------------------------- entry points
 
 cdef struct MaxoutCall:

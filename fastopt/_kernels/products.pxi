@@ -91,13 +91,13 @@ cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
 
 
 cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
-                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, const floating* bias, bint relu) noexcept nogil:
-    # c (rows, cols) = a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
+                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, bint accumulate, const floating* bias, bint relu) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
     cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
     cdef bint last, ahead = cols * depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
     while k < depth or k == 0:                  # depth 0 still writes zeros
         last = k + panel >= depth
-        dot_tiles(rows, cols, a + k, lda, b + k, ldb, min(panel, depth - k), c, ldc, k > 0,
+        dot_tiles(rows, cols, a + k, lda, b + k, ldb, min(panel, depth - k), c, ldc, accumulate or k > 0,
                   bias if last else NULL, last and relu, ahead)
         k += panel
 
@@ -191,12 +191,13 @@ cdef StripShare share_strips(const floating* x, floating* strips, Py_ssize_t n, 
     return s
 
 
-cdef void transposed_product(const floating* strips, Py_ssize_t n_in, Py_ssize_t k, const floating* weight, floating* y,
+cdef void transposed_product(const floating* strips, const floating* more_strips, Py_ssize_t n_in, Py_ssize_t k,
+                             const floating* weight, const floating* more_weight, floating* y,
                              Py_ssize_t rows, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
                              const floating* bias, bint relu) noexcept nogil:
     # columns first to last of y (rows, n_out) = x weight^T, then bias and relu as dot_product has them; strips hold
     # x (rows, n_in), whose columns k to k + depth are multiplied; weight, its rows `depth` long, and bias start with
-    # column `first`
+    # column `first`. The product of more_strips and more_weight, unless NULL, is added
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
     cdef Py_ssize_t lanes = lanes_of(y), s, j, i, start, width, high
     for s in range(strips_of(rows, y)):
@@ -205,7 +206,10 @@ cdef void transposed_product(const floating* strips, Py_ssize_t n_in, Py_ssize_t
         for j in range(first, last, 48):    # BLOCK_OUT, spelt out for the sake of a C loop
             high = min(<Py_ssize_t>BLOCK_OUT, last - j)
             spread_rows(weight + (j - first) * depth, depth, 1, strips + start * n_in + k * width, width, 0, block, width,
-                        high, width, depth)
+                        high, width, depth, False)
+            if more_strips != NULL:
+                spread_rows(more_weight + (j - first) * depth, depth, 1, more_strips + start * n_in + k * width, width, 0,
+                            block, width, high, width, depth, True)
             i = 0
             while i < high:
                 transpose_out(block + i * width, width, min(lanes, high - i), y + start * n_out + j + i, n_out,
@@ -214,8 +218,8 @@ cdef void transposed_product(const floating* strips, Py_ssize_t n_in, Py_ssize_t
 
 
 cdef void spread_rows(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb, Py_ssize_t step,
-                      floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth) noexcept nogil:
-    # c (rows, cols) = a (rows, depth) b (depth, cols), a tile's rows whole before the next: for an a
+                      floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, bint accumulate) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a tile's rows whole before the next: for an a
     # that is read once. a[i, k] at a[i * a_row + k * a_col]; a strip of b (depth, ldb) every `step` elements
     cdef Py_ssize_t strip = strip_of(c), i = 0, j, k, s, wide
     cdef int high
@@ -227,7 +231,7 @@ cdef void spread_rows(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, con
             k = 0
             while k < depth or k == 0:
                 spread_tile(high, wide, a + i * a_row + k * a_col, a_row, a_col, b + s * step + k * ldb, ldb,
-                            min(<Py_ssize_t>SPREAD_PANEL, depth - k), c + i * ldc + j, ldc, k > 0, NULL, False)
+                            min(<Py_ssize_t>SPREAD_PANEL, depth - k), c + i * ldc + j, ldc, accumulate or k > 0, NULL, False)
                 k += SPREAD_PANEL
             j += strip
             s += 1

@@ -11,12 +11,17 @@
 #               parameters' gradients and, if needs_dx, of src's; it overwrites src's
 #               gradient, or adds to it where a later entry has written it (accumulate_*);
 #               a barrier follows
+#   tangent     the directional derivative of forward along `directions`, one a parameter: a member
+#               computes its share of dst's tangent from src's (none where needs_dx is false)
+#   tangent     backward and its directional derivative at once: of the gradients of values and of
+#   backward    the parameters; nobody asks for the parameters' gradients themselves
 #   state       none of its own: what backward needs (dst, the pre-activation in `keep`, the
 #               batch's `statistics`) is a value of the workspace; batch_norm's running averages
 #               are the layer's, and move only when a step of a Trainer has passed (finish_batch)
 #   random key  (seed, step, element): a seed of its own, the run's count of batches; backward
 #               draws again what forward drew
-# forward_entry and backward_entry are the only places that know the kinds.
+# forward_entry, backward_entry, tangent_entry and tangent_backward_entry are the only places that know
+# the kinds. A t before a name is the tangent of what it stands for.
 #
 # predict, value_and_grad, step and fit all run this list; each member of the team walks
 # it in step with the others, so a call is one region, a whole slice of an epoch included.
@@ -53,7 +58,11 @@ cdef struct Run:                # one pass of a program over some rows
     void** values               # by number: (rows, width)
     void** dvalues              # their gradients
     void** dparams              # parameter gradients
+    void** tangents             # of the values, of dvalues; NULL where no directional derivative is asked for
+    void** dtangents
+    void** directions           # by number of the gradient: what the parameters move along
     void* scratch               # of one entry at a time
+    void* tscratch              # likewise, for an operand that is a tangent
     Plan* plan                  # NULL: gradients only
     double* row_penalty         # (n_penalties,) of the rows of weights that are penalized
     Py_ssize_t n_penalties
@@ -147,6 +156,84 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
             backward_add(dy, <floating*>r.dvalues[e.shortcut], r.rows * e.n_in, e.accumulate_dshortcut, member, team)
 
 
+cdef void tangent_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef floating* x = <floating*>r.values[e.src]
+    cdef floating* tx = <floating*>r.tangents[e.src] if e.needs_dx else NULL
+    cdef floating* v = <floating*>r.values[e.keep if e.keep >= 0 else e.dst]
+    cdef floating* ty = <floating*>r.tangents[e.dst]
+    cdef floating* tz = <floating*>r.tangents[e.keep if e.keep >= 0 else e.dst]
+    cdef floating* scratch = <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL)
+    cdef floating* tscratch = <floating*>r.tscratch
+    cdef floating* tweight = <floating*>r.directions[e.first_grad] if e.trained else NULL
+    cdef floating* tbias = <floating*>r.directions[e.first_grad + 1] if e.trained and e.bias != NULL else NULL
+    cdef floating* statistics
+    cdef floating* tstatistics
+    if e.kind == ENTRY_DENSE:
+        tangent_dense(x, tx, <floating*>e.weight, tweight, tbias, v, tz, ty, scratch, tscratch, r.rows, e.n_in, e.n_out,
+                      e.activation, member, team)
+    elif e.kind == ENTRY_GROUPED_DENSE:
+        tangent_grouped_dense(x, tx, <floating*>e.weight, tweight, tbias, v, tz, ty, scratch, tscratch, r.rows, e.n_in, e.n_out,
+                              e.groups, e.activation, member, team)
+    elif e.kind == ENTRY_BATCH_NORM and (tx != NULL or e.trained):
+        statistics, tstatistics = <floating*>r.values[e.statistics], <floating*>r.tangents[e.statistics]
+        tangent_batch_norm(x, tx, <floating*>e.weight, tweight, tbias, statistics, statistics + e.n_in, v, tz, ty,
+                           tstatistics, tstatistics + e.n_in, r.rows, e.n_in, e.eps, e.activation, member, team)
+    elif e.kind == ENTRY_ADD and e.needs_dshortcut:
+        if tx != NULL:
+            forward_add(tx, <floating*>r.tangents[e.shortcut], ty, r.rows * e.n_in, member, team)
+        else:
+            backward_add(<floating*>r.tangents[e.shortcut], ty, r.rows * e.n_in, False, member, team)
+    elif tx == NULL:
+        return                  # nothing before it is trained
+    elif e.kind == ENTRY_MAXOUT:
+        tangent_maxout(x, tx, ty, r.rows * e.n_out, e.n_in // e.n_out, member, team)
+    elif e.kind == ENTRY_STANDARDIZE:
+        backward_standardize(tx, <floating*>e.bias, ty, r.rows, e.n_in, False, member, team)
+    elif e.kind == ENTRY_WHITEN:
+        forward_dense(tx, <floating*>e.weight, NULL, NULL, NULL, ty, scratch, r.rows, e.n_in, e.n_out, IDENTITY, True,
+                      member, team)
+    elif e.kind == ENTRY_DROPOUT:
+        forward_dropout(tx, ty, r.rows * e.n_in, e.rate, e.seed[0], r.step, False, member, team)
+    else:
+        backward_add(tx, ty, r.rows * e.n_in, False, member, team)
+
+
+cdef void tangent_backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dparams receives the tangents of the parameters' gradients
+    cdef floating* dy = <floating*>r.dvalues[e.dst]
+    cdef floating* tdy = <floating*>r.dtangents[e.dst]
+    cdef floating* x = <floating*>r.values[e.src]
+    cdef floating* tx = <floating*>r.tangents[e.src] if e.needs_dx else NULL
+    cdef floating* dx = <floating*>r.dvalues[e.src]
+    cdef floating* tdx = <floating*>r.dtangents[e.src]
+    cdef floating* v = <floating*>r.values[e.keep if e.keep >= 0 else e.dst]
+    cdef floating* tv = <floating*>r.tangents[e.keep if e.keep >= 0 else e.dst]
+    cdef floating* tweight = <floating*>r.directions[e.first_grad] if e.trained else NULL
+    cdef floating* tdw = <floating*>r.dparams[e.first_grad] if e.trained else NULL
+    cdef floating* tdb = <floating*>r.dparams[e.first_grad + 1] if e.trained and e.bias != NULL else NULL
+    cdef floating* statistics
+    cdef floating* tstatistics
+    cdef Run tangent
+    if e.kind == ENTRY_DENSE:
+        tangent_backward_dense(dy, tdy, x, tx, <floating*>e.weight, tweight, v, tv, dx, tdx, tdw, tdb, <floating*>r.scratch,
+                               <floating*>r.tscratch, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_GROUPED_DENSE:
+        tangent_backward_grouped_dense(dy, tdy, x, tx, <floating*>e.weight, tweight, v, tv, dx, tdx, tdw, tdb, r.rows,
+                                       e.n_in, e.n_out, e.groups, e.activation, e.accumulate_dx, member, team)
+    elif e.kind == ENTRY_BATCH_NORM:
+        if tx == NULL and not e.trained:
+            return
+        statistics, tstatistics = <floating*>r.values[e.statistics], <floating*>r.tangents[e.statistics]
+        tangent_backward_batch_norm(dy, tdy, x, tx, <floating*>e.weight, tweight, statistics, statistics + e.n_in, tstatistics,
+                                    tstatistics + e.n_in, v, tv, dx, tdx, tdw, tdb, r.rows, e.n_in, e.eps, e.activation,
+                                    e.accumulate_dx, member, team)
+    else:                       # linear where it stands: gradient and tangent go the same way
+        tangent = r[0]
+        tangent.dvalues = r.dtangents
+        backward_entry(r, e, dtype, member, team)
+        backward_entry(&tangent, e, dtype, member, team)
+
+
 cdef void forward_add(const floating* a, const floating* b, floating* y, Py_ssize_t n, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # y = a + b, all (n,)
     cdef Py_ssize_t i
@@ -184,6 +271,20 @@ cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) 
         team_barrier(team)
 
 
+cdef void tangent_forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        tangent_entry(r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
+cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries - 1, -1, -1):
+        tangent_backward_entry(r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
 # ---------------------------------------------------------------- regularization
 
 cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -196,17 +297,22 @@ cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
             penalty_rows(&e.penalty, <floating*>e.weight, r.row_penalty + e.first_penalty, e.n_out, e.n_in // e.groups, member, team)
 
 
-cdef void add_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # to gradients of weights that are whole; those that are not had them added in descend_rows
+cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # to gradients of weights that are whole; those that are not had them added in descend_rows. With directions, by
+    # number of the gradient, to the gradients' derivatives along them
     cdef Py_ssize_t i, n, start, stop
     cdef Entry* e
+    cdef Penalty penalty
+    cdef floating* w
     for i in range(r.n_entries):
         e = &r.entries[i]
         if penalizes(&e.penalty) and not (e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE):
+            penalty, w = e.penalty, <floating*>e.weight
+            if directions != NULL:  # l1 is linear
+                penalty.l1, w = 0, <floating*>directions[e.first_grad]
             n = e.n_out * (e.n_in // e.groups)
             start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
-            add_penalty_gradient(&e.penalty, <floating*>e.weight + start, <floating*>r.dparams[e.first_grad] + start, stop - start)
-    team_barrier(team)
+            add_penalty_gradient(&penalty, w + start, <floating*>r.dparams[e.first_grad] + start, stop - start)
 
 
 cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -287,6 +393,7 @@ cdef struct TrainCall:
     double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
     bint undefined                          # the batch has no loss, so it has not happened
     bint stop
+    bint gauss_newton, forward_known        # of a Hessian-vector product
 
 
 cdef void gather_rows(TrainCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -387,7 +494,8 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
             update_prepare(run.plan)
     backward(run, dtype, member, team)
     if run.n_penalties > 0:
-        add_penalties(run, dtype, member, team)
+        add_penalties(run, NULL, dtype, member, team)
+        team_barrier(team)
     if run.descent == DESCENT_LIMITED:
         descend_limited(run, c.row_loss, dtype, member, team)
         update_all(run.plan, member, team)
@@ -456,10 +564,44 @@ cdef void train_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nog
         train_rows(c, &c.run, <double*>NULL, member, team)
 
 
+# ---------------------------------------------------------------- Hessian-vector products
+
+# H v is the directional derivative of the gradient (Pearlmutter 1994): every entry is walked forward and
+# backward once more, for tangents. Gauss-Newton products leave the curvature of the entries out:
+# J^T (loss's Hessian) J v, a tangent forward and an ordinary backward (Schraudolph 2002).
+
+cdef void hvp_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # rows lie ready, as one batch; dparams receives the product
+    cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
+    cdef void** of_loss = run.dvalues if c.gauss_newton else run.dtangents
+    if not c.forward_known:
+        forward(run, dtype, member, team)
+    tangent_forward(run, dtype, member, team)
+    if not c.gauss_newton:
+        loss_rows(&c.loss, <floating*>run.values[last], c.targets, <floating*>c.weights, c.row_loss,
+                  <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
+    loss_tangent_rows(&c.loss, <floating*>run.values[last], c.targets, <floating*>c.weights, <floating*>run.tangents[last],
+                      <floating*>of_loss[last], run.rows, c.n_out, member, team)
+    team_barrier(team)
+    if c.gauss_newton:
+        backward(run, dtype, member, team)
+    else:
+        tangent_backward(run, dtype, member, team)
+    add_penalties(run, run.directions, dtype, member, team)
+
+
+cdef void hvp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef TrainCall* c = <TrainCall*>args
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        hvp_rows(c, &c.run, <float*>NULL, member, team)
+    else:
+        hvp_rows(c, &c.run, <double*>NULL, member, team)
+
+
 # ---------------------------------------------------------------- entry points
 
 cdef class Workspace:
-    """The values of a program for up to `capacity` rows; with gradients if for training."""
+    """The values of a program for up to `capacity` rows; with gradients, and room for a batch, if for training."""
     cdef void* block
     cdef void** values
     cdef void** dvalues
@@ -471,15 +613,17 @@ cdef class Workspace:
     cdef char *batch_weights
     cdef readonly Py_ssize_t capacity
 
-    def __cinit__(self, Program program, Py_ssize_t capacity, bint training):
+    def __cinit__(self, Program program, Py_ssize_t capacity, bint training, bint gathers=True):
         cdef Py_ssize_t i, n_values = len(program.widths), item = 4 if program.typenum == cnp.NPY_FLOAT32 else 8
         cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t values = rows * sum(program.widths) * item
         cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
-        cdef Py_ssize_t extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties if training else 0
+        cdef Py_ssize_t extra = 0               # for a batch that is gathered, its weights and losses
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
+        if training and gathers:
+            extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
         self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
         self.scratch = <char*>self.block + tables
@@ -488,7 +632,7 @@ cdef class Workspace:
             self.values[i] = p
             self.dvalues[i] = p + values
             p += rows * <Py_ssize_t>program.widths[i] * item
-        if training:
+        if training and gathers:
             p += values
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
@@ -603,6 +747,7 @@ cdef class Program:
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
         run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
+        run.tangents = run.dtangents = run.directions = NULL
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -648,6 +793,7 @@ cdef class Training:
     """A program bound to a loss, gradients, scratch and (unless None) the update of an optimizer."""
     cdef Program program
     cdef Workspace workspace
+    cdef Workspace tangents                 # None until a Hessian-vector product asks for it
     cdef Update update
     cdef str loss
     cdef Loss rule
@@ -658,6 +804,7 @@ cdef class Training:
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
     cdef void** dparams
+    cdef Py_ssize_t rows                    # of the last step
 
     def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
                   delta=1.0, label_smoothing=0.0, class_weight=None):
@@ -684,6 +831,14 @@ cdef class Training:
         x = as_numbers("x", x, typenum, (None, self.program.n_in))
         targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out)
         return x, targets, as_weights("sample_weight", sample_weight, typenum, x.shape[0])
+
+    cdef tuple check_batch(self, object x, object targets, object sample_weight):
+        x, targets, weights = self.check(x, targets, sample_weight)
+        if x.shape[0] == 0:
+            raise ValueError("x: expected at least one row, got none")
+        if x.shape[0] < self.program.least_rows:
+            raise ValueError("x: expected at least two rows to take batch statistics of, got 1; predict and evaluate take one")
+        return x, targets, weights
 
     cdef void fill(self, TrainCall* c, object x, object targets, object weights, Py_ssize_t batch) except *:
         if batch > self.workspace.capacity:
@@ -732,12 +887,8 @@ cdef class Training:
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
         cdef TrainCall c
         cdef int64_t rows
-        x, targets, weights = self.check(x, targets, sample_weight)
-        if x.shape[0] == 0:
-            raise ValueError("x: expected at least one row, got none")
-        if x.shape[0] < self.program.least_rows:
-            raise ValueError("x: expected at least two rows to take batch statistics of, got 1; predict and evaluate take one")
-        rows = x.shape[0]
+        x, targets, weights = self.check_batch(x, targets, sample_weight)
+        rows = self.rows = x.shape[0]
         self.enter()
         try:
             self.fill(&c, x, targets, weights, rows)
@@ -751,6 +902,51 @@ cdef class Training:
             self.batches += 1
         self.batch_weight = c.batch_weight
         return c.batch_loss
+
+    def hvp(self, x, targets, v, sample_weight=None, *, bint gauss_newton=False, bint again=False):
+        """The Hessian of the mean loss of a batch, or its Gauss-Newton part, times v; new arrays.
+
+        `v` holds an array a parameter. `again`: rows, targets, weights and parameters are those of the last call,
+        `step` or `hvp`, so forward is not repeated.
+        """
+        cdef TrainCall c
+        cdef Py_ssize_t i, n_params = len(self.grads)
+        x, targets, weights = self.check_batch(x, targets, sample_weight)
+        v = list(v)
+        if len(v) != n_params:
+            raise ValueError(f"v: expected {n_params} arrays, one a parameter, got {len(v)}")
+        v = [as_numbers(f"v[{i}]", a, self.program.typenum, self.program.grad_shapes[i]) for i, a in enumerate(v)]
+        product, pointers = self.program.new_grads(), np.empty(2 * n_params + 1, np.uintp)
+        for i in range(n_params):
+            pointers[i], pointers[n_params + i] = <size_t>data(v[i]), <size_t>data(product[i])
+        self.enter()
+        try:
+            self.fill(&c, x, targets, weights, x.shape[0])
+            if self.tangents is None or self.tangents.capacity < self.workspace.capacity:
+                self.tangents = Workspace(self.program, self.workspace.capacity, True, False)
+            c.run.tangents, c.run.dtangents, c.run.tscratch = self.tangents.values, self.tangents.dvalues, self.tangents.scratch
+            c.run.directions, c.run.dparams = <void**>data(pointers), <void**>data(pointers) + n_params
+            c.run.values[0], c.run.plan, c.run.n = c.x, NULL, x.shape[0]
+            c.run.rows, c.gauss_newton, c.forward_known = c.run.n, gauss_newton, again
+            team = team_for(c.run.rows * self.program.work // self.program.n_entries)
+            with nogil:
+                team_run(hvp_job, &c, team)
+        finally:
+            self.leave()
+        return product
+
+    def finish(self):
+        """What a step that no update makes leaves to be done: the running averages of every batch_norm take in what the
+        last forward has seen, and rows of weights are limited."""
+        cdef Run run
+        self.program.start(&run, self.workspace, True)
+        run.rows = self.rows
+        if self.program.typenum == cnp.NPY_FLOAT32:
+            move_averages(&run, <float*>NULL)
+            limit_weights(&run, <float*>NULL, 0, 1)
+        else:
+            move_averages(&run, <double*>NULL)
+            limit_weights(&run, <double*>NULL, 0, 1)
 
     cdef int enter(self) except -1:
         # the workspace and the optimizer belong to one call at a time

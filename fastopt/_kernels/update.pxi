@@ -340,7 +340,7 @@ cdef class Update:
     cdef list names, params, holders        # holders: of everything the plan points to
     cdef list bound, held                   # bound: by bind; held: what the plan points to now
     cdef list seen                          # per group: the keys and values sent last, None to look again
-    cdef bint busy
+    cdef public bint busy                   # a step is under way
     cdef public bint away                   # the parameters stand at the interim point, or are averages
 
     def __cinit__(self, convert, check_finite, max_norm, clip_value, Py_ssize_t accumulate, double ema_decay):
@@ -578,7 +578,7 @@ cdef class Update:
         if self.away:
             raise RuntimeError("step: the parameters are at the interim point or averaged; leave that block first")
 
-    cdef int enter(self) except -1:
+    cpdef int enter(self) except -1:
         self.require_idle()
         self.busy = True
         return 0

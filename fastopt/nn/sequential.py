@@ -189,6 +189,48 @@ class Sequential:
         self.draws += 1
         return value, training.grads
 
+    def hvp(self, x, y, v, loss="cross_entropy", *, sample_weight=None, gauss_newton=False) -> list[np.ndarray]:
+        """The Hessian of the mean loss of rows x, times v: exact, without the Hessian (Pearlmutter 1994).
+
+        Parameters
+        ----------
+        x, y, loss, sample_weight
+            As for `value_and_grad`.
+        v : list of array_like
+            A direction: an array for each of `parameters`, of its shape.
+        gauss_newton : bool
+            Leave the curvature of the network itself out: ``J.T @ (H_loss @ (J @ v))``, J being the
+            Jacobian of the outputs. This matrix has no negative eigenvalue (Schraudolph 2002).
+
+        Returns
+        -------
+        list of ndarray
+            New arrays in the order of `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data or a direction that does not fit.
+
+        Notes
+        -----
+        In training mode, as `value_and_grad`: `BatchNorm` is differentiated through the statistics of the batch, and
+        `Dropout` drops what the next call of `value_and_grad` will; `draws` stays as it is. At a kink of relu,
+        leaky_relu, mae or huber the second derivative is taken as 0, that is on the side where the kernel stands.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt as fo
+        >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1, bias=False)], dtype=np.float64)
+        >>> x = np.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> net.hvp(x, np.zeros((2, 1)), [[[1.0, 0.0]]], loss="mse")  # x.T @ x @ v
+        [array([[1., 2.]])]
+        """
+        self.require_calibrated()
+        training = core.Training(self._training_program, loss_name(loss), None, 0, **loss_options(loss))
+        training.batches = self.draws
+        return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
+
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
         """Mean loss over a data set, in inference mode."""
         loss_name(loss)  # an unknown one is refused before the work

@@ -70,9 +70,8 @@ class Trainer:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.seed, self.epoch = int(seed), 0
-        self._training = core.Training(
-            net._training_program, loss_name(loss), optimizer._update, max_batch, **loss_options(loss)
-        )
+        update = None if optimizer._by_itself else optimizer._update
+        self._training = core.Training(net._training_program, loss_name(loss), update, max_batch, **loss_options(loss))
 
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
@@ -100,7 +99,7 @@ class Trainer:
         """
         self.net.require_calibrated()
         self.optimizer._ready()
-        return self._training.step(x, y, sample_weight)
+        return self.optimizer._step_on(self._training, x, y, sample_weight)
 
     def fit(
         self,
@@ -236,7 +235,7 @@ class Trainer:
         while run.position < len(x):
             self.optimizer._ready()
             before = run.position
-            run.run(x, targets, weights, order, self._sizes(batch_size, len(x) - before), SLICE)
+            self.optimizer._run_on(run, x, targets, weights, order, self._sizes(batch_size, len(x) - before), SLICE)
             bar.rows((run.position - before) / len(x))
         loss = run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0
         run.position, run.loss_sum, run.weight_sum, self.epoch = 0, 0.0, 0.0, self.epoch + 1

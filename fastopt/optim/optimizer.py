@@ -24,7 +24,7 @@ FLAGS = ("lr_in_velocity", "maximize", "eps_inside_sqrt")
 KEPT = (
     *("momentum_buffer", "sum", "square_avg", "grad_avg", "acc_delta"),
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
-    *("ema", "accumulated"),
+    *("ema", "accumulated", "direction"),
 )
 
 
@@ -62,12 +62,14 @@ class Optimizer:
 
     defaults: dict = {}
     _rule: str
+    _by_itself = False  # whether a Trainer leaves the whole step to `_step_on`, none of it to the compiled program
 
     def __init_subclass__(cls):
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
         shared = [p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.defaults = {p.name: p.default for p in own if p.default is not p.empty}
-        cls.__signature__ = inspect.Signature([*own[1:], *shared])  # what help() shows
+        takes_shared = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
+        cls.__signature__ = inspect.Signature([*own[1:], *(shared if takes_shared else ())])  # what help() shows
 
     def __init__(
         self, params, options, *, max_norm=None, clip_value=None, check_finite=None, accumulate=1, ema_decay=None
@@ -260,6 +262,14 @@ class Optimizer:
         """
         self._ready()
         self._update.step(grads)
+
+    def _step_on(self, training, x, y, sample_weight) -> float:
+        """One step of a Trainer; returns the loss before it."""
+        return training.step(x, y, sample_weight)
+
+    def _run_on(self, training, x, targets, weights, order, sizes, seconds) -> None:
+        """Steps of a Trainer over the rows in `order`, from ``training.position`` on, for about `seconds`."""
+        training.run(x, targets, weights, order, sizes, seconds)
 
     def measured(self, value) -> None:
         """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""

@@ -23,10 +23,11 @@ RANGES = {
     "momentum_decay": (0, math.inf),
     "rectify_threshold": (4, math.inf),
     "initial_accumulator_value": (0, math.inf),
+    "damping": (0, math.inf),
 }
 ROWS = 512  # updates a table holds
 ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
-AT_THE_START = ("initial_accumulator_value",)  # used once: no schedule
+AT_THE_START = ("initial_accumulator_value", "damping")  # used once, or controlled from then on: no schedule
 
 
 def is_one_array(params) -> bool:

@@ -1,0 +1,204 @@
+"""NewtonCG: truncated Newton on mini-batches, for the Trainer.
+
+- A step solves `(G + damping) d = -g` by conjugate gradients, where G is the Gauss-Newton matrix of the batch;
+  only products with it are computed, on the values that one forward left in the Trainer's workspace.
+- It asks for the loss at the new point, so it runs between calls of the compiled program, not inside one:
+  `_step_on` and `_run_on` are what a Trainer calls in place of its compiled update.
+- Vectors of the solver are flat and float64; sums are NumPy's own, not the BLAS's: bits do not depend on threads.
+"""
+
+import numpy as np
+
+from fastopt.optim import options as opt
+from fastopt.optim.optimizer import Optimizer
+
+DECAY = 0.95  # of the last direction, where the next solve starts
+HALVINGS = 10  # of a step that does not lower the loss, before it is given up
+LOWERED, RAISED = 2 / 3, 3 / 2  # damping, times
+SOLVED = 1e-10  # residual, relative to the gradient
+
+
+class NewtonCG(Optimizer):
+    """Truncated Newton: a damped Gauss-Newton step by conjugate gradients on each batch (Martens 2010).
+
+    For batches large enough to measure curvature, thousands of rows; a few steps replace epochs of descent.
+
+    Parameters
+    ----------
+    params : iterable of arrays
+        ``net.parameters()``: one group, stepped by a `nn.Trainer`.
+    lr : float or Schedule
+        Share of the direction that a step takes, before it is halved until the batch's loss falls.
+    damping : float
+        Added to the diagonal, to start with. Levenberg-Marquardt control keeps the present value under
+        ``param_groups[0]["damping"]``: times 2/3 where the loss falls by more than 3/4 of what the quadratic model
+        promised, times 3/2 where by less than 1/4. 0 stays 0.
+    weight_decay : float or Schedule
+        L2 penalty, part of gradient and curvature.
+    max_iter : int
+        Products with the curvature a step may take. It stops sooner where the model's value has settled:
+        over the last ``k = max(10, i / 10)`` iterations by less than ``5e-4 k``, relative.
+
+    Raises
+    ------
+    FloatingPointError
+        By a step whose loss or gradient is not finite; no parameter has been changed then.
+
+    Notes
+    -----
+    A step that no halving makes pay leaves the parameters as they are and raises the damping.
+    `Dropout` drops the same inputs throughout a step, and `BatchNorm` is differentiated through.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0, dtype=np.float64)
+    >>> newton = fo.optim.NewtonCG(net.parameters(), damping=0.0)
+    >>> trainer = fo.nn.Trainer(net, loss="mse", optimizer=newton)
+    >>> X = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0]])
+    >>> loss = trainer.step(X, X @ [1.0, 2.0] + 3.0)  # one step solves it
+    >>> net.layers[0].weight.round(6), net.layers[0].bias.round(6)
+    (array([[1., 2.]]), array([3.]))
+    """
+
+    _rule = "sgd"  # whose plain step has the same options
+    _by_itself = True
+
+    def __init__(self, params, lr=1.0, damping=0.1, weight_decay=0.0, max_iter=50):
+        super().__init__(params, locals())
+
+    def _formula(self, group):
+        if not hasattr(group["max_iter"], "__index__") or group["max_iter"] < 1:
+            raise ValueError(f"max_iter: expected a whole number of at least 1, got {group['max_iter']!r}")
+        return "plain", ("direction",)
+
+    def add_param_group(self, group):
+        if self.param_groups:
+            raise ValueError("NewtonCG: expected one group, for a step couples all parameters, got another")
+        super().add_param_group(group)
+
+    def step(self, grads=None):
+        """Refused: a step needs products with the curvature; `nn.Trainer.step` makes it."""
+        raise TypeError("NewtonCG: expected a step by nn.Trainer, which has products with the curvature, got gradients")
+
+    def bind(self, grads):
+        """Refused, as `step`."""
+        self.step()
+
+    # --- what a Trainer calls
+
+    def _run_on(self, training, x, targets, weights, order, sizes, seconds):
+        """One batch of an epoch."""
+        rows = order[training.position : training.position + int(sizes[0])]
+        loss = self._step_on(training, x[rows], targets[rows], None if weights is None else weights[rows])
+        training.loss_sum += loss * training.batch_weight
+        training.weight_sum += training.batch_weight
+        training.position += len(rows)
+
+    def _step_on(self, training, x, targets, weights) -> float:
+        batch = training.check(x, targets, weights)
+        self._update.enter()
+        try:
+            loss, direction = self._descend(training, *batch)
+        finally:
+            self._update.busy = False
+        for k, (state, part) in enumerate(zip(self._states, _parted(direction, self._arrays), strict=True)):
+            state["direction"][...] = part
+            self._update.set_counts(k, self.steps + 1, False, 1.0, False)
+        self._update.updates += 1
+        training.batches += 1
+        return loss
+
+    def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:
+        """Moves the parameters; returns the batch's loss before, and the direction."""
+        group, params = self.param_groups[0], self._arrays
+        lr, decay = (opt.now(group[name], self.steps) for name in ("lr", "weight_decay"))
+        damping, home = group["damping"], _flat(params)
+
+        def objective(at):
+            return training.step(x, targets, weights) + 0.5 * decay * _dot(at, at)
+
+        def curved(v):
+            product = training.hvp(x, targets, _parted(v, params), weights, gauss_newton=True, again=True)
+            return _flat(product) + (decay + damping) * v
+
+        value = objective(home)
+        loss, grad = value - 0.5 * decay * _dot(home, home), _flat(training.grads) + decay * home
+        if not (np.isfinite(value) and np.isfinite(grad).all()):
+            raise FloatingPointError(
+                f"NewtonCG: expected a finite loss and gradient, got loss {loss}; no parameter has been changed"
+            )
+        start = DECAY * _flat([state["direction"] for state in self._states])
+        direction, residual = conjugate_gradients(curved, -grad, start, int(group["max_iter"]))
+
+        noise, first, taken = np.finfo(params[0].dtype).eps * abs(value), None, False
+        try:
+            for halving in range(HALVINGS + 1):
+                _put(params, home + lr * 0.5**halving * direction)
+                there = objective(_flat(params))
+                first = there if first is None else first
+                taken = there <= value + noise
+                if taken:
+                    training.finish()
+                    break
+        finally:
+            if not taken:
+                _put(params, home)
+        # the model without damping, at the whole step
+        slope, bend = _dot(grad, direction), _dot(direction, -grad - residual) - damping * _dot(direction, direction)
+        promised = lr * slope + 0.5 * lr * lr * bend
+        if -promised > noise or not taken:
+            group["damping"] = damping * (_control((first - value) / promised) if taken else RAISED)
+        return loss, direction
+
+
+def _control(ratio) -> float:
+    """What Levenberg-Marquardt control multiplies the damping by; `ratio`: reduction seen to reduction promised."""
+    return LOWERED if ratio > 0.75 else 1.0 if ratio >= 0.25 else RAISED  # NaN: raised
+
+
+def conjugate_gradients(product, b, start, max_iter) -> tuple[np.ndarray, np.ndarray]:
+    """x that nearly minimises ``x'Ax / 2 - b'x``, from `start` on, and the residual ``b - A x``.
+
+    Stops as Martens (2010) does: see `NewtonCG`; or where the residual has vanished.
+    """
+    x = start.copy()
+    r = b - product(x) if x.any() else b.copy()
+    p, rr, least = r.copy(), _dot(r, r), SOLVED**2 * _dot(b, b)
+    values = [-0.5 * _dot(x, b + r)]
+    for i in range(1, max_iter + 1):
+        if rr <= least:
+            break
+        ap = product(p)
+        curvature = _dot(p, ap)
+        if not curvature > 0:  # flat along p, to rounding
+            break
+        x += rr / curvature * p
+        r -= rr / curvature * ap
+        values.append(-0.5 * _dot(x, b + r))
+        k = max(10, i // 10)
+        if i > k and values[-1] < 0 and values[-1 - k] - values[-1] < 5e-4 * k * -values[-1]:
+            break
+        before, rr = rr, _dot(r, r)
+        p *= rr / before
+        p += r
+    return x, r
+
+
+def _dot(a, b) -> float:
+    return float((a * b).sum())
+
+
+def _flat(arrays) -> np.ndarray:
+    return np.concatenate([a.ravel() for a in arrays], dtype=np.float64)
+
+
+def _parted(vector, like) -> list[np.ndarray]:
+    """The parts of a flat vector, in the shapes and dtype of `like`."""
+    ends = np.cumsum([a.size for a in like])
+    return [part.reshape(a.shape).astype(a.dtype) for part, a in zip(np.split(vector, ends[:-1]), like, strict=True)]
+
+
+def _put(params, vector):
+    for a, part in zip(params, _parted(vector, params), strict=True):
+        a[...] = part
