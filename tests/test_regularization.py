@@ -173,3 +173,25 @@ def test_options_are_in_the_file_and_in_the_text_of_a_layer(layer, tmp_path):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         fo.nn.Dense(2, 2, **options)
+
+
+@every
+@pytest.mark.parametrize("gauss_newton", [False, True])
+def test_curvature_gains_l2_along_the_weights_and_nothing_of_l1(layer, gauss_newton):
+    x, y = data()
+    bare, net = make(layer), make(layer, l1=0.3, l2=0.7)
+    more = fo.newton.hessian(net, x, y, gauss_newton=gauss_newton) - fo.newton.hessian(
+        bare, x, y, gauss_newton=gauss_newton
+    )
+    diagonal = np.zeros(len(more))
+    diagonal[: net.layers[0].weight.size] = 0.7
+    np.testing.assert_allclose(more, np.diag(diagonal), atol=1e-12)
+
+
+def test_newton_cg_keeps_rows_within_their_norm():
+    x, y = data(200)
+    net = make("Dense", max_norm=0.5)
+    trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.NewtonCG(net.parameters()))
+    before = trainer.step(x, y)
+    assert np.linalg.norm(net.layers[0].weight, axis=1).max() <= 0.5 * (1 + 1e-12)
+    assert trainer.step(x, y) != before

@@ -368,6 +368,9 @@ cdef void tangent_backward_batch_norm(floating* dy, floating* tdy, const floatin
     cdef double again[COLUMN_BLOCK]
     cdef double moved[COLUMN_BLOCK]             # sum dz (tx - tmean)
     cdef double inverse[COLUMN_BLOCK]           # 1 / sigma
+    cdef floating weight[COLUMN_BLOCK]
+    cdef floating scale[COLUMN_BLOCK]
+    cdef floating shift[COLUMN_BLOCK]
     cdef Py_ssize_t c0 = share(c, COLUMN_GRAIN, member, team), c1 = share(c, COLUMN_GRAIN, member + 1, team), cols, j
     activation_tangent_gradient(v, tv, dy, tdy, n, c, activation, member, team)
     team_barrier(team)
@@ -381,8 +384,8 @@ cdef void tangent_backward_batch_norm(floating* dy, floating* tdy, const floatin
             sum_products(dy + c0, tx + c0, tmean + c0, again, moved, n, c, cols)
             for j in range(cols):               # sum dz (tx - tmean - x^ pull): what tx^ adds to tb
                 tproduct[j] += moved[j] - product[j] * inverse[j] * <double>pull[c0 + j]
-            input_gradient(dy + c0, x + c0, gamma + c0 if gamma != NULL else NULL, mean + c0, inverse, total, product,
-                           dx + c0, n, c, cols, accumulate_dx)
+            input_coefficients(gamma + c0 if gamma != NULL else NULL, inverse, total, product, weight, scale, shift, n, cols)
+            slope_rows(dy + c0, x + c0, c, n, cols, mean + c0, weight, scale, shift, dx + c0, accumulate_dx)
             input_tangent_gradient(dy + c0, tdy + c0, x + c0, tx + c0, gamma + c0 if gamma != NULL else NULL,
                                    tgamma + c0 if gamma != NULL else NULL, mean + c0, tmean + c0, pull + c0, inverse,
                                    total, product, ttotal, tproduct, tdx + c0, n, c, cols, accumulate_dx)
