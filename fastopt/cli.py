@@ -30,7 +30,7 @@ def main(argv=None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
         print(f"fastopt {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,8 +9,9 @@ sets on the OpenMP runtime holds as well.
 import functools
 import math
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastopt._kernels import core, isa, isas
@@ -132,14 +133,28 @@ def _blas():
     return ThreadpoolController()
 
 
-def one_blas_thread() -> AbstractContextManager:
+_blas_lock = threading.Lock()
+_blas_held: list = []  # an entry for each block that is open now; the first is the limit
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Holds BLAS, and so LAPACK, to one thread: 8 µs, beside 250 where the libraries are looked for each time.
 
     LAPACK's bits depend on the threads of its BLAS, and on busy CPUs these wait for each other without end:
-    a Cholesky factor of 300 columns took 0.5 ms on one, 830 ms on two. threadpoolctl leaves the count alone
-    while another thread has set it.
+    a Cholesky factor of 300 columns took 0.5 ms on one, 830 ms on two. The count belongs to the process: blocks
+    in several threads may overlap, and the last to end puts the count back.
     """
-    return _blas().limit(limits=1, user_api="blas")
+    with _blas_lock:
+        _blas_held.append(None if _blas_held else _blas().limit(limits=1, user_api="blas"))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limit = _blas_held[0]
+            _blas_held.pop()
+            if not _blas_held:
+                limit.restore_original_limits()
 
 
 def config() -> dict:

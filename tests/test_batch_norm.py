@@ -555,3 +555,27 @@ def test_a_folded_network_computes_the_same(fold, dtype):
 def test_tuning_of_training_starts_at_two_rows():
     tuning = fo.nn.tune(build("first"), train=True, threads=[1], seconds=1e-4, repeats=1)
     assert tuning.batch_sizes[0] == 2
+
+
+@pytest.mark.parametrize("n", [2, 24, 25, 31, 32, 70])
+@pytest.mark.parametrize("widths", [(272, 272), (40, 50), (7, 3), (33, 600)])
+@pytest.mark.parametrize("folded", [False, True])
+def test_bits_after_a_dense_layer_do_not_depend_on_threads(n, widths, folded):
+    rng = np.random.default_rng(n)
+    inside, outside = widths
+    x, y = rng.standard_normal((n, inside)).astype(np.float32), rng.integers(0, 4, n)
+    layers = [
+        fo.nn.Dense(inside, outside, "relu"),
+        fo.nn.BatchNorm(outside, activation="relu"),
+        fo.nn.Dense(outside, 4),
+    ]
+    net = fo.nn.Sequential(layers, rng=0)
+    net = net.fold() if folded else net
+    results = []
+    for threads in (1, 2, 3, 8):
+        with fo.num_threads(threads):
+            loss, grads = net.value_and_grad(x, y)
+        results.append((loss, *grads))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)

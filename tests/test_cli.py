@@ -88,6 +88,13 @@ def test_train_takes_any_rule(classes, tmp_path, capsys):
         main(["train", str(classes), "--optimizer", "Optimizer"])
 
 
+def test_training_that_diverges_ends_in_one_line(classes, tmp_path, capsys):
+    out = tmp_path / "m.safetensors"
+    assert main(["train", str(classes), "--optimizer", "SGD", "--lr", "1e30", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith("fastopt train: loss: expected one that is defined, got nan")
+    assert not out.exists()
+
+
 def test_train_takes_the_losses_that_fit_the_targets(classes, tmp_path, capsys):
     rng = np.random.default_rng(0)
     values, out = tmp_path / "values.npz", str(tmp_path / "m.safetensors")

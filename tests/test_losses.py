@@ -298,6 +298,15 @@ def test_infinite_logits_are_refused_where_the_softmax_is_undefined(k, dtype):
         fo.functional.cross_entropy(logits, classes)
 
 
+def test_the_place_named_is_that_of_a_row_without_a_loss(dtype):
+    logits = np.zeros((4, 6), dtype)
+    logits[0, 3], logits[2, 5] = -np.inf, np.inf  # the first is no error
+    with pytest.raises(ValueError, match=r"logits: .* got inf at \(2, 5\)"):
+        fo.functional.cross_entropy(logits, [0, 1, 2, 3])
+    with pytest.raises(ValueError, match=r"sample_weight: .* too small or too large in float64"):
+        fo.functional.mse(np.zeros((1, 1)), np.zeros((1, 1)), sample_weight=[1e-310])
+
+
 def test_nan_in_targets_is_refused_where_it_stands(dtype):
     with pytest.raises(ValueError, match=r"targets: expected values whose loss is defined, got nan at \(0, 1\)"):
         fo.functional.mse(np.zeros((1, 2), dtype), np.array([[0, np.nan]], dtype))

@@ -217,6 +217,17 @@ def test_blas_has_one_thread_inside_and_its_own_count_afterwards():
         assert set(blas()) == {2}
 
 
+def test_blas_keeps_one_thread_until_the_last_of_overlapping_blocks_ends():
+    with threadpool_limits(2, user_api="blas"):
+        one, two = one_blas_thread(), one_blas_thread()
+        one.__enter__()
+        two.__enter__()
+        one.__exit__(None, None, None)
+        assert set(blas()) == {1}
+        two.__exit__(None, None, None)
+        assert set(blas()) == {2}
+
+
 # ---------------------------------------------------------------- what a Hessian says
 
 

@@ -120,6 +120,28 @@ def test_rows_of_weights_stay_within_their_norm_and_short_ones_as_they_are(layer
     np.testing.assert_array_equal(net.layers[0].weight[norms <= 0.6], free.layers[0].weight[norms <= 0.6])
 
 
+@dtypes
+def test_moving_averages_are_of_weights_that_have_been_shortened(dtype):
+    x, y = data()
+    net = make("Dense", dtype, max_norm=0.3)
+    rule = fo.optim.SGD(net.parameters(), lr=0.1, ema_decay=0.75)
+    trainer, mean = fo.nn.Trainer(net, "cross_entropy", rule), None
+    for _ in range(4):
+        trainer.step(x, y)
+        weight = net.layers[0].weight.astype(np.float64)
+        mean = weight if mean is None else 0.75 * mean + 0.25 * weight
+    with rule.averaged():
+        np.testing.assert_allclose(net.layers[0].weight, mean, rtol=0, atol=RTOL[net.dtype] / 100)
+
+
+def test_rows_whose_squares_overflow_are_left_alone():
+    net = make("Dense", max_norm=1.0)
+    net.layers[0].weight[0] = 1e200
+    trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.SGD(net.parameters(), lr=1e-3))
+    trainer.step(*data())
+    assert (net.layers[0].weight[0] == 1e200).all()
+
+
 def test_a_step_that_is_left_out_shortens_nothing():
     net = make("Dense", np.float32, max_norm=0.1)
     before = net.layers[0].weight.copy()
@@ -166,6 +188,9 @@ def test_options_are_in_the_file_and_in_the_text_of_a_layer(layer, tmp_path):
         ({"l1": -1}, "l1: expected a finite number of at least 0, got -1"),
         ({"l2": np.nan}, "l2: expected a finite number of at least 0, got nan"),
         ({"l2": np.inf}, "l2: expected a finite number of at least 0, got inf"),
+        ({"l1": True}, "l1: expected a finite number of at least 0, got True"),
+        ({"l1": np.ones(2)}, "l1: expected a finite number of at least 0, got array"),
+        ({"l2": 10**400}, "l2: expected a finite number of at least 0, got 1000"),
         ({"l1": "0.1"}, "l1: expected a finite number of at least 0, got '0.1'"),
         ({"max_norm": 0}, "max_norm: expected a finite number above 0, got 0"),
     ],

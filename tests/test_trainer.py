@@ -150,7 +150,7 @@ def test_a_batch_without_a_loss_does_not_happen(options, threads):
         state, kept = one.optimizer.state_dict(), copy.deepcopy(one)
         bad = X.copy()
         bad[7, 7] = np.nan
-        with pytest.raises(FloatingPointError, match=r"loss: expected one .*, got nan; .*nothing has been updated"):
+        with pytest.raises(FloatingPointError, match=r"loss: expected one .*, got nan; .*the step has not been taken"):
             one.step(bad, Y)
         with pytest.raises(FloatingPointError, match="loss: expected one that is defined"):
             one.fit(bad, Y, batch_size=500)
@@ -158,6 +158,15 @@ def test_a_batch_without_a_loss_does_not_happen(options, threads):
             np.testing.assert_array_equal(got, want)
         np.testing.assert_equal(one.optimizer.state_dict(), state)
         assert one.step(X, Y) == kept.step(X, Y)  # draws as if nothing had been
+
+
+def test_a_validation_loss_that_is_not_defined_is_a_bad_epoch():
+    one = make(lr=0.01)
+    X, Y = rows()
+    bad = X.copy()
+    bad[0, 0] = np.nan
+    history = one.fit(X, Y, epochs=2, validation=(bad, Y))
+    assert np.isnan(history["val_loss"]).all()
 
 
 # ---------------------------------------------------------------- a step is its parts

@@ -29,7 +29,7 @@ cdef void forward_dense(const floating* x, const floating* weight, const floatin
         grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
         packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
     elif scratch != NULL:
-        own = share_strips(x, scratch, n, n_in, n_out, 16, alone, member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, COLUMN_GRAIN, alone, member, team)
         r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
         transposed_product(scratch + r0 * n_in, <floating*>NULL, n_in, 0, weight + c0 * n_in, <floating*>NULL, pre + r0 * n_out,
                            r1 - r0, n_out, n_in, c0, c1, bias + c0 if bias != NULL else NULL, rectified)

@@ -381,14 +381,14 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
             total[i] = exp_sum_row(z + i * k, top[i], grad + i * k, k)
         mass[i] = sum_targets(rule, z + i * k, t, label, top[i], &dot[i], k)
         if k > NARROW:
-            factor[i] = gradient_factor(weight[i] * mass[i], <double>total[i], grad)
+            factor[i] = gradient_factor(weight[i] * mass[i], total[i])
             scale_row(grad + i * k, factor[i], k)
             subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
     row_losses(total, mass, dot, weight, row_loss, rows)
     if k > NARROW:
         return
     for i in range(LANES):
-        factor[i] = gradient_factor(weight[i] * mass[i], <double>total[i], grad)
+        factor[i] = gradient_factor(weight[i] * mass[i], total[i])
     scale_narrow_rows(e, factor, grad, rows, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
@@ -396,9 +396,9 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
         subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
 
 
-cdef inline floating gradient_factor(double part, double total, const floating* dtype) noexcept nogil:
+cdef inline floating gradient_factor(double part, floating total) noexcept nogil:
     # what a row's exponentials are multiplied by; part: its weight times its mass
-    return <floating>(part / total) if part != 0 else <floating>0
+    return <floating>(part / <double>total) if part != 0 else <floating>0
 
 
 cdef inline void scale_row(floating* grad, floating factor, Py_ssize_t k) noexcept nogil:
@@ -664,6 +664,17 @@ cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
     return fit
 
 
+cdef int raise_undefined(str name, object prediction, object targets, object row_loss, int kind) except -1:
+    # says where the first row, or stretch of rows, without a loss holds NaN or infinity
+    cdef Py_ssize_t first = np.isnan(row_loss).argmax(), rows = 1 if kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else LANES
+    for what, a in ((name, prediction), ("targets", targets)):
+        found = np.argwhere(~np.isfinite(a[first:first + rows]))
+        if len(found):
+            place = (int(found[0][0]) + first, *map(int, found[0][1:]))
+            raise ValueError(f"{what}: expected values whose loss is defined, got {a[place]} at {place}")
+    raise ValueError(f"sample_weight: expected weights whose loss is defined, got some too small or too large in {prediction.dtype}")
+
+
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad,
                          object delta=1.0, object label_smoothing=0.0, object class_weight=None):
     cdef LossCall c
@@ -687,9 +698,7 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
         team_run(loss_job, &c, team_for(16 * c.n * c.k))
     value = add_up(<double*>c.row_loss, c.n)
     if value != value:
-        a = prediction if not np.isfinite(prediction).all() else targets
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
-        raise ValueError(f"{name if a is prediction else 'targets'}: expected values whose loss is defined, got {a[place]} at {place}")
+        raise_undefined(name, prediction, targets, row_loss, c.rule.kind)
     return value, grad
 
 

@@ -82,9 +82,10 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     cdef floating* y = <floating*>r.values[e.dst]
     cdef floating* z = <floating*>r.values[e.keep] if r.training and e.keep >= 0 else NULL
     cdef floating* scratch = <floating*>(r.scratch if r.n >= TRANSPOSE_ROWS else NULL)
+    cdef floating* packed = <floating*>(e.packed if r.n < PACKED_ROWS and not r.training else NULL)
     cdef floating* statistics
     if e.kind == ENTRY_DENSE:
-        forward_dense(x, <floating*>e.weight, <floating*>(e.packed if r.n < PACKED_ROWS else NULL), <floating*>e.bias, z, y,
+        forward_dense(x, <floating*>e.weight, packed, <floating*>e.bias, z, y,
                       scratch, r.rows, e.n_in, e.n_out, e.activation, not r.training, member, team)
     elif e.kind == ENTRY_GROUPED_DENSE:
         forward_grouped_dense(x, <floating*>e.weight, <floating*>e.bias, z, y, scratch, r.rows, e.n_in, e.n_out, e.groups,
@@ -319,11 +320,16 @@ cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
     # after an update: no row of weights is longer than its layer allows
     cdef Py_ssize_t i
     cdef Entry* e
+    cdef floating* ema
+    cdef double rest
     team_barrier(team)
     for i in range(r.n_entries):
         e = &r.entries[i]
         if e.penalty.max_norm > 0:
-            limit_rows(&e.penalty, <floating*>e.weight, e.n_out, e.n_in // e.groups, member, team)
+            ema, rest = NULL, 0
+            if r.plan != NULL and r.plan.tensors[e.first_grad].ema != NULL:
+                ema, rest = <floating*>r.plan.tensors[e.first_grad].ema, ema_share(r.plan, &r.plan.tensors[e.first_grad])
+            limit_rows(&e.penalty, <floating*>e.weight, ema, rest, e.n_out, e.n_in // e.groups, member, team)
 
 
 # ---------------------------------------------------------------- predict
@@ -962,7 +968,7 @@ cdef class Training:
         # what made a call stop before its time
         if c.undefined:
             raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
-                                     "of them, hold NaN or infinity; nothing has been updated")
+                                     "of them, hold NaN or infinity; the step has not been taken")
         return self.update.report_refusal() if self.update is not None else 0
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):

@@ -54,15 +54,20 @@ cdef void penalty_rows(const Penalty* p, const floating* weight, double* row_pen
             row_penalty[i] += 0.5 * p.l2 * dot_wide(weight + i * width, weight + i * width, width)
 
 
-cdef void limit_rows(const Penalty* p, floating* weight, Py_ssize_t rows, Py_ssize_t width,
+cdef void limit_rows(const Penalty* p, floating* weight, floating* ema, double rest, Py_ssize_t rows, Py_ssize_t width,
                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # every row w of weight (rows, width) with ||w|| > max_norm becomes w max_norm / ||w||
+    # every row w of weight (rows, width) with ||w|| > max_norm becomes w max_norm / ||w||; its average ema, if not
+    # NULL, follows by the share `rest` it has of w. Rows whose squares overflow stay
     cdef Py_ssize_t i, j
     cdef double norm
-    cdef floating factor
+    cdef floating factor, gone
     for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
         norm = sqrt(dot_wide(weight + i * width, weight + i * width, width))
-        if norm > p.max_norm:
+        if norm > p.max_norm and norm < HUGE_VAL:
             factor = <floating>(p.max_norm / norm)
+            if ema != NULL:
+                gone = <floating>(rest * (1 - p.max_norm / norm))
+                for j in range(width):
+                    ema[i * width + j] -= gone * weight[i * width + j]
             for j in range(width):
                 weight[i * width + j] *= factor

@@ -80,9 +80,14 @@ cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_
         average(plan, t, start, stop, grad)
 
 
+cdef inline double ema_share(const Plan* plan, const Tensor* t) noexcept nogil:
+    # of the parameter in its average
+    return 1 if t.count == 1 else 1 - plan.ema_decay
+
+
 cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* dtype) noexcept nogil:
     # ema = decay ema + (1 - decay) param; the parameter itself after its first update
-    cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>(1 if t.count == 1 else 1 - plan.ema_decay)
+    cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>ema_share(plan, t)
     cdef floating* ema = <floating*>t.ema
     cdef const floating* param = <floating*>t.param
     cdef Py_ssize_t i

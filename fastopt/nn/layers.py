@@ -88,12 +88,9 @@ def _features(name, value) -> int:
 
 def _penalty(name, value, above=False) -> float:
     """A finite number of at least 0, or above it."""
-    if (
-        isinstance(value, str)
-        or not hasattr(value, "__float__")
-        or not (value > 0 if above else value >= 0)
-        or value == np.inf
-    ):
+    numbers, most = int | float | np.integer | np.floating, float(np.finfo(np.float32).max)
+    good = isinstance(value, numbers) and not isinstance(value, bool) and 0 <= value <= most
+    if not good or (above and value == 0):
         raise ValueError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, got {value!r}")
     return float(value)
 

@@ -179,6 +179,7 @@ class Sequential:
         Returns
         -------
         loss : float
+            NaN where it is not defined; an optimizer's `check_finite` finds that in the gradients.
         grads : list of ndarray
             New arrays in the order of `parameters`.
         """

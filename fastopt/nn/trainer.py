@@ -156,7 +156,7 @@ class Trainer:
             Data or options that do not fit; nothing has been changed then.
         FloatingPointError
             The loss of a batch is NaN, unless the optimizer skips such steps; the network then holds the
-            step before it, or the best epoch if early stopping was on.
+            step before it, or the best epoch if early stopping was on. A validation loss may be NaN.
 
         Notes
         -----
@@ -276,7 +276,10 @@ class Trainer:
         if validation is None:
             return
         output = self.net.predict(validation[0])
-        value = measure(self.loss, output, validation[1])
+        try:
+            value = measure(self.loss, output, validation[1])
+        except ValueError:  # the data have been checked: a loss that is not defined, so a bad epoch
+            value = np.nan
         history.setdefault("val_loss", []).append(value)
         if loss_name(self.loss) == "cross_entropy" and validation[1].ndim == 1:
             history.setdefault("val_accuracy", []).append(accuracy(validation[1], output))
