@@ -19,6 +19,7 @@ TOPICS = [
     "maxout",
     "batch_norm",
     "dropout",
+    "regularization",
     "whiten",
     "standardize",
     "losses",
