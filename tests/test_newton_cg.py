@@ -330,6 +330,22 @@ def test_what_it_cannot_do_is_refused(small_net):
         fo.optim.NewtonCG(params, max_iter=0)
 
 
+def test_a_loss_without_curvature_needs_damping():
+    X, Y = regression()
+    for damping in (0.0, 1.0):
+        net = fo.nn.Sequential([fo.nn.Dense(5, 2)], rng=0, dtype=np.float64)
+        trainer = trainer_of(net, "mae", damping=damping)
+        grads, before = net.value_and_grad(X, Y, "mae")[1], [p.copy() for p in net.parameters()]
+        if damping == 0:
+            with pytest.raises(ValueError, match="damping: expected a number above 0 where the loss has no curvature"):
+                trainer.step(X, Y)
+            grads = [0 * g for g in grads]
+        else:
+            trainer.step(X, Y)
+        for p, at, grad in zip(net.parameters(), before, grads, strict=True):
+            np.testing.assert_allclose(p, at - grad, rtol=EXACT)
+
+
 def test_a_loss_that_is_not_finite_is_refused_before_anything_changes():
     X, y = classes()
     trainer = trainer_of(network(more=copy.deepcopy(MORE)))
