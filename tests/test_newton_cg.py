@@ -257,6 +257,23 @@ def test_ctrl_c_within_a_step_leaves_the_parameters():
     trainer.step(X, y)
 
 
+def test_a_second_step_at_the_same_time_is_refused():
+    X, y = classes()
+    trainer = trainer_of(network())
+
+    class Meddling:
+        def __getattr__(self, name):
+            return getattr(trainer._training, name)
+
+        def hvp(self, *args, **options):
+            with pytest.raises(RuntimeError, match="at work in another thread"):
+                trainer.step(X, y)
+            return trainer._training.hvp(*args, **options)
+
+    trainer.optimizer._step_on(Meddling(), X, y, None)
+    assert trainer.optimizer.steps == 1
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))], ids=["deepcopy", "pickle"])
 def test_a_copy_continues_bit_for_bit(copied):
     trainer = trainer_of(network(more=copy.deepcopy(MORE)))
