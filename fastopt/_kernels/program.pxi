@@ -667,6 +667,7 @@ cdef class Program:
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
         run.tangents = run.dtangents = run.directions = NULL
+        run.tscratch = NULL
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
