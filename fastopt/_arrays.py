@@ -38,3 +38,11 @@ def as_array(name, value) -> np.ndarray:
         return np.asarray(memoryview(value))
     except (TypeError, ValueError):
         raise TypeError(expected) from None
+
+
+def require_finite(name, array) -> None:
+    """Raise ValueError, naming the place, if an array holds NaN or infinity."""
+    bad = ~np.isfinite(array)
+    if bad.any():
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{name}: expected finite values, got {np.asarray(array)[place]} at {place}")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -510,6 +510,7 @@ def batch_norm(threads) -> Iterator[Case]:
         for backward in (False, True):
             yield batch_norm_case(n, features, backward)
         yield statistics_case(random(n, features))
+    yield normalized_step_case([784, 256, 128, 10], 128, 0.2)
 
 
 def batch_norm_case(n, features, backward) -> Case:
@@ -563,6 +564,26 @@ def batch_norm_case(n, features, backward) -> Case:
     what = f"batch_norm {'forward + backward' if backward else 'forward'} {n}x{features}"
     sides = {"ours": ours, "torch": torch, "jax": jax}
     return Case(what, sides, bytes=4 * n * features * (4 if backward else 2))
+
+
+def normalized_step_case(widths, n, rate) -> Case:
+    """One step with Adam of a network whose hidden layers are normalized, rectified and dropped from."""
+    hidden, last = list(pairwise(widths[:-1])), widths[-2:]
+
+    def ours():
+        blocks = [(fo.nn.Dense(a, b), fo.nn.BatchNorm(b, activation="relu"), fo.nn.Dropout(rate)) for a, b in hidden]
+        return our_step(fo.nn.Sequential([*chain(*blocks), fo.nn.Dense(*last)], rng=0), n)
+
+    def torch():
+        from torch import nn
+
+        blocks = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(rate)) for a, b in hidden]
+        return torch_step(nn.Sequential(*chain(*blocks), nn.Linear(*last)), n)
+
+    weights = [a * b for a, b in pairwise(widths)]
+    layers = "".join(f"-{b}-BN-relu" for _, b in hidden)
+    what = f"step {widths[0]}{layers}-{widths[-1]}, dropout {rate}, batch {n}"
+    return Case(what, {"ours": ours, "torch": torch}, 2 * n * (3 * sum(weights) - weights[0]), 28 * sum(weights))
 
 
 def statistics_case(x) -> Case:
@@ -720,12 +741,10 @@ def train_case(widths, n) -> Case:
     weights = [a * b for a, b in pairwise(widths)]
 
     def ours():
-        net, x, y = our_net(widths), random(n, widths[0]), np.arange(n) % 10
-        trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters(), lr=1e-7), max_batch=n)
-        return lambda: trainer.step(x, y)
+        return our_step(our_net(widths), n)
 
     def torch():
-        return torch_step(widths, n)
+        return torch_step(torch_net(widths), n)
 
     def jax():
         return jax_step(widths, n)
@@ -735,10 +754,16 @@ def train_case(widths, n) -> Case:
     return Case(what, {"ours": ours, "torch": torch, "jax": jax}, flops, 28 * sum(weights))
 
 
-def torch_step(widths, n) -> Callable:
+def our_step(net, n) -> Callable:
+    x, y = random(n, net.in_features), np.arange(n) % 10
+    trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters(), lr=1e-7), max_batch=n)
+    return lambda: trainer.step(x, y)
+
+
+def torch_step(net, n) -> Callable:
     import torch
 
-    net, x, y = torch_net(widths), torch.from_numpy(random(n, widths[0])), torch.arange(n) % 10
+    x, y = torch.from_numpy(random(n, net[0].in_features)), torch.arange(n) % 10
     adam = torch.optim.Adam(net.parameters(), lr=1e-7, fused=True)
 
     def call():

@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         "--hidden", nargs="*", type=int, default=[128, 64], metavar="N", help="hidden sizes (default: 128 64)"
     )
     train.add_argument("--epochs", type=int, default=20, help="passes over the data (default: %(default)s)")
+    text = f"{CLASS_LOSS} for classes; {', '.join(VALUE_LOSSES)} for values (default: the first of them)"
+    train.add_argument("--loss", choices=(CLASS_LOSS, *VALUE_LOSSES), help=text)
     rules = [name for name in fo.optim.__all__ if name != "Optimizer"]
     train.add_argument("--optimizer", choices=rules, default="Adam", help="the update rule (default: %(default)s)")
     train.add_argument("--lr", type=float, help="learning rate (default: the rule's own)")
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # ---------------------------------------------------------------- commands
 
+CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
 TOPICS = (
     "limits",
     "activations",
@@ -140,6 +143,9 @@ def _train(args):
         raise ValueError(f"{args.data}: expected a target y, got none")
     classes = y.dtype.kind in "iub"
     n_out = _count_classes(y) if classes else 1
+    kind, losses = ("classes", (CLASS_LOSS,)) if classes else ("values", VALUE_LOSSES)
+    if args.loss not in (None, *losses):
+        raise ValueError(f"--loss: expected {' or '.join(losses)} for {kind}, got {args.loss}")
     order = np.random.default_rng(args.seed).permutation(len(X))
     held, kept = np.split(order, [round(args.validation * len(X))])
     validation = (X[held], y[held]) if len(held) else None
@@ -149,7 +155,7 @@ def _train(args):
     net = fo.nn.Sequential([fo.nn.Standardize(widths[0]), *hidden, fo.nn.Dense(widths[-1], n_out)], rng=args.seed)
     options = {} if args.lr is None else {"lr": args.lr}
     optimizer = getattr(fo.optim, args.optimizer)(net.parameters(), **options)
-    trainer = fo.nn.Trainer(net, "cross_entropy" if classes else "mse", optimizer, seed=args.seed)
+    trainer = fo.nn.Trainer(net, args.loss or losses[0], optimizer, seed=args.seed)
     history = trainer.fit(
         X[kept],
         y[kept],

@@ -688,3 +688,128 @@ def gamma(k, dtype):
     """Higham's bound on the relative error of a sum of k products in this dtype."""
     u = np.finfo(dtype).eps / 2
     return k * u / (1 - k * u)
+
+
+# ---------------------------------------------------------------- functions to minimize (Moré, Garbow & Hillstrom 1981)
+
+
+class Rosenbrock:
+    """Minimum 0 at (1, 1), at the end of a curved valley."""
+
+    starts = ((-1.2, 1.0), (0.0, 0.0))
+    minima = (0.0,)
+
+    def value(self, x):
+        return 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2
+
+    def gradient(self, x):
+        e = x[1] - x[0] ** 2
+        return np.array([-400 * x[0] * e - 2 * (1 - x[0]), 200 * e])
+
+    def hessian(self, x):
+        return np.array([[1200 * x[0] ** 2 - 400 * x[1] + 2, -400 * x[0]], [-400 * x[0], 200]])
+
+
+class Beale:
+    """Minimum 0 at (3, 1/2)."""
+
+    starts = ((1.0, 1.0), (0.0, 0.0), (4.0, 1.0))
+    minima = (0.0,)
+
+    def _residuals(self, x):
+        """The residuals, their gradients and their Hessians, powers 1 to 3 along the first axis."""
+        k = np.arange(1, 4)
+        slope = k * x[1] ** (k - 1)
+        bend = x[0] * k * (k - 1) * x[1] ** np.maximum(k - 2, 0)
+        r = np.array([1.5, 2.25, 2.625]) - x[0] * (1 - x[1] ** k)
+        return (
+            r,
+            np.stack([x[1] ** k - 1, x[0] * slope], 1),
+            np.array([[0 * k, slope], [slope, bend]]).transpose(2, 0, 1),
+        )
+
+    def value(self, x):
+        return np.sum(self._residuals(x)[0] ** 2)
+
+    def gradient(self, x):
+        r, dr, _ = self._residuals(x)
+        return 2 * r @ dr
+
+    def hessian(self, x):
+        r, dr, ddr = self._residuals(x)
+        return 2 * (dr.T @ dr + np.tensordot(r, ddr, 1))
+
+
+class PowellSingular:
+    """Minimum 0 at 0, where the Hessian has rank 2."""
+
+    starts = ((3.0, -1.0, 0.0, 1.0),)
+    minima = (0.0,)
+    DIRECTIONS = np.array([[1.0, 10, 0, 0], [0, 0, 1, -1], [0, 1, -2, 0], [1, 0, 0, -1]])
+    WEIGHTS = np.array([1.0, 5, 1, 10])
+    POWERS = np.array([2, 2, 4, 4])
+
+    def value(self, x):
+        return self.WEIGHTS @ (self.DIRECTIONS @ x) ** self.POWERS
+
+    def gradient(self, x):
+        return (self.WEIGHTS * self.POWERS * (self.DIRECTIONS @ x) ** (self.POWERS - 1)) @ self.DIRECTIONS
+
+    def hessian(self, x):
+        bend = self.WEIGHTS * self.POWERS * (self.POWERS - 1) * (self.DIRECTIONS @ x) ** (self.POWERS - 2)
+        return (self.DIRECTIONS.T * bend) @ self.DIRECTIONS
+
+
+class Wood:
+    """Minimum 0 at (1, 1, 1, 1), and a saddle-like plateau on the way."""
+
+    starts = ((-3.0, -1.0, -3.0, -1.0), (0.0, 0.0, 0.0, 0.0))
+    minima = (0.0,)
+
+    def value(self, x):
+        a, b, c, d = x
+        valleys = 100 * (a * a - b) ** 2 + (1 - a) ** 2 + 90 * (c * c - d) ** 2 + (1 - c) ** 2
+        return valleys + 10.1 * ((b - 1) ** 2 + (d - 1) ** 2) + 19.8 * (b - 1) * (d - 1)
+
+    def gradient(self, x):
+        a, b, c, d = x
+        return np.array(
+            [
+                400 * a * (a * a - b) - 2 * (1 - a),
+                -200 * (a * a - b) + 20.2 * (b - 1) + 19.8 * (d - 1),
+                360 * c * (c * c - d) - 2 * (1 - c),
+                -180 * (c * c - d) + 20.2 * (d - 1) + 19.8 * (b - 1),
+            ]
+        )
+
+    def hessian(self, x):
+        a, b, c, d = x
+        first, second = 1200 * a * a - 400 * b + 2, 1080 * c * c - 360 * d + 2
+        return np.array(
+            [
+                [first, -400 * a, 0, 0],
+                [-400 * a, 220.2, 0, 19.8],
+                [0, 0, second, -360 * c],
+                [0, 19.8, -360 * c, 200.2],
+            ]
+        )
+
+
+class MonkeySaddle:
+    """x³ − 3xy² + (x² + y²)²: three ways down from a point of zero gradient and zero Hessian to −27/256."""
+
+    starts = ((1e-3, 1e-3), (1e-3, 0.0), (-0.1, 0.2))
+    minima = (-27 / 256,)
+
+    def value(self, x):
+        return x[0] ** 3 - 3 * x[0] * x[1] ** 2 + (x @ x) ** 2
+
+    def gradient(self, x):
+        return np.array([3 * x[0] ** 2 - 3 * x[1] ** 2, -6 * x[0] * x[1]]) + 4 * (x @ x) * x
+
+    def hessian(self, x):
+        cubic = 6 * np.array([[x[0], -x[1]], [-x[1], -x[0]]])
+        return cubic + 4 * (x @ x) * np.eye(2) + 8 * np.outer(x, x)
+
+
+OBJECTIVES = (Rosenbrock(), Beale(), PowellSingular(), Wood(), MonkeySaddle())

@@ -88,6 +88,23 @@ def test_train_takes_any_rule(classes, tmp_path, capsys):
         main(["train", str(classes), "--optimizer", "Optimizer"])
 
 
+def test_train_takes_the_losses_that_fit_the_targets(classes, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    values, out = tmp_path / "values.npz", str(tmp_path / "m.safetensors")
+    np.savez(values, X=rng.standard_normal((60, 2)), y=rng.standard_normal(60))
+    printed = set()
+    for loss in ("mse", "mae", "huber"):
+        assert main(["train", str(values), "--epochs", "1", "--loss", loss, "--out", out]) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 3
+    for data, loss in ((values, "cross_entropy"), (classes, "mae")):
+        assert main(["train", str(data), "--loss", loss, "--out", out]) == 2
+        assert (
+            f"--loss: expected {'mse or mae or huber' if data == values else 'cross_entropy'} for"
+            in capsys.readouterr().err
+        )
+
+
 @pytest.mark.parametrize("header", ["", "a,b,target\n"])
 def test_train_and_predict_values_from_csv(header, tmp_path, capsys):
     rng = np.random.default_rng(0)

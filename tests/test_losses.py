@@ -277,13 +277,30 @@ def test_an_error_of_zero_has_no_slope(dtype):
 
 @every
 @pytest.mark.parametrize("k", [4, 40])
-def test_nan_in_a_row_shows_in_the_loss(loss, kind, options, k, dtype):
+def test_nan_in_a_row_is_refused_where_it_stands(loss, kind, options, k, dtype):
     prediction, targets = data(3, k, dtype, kind)
     prediction[1, 2] = np.nan
-    got, grad = getattr(fo.functional, loss)(prediction, targets, **loss_options(options, k))
-    assert np.isnan(got)
-    assert np.isnan(grad[1]).any()
-    assert np.isfinite(grad[[0, 2]]).all()
+    with pytest.raises(
+        ValueError, match=r"(logits|prediction): expected values whose loss is defined, got nan at \(1, 2\)"
+    ):
+        getattr(fo.functional, loss)(prediction, targets, **loss_options(options, k))
+
+
+@pytest.mark.parametrize("k", [4, 40])
+def test_infinite_logits_are_refused_where_the_softmax_is_undefined(k, dtype):
+    logits, classes = data(3, k, dtype, "classes")
+    logits[0, :] = -np.inf
+    logits[0, classes[0]] = 0  # the others are impossible: a loss of 0
+    alone, _ = fo.functional.cross_entropy(logits[:1], classes[:1])
+    assert alone == 0
+    logits[1, 3] = np.inf
+    with pytest.raises(ValueError, match=r"logits: expected values whose loss is defined, got -?inf"):
+        fo.functional.cross_entropy(logits, classes)
+
+
+def test_nan_in_targets_is_refused_where_it_stands(dtype):
+    with pytest.raises(ValueError, match=r"targets: expected values whose loss is defined, got nan at \(0, 1\)"):
+        fo.functional.mse(np.zeros((1, 2), dtype), np.array([[0, np.nan]], dtype))
 
 
 # ---------------------------------------------------------------- what may be given

@@ -14,6 +14,7 @@ import pytest
 from reference import KERNELS, RULES
 
 import fastopt as fo
+from fastopt.nn.files import arrays_of
 
 
 def rows(n=90):
@@ -135,6 +136,28 @@ def test_a_step_refused_in_another_thread_leaves_the_run_alone():
     worker.join()
     assert refused
     assert all(np.isfinite(a).all() for a in net.parameters())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"nesterov": "interim"}, {"max_norm": 1.0}])
+def test_a_batch_without_a_loss_does_not_happen(options, threads):
+    layers = [fo.nn.Dense(64, 32, activation="tanh"), fo.nn.BatchNorm(32), fo.nn.Dropout(0.2), fo.nn.Dense(32, 2)]
+    net = fo.nn.Sequential(layers, rng=0)
+    one = fo.nn.Trainer(net, loss="mse", optimizer=fo.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, **options))
+    X, Y = np.random.default_rng(0).standard_normal((500, 64)).astype(np.float32), np.zeros((500, 2))
+    with fo.num_threads(threads):
+        one.step(X, Y)
+        state, kept = one.optimizer.state_dict(), copy.deepcopy(one)
+        bad = X.copy()
+        bad[7, 7] = np.nan
+        with pytest.raises(FloatingPointError, match=r"loss: expected one .*, got nan; .*nothing has been updated"):
+            one.step(bad, Y)
+        with pytest.raises(FloatingPointError, match="loss: expected one that is defined"):
+            one.fit(bad, Y, batch_size=500)
+        for got, want in zip(arrays_of(net).values(), arrays_of(kept.net).values(), strict=True):
+            np.testing.assert_array_equal(got, want)
+        np.testing.assert_equal(one.optimizer.state_dict(), state)
+        assert one.step(X, Y) == kept.step(X, Y)  # draws as if nothing had been
 
 
 # ---------------------------------------------------------------- a step is its parts

@@ -44,6 +44,7 @@ cdef enum:
     ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed
     COLUMN_GRAIN = 16           # columns of one member, whole cache lines
     COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
+    CENTRE_ROWS = 8             # whose mean the first sums are taken about; bits
     STATISTICS_ROWS = 64        # summed in the dtype before they are joined; bits
     STATISTICS_PIECE = 1024     # elements of a channel, likewise; bits
     SCALE_ROWS = 16             # rows that are still in L1 when the activation follows

@@ -21,12 +21,13 @@ cdef extern from "bits.h" nogil:
     const float MOST_FLOAT "FASTOPT_MOST_FLOAT"         # divisors of quotient
     const double MOST_DOUBLE "FASTOPT_MOST_DOUBLE"
     double copy_sign "fastopt_copysign"(double x, double sign)
-    double head_of "fastopt_head"(double x)
+    double minus_half_square "fastopt_minus_half_square"(double a, void* rest)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)
     # The first n < LANES elements of x into a block whose others are padding, and back.
     void fill "fastopt_fill"(void* block, const void* x, Py_ssize_t n, double padding)
     void spill "fastopt_spill"(void* x, const void* block, Py_ssize_t n)
     ctypedef void one_body_void "FASTOPT_ONE_BODY void"
+    void prefetch "__builtin_prefetch"(const void* p)
 
 cdef enum:
     LANES = 16
@@ -225,14 +226,13 @@ cdef inline floating gauss_argument(floating x) noexcept nogil:
 
 
 cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
-    # factor exp(-a^2/2). a^2 = head^2 + (a - head)(a + head), the first square exact.
-    cdef floating head = head_of(a), shift, small, y, power = 0
+    # factor exp(-a^2/2), the square in two parts
+    cdef floating shift, small, y, power = 0, rest = 0, square = minus_half_square(a, &rest)
     if floating is float:
         shift, small = 64.0, 5.421010862427522e-20
     else:
         shift, small = 512.0, 7.458340731200207e-155
-    y = exp_reduced(<floating>-0.5 * head * head,
-                    <floating>-0.5 * (a - head) * (a + head), shift, &power)
+    y = exp_reduced(square, rest, shift, &power)
     return (factor + factor * y) * power * small
 
 
@@ -241,27 +241,26 @@ cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
 
 cdef inline floating mills_denominator(floating a) noexcept nogil:
     if floating is float:
-        return a + <floating>2.5
+        return a + <floating>3.75
     else:
         return a + <floating>3
 
 
 cdef inline floating mills_polynomial(floating v) noexcept nogil:
-    # p(v) for a <= 15 (float), 39 (double); past them a tail is 0. Remez in 45 digits,
-    # then rounded: off by at most 1.8e-8 (float), 1.5e-16 (double), relative.
+    # p(v) for a <= 13.28 (float), 39 (double); past them a tail is denormal or 0. Minimax (Remez, Lawson),
+    # then rounded: off by at most 1.5e-8 (float), 1.5e-16 (double), relative.
     cdef floating p, t
     if floating is float:
-        t = v - <floating>0.25
-        p = <floating>-8.074377e-02
-        p = p * t + <floating>1.0189771e-01
-        p = p * t + <floating>6.548284e-02
-        p = p * t - <floating>2.5407989e-02
-        p = p * t - <floating>1.4848022e-01
-        p = p * t - <floating>1.06497034e-01
-        p = p * t + <floating>2.682548e-01
-        p = p * t + <floating>3.8951993e-01
-        p = p * t - <floating>1.1028874e+00
-        p = p * t + <floating>9.54404e-01
+        t = v - <floating>0.5
+        p = <floating>0.11350137
+        p = p * t + <floating>0.0652073473
+        p = p * t - <floating>0.266824126
+        p = p * t + <floating>0.038403701
+        p = p * t + <floating>0.599880815
+        p = p * t - <floating>1.21216667
+        p = p * t + <floating>1.41175842
+        p = p * t - <floating>1.17637658
+        p = p * t + <floating>0.750294089
     else:
         t = v - 0.5
         p = -0.03982483655994943
@@ -629,6 +628,7 @@ cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e
     for j in range(LANES):
         partial[j] = lane[j]
     for i in range(blocks):
+        prefetch(x + blocks * LANES)        # the next row, on its way while this one keeps the core busy
         for j in range(LANES):
             out[j] = exp_below(x[j] - shift)
         for j in range(LANES):

@@ -36,8 +36,8 @@
 #define fastopt_spill(x, block, n) \
     _Generic(*(block), float: fastopt_spill_float, double: fastopt_spill_double)(x, block, n)
 #define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
-#define fastopt_head(x) \
-    _Generic((x), float: fastopt_head_float, double: fastopt_head_double)(x)
+#define fastopt_minus_half_square(a, rest) \
+    _Generic((a), float: fastopt_minus_half_square_float, double: fastopt_minus_half_square_double)(a, rest)
 #define fastopt_power_from_low_bits(x) \
     _Generic((x), float: fastopt_power_from_low_bits_float, \
              double: fastopt_power_from_low_bits_double)(x)
@@ -88,24 +88,45 @@ static inline void fastopt_spill_double(double *x, const double *block, ptrdiff_
 #endif
 }
 
-/* x cut to the upper half of its significand: the square of the result is exact. */
-static inline float fastopt_head_float(float x)
+/* -a^2/2 and a rest that together are exact. Without fused products the square of the upper half
+ * of a's significand, which is exact, and what is missing to all of a. */
+#ifdef __FMA__
+static inline float fastopt_minus_half_square_float(float a, float *rest)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits &= UINT32_C(0xfffff000);
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    const float half = -0.5f * a, square = half * a;
+    *rest = __builtin_fmaf(half, a, -square);
+    return square;
 }
 
-static inline double fastopt_head_double(double x)
+static inline double fastopt_minus_half_square_double(double a, double *rest)
 {
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits &= UINT64_C(0xfffffffff8000000);
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    const double half = -0.5 * a, square = half * a;
+    *rest = __builtin_fma(half, a, -square);
+    return square;
 }
+#else
+static inline float fastopt_minus_half_square_float(float a, float *rest)
+{
+    float head = a;
+    uint32_t bits;
+    memcpy(&bits, &head, sizeof bits);
+    bits &= UINT32_C(0xfffff000);
+    memcpy(&head, &bits, sizeof head);
+    *rest = -0.5f * (a - head) * (a + head);
+    return -0.5f * head * head;
+}
+
+static inline double fastopt_minus_half_square_double(double a, double *rest)
+{
+    double head = a;
+    uint64_t bits;
+    memcpy(&bits, &head, sizeof bits);
+    bits &= UINT64_C(0xfffffffff8000000);
+    memcpy(&head, &bits, sizeof head);
+    *rest = -0.5 * (a - head) * (a + head);
+    return -0.5 * head * head;
+}
+#endif
 
 /* 2^k from a float whose lowest bits are the biased exponent k + bias, as those of
  * k + bias + 1.5 * 2^23 (1.5 * 2^52) are; the shift drops everything above them. */

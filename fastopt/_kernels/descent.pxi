@@ -7,11 +7,6 @@
 # - Only a step that cannot be refused any more can go this way (`can_descend`). Where the norm
 #   of all gradients is limited, it is taken from rows of x and dz before the first update.
 
-cdef extern from "simd.h" nogil:
-    double dot_wide_f(const float* a, const float* b, Py_ssize_t n)
-    double dot_wide_d(const double* a, const double* b, Py_ssize_t n)
-
-
 cdef inline bint can_descend(const Plan* plan) noexcept nogil:
     return plan != NULL and plan.check_finite == FINITE_ANY and plan.accumulate == 1 and not plan.interim
 
@@ -19,13 +14,6 @@ cdef inline bint can_descend(const Plan* plan) noexcept nogil:
 cdef inline bint gram_pays(Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
     # whether ||dW|| from rows of x and dz is cheaper than from a dW that is written and read twice
     return n * n * (n_in + n_out) < GRAM_SHARE * n_in * n_out
-
-
-cdef inline double dot_wide(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        return dot_wide_f(a, b, n)
-    else:
-        return dot_wide_d(a, b, n)
 
 
 cdef double gram_row(const floating* x, const floating* dz, Py_ssize_t i, Py_ssize_t n_in, Py_ssize_t n_out, bint bias) noexcept nogil:
@@ -41,27 +29,28 @@ cdef double gram_row(const floating* x, const floating* dz, Py_ssize_t i, Py_ssi
 
 cdef void descend_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,
                         floating* dz, floating* dx, floating* db, floating* scratch, Plan* plan, Tensor* t,
-                        Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
+                        const Penalty* penalty, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # as backward_dense, but t, the tensor of weight, takes its step instead of dw being written
+    # as backward_dense, with the penalty's gradient, but t, the tensor of weight, takes its step instead of dw being written
     cdef Py_ssize_t c0, c1, p = 0, high = DESCENT_FEW if n < DESCENT_FEW else SPREAD_PANEL
     cdef Operands operands
     dense_dz(dy, x, v, dz, scratch, &operands, n, n_in, n_out, activation, member, team)
     if db != NULL:
         bias_gradient(dz, db, n, n_out, member, team)
     if dx == NULL:
-        descend_rows(&operands, dz, plan, t, share(n_out, 16, member, team), share(n_out, 16, member + 1, team), 0, n_in, n, n_in)
+        descend_rows(&operands, weight, plan, t, penalty, share(n_out, 16, member, team), share(n_out, 16, member + 1, team),
+                     0, n_in, n, n_in)
         return
     c0, c1 = share(n_in, strip_of(dz), member, team), share(n_in, strip_of(dz), member + 1, team)
     while p < n_out and c0 < c1:
         spread_product(dz + p, n_out, 1, weight + p * n_in + c0, n_in, dx + c0, n_in, n, c1 - c0,
                        min(high, n_out - p), accumulate_dx or p > 0, NULL, False)
-        descend_rows(&operands, dz, plan, t, p, min(p + high, n_out), c0, c1, n, n_in)
+        descend_rows(&operands, weight, plan, t, penalty, p, min(p + high, n_out), c0, c1, n, n_in)
         p += high
 
 
-cdef void descend_rows(const Operands* a, const floating* dtype, Plan* plan, Tensor* t, Py_ssize_t r0, Py_ssize_t r1,
-                       Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, Py_ssize_t n_in) noexcept nogil:
+cdef void descend_rows(const Operands* a, const floating* weight, Plan* plan, Tensor* t, const Penalty* penalty,
+                       Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, Py_ssize_t n_in) noexcept nogil:
     # rows r0 to r1, columns c0 (which starts a strip) to c1 of the weights take their step
     cdef floating rows[8 * DESCENT_COLUMNS]             # SPREAD_ROWS is at most 8
     cdef Py_ssize_t i, j, high, wide
@@ -72,6 +61,9 @@ cdef void descend_rows(const Operands* a, const floating* dtype, Plan* plan, Ten
         while j < c1:
             wide = min(<Py_ssize_t>DESCENT_COLUMNS, c1 - j)
             weight_gradient(a, rows, wide, r0, r0 + high, j, j + wide, n, False)
+            if penalizes(penalty):
+                for i in range(high):
+                    add_penalty_gradient(penalty, weight + (r0 + i) * n_in + j, rows + i * wide, wide)
             mode = flush_denormals()
             if wide == n_in:
                 update_piece(plan, t, r0 * n_in, (r0 + high) * n_in, rows)

@@ -8,8 +8,8 @@
 #   row order by one member, so the sum does not depend on the team.
 # - Weighted means divide by the sum of the weights, as torch's class weights do.
 #   A batch whose weights are all zero has loss 0 and gradient 0.
-# - NaN and infinite predictions show in the loss. What is checked is what a caller can
-#   get wrong in the targets, before the first write.
+# - Targets and weights are checked before the first write. Predictions are not: that would be
+#   one more read. Where they leave a loss undefined it is NaN, and the caller raises.
 
 cdef extern from "bits.h" nogil:
     double log_parts "fastopt_log_parts"(double x, double* m)
@@ -357,7 +357,7 @@ cdef void scale_narrow_rows(const floating* e, const floating* factor, floating*
 
 cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* targets, const floating* weights,
                              double inverse, double* row_loss, floating* grad, Py_ssize_t rows, Py_ssize_t k) noexcept nogil:
-    # up to LANES narrow rows, or a wide one; targets (rows,) or (rows, k), weights (rows,) or NULL
+    # up to LANES rows; targets (rows,) or (rows, k), weights (rows,) or NULL
     cdef floating e[NARROW * LANES]
     cdef floating top[LANES]
     cdef floating total[LANES]
@@ -367,43 +367,56 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
     cdef double weight[LANES]
     cdef const floating* t
     cdef int64_t label
-    cdef floating scale
     cdef Py_ssize_t i, j
     for i in range(LANES):
         mass[i], dot[i], weight[i], total[i] = 0, 0, 0, 1
     if k <= NARROW:
         exp_narrow_rows(z, e, top, total, rows, k)
-    else:
-        top[0] = row_max(z, k)
-        total[0] = exp_sum_row(z, top[0], grad, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
         label = (<const int64_t*>targets)[i] if t == NULL else 0
         weight[i] = inverse if weights == NULL else <double>weights[i] * inverse
+        if k > NARROW:
+            top[i] = row_max(z + i * k, k)
+            total[i] = exp_sum_row(z + i * k, top[i], grad + i * k, k)
         mass[i] = sum_targets(rule, z + i * k, t, label, top[i], &dot[i], k)
-    row_losses(total, mass, dot, weight, factor, row_loss, rows)
-    if k <= NARROW:
-        scale_narrow_rows(e, factor, grad, rows, k)
-    else:
-        for j in range(k):
-            grad[j] = grad[j] * factor[0] if factor[0] != <floating>0 else <floating>0
+        if k > NARROW:
+            factor[i] = gradient_factor(weight[i] * mass[i], <double>total[i], grad)
+            scale_row(grad + i * k, factor[i], k)
+            subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
+    row_losses(total, mass, dot, weight, row_loss, rows)
+    if k > NARROW:
+        return
+    for i in range(LANES):
+        factor[i] = gradient_factor(weight[i] * mass[i], <double>total[i], grad)
+    scale_narrow_rows(e, factor, grad, rows, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
         label = (<const int64_t*>targets)[i] if t == NULL else 0
-        scale = <floating>weight[i]
-        subtract_targets(rule, t, label, scale, grad + i * k, k)
+        subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
 
 
-cdef void row_losses(const floating* total, const double* mass, const double* dot, const double* weight, floating* factor,
+cdef inline floating gradient_factor(double part, double total, const floating* dtype) noexcept nogil:
+    # what a row's exponentials are multiplied by; part: its weight times its mass
+    return <floating>(part / total) if part != 0 else <floating>0
+
+
+cdef inline void scale_row(floating* grad, floating factor, Py_ssize_t k) noexcept nogil:
+    # grad *= factor; NaN times 0 is 0: the row does not count
+    cdef Py_ssize_t j
+    for j in range(k):
+        grad[j] = grad[j] * factor if factor != <floating>0 else <floating>0
+
+
+cdef void row_losses(const floating* total, const double* mass, const double* dot, const double* weight,
                      double* row_loss, Py_ssize_t rows) noexcept nogil:
-    # loss = weight (mass log(total) - dot), factor = weight mass / total; lanes past `rows` are spare
+    # loss = weight (mass log(total) - dot); lanes past `rows` are spare
     cdef double loss[LANES]
     cdef double part
     cdef Py_ssize_t i
     for i in range(LANES):
         part = weight[i] * mass[i]
         loss[i] = part * log_element(<double>total[i]) - weight[i] * dot[i] if part != 0 else 0.0
-        factor[i] = <floating>(part / <double>total[i]) if part != 0 else <floating>0
     for i in range(rows):
         row_loss[i] = loss[i]
 
@@ -416,12 +429,13 @@ cdef void loss_rows(const Loss* rule, const floating* prediction, const void* ta
     # prediction (n, k); weights (n,) or NULL -> row_loss (n,), grad (n, k) of the (weighted) mean
     cdef double total = loss_weight(rule, targets, weights, n), inverse = 1 / total if total > 0 else 0
     cdef Py_ssize_t grain = LANES if k <= NARROW else 1, rows
+    cdef Py_ssize_t most = LANES if rule.kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else grain
     cdef Py_ssize_t i = share(n, grain, member, team), stop = share(n, grain, member + 1, team)
     cdef const floating* z
     cdef const floating* t
     cdef const floating* w
     while i < stop:
-        rows = min(grain, stop - i)
+        rows = min(most, stop - i)
         z, t, w = prediction + i * k, <const floating*>targets + i * k, NULL if weights == NULL else weights + i
         if rule.kind == CROSS_ENTROPY:
             cross_entropy_rows(rule, z, <const int64_t*>targets + i, w, inverse, row_loss + i, grad + i * k, rows, k)
@@ -653,6 +667,7 @@ cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad,
                          object delta=1.0, object label_smoothing=0.0, object class_weight=None):
     cdef LossCall c
+    cdef double value
     cdef str name = "logits" if loss == "cross_entropy" or loss == "binary_cross_entropy" else "prediction"
     c.typenum = float_type(name, prediction)
     prediction = as_input(name, prediction, c.typenum, (None, None))
@@ -670,7 +685,12 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     c.weights = NULL if weights is None else data(weights)
     with nogil:
         team_run(loss_job, &c, team_for(16 * c.n * c.k))
-    return add_up(<double*>c.row_loss, c.n), grad
+    value = add_up(<double*>c.row_loss, c.n)
+    if value != value:
+        a = prediction if not np.isfinite(prediction).all() else targets
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"{name if a is prediction else 'targets'}: expected values whose loss is defined, got {a[place]} at {place}")
+    return value, grad
 
 
 def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weight=None, label_smoothing=0.0):
@@ -701,10 +721,8 @@ def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weigh
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, a class out of range, a probability or an option outside its
         interval; nothing has been written then.
-
-    Notes
-    -----
-    NaN or infinity in a row of logits make the loss NaN, unless the row has weight 0.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -738,6 +756,8 @@ def binary_cross_entropy(logits, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, or a probability outside [0, 1]; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -771,6 +791,8 @@ def mse(prediction, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -803,6 +825,8 @@ def mae(prediction, targets, grad=None, *, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------
@@ -837,6 +861,8 @@ def huber(prediction, targets, grad=None, *, delta=1.0, sample_weight=None):
     ------
     TypeError, ValueError
         Wrong dtype, shape, layout or overlap, or a `delta` that is not above 0; nothing has been written then.
+    ValueError
+        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
     Examples
     --------

@@ -33,6 +33,8 @@ cdef extern from "simd.h" nogil:
                          const float* bias, int relu)
     void transpose_out_d(const double* source, Py_ssize_t ld, Py_ssize_t rows, double* to, Py_ssize_t ldt, Py_ssize_t depth,
                          const double* bias, int relu)
+    double dot_wide_f(const float* a, const float* b, Py_ssize_t n)
+    double dot_wide_d(const double* a, const double* b, Py_ssize_t n)
 
 
 cdef inline void dot_tiles(Py_ssize_t rows, Py_ssize_t cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
@@ -74,6 +76,13 @@ cdef inline void transpose_out(const floating* source, Py_ssize_t ld, Py_ssize_t
         transpose_out_f(source, ld, rows, to, ldt, depth, bias, relu)
     else:
         transpose_out_d(source, ld, rows, to, ldt, depth, bias, relu)
+
+
+cdef inline double dot_wide(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        return dot_wide_f(a, b, n)
+    else:
+        return dot_wide_d(a, b, n)
 
 
 cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:

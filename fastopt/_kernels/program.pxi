@@ -3,7 +3,7 @@
 # Value 0 is the input; every entry reads one value (ADD two) and writes the next.
 # The contract of an entry, whatever its kind:
 #   shapes      n_in, n_out; src (and shortcut) before dst
-#   parameters  weight and bias point into the layer's arrays; its gradients are
+#   parameters  weight and bias point into the layer's arrays, and what regularizes the weight; its gradients are
 #               numbers first_grad, first_grad + 1 of the caller's table; in a descent
 #               weights of dense entries take their steps instead
 #   forward     a member computes its share of dst from all of src; a barrier follows
@@ -42,9 +42,11 @@ cdef struct Entry:
     void *running_mean          # batch_norm, (c,)
     void *running_var
     double eps, momentum
-    Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch
+    Py_ssize_t statistics       # batch_norm: the value that holds mean and variance of a batch, and its coefficients, (5, c)
     double rate                 # dropout: the share to drop
     uint64_t *seed              # dropout: where its layer keeps its seed
+    Penalty penalty             # dense, grouped_dense: what regularizes the weight
+    Py_ssize_t first_penalty    # its rows' numbers in row_penalty
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
@@ -62,6 +64,9 @@ cdef struct Run:                # one pass of a program over some rows
     void* scratch               # of one entry at a time
     void* tscratch              # likewise, for an operand that is a tangent
     Plan* plan                  # NULL: gradients only
+    double* row_penalty         # (n_penalties,) of the rows of weights that are penalized
+    Py_ssize_t n_penalties
+    bint bounded                # some rows of weights have a largest norm
     uint64_t step               # number of the batch, from 0: what dropout draws by
     bint may_descend            # weights may take their steps in backward, without gradients
     int descent                 # how they do in this batch
@@ -91,7 +96,7 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     elif e.kind == ENTRY_BATCH_NORM and r.training:
         statistics = <floating*>r.values[e.statistics]
         forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, z, y, statistics, statistics + e.n_in,
-                           r.rows, e.n_in, e.eps, e.activation, member, team)
+                           statistics + 2 * e.n_in, r.rows, e.n_in, e.eps, e.activation, member, team)
     elif e.kind == ENTRY_BATCH_NORM:
         inference_batch_norm(x, <floating*>e.weight, <floating*>e.bias, <floating*>e.running_mean, <floating*>e.running_var,
                              y, r.rows, e.n_in, e.eps, e.activation, member, team)
@@ -116,7 +121,8 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
         db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
     if e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE:
         descend_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, db, <floating*>r.scratch,
-                      r.plan, &r.plan.tensors[e.first_grad], r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
+                      r.plan, &r.plan.tensors[e.first_grad], &e.penalty, r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx,
+                      member, team)
     elif e.kind == ENTRY_DENSE:
         backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, v, dy, dx, dw, db, <floating*>r.scratch,
                        r.rows, e.n_in, e.n_out, e.activation, e.accumulate_dx, member, team)
@@ -135,7 +141,7 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
             return
         statistics = <floating*>r.values[e.statistics]
         backward_batch_norm(dy, <floating*>r.values[e.src], <floating*>e.weight, statistics, statistics + e.n_in,
-                            v, dy, dx, dw, db, r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
+                            statistics + 2 * e.n_in, v, dy, dx, dw, db, r.rows, e.n_in, e.eps, e.activation, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_WHITEN:
         if e.needs_dx:
             backward_dense(dy, <floating*>r.values[e.src], <floating*>e.weight, dy, dy, dx, NULL, NULL, <floating*>r.scratch,
@@ -246,7 +252,16 @@ cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) n
     cdef Py_ssize_t i
     for i in range(r.n_entries):
         forward_entry(r, &r.entries[i], dtype, member, team)
-        team_barrier(team)
+        if not keeps_columns(r, i):
+            team_barrier(team)
+
+
+cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
+    # whether members go on from entry i without meeting: batch_norm takes the statistics of the very columns
+    # that a member has written in dense, still warm, and then meets the others itself
+    cdef Entry* e = &r.entries[i]
+    return (r.training and r.n >= TRANSPOSE_ROWS and e.kind == ENTRY_DENSE and e.activation != SOFTMAX
+            and i + 1 < r.n_entries and e[1].kind == ENTRY_BATCH_NORM and e[1].src == e.dst)
 
 
 cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -268,6 +283,47 @@ cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_
     for i in range(r.n_entries - 1, -1, -1):
         tangent_backward_entry(r, &r.entries[i], dtype, member, team)
         team_barrier(team)
+
+
+# ---------------------------------------------------------------- regularization
+
+cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # row_penalty of all weights, a member's share
+    cdef Py_ssize_t i
+    cdef Entry* e
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if penalizes(&e.penalty):
+            penalty_rows(&e.penalty, <floating*>e.weight, r.row_penalty + e.first_penalty, e.n_out, e.n_in // e.groups, member, team)
+
+
+cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # to gradients of weights that are whole; those that are not had them added in descend_rows. With directions, by
+    # number of the gradient, to the gradients' derivatives along them
+    cdef Py_ssize_t i, n, start, stop
+    cdef Entry* e
+    cdef Penalty penalty
+    cdef floating* w
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if penalizes(&e.penalty) and not (e.kind == ENTRY_DENSE and r.descent == DESCENT_AT_ONCE):
+            penalty, w = e.penalty, <floating*>e.weight
+            if directions != NULL:  # l1 is linear
+                penalty.l1, w = 0, <floating*>directions[e.first_grad]
+            n = e.n_out * (e.n_in // e.groups)
+            start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
+            add_penalty_gradient(&penalty, w + start, <floating*>r.dparams[e.first_grad] + start, stop - start)
+
+
+cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # after an update: no row of weights is longer than its layer allows
+    cdef Py_ssize_t i
+    cdef Entry* e
+    team_barrier(team)
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if e.penalty.max_norm > 0:
+            limit_rows(&e.penalty, <floating*>e.weight, e.n_out, e.n_in // e.groups, member, team)
 
 
 # ---------------------------------------------------------------- predict
@@ -335,6 +391,7 @@ cdef struct TrainCall:
     double* row_loss
     double batch_loss, batch_weight
     double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
+    bint undefined                          # the batch has no loss, so it has not happened
     bint stop
     bint gauss_newton, forward_known        # of a Hessian-vector product
 
@@ -359,6 +416,8 @@ cdef int descent_of(Run* r) noexcept nogil:
         return DESCENT_NONE
     if not r.plan.limited:
         return DESCENT_AT_ONCE
+    if r.n_penalties > 0:           # the norm of a gradient and a penalty's is not that of rows of x and dz
+        return DESCENT_NONE
     for i in range(r.n_entries):
         e = &r.entries[i]
         if e.kind == ENTRY_DENSE and not gram_pays(r.rows, e.n_in, e.n_out):
@@ -398,7 +457,7 @@ cdef void descend_limited(Run* r, double* row_squares, floating* dtype, Py_ssize
             db = <floating*>r.dparams[e.first_grad + 1] if e.bias != NULL else NULL
             descend_dense(<floating*>r.dvalues[e.dst], <floating*>r.values[e.src], <floating*>e.weight, <floating*>NULL,
                           <floating*>r.dvalues[e.dst], <floating*>NULL, db, <floating*>r.scratch, r.plan, &r.plan.tensors[e.first_grad],
-                          r.rows, e.n_in, e.n_out, IDENTITY, False, member, team)
+                          &e.penalty, r.rows, e.n_in, e.n_out, IDENTITY, False, member, team)
             team_barrier(team)
 
 
@@ -406,6 +465,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     # forward, loss, backward and update of the batch that starts at position
     cdef Py_ssize_t last = run.entries[run.n_entries - 1].dst
     cdef floating* weights = NULL
+    cdef double loss
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
     if run.plan != NULL and run.plan.interim:
@@ -416,15 +476,26 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     forward(run, dtype, member, team)
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
               c.row_loss, <floating*>run.dvalues[last], run.rows, c.n_out, member, team)
+    sum_penalties(run, dtype, member, team)
     team_barrier(team)
+    loss = add_up(c.row_loss, run.rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
+    if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
+        if run.plan.interim:
+            walk_share(run.plan, return_part, member, team)
+        if member == 0:
+            c.undefined = True
+        return
     if member == 0:
-        c.batch_loss = add_up(c.row_loss, run.rows)
+        c.batch_loss = loss
         c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, run.rows)
         if run.descent == DESCENT_AT_ONCE:
             prepare_descent(run)
         elif run.plan != NULL and not run.plan.gated:
             update_prepare(run.plan)
     backward(run, dtype, member, team)
+    if run.n_penalties > 0:
+        add_penalties(run, NULL, dtype, member, team)
+        team_barrier(team)
     if run.descent == DESCENT_LIMITED:
         descend_limited(run, c.row_loss, dtype, member, team)
         update_all(run.plan, member, team)
@@ -432,6 +503,8 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         if run.plan.interim:
             walk_share(run.plan, return_part, member, team)
         update_step(run.plan, member, team)
+    if run.bounded and run.plan != NULL and run.plan.passed:
+        limit_weights(run, dtype, member, team)
 
 
 cdef void move_averages(Run* r, floating* dtype) noexcept nogil:
@@ -449,10 +522,10 @@ cdef void move_averages(Run* r, floating* dtype) noexcept nogil:
 
 cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
     c.stop = team_seconds() > c.deadline
+    if c.undefined or (c.run.plan != NULL and c.run.plan.refused):      # the batch has not happened
+        c.stop = True
+        return
     if c.run.plan != NULL:
-        if c.run.plan.refused:      # the batch has not happened
-            c.stop = True
-            return
         c.stop |= c.run.plan.n_rows > 0 and c.run.plan.row >= c.run.plan.n_rows
     if c.run.plan != NULL and not c.run.plan.left_out:
         move_averages(&c.run, dtype)
@@ -514,6 +587,7 @@ cdef void hvp_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, P
         backward(run, dtype, member, team)
     else:
         tangent_backward(run, dtype, member, team)
+    add_penalties(run, run.directions, dtype, member, team)
 
 
 cdef void hvp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -536,6 +610,7 @@ cdef class Workspace:
     cdef void** dvalues
     cdef void* scratch
     cdef double* row_loss
+    cdef double* row_penalty
     cdef char *batch_x
     cdef char *batch_targets
     cdef char *batch_weights
@@ -546,11 +621,12 @@ cdef class Workspace:
         cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t first = 1 if tangents else 0, values = rows * sum(program.widths[first:]) * item
+        cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
         cdef Py_ssize_t extra = 0               # for a batch that is gathered, its weights and losses
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
         if training and not tangents:
-            extra = rows * (8 + 8 + program.widths[0] * item + max(8, program.widths[n_values - 1] * item))
+            extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
         self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
         self.scratch = <char*>self.block + tables
@@ -564,6 +640,7 @@ cdef class Workspace:
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
             self.batch_targets = self.batch_x + rows * <Py_ssize_t>program.widths[0] * item
+            self.row_penalty = <double*>(self.batch_targets + rows * target)
         self.capacity = rows
 
     def __dealloc__(self):
@@ -579,7 +656,7 @@ cdef class Program:
         Width of every value; value 0 is the input, the last one the output.
     entries : list of dict
         kind, src, dst, and by kind: activation, weight, bias, groups, shortcut, keep, mean, var, eps, momentum,
-        statistics, rate, seed.
+        statistics, rate, seed, penalty (l1, l2, max_norm).
     typenum : int
         NumPy type number of every array.
     packed : bool
@@ -591,6 +668,8 @@ cdef class Program:
     cdef readonly int typenum
     cdef readonly Py_ssize_t n_in, n_out
     cdef readonly Py_ssize_t least_rows     # of a batch to train on
+    cdef Py_ssize_t n_penalties             # rows of weights that are penalized
+    cdef bint bounded                       # some have a largest norm
     cdef readonly list widths
     cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
     cdef list pool                          # workspaces at rest, for predict
@@ -626,6 +705,10 @@ cdef class Program:
             e.trained = product or (e.kind == ENTRY_BATCH_NORM and e.weight != NULL)
             has_gradient[e.dst] = e.trained or e.needs_dx or e.needs_dshortcut
             self.work += e.n_in * e.n_out // e.groups if product or e.kind == ENTRY_WHITEN else 4 * e.n_in
+            e.penalty.l1, e.penalty.l2, e.penalty.max_norm = spec.get("penalty", (0.0, 0.0, 0.0))
+            e.first_penalty = self.n_penalties
+            self.n_penalties += e.n_out if penalizes(&e.penalty) else 0
+            self.bounded |= e.penalty.max_norm > 0
             if e.trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
@@ -666,6 +749,7 @@ cdef class Program:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
+        run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
         run.tangents = run.dtangents = run.directions = NULL
         run.tscratch = NULL
 
@@ -776,6 +860,7 @@ cdef class Training:
         c.run.plan = NULL if self.update is None else &self.update.plan
         c.run.may_descend, c.run.step = self.may_descend(), self.batches
         c.deadline = c.loss_sum = c.weight_sum = 0
+        c.undefined = False
 
     cdef bint may_descend(self) noexcept:
         # whether no gradient of weights needs to be whole before the first update
@@ -816,8 +901,8 @@ cdef class Training:
             self.execute(&c, rows)
         finally:
             self.leave()
+        self.report(&c)
         if self.update is not None:
-            self.update.report_refusal()
             self.batches += 1
         self.batch_weight = c.batch_weight
         return c.batch_loss
@@ -854,15 +939,18 @@ cdef class Training:
             self.leave()
         return product
 
-    def move_averages(self):
-        """The running averages of every batch_norm take in what the last forward has seen: for a step that no update makes."""
+    def finish(self):
+        """What a step that no update makes leaves to be done: the running averages of every batch_norm take in what the
+        last forward has seen, and rows of weights are limited."""
         cdef Run run
         self.program.start(&run, self.workspace, True)
         run.rows = self.rows
         if self.program.typenum == cnp.NPY_FLOAT32:
             move_averages(&run, <float*>NULL)
+            limit_weights(&run, <float*>NULL, 0, 1)
         else:
             move_averages(&run, <double*>NULL)
+            limit_weights(&run, <double*>NULL, 0, 1)
 
     cdef int enter(self) except -1:
         # the workspace and the optimizer belong to one call at a time
@@ -873,6 +961,13 @@ cdef class Training:
     cdef void leave(self) noexcept:
         if self.update is not None:
             self.update.busy = False
+
+    cdef int report(self, TrainCall* c) except -1:
+        # what made a call stop before its time
+        if c.undefined:
+            raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
+                                     "of them, hold NaN or infinity; nothing has been updated")
+        return self.update.report_refusal() if self.update is not None else 0
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):
         """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
@@ -895,4 +990,4 @@ cdef class Training:
             self.batches += c.batches
         finally:
             self.leave()
-        self.update.report_refusal()
+        self.report(&c)

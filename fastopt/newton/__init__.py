@@ -1,5 +1,18 @@
 """The second order: Newton's step, minimizers, and what a Hessian says about a point."""
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
+from fastopt.newton.minimizer import minimize
+from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical_point, predicted_change, step
 
-__all__ = ["Spectrum", "hessian", "spectrum"]
+__all__ = [
+    "CriticalPoint",
+    "Spectrum",
+    "Step",
+    "condition_number",
+    "critical_point",
+    "hessian",
+    "minimize",
+    "predicted_change",
+    "spectrum",
+    "step",
+]

@@ -6,16 +6,16 @@ thread: the same bits, however many threads there are.
 
 import numpy as np
 
+from fastopt.threads import one_blas_thread
+
 ROWS = 4096  # centred at a time
 
 
 def covariance(X) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population covariance of the columns of X (n, c), in float64."""
-    from threadpoolctl import threadpool_limits
-
     if not len(X):
         raise ValueError("X: expected at least one row, got none")
-    with np.errstate(all="ignore"), threadpool_limits(1):
+    with np.errstate(all="ignore"), one_blas_thread():
         mean = X.mean(axis=0, dtype=np.float64)
         total = np.zeros((X.shape[1], X.shape[1]))
         for start in range(0, len(X), ROWS):
@@ -34,9 +34,8 @@ def spectrum(cov) -> tuple[np.ndarray, np.ndarray]:
     Eigenvalues that rounding cannot tell from 0 are 0.
     """
     from scipy.linalg import eigh
-    from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
+    with one_blas_thread():
         values, vectors = eigh(cov)
     values, vectors = values[::-1].copy(), vectors[:, ::-1]
     values[values <= len(values) * np.finfo(np.float64).eps * values[0]] = 0

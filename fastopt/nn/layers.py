@@ -86,6 +86,18 @@ def _features(name, value) -> int:
     return int(value)
 
 
+def _penalty(name, value, above=False) -> float:
+    """A finite number of at least 0, or above it."""
+    if (
+        isinstance(value, str)
+        or not hasattr(value, "__float__")
+        or not (value > 0 if above else value >= 0)
+        or value == np.inf
+    ):
+        raise ValueError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, got {value!r}")
+    return float(value)
+
+
 class _Product(Layer):
     """What the layers with a weight share: the arrays and how they start, the entry, and a Standardize taken over."""
 
@@ -94,20 +106,22 @@ class _Product(Layer):
     activation = "identity"
     groups = 1
 
-    def __init__(self, in_features, out_features, bias, init):
+    def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm):
         self.in_features = _features("in_features", in_features)
         self.out_features = _features("out_features", out_features)
         self._has_bias, self._arrays, self.init = bool(bias), {}, initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
+        self.l1, self.l2 = _penalty("l1", l1), _penalty("l2", l2)
+        self.max_norm = None if max_norm is None else _penalty("max_norm", max_norm, above=True)
 
     def _config(self, **own):
-        init = {} if self.init is None else {"init": self.init}
+        options = {"init": self.init, "l1": self.l1 or None, "l2": self.l2 or None, "max_norm": self.max_norm}
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
             **own,
             "bias": self._has_bias,
-            **init,
+            **{name: value for name, value in options.items() if value is not None},
         }
 
     def _rows(self) -> int:
@@ -167,6 +181,8 @@ class _Product(Layer):
         kind, parts = "dense", {"activation": self.activation, "weight": self.weight, "bias": self.bias, "keep": keep}
         if self.groups > 1:
             kind, parts["groups"] = "grouped_dense", self.groups
+        if self.l1 or self.l2 or self.max_norm:
+            parts["penalty"] = (self.l1, self.l2, self.max_norm or 0.0)
         program.add(kind, src, dst, **parts)
         return dst
 
@@ -190,6 +206,10 @@ class Dense(_Product):
     init : str, optional
         How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
         he_normal, lecun_normal, orthogonal, sparse or zeros.
+    l1, l2 : float
+        The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
+    max_norm : float, optional
+        After a step of a `Trainer`, the weights of an output have at most this norm.
 
     Attributes
     ----------
@@ -207,8 +227,10 @@ class Dense(_Product):
     (2, 3)
     """
 
-    def __init__(self, in_features, out_features, activation="identity", bias=True, init=None):
-        super().__init__(in_features, out_features, bias, init)
+    def __init__(
+        self, in_features, out_features, activation="identity", bias=True, init=None, l1=0.0, l2=0.0, max_norm=None
+    ):
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
         self.activation = _activation(activation)
 
     @classmethod
@@ -254,6 +276,10 @@ class GroupedDense(_Product):
     init : str, optional
         How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
         he_normal, lecun_normal, orthogonal, sparse or zeros.
+    l1, l2 : float
+        The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
+    max_norm : float, optional
+        After a step of a `Trainer`, the weights of an output have at most this norm.
 
     Attributes
     ----------
@@ -271,8 +297,19 @@ class GroupedDense(_Product):
     (4, 4)
     """
 
-    def __init__(self, in_features, out_features, groups, activation="identity", bias=True, init=None):
-        super().__init__(in_features, out_features, bias, init)
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        groups,
+        activation="identity",
+        bias=True,
+        init=None,
+        l1=0.0,
+        l2=0.0,
+        max_norm=None,
+    ):
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
         self.groups, self.activation = _features("groups", groups), _activation(activation)
         for name in ("in_features", "out_features"):
             if getattr(self, name) % self.groups:
@@ -295,6 +332,10 @@ class Maxout(_Product):
     init : str, optional
         How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
         he_normal, lecun_normal, orthogonal, sparse or zeros.
+    l1, l2 : float
+        The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
+    max_norm : float, optional
+        After a step of a `Trainer`, the weights of an output have at most this norm.
 
     Attributes
     ----------
@@ -314,8 +355,8 @@ class Maxout(_Product):
     ((12, 8), 4)
     """
 
-    def __init__(self, in_features, out_features, pieces=2, bias=True, init=None):
-        super().__init__(in_features, out_features, bias, init)
+    def __init__(self, in_features, out_features, pieces=2, bias=True, init=None, l1=0.0, l2=0.0, max_norm=None):
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
         self.pieces = _features("pieces", pieces)
 
     def _rows(self):
@@ -616,7 +657,7 @@ class BatchNorm(Layer):
 
     def lay_out(self, program, src):
         keep = program.value(self.out_features) if self.activation in ("gelu", "silu") else -1
-        statistics = program.value(-(-self.out_features // 8))  # mean and variance: a value has 16 rows at least
+        statistics = program.value(-(-5 * self.out_features // 16))  # (5, features): a value has 16 rows at least
         dst = program.value(self.out_features)
         arrays = {"weight": self.gamma, "bias": self.beta, "mean": self.running_mean, "var": self.running_var}
         options = {"activation": self.activation, "eps": self.eps, "momentum": self.momentum}

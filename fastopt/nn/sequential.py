@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from fastopt import _files
+from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt.nn import files
 from fastopt.nn.layers import BatchNorm, Dropout, FromData, check_chain, fold_chain, walk, without_dropout
@@ -370,11 +371,3 @@ def load(path):
     for name, a in mine.items():
         a[...] = arrays[name]
     return net
-
-
-def require_finite(name, array) -> None:
-    """Raise ValueError, naming the place, if an array holds NaN or infinity."""
-    bad = ~np.isfinite(array)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"{name}: expected finite values, got {np.asarray(array)[place]} at {place}")

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from fastopt import _files
+from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt.metrics import accuracy
 from fastopt.nn import files
 from fastopt.nn.layers import FromData
 from fastopt.nn.losses import describe_loss, loss_name, loss_options, measure
-from fastopt.nn.sequential import require_finite
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
 
@@ -95,6 +95,8 @@ class Trainer:
         ------
         TypeError, ValueError
             Data that does not fit; nothing has been changed then.
+        FloatingPointError
+            The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
         self.net.require_calibrated()
         self.optimizer._ready()
@@ -148,6 +150,14 @@ class Trainer:
         Returns
         -------
         History
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data or options that do not fit; nothing has been changed then.
+        FloatingPointError
+            The loss of a batch is NaN, unless the optimizer skips such steps; the network then holds the
+            step before it, or the best epoch if early stopping was on.
 
         Notes
         -----

@@ -142,7 +142,7 @@ class NewtonCG(Optimizer):
                 first = there if first is None else first
                 taken = there <= value + noise
                 if taken:
-                    training.move_averages()
+                    training.finish()
                     break
         finally:
             if not taken:

@@ -1,0 +1,68 @@
+# Regularization of a weight matrix: penalties l1 sum |w| + l2 / 2 sum w^2, and a bound on the norm of its rows.
+#
+# - The penalty's gradient is added where that of the loss is finished: to rows of dW that an update takes
+#   from L1 (descend_rows), or to the whole dW between backward and update.
+# - Values are summed row by row in float64 and added in row order, so they do not depend on the team.
+# - A row is what one output weighs its inputs with; rows too long are shortened after the update.
+
+cdef struct Penalty:
+    double l1, l2
+    double max_norm             # 0: no bound
+
+
+cdef inline bint penalizes(const Penalty* p) noexcept nogil:
+    return p.l1 != 0 or p.l2 != 0
+
+
+cdef inline void add_penalty_gradient(const Penalty* p, const floating* w, floating* dw, Py_ssize_t n) noexcept nogil:
+    # dw += l1 sign(w) + l2 w, both (n,); sign(0) = 0
+    cdef floating l1 = <floating>p.l1, l2 = <floating>p.l2, slope
+    cdef Py_ssize_t j
+    for j in range(n):
+        slope = l1 if w[j] > <floating>0 else (-l1 if w[j] < <floating>0 else <floating>0)
+        dw[j] = dw[j] + (slope + l2 * w[j])
+
+
+cdef double magnitude_sum(const floating* w, Py_ssize_t n) noexcept nogil:
+    # sum |w|, w (n,)
+    cdef double lane[LANES]
+    cdef double total = 0
+    cdef Py_ssize_t j, main = n // LANES * LANES
+    for j in range(LANES):
+        lane[j] = 0
+    while main > 0:
+        for j in range(LANES):
+            lane[j] += <double>absolute(w[j])
+        w += LANES
+        main -= LANES
+    for j in range(n % LANES):
+        total += <double>absolute(w[j])
+    for j in range(LANES):
+        total += lane[j]
+    return total
+
+
+cdef void penalty_rows(const Penalty* p, const floating* weight, double* row_penalty, Py_ssize_t rows, Py_ssize_t width,
+                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # weight (rows, width) -> row_penalty (rows,), a member's share
+    cdef Py_ssize_t i
+    for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
+        row_penalty[i] = 0
+        if p.l1 != 0:
+            row_penalty[i] += p.l1 * magnitude_sum(weight + i * width, width)
+        if p.l2 != 0:
+            row_penalty[i] += 0.5 * p.l2 * dot_wide(weight + i * width, weight + i * width, width)
+
+
+cdef void limit_rows(const Penalty* p, floating* weight, Py_ssize_t rows, Py_ssize_t width,
+                     Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # every row w of weight (rows, width) with ||w|| > max_norm becomes w max_norm / ||w||
+    cdef Py_ssize_t i, j
+    cdef double norm
+    cdef floating factor
+    for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
+        norm = sqrt(dot_wide(weight + i * width, weight + i * width, width))
+        if norm > p.max_norm:
+            factor = <floating>(p.max_norm / norm)
+            for j in range(width):
+                weight[i * width + j] *= factor
