@@ -25,6 +25,7 @@ TOPICS = [
     "losses",
     "optim",
     "program",
+    "newton_hvp",
     "trainer",
     "fold",
     "determinism",

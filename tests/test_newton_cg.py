@@ -150,10 +150,11 @@ def test_damping_follows_how_well_the_model_predicts():
     assert trainer.optimizer.param_groups[0]["damping"] == pytest.approx(1.5e-9)
 
 
-def test_a_step_that_does_not_pay_changes_no_parameter():
+@pytest.mark.parametrize("lr", [1e9, 1e200])  # a loss that is too large, or has no value
+def test_a_step_that_does_not_pay_changes_no_parameter(lr):
     X, Y = regression()
     net = fo.nn.Sequential([fo.nn.Dense(5, 2)], rng=0, dtype=np.float64)
-    trainer = trainer_of(net, "mse", damping=0.1, lr=1e9)
+    trainer = trainer_of(net, "mse", damping=0.1, lr=lr)
     before = [p.copy() for p in net.parameters()]
     trainer.step(X, Y)
     for a, b in zip(before, net.parameters(), strict=True):
@@ -257,6 +258,23 @@ def test_ctrl_c_within_a_step_leaves_the_parameters():
     trainer.step(X, y)
 
 
+def test_a_second_step_at_the_same_time_is_refused():
+    X, y = classes()
+    trainer = trainer_of(network())
+
+    class Meddling:
+        def __getattr__(self, name):
+            return getattr(trainer._training, name)
+
+        def hvp(self, *args, **options):
+            with pytest.raises(RuntimeError, match="at work in another thread"):
+                trainer.step(X, y)
+            return trainer._training.hvp(*args, **options)
+
+    trainer.optimizer._step_on(Meddling(), X, y, None)
+    assert trainer.optimizer.steps == 1
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))], ids=["deepcopy", "pickle"])
 def test_a_copy_continues_bit_for_bit(copied):
     trainer = trainer_of(network(more=copy.deepcopy(MORE)))
@@ -328,6 +346,22 @@ def test_what_it_cannot_do_is_refused(small_net):
         fo.optim.NewtonCG(params, damping=fo.schedules.Constant(0.1))
     with pytest.raises(ValueError, match=r"max_iter: expected a whole number of at least 1, got 0"):
         fo.optim.NewtonCG(params, max_iter=0)
+
+
+def test_a_loss_without_curvature_needs_damping():
+    X, Y = regression()
+    for damping in (0.0, 1.0):
+        net = fo.nn.Sequential([fo.nn.Dense(5, 2)], rng=0, dtype=np.float64)
+        trainer = trainer_of(net, "mae", damping=damping)
+        grads, before = net.value_and_grad(X, Y, "mae")[1], [p.copy() for p in net.parameters()]
+        if damping == 0:
+            with pytest.raises(ValueError, match="damping: expected a number above 0 where the loss has no curvature"):
+                trainer.step(X, Y)
+            grads = [0 * g for g in grads]
+        else:
+            trainer.step(X, Y)
+        for p, at, grad in zip(net.parameters(), before, grads, strict=True):
+            np.testing.assert_allclose(p, at - grad, rtol=EXACT)
 
 
 def test_a_loss_that_is_not_finite_is_refused_before_anything_changes():

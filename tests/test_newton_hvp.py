@@ -6,7 +6,7 @@ element; identities (symmetry, equal matrices) to EXACT of it; float32 within FL
 
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, draw_targets
+from reference import ACTIVATIONS, draw_targets, normal_density
 from test_program import FORMS, LAYOUTS, inputs, with_random_arrays
 
 import fastopt as fo
@@ -167,6 +167,27 @@ def test_float32_products_are_near_those_of_float64(name):
         got, want = (net.hvp(x, y, direction(net), loss, gauss_newton=gauss_newton) for net in (single, double))
         assert {a.dtype for a in got} == {np.dtype(np.float32)}
         assert_close(got, want, FLOAT32)
+
+
+BENDS = {  # second derivatives
+    "tanh": lambda z: -2 * np.tanh(z) / np.cosh(z) ** 2,
+    "sigmoid": lambda z: -np.tanh(z / 2) / (4 * np.cosh(z / 2) ** 2),
+    "gelu": lambda z: (2 - z * z) * normal_density(z),
+    "silu": lambda z: (2 - z * np.tanh(z / 2)) / (4 * np.cosh(z / 2) ** 2),
+}
+
+
+@pytest.mark.parametrize("activation", BENDS)
+def test_second_derivatives_of_activations_equal_their_formulas(activation, dtype):
+    z = np.linspace(-40, 40, 1001)[np.r_[:500, 501:1001]].astype(dtype)
+    net = fo.nn.Sequential([fo.nn.GroupedDense(1000, 1000, 1000, activation, bias=False)], dtype=dtype)
+    net.parameters()[0][...] = 1
+    targets = net.predict(z[None]) - 500  # the loss's slope is 1 in every output
+    ones = [np.ones((1000, 1))]
+    hvp, linear = (net.hvp(z[None], targets, ones, "mse", gauss_newton=g)[0].ravel() for g in (False, True))
+    bend = (hvp.astype(float) - linear) / z.astype(float) ** 2
+    exact = 1e-13 if dtype == np.float64 else 1e-5  # the slope, a difference, is rounded
+    np.testing.assert_allclose(bend, BENDS[activation](z.astype(float)), rtol=exact, atol=exact)
 
 
 def test_hvp_drops_what_the_next_value_and_grad_drops():

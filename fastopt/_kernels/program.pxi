@@ -607,7 +607,10 @@ cdef void hvp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil
 # ---------------------------------------------------------------- entry points
 
 cdef class Workspace:
-    """The values of a program for up to `capacity` rows; with gradients, and room for a batch, if for training."""
+    """The values of a program for up to `capacity` rows; with gradients, and room for a batch, if for training.
+
+    `tangents`: those of the values and of their gradients instead; the input, which stays, has none.
+    """
     cdef void* block
     cdef void** values
     cdef void** dvalues
@@ -619,26 +622,26 @@ cdef class Workspace:
     cdef char *batch_weights
     cdef readonly Py_ssize_t capacity
 
-    def __cinit__(self, Program program, Py_ssize_t capacity, bint training, bint gathers=True):
+    def __cinit__(self, Program program, Py_ssize_t capacity, bint training, bint tangents=False):
         cdef Py_ssize_t i, n_values = len(program.widths), item = 4 if program.typenum == cnp.NPY_FLOAT32 else 8
         cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
-        cdef Py_ssize_t values = rows * sum(program.widths) * item
+        cdef Py_ssize_t first = 1 if tangents else 0, values = rows * sum(program.widths[first:]) * item
         cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
         cdef Py_ssize_t extra = 0               # for a batch that is gathered, its weights and losses
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
-        if training and gathers:
+        if training and not tangents:
             extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
         self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
         self.scratch = <char*>self.block + tables
         p = <char*>self.scratch + scratch
-        for i in range(n_values):
+        for i in range(first, n_values):
             self.values[i] = p
             self.dvalues[i] = p + values
             p += rows * <Py_ssize_t>program.widths[i] * item
-        if training and gathers:
+        if training and not tangents:
             p += values
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
@@ -754,6 +757,7 @@ cdef class Program:
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
         run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
         run.tangents = run.dtangents = run.directions = NULL
+        run.tscratch = NULL
 
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
@@ -929,7 +933,7 @@ cdef class Training:
         try:
             self.fill(&c, x, targets, weights, x.shape[0])
             if self.tangents is None or self.tangents.capacity < self.workspace.capacity:
-                self.tangents = Workspace(self.program, self.workspace.capacity, True, False)
+                self.tangents = Workspace(self.program, self.workspace.capacity, True, True)
             c.run.tangents, c.run.dtangents, c.run.tscratch = self.tangents.values, self.tangents.dvalues, self.tangents.scratch
             c.run.directions, c.run.dparams = <void**>data(pointers), <void**>data(pointers) + n_params
             c.run.values[0], c.run.plan, c.run.n = c.x, NULL, x.shape[0]

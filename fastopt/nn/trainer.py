@@ -2,6 +2,7 @@
 
 - `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it
   after at most SLICE seconds, so that Ctrl-C, callbacks and the progress bar get their turn.
+- An optimizer whose step is no update of elements (NewtonCG) makes it of several such calls.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run
   continues bit for bit, wherever it was interrupted.
 """

@@ -4,7 +4,7 @@
   only products with it are computed, on the values that one forward left in the Trainer's workspace.
 - It asks for the loss at the new point, so it runs between calls of the compiled program, not inside one:
   `_step_on` and `_run_on` are what a Trainer calls in place of its compiled update.
-- Vectors of the solver are flat and float64; sums are NumPy's own, not the BLAS's: bits do not depend on threads.
+- Vectors of the solver are flat and float64; no sum is the BLAS's: bits do not depend on threads.
 """
 
 import numpy as np
@@ -47,7 +47,8 @@ class NewtonCG(Optimizer):
     Notes
     -----
     A step that no halving makes pay leaves the parameters as they are and raises the damping.
-    `Dropout` drops the same inputs throughout a step, and `BatchNorm` is differentiated through.
+    `Dropout` drops the same inputs throughout a step, and `BatchNorm` is differentiated through. The loss mae has no
+    curvature: its steps are those of descent, divided by the damping.
 
     Examples
     --------
@@ -130,6 +131,8 @@ class NewtonCG(Optimizer):
             )
         start = DECAY * _flat([state["direction"] for state in self._states])
         direction, residual = conjugate_gradients(curved, -grad, start, int(group["max_iter"]))
+        if grad.any() and not direction.any():
+            raise ValueError("damping: expected a number above 0 where the loss has no curvature, got 0")
 
         noise, first, taken = np.finfo(params[0].dtype).eps * abs(value), None, False
         try:
@@ -186,7 +189,7 @@ def conjugate_gradients(product, b, start, max_iter) -> tuple[np.ndarray, np.nda
 
 
 def _dot(a, b) -> float:
-    return float((a * b).sum())
+    return float(np.einsum("i,i", a, b))  # NumPy's own loop, without a temporary
 
 
 def _flat(arrays) -> np.ndarray:
