@@ -4,7 +4,7 @@ NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
 kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores.
 """
 
-from fastopt import functional, metrics, nn, optim, schedules
+from fastopt import functional, metrics, newton, nn, optim, schedules
 from fastopt._version import __version__
 from fastopt.threads import config, get_num_threads, num_threads, set_num_threads, show_config
 
@@ -14,6 +14,7 @@ __all__ = [
     "functional",
     "get_num_threads",
     "metrics",
+    "newton",
     "nn",
     "num_threads",
     "optim",

@@ -48,3 +48,11 @@ cdef enum:
     STATISTICS_PIECE = 1024     # elements of a channel, likewise; bits
     SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
     NARROW = 32                 # columns of a loss up to which turning rows costs less than their sums lane by lane
+
+# Generalised linear models.
+cdef enum:
+    GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads
+    HESSIAN_ROWS = 64           # rows of a symmetric update; bits
+    GLM_CHUNKS = 16             # chunks of rows at most, so members that can work at once; bits
+    GLM_CHUNK_ROWS = 64         # rows of a chunk at least; bits
+    GLM_CHUNK_ELEMENTS = 1 << 24    # of the Hessians of all chunks at most; bits

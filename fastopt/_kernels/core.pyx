@@ -36,6 +36,7 @@ include "optim.pxi"
 include "update.pxi"
 include "descent.pxi"
 include "program.pxi"
+include "newton.pxi"
 include "limits.pxi"
 
 team_initialise()

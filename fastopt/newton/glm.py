@@ -1,0 +1,583 @@
+"""Generalised linear models, solved to full precision.
+
+minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
+
+- One pass over X gives loss and gradient, and the Hessian H if asked for (newton.pxi). A Hessian costs as
+  much as `ratio` passes, from 2 for 50 columns to 9 for 300.
+- So a Hessian is kept: a step is that of its Cholesky factor, corrected by what the gradients since have
+  shown of the curvature (L-BFGS that starts from the factor instead of from a multiple of the identity;
+  Nocedal & Wright 2006, algorithm 7.4). That converges superlinearly from passes alone. A new Hessian comes
+  once the passes since the last have cost as much, if, at the pace of the last step, the rest would too.
+- The factor only leads the way, the gradient decides when to stop: H is float32, unless the pivots say that
+  float32 cannot tell its columns apart.
+- Where a Hessian costs more than MOST_PASSES passes: Newton's steps by conjugate gradients on Hessian-vector
+  products, with a diagonal preconditioner, the tighter the closer (Nocedal & Wright, algorithm 7.1).
+- Softmax does not see a number added to all classes; what starts with sum zero over the classes stays there.
+  H is made regular in those directions, where no step goes.
+- LAPACK runs on one thread: the same bits, however many threads there are.
+"""
+
+import warnings
+from functools import cache, cached_property
+
+import numpy as np
+
+from fastopt._kernels import core
+
+__all__ = ["GLMResult", "glm"]
+
+MOST_PASSES = 100  # conjugate gradients take fewer than that, all Newton steps together, on most problems
+PAIRS = 10  # of steps and changes of the gradient, that correct the factor
+LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # 1 - R^2 of a column on those before
+EPS = np.finfo(np.float64).eps
+
+
+def glm(
+    X,
+    y,
+    family="binomial",
+    l2=1.0,
+    fit_intercept=True,
+    sample_weight=None,
+    tol=1e-8,
+    max_iter=100,
+    verbose=False,
+    hessian_dtype=None,
+) -> "GLMResult":
+    """Fit a generalised linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
+
+    Parameters
+    ----------
+    X : array_like, shape (n, d), float32 or float64
+        float32 is read as it is and computed with in float64; other dtypes are converted.
+    y : array_like, shape (n,)
+        "gaussian": values; "poisson": values of at least 0; "binomial": two classes, "multinomial": two or
+        more, any labels.
+    family : str
+        "gaussian" (identity link), "binomial" (logit), "multinomial" (softmax) or "poisson" (log).
+    l2 : float
+        At least 0; scikit-learn's ``1 / C``, and the ``alpha`` of its Ridge.
+    fit_intercept : bool
+    sample_weight : array_like, shape (n,), optional
+        Finite and at least 0. A row of weight 0 is as if absent.
+    tol : float
+        The fit has converged when no component of the gradient exceeds ``tol * sum(w)`` and half the Newton
+        decrement does neither, or when what a step promises is below the rounding of the loss.
+    max_iter : int
+        Steps at most.
+    verbose : bool
+        Print a line for each step.
+    hessian_dtype : {None, "float32", "float64"}
+        What steps are computed with; None: float32, unless the columns are too much alike for it. The
+        gradient, and so the solution, is float64 in any case.
+
+    Returns
+    -------
+    GLMResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype or shape, values that are not finite, a `y` that the family does not have, fewer than
+        two classes, or linearly dependent columns with ``l2=0``.
+
+    Warns
+    -----
+    RuntimeWarning
+        The fit did not converge, as when classes can be separated and ``l2=0``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> fit = fo.newton.glm(X, ["no", "yes", "no", "yes"], l2=0.0)
+    >>> fit.coef.round(3), round(fit.intercept, 3), fit.converged
+    (array([0.762]), -1.144, True)
+    >>> fit.predict([[5.0]])
+    array(['yes'], dtype='<U3')
+    """
+    if family not in core.FAMILIES:
+        raise ValueError(f"family: expected one of {', '.join(core.FAMILIES)}, got {family!r}")
+    for name, value in (("l2", l2), ("tol", tol)):
+        if not (isinstance(value, (int, float, np.number)) and 0 <= value < np.inf):
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+    if isinstance(max_iter, bool) or not hasattr(max_iter, "__index__") or max_iter < 0:
+        raise ValueError(f"max_iter: expected a whole number of at least 0, got {max_iter!r}")
+    if hessian_dtype not in (None, "float32", "float64"):
+        raise ValueError(f"hessian_dtype: expected None, 'float32' or 'float64', got {hessian_dtype!r}")
+    X = as_rows(X)
+    weight = as_weight(sample_weight, len(X))
+    y, classes = as_target(y, family, weight, len(X))
+    k = len(classes) if family == "multinomial" else 1
+    objective = Objective(family, X, y, weight, k, float(l2), bool(fit_intercept))
+    solver = Solver(objective, float(tol), int(max_iter), bool(verbose), hessian_dtype)
+    with one_blas_thread():
+        solver.run(start(objective, y, weight))
+    return GLMResult(objective, solver, classes)
+
+
+# ---------------------------------------------------------------- what a caller gives
+
+
+def as_rows(X) -> np.ndarray:
+    """X as a C-contiguous float32 or float64 array of at least one row and column."""
+    X = np.asarray(X)
+    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
+        raise ValueError(f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column")
+    if X.dtype.kind not in "biuf":
+        raise TypeError(f"X: expected real numbers, got dtype {X.dtype}")
+    return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
+
+
+def as_weight(weight, n) -> np.ndarray | None:
+    if weight is None:
+        return None
+    weight = np.require(weight, np.float64, ["C", "A"])
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
+    if not (np.isfinite(weight).all() and weight.min() >= 0 and weight.max() > 0):
+        raise ValueError("sample_weight: expected finite weights of at least 0, not all of them 0")
+    return weight
+
+
+def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
+    """y as the kernel takes it, and the classes of a classifier."""
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f"y: expected shape ({n},) for X of {n} rows, got {y.shape}")
+    if family in ("gaussian", "poisson"):
+        if y.dtype.kind not in "biuf":
+            raise TypeError(f"y: expected real numbers for {family}, got dtype {y.dtype}")
+        y = np.require(y, np.float64, ["C", "A"])
+        if not np.isfinite(y).all():
+            raise ValueError("y: expected finite values, got NaN or infinity")
+        if family == "poisson" and y.min() < 0:
+            raise ValueError(f"y: expected values of at least 0 for poisson, got {y.min()}")
+        if family == "poisson" and not (y if weight is None else y * weight).any():
+            raise ValueError("y: expected a positive value among the rows of positive weight for poisson, got only zeros")
+        return y, None
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise ValueError("y: expected class labels, got NaN or infinity")
+    two = two_classes(y)
+    classes, codes = two if two is not None else np.unique(y, return_inverse=True)
+    if family == "binomial" and len(classes) > 2:
+        raise ValueError(f"y: expected two classes for binomial, got {len(classes)} different values; "
+                         "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers")
+    codes = codes.astype(np.float64)
+    seen = np.bincount(codes.astype(np.intp), weight, len(classes)) > 0
+    if seen.sum() < 2 or not seen.all():
+        raise ValueError(f"y: expected at least two classes, each with rows of positive weight, got {classes[seen].tolist()}")
+    return codes, classes
+
+
+def two_classes(y):
+    """Classes and codes of y if it has two, without a sort; else None."""
+    if y.dtype.kind not in "biuf" or not len(y):
+        return None
+    classes = np.array([y.min(), y.max()])
+    upper = y == classes[1]
+    return (classes, upper) if classes[0] != classes[1] and (upper | (y == classes[0])).all() else None
+
+
+# ---------------------------------------------------------------- the objective
+
+
+class Objective:
+    """Loss and gradient of theta (k q,), its Hessian and products with it, penalty included."""
+
+    def __init__(self, family, X, y, weight, k, l2, intercept):
+        self.data = core.GlmData(family, X, y, weight, k, intercept)
+        self.family, self.X, self.k, self.d, self.l2 = family, X, k, X.shape[1], l2
+        self.q = self.d + intercept
+        self.total = float(len(X) if weight is None else weight.sum())
+        self.rows = len(X) if weight is None else int(np.count_nonzero(weight))
+
+    def penalise(self, grad, theta):
+        """grad += l2 coef."""
+        if self.l2:
+            grad.reshape(self.k, self.q)[:, : self.d] += self.l2 * theta.reshape(self.k, self.q)[:, : self.d]
+        return grad
+
+    def value(self, theta, hessian=None) -> tuple[float, np.ndarray]:
+        grad = np.empty((self.k, self.q))
+        loss = self.data.value(theta.reshape(self.k, self.q), grad, hessian)
+        coef = theta.reshape(self.k, self.q)[:, : self.d]
+        return loss + 0.5 * self.l2 * float(np.vdot(coef, coef)), self.penalise(grad.reshape(-1), theta)
+
+    def product(self, v) -> np.ndarray:
+        out = self.data.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
+        return self.penalise(out.reshape(-1), v)
+
+    def empty(self, dtype) -> np.ndarray:
+        return np.empty((self.k * self.q,) * 2, dtype)
+
+    def finish(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty, and, for softmax, regular along what softmax does not see."""
+        if self.l2:
+            on_diagonal = hessian.reshape(-1)[:: len(hessian) + 1].reshape(self.k, self.q)
+            on_diagonal[:, : self.d] += hessian.dtype.type(self.l2)
+        if self.k > 1:
+            blocks = hessian.reshape(self.k, self.q, self.k, self.q)
+            column = np.arange(self.q)
+            ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)
+            for a in range(self.k):
+                blocks[a, column, : a + 1, column] += ridge[:, None]
+        return hessian
+
+    def hessian(self, dtype) -> np.ndarray:
+        """The Hessian at the point of the last `value`."""
+        return self.finish(self.data.hessian(self.empty(dtype)))
+
+
+def start(objective, y, weight) -> np.ndarray:
+    """The model without coefficients: the intercept of the mean, or zeros."""
+    theta = np.zeros((objective.k, objective.q))
+    if objective.q > objective.d:
+        if objective.family == "multinomial":
+            share = np.bincount(y.astype(np.intp), weight, objective.k) / objective.total
+            theta[:, -1] = np.log(share) - np.log(share).mean()
+        else:
+            mean = np.average(y, weights=weight)
+            link = {"gaussian": lambda m: m, "binomial": lambda m: np.log(m / (1 - m)), "poisson": np.log}
+            theta[0, -1] = link[objective.family](mean)
+    return theta.reshape(-1)
+
+
+@cache
+def controller():
+    import scipy.linalg  # noqa: F401  its BLAS has to be there to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_blas_thread():
+    return controller().limit(limits=1, user_api="blas")
+
+
+# ---------------------------------------------------------------- directions
+
+
+class NotPositive(Exception):
+    """A Cholesky factorisation failed; `column` depends on those before it."""
+
+    def __init__(self, column):
+        self.column = column
+
+
+class Factor:
+    """Cholesky factor of a Hessian, of which the lower triangle is given; it is overwritten."""
+
+    def __init__(self, hessian):
+        from scipy.linalg import get_lapack_funcs
+
+        self.dtype = hessian.dtype
+        potrf, self.potrs = get_lapack_funcs(("potrf", "potrs"), (hessian,))
+        diagonal = np.diagonal(hessian).copy()
+        self.factor, info = potrf(hessian.T, lower=0, overwrite_a=1, clean=0)  # C order, lower: upper to LAPACK
+        if info:
+            raise NotPositive(info - 1)
+        pivots = np.diagonal(self.factor) ** 2
+        least = np.argmin(pivots / diagonal)
+        if not pivots[least] > LEAST_PIVOT[self.dtype] * diagonal[least]:
+            raise NotPositive(int(least))
+
+    def solve(self, b) -> np.ndarray:
+        return self.potrs(self.factor, b.astype(self.dtype), lower=0)[0].astype(np.float64)
+
+
+class Solver:
+    """Runs to a point where the gradient vanishes; what it found is in its attributes."""
+
+    def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
+        self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
+        self.dtype = np.dtype(hessian_dtype or np.float32)
+        self.fixed = hessian_dtype is not None
+        n, d, q, k = len(objective.X), objective.d, objective.q, objective.k
+        # multiply-adds of a float32 Hessian; reading an element of X costs as much as 12, a predictor 6 more
+        self.ratio = (n * q * q * k * (k + 1) / 4 + (k * q) ** 3 / 4) / (n * d * (12 + 6 * k))
+        self.dense = self.ratio <= MOST_PASSES
+        if not self.dense and objective.l2 == 0 and n < q:
+            raise ValueError(f"l2: expected more than 0 for fewer rows ({n}) than columns ({q}), got 0")
+
+    def run(self, theta):
+        objective, total = self.objective, self.objective.total
+        self.pairs, self.factor, self.n_iter, self.passes, self.converged = [], None, 0, 0, False
+        hessian = objective.empty(self.dtype) if self.dense else None
+        loss, grad = objective.value(theta, hessian)
+        self.check(loss, grad)
+        self.first = np.abs(grad).max()
+        if self.dense:
+            self.take(hessian)
+        else:
+            self.scale = self.diagonal()
+        while True:
+            self.theta, self.loss, self.grad_norm = theta, loss, float(np.abs(grad).max() / total)
+            step = self.direction(grad)
+            slope = float(grad @ step)
+            if self.verbose:
+                print(f"{self.n_iter:4d}  loss {loss:.12g}  gradient {self.grad_norm:.2e}  decrement {-slope:.2e}")
+            self.converged = self.grad_norm <= self.tol and -0.5 * slope <= self.tol * total
+            if self.converged or self.n_iter == self.max_iter:
+                break
+            new = self.search(theta, loss, grad, step, slope)
+            if new is None:  # nothing left that float64 could tell
+                self.converged = -slope <= 1e3 * EPS * max(abs(loss), total * EPS)
+                break
+            if self.dense:
+                self.pairs = [*self.pairs, (new[0] - theta, new[2] - grad)][-PAIRS:]
+            pace = np.abs(new[2]).max() / np.abs(grad).max()
+            theta, loss, grad = new
+            self.n_iter += 1
+            if self.dense:
+                self.renew(grad, pace)
+        if self.converged and objective.l2 == 0 and objective.family != "gaussian":
+            self.check_finite_optimum(theta, grad)
+        if not self.converged:
+            self.warn()
+
+    # -- steps
+
+    def direction(self, grad) -> np.ndarray:
+        if not self.dense:
+            return self.conjugate_gradients(-grad)
+        q, kept = -grad, []
+        for s, y in reversed(self.pairs):
+            a = (s @ q) / (s @ y)
+            q -= a * y
+            kept.append((a, s, y))
+        q = self.factor.solve(q)
+        for a, s, y in reversed(kept):
+            q += s * (a - (y @ q) / (s @ y))
+        return q
+
+    def conjugate_gradients(self, b, tol=None) -> np.ndarray:
+        """H x = b to min(1/2, sqrt(|b| / |first gradient|)), as close as Newton's steps pay for."""
+        x, r = np.zeros_like(b), b.copy()
+        z = self.scale * r
+        p, rz = z, r @ z
+        tol = min(0.5, np.sqrt(np.abs(b).max() / self.first)) if tol is None else tol
+        goal = tol**2 * rz
+        for _ in range(10 * len(b)):
+            if rz <= goal:
+                break
+            hp = self.objective.product(p)
+            curvature = p @ hp
+            if not curvature > 0:
+                break
+            a = rz / curvature
+            x += a * p
+            r -= a * hp
+            z = self.scale * r
+            rz, before = r @ z, rz
+            p = z + (rz / before) * p
+        return x if x.any() else z
+
+    def search(self, theta, loss, grad, step, slope):
+        """The first of theta + step, theta + step / 2, ... whose loss falls enough (Armijo), or falls as far as
+        rounding tells while the gradient along the step does; None if there is none.
+        """
+        rounding = 8 * EPS * abs(loss)
+        t = 1.0
+        for _ in range(40):
+            new = theta + t * step
+            value, more = self.objective.value(new)
+            self.passes += 1
+            if value <= loss + 1e-4 * t * slope:
+                return new, value, more
+            if value <= loss + rounding and abs(more @ step) <= 0.5 * abs(slope):
+                return new, value, more
+            if -t * slope <= rounding:
+                return None
+            t *= 0.5
+        return None
+
+    # -- Hessians
+
+    def take(self, hessian):
+        """Factor a Hessian; float64 where float32 does not do, an error where that does not either."""
+        try:
+            self.factor = Factor(self.objective.finish(hessian))
+        except NotPositive as failure:
+            if self.dtype == np.float32 and not self.fixed:
+                self.dtype = np.dtype(np.float64)
+                return self.take(self.objective.data.hessian(self.objective.empty(self.dtype)))
+            self.dependent(failure.column)
+            hessian = self.objective.hessian(self.dtype)
+            ridge = hessian.reshape(-1)[:: len(hessian) + 1]
+            ridge += max(1e-3 if self.dtype == np.float32 else 1e-9, 0) * ridge
+            self.factor = Factor(hessian)
+        self.pairs, self.passes = [], 0
+
+    def renew(self, grad, pace):
+        """A new Hessian where it pays."""
+        left = np.log(self.tol * self.objective.total / np.abs(grad).max()) / np.log(pace) if 0 < pace < 1 else np.inf
+        if np.abs(grad).max() > self.tol * self.objective.total and self.passes >= self.ratio and left > self.ratio:
+            self.take(self.objective.data.hessian(self.objective.empty(self.dtype)))
+
+    def diagonal(self) -> np.ndarray:
+        """One over the diagonal of the Hessian, as if all rows had the mean curvature."""
+        objective = self.objective
+        squares = np.ones((objective.k, objective.q))
+        squares[:, : objective.d] = np.einsum("ij,ij->j", objective.X, objective.X, dtype=np.float64) / len(objective.X)
+        one = objective.product(np.full(objective.k * objective.q, 0.0))
+        del one
+        level = objective.total * {"multinomial": (objective.k - 1) / objective.k**2, "binomial": 0.25}.get(objective.family, 1.0)
+        squares *= level
+        squares[:, : objective.d] += objective.l2
+        return 1 / np.where(squares > 0, squares, 1).reshape(-1)
+
+    # -- what cannot be solved
+
+    def check(self, loss, grad):
+        if np.isfinite(loss) and np.isfinite(grad).all():
+            return
+        bad = np.flatnonzero(~np.isfinite(self.objective.X).all(axis=0))
+        where = f"NaN or infinity in column {bad[0]}" if bad.size else "values too large to add up"
+        raise ValueError(f"X: expected finite values, got {where}")
+
+    def dependent(self, column):
+        objective = self.objective
+        if objective.l2 > 0:
+            return
+        column %= objective.q
+        which = "columns that add up to a constant, as the intercept" if column == objective.d else f"column {column}, that depends on those before it"
+        raise ValueError(f"X: expected linearly independent columns for l2=0, got {which}; drop a column or pass l2 > 0")
+
+    def check_finite_optimum(self, theta, grad):
+        """Without a penalty, classes that can be separated drive theta to infinity: the gradient vanishes there
+        too, but the step does not.
+        """
+        self.objective.value(theta)
+        try:
+            step = Factor(self.objective.hessian(np.float64)).solve(grad) if self.dense else self.conjugate_gradients(grad, 1e-3)
+            far = np.abs(step).max() > 1e-3 * np.abs(theta).max()
+        except NotPositive:
+            far = True
+        self.converged = not far
+
+    def warn(self):
+        way_out = "classes that can be separated have no finite solution: pass l2 > 0" if self.objective.l2 == 0 else "raise max_iter"
+        warnings.warn(f"glm: not converged after {self.n_iter} steps, gradient {self.grad_norm:.1e}; {way_out}", RuntimeWarning, stacklevel=4)
+
+
+# ---------------------------------------------------------------- the result
+
+
+class GLMResult:
+    """A fitted model.
+
+    Attributes
+    ----------
+    coef : ndarray, shape (d,), or (k, d) for multinomial
+    intercept : float, or ndarray, shape (k,), for multinomial
+        0 without an intercept.
+    family : str
+    classes : ndarray, shape (k,), or None
+        The labels in the order of `predict_proba`; None for gaussian and poisson.
+    converged : bool
+    n_iter : int
+        Steps taken.
+    loss : float
+        The objective at the solution, penalty included.
+    grad_norm : float
+        The largest component of the gradient there, over the sum of the weights: what `tol` bounds.
+    """
+
+    def __init__(self, objective, solver, classes):
+        theta = solver.theta.reshape(objective.k, objective.q)
+        coef, intercept = theta[:, : objective.d].copy(), theta[:, objective.d :]
+        intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
+        many = objective.family == "multinomial"
+        self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
+        self.family, self.classes = objective.family, classes
+        self.converged, self.n_iter, self.loss, self.grad_norm = bool(solver.converged), solver.n_iter, solver.loss, solver.grad_norm
+        self._objective, self._theta = objective, solver.theta
+
+    def __repr__(self):
+        return f"GLMResult({self.family}, {self.coef.size} coefficients, n_iter={self.n_iter}, converged={self.converged})"
+
+    # -- predictions
+
+    def decision_function(self, X) -> np.ndarray:
+        """The linear predictors: (n,), or (n, k) for multinomial."""
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
+            raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
+        return X @ self.coef.T + self.intercept
+
+    def predict(self, X) -> np.ndarray:
+        """The mean of y for gaussian and poisson, else the most probable class of each row."""
+        z = self.decision_function(X)
+        if self.classes is None:
+            return np.exp(z) if self.family == "poisson" else z
+        return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
+
+    def predict_proba(self, X) -> np.ndarray:
+        """The probability of each class, (n, k)."""
+        if self.classes is None:
+            raise ValueError(f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict")
+        z = self.decision_function(X)
+        z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+    # -- what the Hessian says; computed when asked for
+
+    @cached_property
+    def hessian(self) -> np.ndarray:
+        """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
+        objective = self._objective
+        lower = objective.empty(np.float64)
+        objective.value(self._theta, lower)
+        size = objective.k * objective.q
+        penalty = np.zeros((objective.k, objective.q))
+        penalty[:, : objective.d] = objective.l2
+        full = np.tril(lower)
+        full += np.tril(full, -1).T
+        full.reshape(-1)[:: size + 1] += penalty.reshape(-1)
+        return full
+
+    def _contrasts(self, matrix, back=False):
+        """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
+        objective = self._objective
+        if objective.k == 1:
+            return matrix
+        from scipy.linalg import helmert
+
+        basis = np.kron(helmert(objective.k), np.eye(objective.q))
+        return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """Dispersion times the inverse Hessian, rows and columns as in `hessian`.
+
+        The dispersion is 1, and the residual variance for gaussian: sum(w r^2) over the rows of positive weight
+        less the parameters. For multinomial it is the covariance of the parameters whose sum over the classes
+        is 0.
+        """
+        from scipy.linalg import cho_factor, cho_solve
+
+        with one_blas_thread():
+            reduced = self._contrasts(self.hessian)
+            inverse = cho_solve(cho_factor(reduced), np.eye(len(reduced)))
+            return self.dispersion * self._contrasts(inverse, back=True)
+
+    @property
+    def dispersion(self) -> float:
+        """1, or the residual variance for gaussian."""
+        objective = self._objective
+        if self.family != "gaussian":
+            return 1.0
+        freedom = objective.rows - objective.q
+        squares = 2 * self.loss - objective.l2 * float(self.coef @ self.coef)
+        return squares / freedom if freedom > 0 else np.nan
+
+    @cached_property
+    def condition_number(self) -> float:
+        """Largest over smallest eigenvalue of the Hessian (for multinomial, over the directions it sees)."""
+        from scipy.linalg import eigvalsh
+
+        with one_blas_thread():
+            values = eigvalsh(self._contrasts(self.hessian))
+        return float(values[-1] / values[0]) if values[0] > 0 else np.inf
