@@ -117,6 +117,7 @@ TOPICS = (
     "batch_norm",
     "program",
     "train",
+    "newton",
 )
 
 

@@ -54,5 +54,5 @@ cdef enum:
     GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads
     HESSIAN_ROWS = 64           # rows of a symmetric update; bits
     GLM_CHUNKS = 16             # chunks of rows at most, so members that can work at once; bits
-    GLM_CHUNK_ROWS = 64         # rows of a chunk at least; bits
+    GLM_CHUNK_ROWS = 16         # rows of a chunk at least; bits
     GLM_CHUNK_ELEMENTS = 1 << 24    # of the Hessians of all chunks at most; bits

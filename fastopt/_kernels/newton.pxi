@@ -140,12 +140,14 @@ cdef struct GlmPlan:
     double* weights         # (n,), or NULL: ones
     double* curvature       # (blocks, k, LANES)
     Py_ssize_t chunks
+    Py_ssize_t chunk_taken[GLM_CHUNKS]  # rows that went into the Hessian of a chunk
     double* chunk_grad      # (chunks, k, q)
     double* chunk_loss      # (chunks,)
     double* rows            # (chunks, LANES, d): rows of a float32 X, widened; a member uses its own
     # of a call
     int kind, hessian_type  # hessian_type: type number, or -1 for none
     int buffer_type         # that panel and chunk_hessian are made for
+    Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
     Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
     void* panel             # (chunks, 2, HESSIAN_ROWS, ld): [X 1] and D [X 1]; a member uses its own
     void* chunk_hessian     # (chunks, k (k + 1) / 2, q, ld)
@@ -234,8 +236,21 @@ cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t 
 cdef inline void block_weights(const GlmPlan* g, Py_ssize_t i, Py_ssize_t rows, double* w) noexcept nogil:
     # the weights of rows i to i + rows, zeros beyond
     cdef Py_ssize_t j
+    if g.weights != NULL:
+        fill_rows(g.weights + i, rows, w)
+        return
     for j in range(LANES):
-        w[j] = (1.0 if g.weights == NULL else g.weights[i + j]) if j < rows else 0.0
+        w[j] = 1.0
+    for j in range(rows, LANES):
+        w[j] = 0.0
+
+
+cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) noexcept nogil:
+    # to (LANES,) = source (rows,), zeros beyond
+    if rows == LANES:
+        memcpy(to, source, LANES * sizeof(double))
+    else:
+        fill(to, source, rows, 0.0)
 
 
 cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
@@ -255,12 +270,13 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
                           False, NULL, False, False)
         j += GLM_DOT_ROWS
     block_weights(g, i, rows, w)
-    for j in range(LANES):
-        y[j] = g.y[i + j] if j < rows else 0.0
+    fill_rows(g.y + i, rows, y)
     for a in range(g.k):
         intercept = g.theta[a * g.q + g.d] if g.q > g.d else 0.0
         for j in range(LANES):
-            s.z[a * LANES + j] = s.z[a * LANES + j] + intercept if j < rows else 0.0
+            s.z[a * LANES + j] += intercept
+        for j in range(rows, LANES):
+            s.z[a * LANES + j] = 0.0
     if g.kind == GLM_PRODUCT:
         product_block(s.z, c, w, s.r, g.k)
     elif g.family == GAUSSIAN:
@@ -280,16 +296,15 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         j += strip
     if g.q > g.d:
         for a in range(g.k):
-            for j in range(rows):
-                grad[a * g.q + g.d] += s.r[a * LANES + j]
+            grad[a * g.q + g.d] += lane_sum(s.r + a * LANES)
 
 
-cdef void glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
-    # the rows of a chunk; panel and h NULL: no Hessian
+cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
+    # the rows of a chunk; panel and h NULL: no Hessian. Returns the rows that went into it
     cdef double lane[LANES]
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
     cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
-    cdef Py_ssize_t rows, first = i, j
+    cdef Py_ssize_t rows, first = i, panels = 0, taken = 0, j
     cdef Py_ssize_t size
     cdef const double* x
     cdef const char* coming
@@ -313,15 +328,19 @@ cdef void glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* w
             glm_block(g, x, coming, size, i, rows, s, grad, lane)
         else:
             ask_lines(coming, size)
-        if h != NULL:
+        if h != NULL and panels % g.step == 0:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
-            if i + rows - first == HESSIAN_ROWS or i + rows == stop:
+            taken += rows
+        if i + rows - first == HESSIAN_ROWS or i + rows == stop:
+            if h != NULL and panels % g.step == 0:
                 hessian_update(g, panel, h, first // LANES, i + rows - first)
-                first = i + rows
+            first = i + rows
+            panels += 1
         i += rows
     g.chunk_loss[chunk] = 0
     for j in range(LANES):
         g.chunk_loss[chunk] += lane[j]
+    return taken
 
 
 cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -353,8 +372,8 @@ cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t te
     s.z = g.rows + g.chunks * LANES * g.d + member * 2 * g.k * LANES
     s.r = s.z + g.k * LANES
     for c in range(share(g.chunks, 1, member, team), share(g.chunks, 1, member + 1, team)):
-        glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
-                  h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
+        g.chunk_taken[c] = glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
+                                     h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
     team_barrier(team)
     if h != NULL:
         join_hessian(g, h, <floating*>g.hessian, member, team)
@@ -426,10 +445,10 @@ cdef class GlmData:
         free(self.plan.panel)
         free(self.plan.chunk_hessian)
 
-    cdef int run(self, int kind, theta, grad, hessian) except -1:
+    cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
         cdef GlmPlan* g = &self.plan
         cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, work = 0
-        g.kind = kind
+        g.kind, g.step = kind, step
         if kind != GLM_HESSIAN:
             theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
             grad = as_output("grad", grad, cnp.NPY_FLOAT64, (g.k, g.q))
@@ -456,9 +475,17 @@ cdef class GlmData:
             team_run(glm_job, g, min(g.chunks, team_for(work)))
         return 0
 
-    def value(self, theta, grad, hessian=None):
-        """The loss at theta (k, q); grad (k, q) and, if given, hessian (k q, k q) are overwritten."""
-        self.run(GLM_VALUE, theta, grad, hessian)
+    def value(self, theta, grad, hessian=None, step=1):
+        """The loss at theta (k, q); grad (k, q) and, if given, hessian (k q, k q) are overwritten.
+
+        `step` above 1: the Hessian of a part of the rows, one in `step`, times the rows over those taken.
+        """
+        cdef Py_ssize_t taken = 0, c
+        self.run(GLM_VALUE, theta, grad, hessian, step)
+        if hessian is not None and step > 1:
+            for c in range(self.plan.chunks):
+                taken += self.plan.chunk_taken[c]
+            hessian *= hessian.dtype.type(self.plan.n / taken)
         return self.plan.loss
 
     def product(self, v, out):
