@@ -197,29 +197,37 @@ cdef void weight_panel(const floating* s, const double* weight, floating* to, Py
 
 
 cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, Py_ssize_t rows, floating* h,
-                          Py_ssize_t q) noexcept nogil:
+                          Py_ssize_t q, const char* coming, Py_ssize_t size) noexcept nogil:
     # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they
-    # write above the diagonal is never read
-    cdef Py_ssize_t strip = strip_of(h), i, j = 0
+    # write above the diagonal is never read. The `size` bytes from `coming` on are asked for meanwhile
+    cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
     cdef int high
+    while j < q:
+        tiles += (q - j + SPREAD_ROWS - 1) // SPREAD_ROWS
+        j += strip
+    size = round_up(size // tiles + 1, 64)
+    j = 0
     while j < q:
         i = j
         while i < q:
             high = <int>min(SPREAD_ROWS, q - i)
+            ask_lines(coming, size)
+            coming += size
             spread_tile(high, min(strip, round_up(i + high - j, lanes_of(h))), a + i, 1, ld, b + j, ld, rows,
                         h + i * ld + j, ld, True, NULL, False)
             i += high
         j += strip
 
 
-cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows) noexcept nogil:
-    # h (pairs, q, ld) grows by the rows in the panel s, which start with block `block`
+cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
+                         const char* coming, Py_ssize_t size) noexcept nogil:
+    # h (pairs, q, ld) grows by the rows in the panel s, which start with block `block`; as many come from `coming` on
     cdef double weight[HESSIAN_ROWS]
     cdef double w[LANES]
     cdef floating* weighted = s + HESSIAN_ROWS * g.ld
     cdef Py_ssize_t a, b, i, pair = 0
     if g.k == 1:
-        triangle_update(<const floating*>s, <const floating*>s, g.ld, rows, h, g.q)
+        triangle_update(<const floating*>s, <const floating*>s, g.ld, rows, h, g.q, coming, size)
         return
     for a in range(g.k):
         for b in range(a + 1):
@@ -229,7 +237,8 @@ cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t 
                 pair_block(g.curvature + (block * LANES + i) * g.k, w, weight + i, a, b)
                 i += LANES
             weight_panel(s, weight, weighted, rows, g.ld)
-            triangle_update(<const floating*>weighted, <const floating*>s, g.ld, rows, h + pair * g.q * g.ld, g.q)
+            triangle_update(<const floating*>weighted, <const floating*>s, g.ld, rows, h + pair * g.q * g.ld, g.q,
+                            coming, size if pair == 0 else 0)
             pair += 1
 
 
@@ -261,14 +270,13 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
-    cdef Py_ssize_t strip = strip_of(x), a, j = 0
+    cdef Py_ssize_t strip = strip_of(x), high = GLM_DOT_ROWS if g.d > GLM_DOT_WIDE else 2 * GLM_DOT_ROWS, a, j = 0
     # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
     while j < rows:
-        ask_lines(coming, size // 8)
-        coming += size // 8
-        dot_tiles[double](g.k, min(<Py_ssize_t>GLM_DOT_ROWS, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES,
-                          False, NULL, False, False)
-        j += GLM_DOT_ROWS
+        ask_lines(coming, size * high // 32)
+        coming += size * high // 32
+        dot_tiles[double](g.k, min(high, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES, False, NULL, False, False)
+        j += high
     block_weights(g, i, rows, w)
     fill_rows(g.y + i, rows, y)
     for a in range(g.k):
@@ -306,6 +314,7 @@ cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, dou
     cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
     cdef Py_ssize_t rows, first = i, panels = 0, taken = 0, j
     cdef Py_ssize_t size
+    cdef bint wanted = h != NULL
     cdef const double* x
     cdef const char* coming
     for j in range(LANES):
@@ -325,17 +334,16 @@ cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, dou
             x = <const double*>g.x + i * g.d
             coming = <const char*>(x + rows * g.d)
         if g.kind != GLM_HESSIAN:
-            glm_block(g, x, coming, size, i, rows, s, grad, lane)
-        else:
-            ask_lines(coming, size)
-        if h != NULL and panels % g.step == 0:
+            glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
+        if wanted:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
             taken += rows
         if i + rows - first == HESSIAN_ROWS or i + rows == stop:
-            if h != NULL and panels % g.step == 0:
-                hessian_update(g, panel, h, first // LANES, i + rows - first)
+            if wanted:
+                hessian_update(g, panel, h, first // LANES, i + rows - first, coming, HESSIAN_ROWS * size // rows)
             first = i + rows
             panels += 1
+            wanted = h != NULL and panels % g.step == 0
         i += rows
     g.chunk_loss[chunk] = 0
     for j in range(LANES):
@@ -343,8 +351,9 @@ cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, dou
     return taken
 
 
-cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # out (k q, k q) = the sums of h (chunks, pairs, q, ld) over the chunks, lower triangle; the pair (a, b) is symmetric itself
+cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # out (k q, k q) = scale times the sums of h (chunks, pairs, q, ld) over the chunks, lower triangle;
+    # the pair (a, b) is symmetric itself
     cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, ldo = g.k * g.q, a, b, c, i, j, pair = 0
     cdef floating* row
     cdef const floating* more
@@ -356,6 +365,9 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, Py_ssize_t 
                     more = row + c * pairs * g.q * g.ld
                     for j in range(i + 1):
                         row[j] += more[j]
+                if scale != <floating>1:
+                    for j in range(i + 1):
+                        row[j] *= scale
                 memcpy(out + (a * g.q + i) * ldo + b * g.q, row, (i + 1) * sizeof(floating))
                 if a != b:
                     for j in range(i):
@@ -366,7 +378,7 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, Py_ssize_t 
 cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # member's chunks, then its part of their sums
     cdef GlmScratch s
-    cdef Py_ssize_t size = g.k * g.q, c, i
+    cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
     cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
     cdef floating* panel = <floating*>g.panel + member * 2 * HESSIAN_ROWS * g.ld if h != NULL else NULL
     s.z = g.rows + g.chunks * LANES * g.d + member * 2 * g.k * LANES
@@ -376,7 +388,9 @@ cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t te
                                      h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
     team_barrier(team)
     if h != NULL:
-        join_hessian(g, h, <floating*>g.hessian, member, team)
+        for c in range(g.chunks):
+            taken += g.chunk_taken[c]
+        join_hessian(g, h, <floating*>g.hessian, <floating>g.n / <floating>taken, member, team)
     if g.kind == GLM_HESSIAN:
         return
     for i in range(share(size, GRAIN, member, team), share(size, GRAIN, member + 1, team)):
@@ -432,7 +446,7 @@ cdef class GlmData:
         self.holders = X, y, weights
         g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
         g.hessian_type = g.buffer_type = -1
-        g.chunks = max(1, min(GLM_CHUNKS, g.n // GLM_CHUNK_ROWS, GLM_CHUNK_ELEMENTS // max(1, g.k * (g.k + 1) // 2 * g.q * g.q)))
+        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
         g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
         g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1) * sizeof(double))
         g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.q
@@ -467,7 +481,9 @@ cdef class GlmData:
                 free(g.chunk_hessian)
                 g.panel, g.chunk_hessian, g.buffer_type = NULL, NULL, -1
                 g.panel = aligned_block(g.chunks * 2 * HESSIAN_ROWS * g.ld * width)
-                g.chunk_hessian = aligned_block(g.chunks * pairs * g.q * g.ld * width)
+                if posix_memalign(&g.chunk_hessian, 64, g.chunks * pairs * g.q * g.ld * width + 64) != 0:    # passes clear it
+                    g.chunk_hessian = NULL
+                    raise MemoryError(f"no memory for the Hessians of {g.chunks} chunks")
                 g.buffer_type = typenum
             g.hessian_type, g.hessian = typenum, data(hessian)
             work += g.n * g.q * g.q * pairs // 2
@@ -480,12 +496,7 @@ cdef class GlmData:
 
         `step` above 1: the Hessian of a part of the rows, one in `step`, times the rows over those taken.
         """
-        cdef Py_ssize_t taken = 0, c
         self.run(GLM_VALUE, theta, grad, hessian, step)
-        if hessian is not None and step > 1:
-            for c in range(self.plan.chunks):
-                taken += self.plan.chunk_taken[c]
-            hessian *= hessian.dtype.type(self.plan.n / taken)
         return self.plan.loss
 
     def product(self, v, out):

@@ -249,7 +249,7 @@ def in_row_space(objective, y, weight):
     n = len(X)
     if objective.l2 == 0 and n < objective.q:
         raise ValueError(f"l2: expected more than 0 for fewer rows ({n}) than parameters ({objective.q}), got 0")
-    if n >= d or n > 20 * (12 + 6 * k):  # the factors would cost more than 30 passes
+    if n >= d or n > 20 * (10 + 4 * k):  # the factors would cost more than 30 passes
         return objective, lambda theta: theta
     from scipy.linalg import qr
 
@@ -336,9 +336,13 @@ class Solver:
         self.dtype = np.dtype(hessian_dtype or np.float32)
         self.fixed = hessian_dtype is not None
         n, d, q, k = len(objective.X), objective.d, objective.q, objective.k
-        # multiply-adds of a float32 Hessian; reading an element of X costs as much as 12, a predictor 6 more
-        self.ratio = (n * q * q * k * (k + 1) / 4 + (k * q) ** 3 / 4) / (n * d * (12 + 6 * k))
+        # Multiply-adds of a float32 Hessian and its factor, over those of a pass and a solve: an element of X costs as
+        # much as 10 in a pass, and 3.5 more a predictor, one of the factor 14. 100 000 x 50: 1.9, 20 000 x 300: 11
+        # (measured 1.9 and 9).
+        hessian = n * q * q * k * (k + 1) / 4 + (k * q) ** 3 / 4
+        self.ratio = hessian / (n * d * (10 + 3.5 * k))
         self.dense = self.ratio <= MOST_PASSES
+        self.ratio = hessian / (n * d * (10 + 3.5 * k) + 14 * (k * q) ** 2) if self.dense else self.ratio
         self.rough = ROUGH if self.dense and objective.family != "gaussian" and n >= 4 * ROUGH * q else 1
 
     def run(self, theta):
@@ -457,11 +461,11 @@ class Solver:
         self.pairs, self.passes = [], 0
 
     def pays(self, grad_norm) -> bool:
-        """Whether a new Hessian does, for what is left at the pace of the last step."""
+        """Whether a new Hessian does, for what is left at the pace of the last step; two passes would follow it."""
         if not self.dense or grad_norm <= self.tol or self.passes < self.ratio:
             return False
         pace = grad_norm / self.grad_norm
-        return pace >= 1 or np.log(max(self.tol, EPS) / grad_norm) < self.ratio * np.log(pace)
+        return pace >= 1 or np.log(max(self.tol, EPS) / grad_norm) < (self.ratio + 2) * np.log(pace)
 
     def diagonal(self, theta) -> np.ndarray:
         """One over the diagonal of the Hessian, as if all rows had the mean curvature of the intercept alone."""
