@@ -33,7 +33,19 @@ from fastopt.nn.tuning import calls_for
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms after a region, OpenBLAS's for 100
 # dense: our own dense layer of the whole width; pass: the memory traffic alone
-PEERS = ("torch", "numpy", "sklearn", "newton-cholesky", "lbfgs", "newton-cg", "glum", "onnxruntime", "jax", "dense", "pass")
+PEERS = (
+    "torch",
+    "numpy",
+    "sklearn",
+    "newton-cholesky",
+    "lbfgs",
+    "newton-cg",
+    "glum",
+    "onnxruntime",
+    "jax",
+    "dense",
+    "pass",
+)
 PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "jax", "optax")
 DOUBLE = ("newton",)  # topics in float64
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
@@ -157,7 +169,9 @@ def print_header(topic, threads) -> list[str]:
     """Head of a table; returns the peers that have a column in it."""
     present = {name for case in TOPICS[topic](threads) for name in case.sides}
     peers = [name for name in PEERS if name in present]
-    print(f"\n{topic}, float{64 if topic in DOUBLE else 32}, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)")
+    print(
+        f"\n{topic}, float{64 if topic in DOUBLE else 32}, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)"
+    )
     print_table_row(["", "ours µs", "limit µs", "of limit", *peers])
     return peers
 

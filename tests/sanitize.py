@@ -28,6 +28,7 @@ TOPICS = [
     "trainer",
     "fold",
     "nn",
+    "newton_glm",
     "determinism",
     "guard_pages",
     "errors",

@@ -14,8 +14,8 @@ minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
 - Where a Hessian costs more than MOST_PASSES passes: Newton's steps by conjugate gradients on Hessian-vector
   products, with a diagonal preconditioner, the tighter the closer (Nocedal & Wright, algorithm 7.1).
 - With fewer rows than columns, coef is in the space of the rows: X = L Q, and L (n, n) takes the place of X.
-- Softmax does not see a number added to all classes; what starts with sum zero over the classes stays there.
-  H is made regular in those directions, where no step goes.
+- Softmax does not see a number added to all classes: steps have sum zero over the classes, as the solution has
+  with a penalty, and H is made regular in the directions that are left.
 - LAPACK runs on one thread: the same bits, however many threads there are.
 """
 
@@ -43,7 +43,7 @@ def glm(
     fit_intercept=True,
     sample_weight=None,
     tol=1e-8,
-    max_iter=100,
+    max_iter=200,
     verbose=False,
     hessian_dtype=None,
 ) -> "GLMResult":
@@ -128,7 +128,9 @@ def as_rows(X) -> np.ndarray:
     """X as a C-contiguous float32 or float64 array of at least one row and column."""
     X = np.asarray(X)
     if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
-        raise ValueError(f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column")
+        raise ValueError(
+            f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
+        )
     if X.dtype.kind not in "biuf":
         raise TypeError(f"X: expected real numbers, got dtype {X.dtype}")
     return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
@@ -159,21 +161,27 @@ def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
         if family == "poisson" and y.min() < 0:
             raise ValueError(f"y: expected values of at least 0 for poisson, got {y.min()}")
         if family == "poisson" and not (y if weight is None else y * weight).any():
-            raise ValueError("y: expected a positive value among the rows of positive weight for poisson, got only zeros")
+            raise ValueError(
+                "y: expected a positive value among the rows of positive weight for poisson, got only zeros"
+            )
         return y, None
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise ValueError("y: expected class labels, got NaN or infinity")
     two = two_classes(y)
     classes, codes = two if two is not None else np.unique(y, return_inverse=True)
     if family == "binomial" and len(classes) > 2:
-        raise ValueError(f"y: expected two classes for binomial, got {len(classes)} different values; "
-                         "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers")
+        raise ValueError(
+            f"y: expected two classes for binomial, got {len(classes)} different values; "
+            "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers"
+        )
     codes = codes.astype(np.float64)
     if two is not None and weight is None:
         return codes, classes
     seen = np.bincount(codes.astype(np.intp), weight, len(classes)) > 0
     if seen.sum() < 2 or not seen.all():
-        raise ValueError(f"y: expected at least two classes, each with rows of positive weight, got {classes[seen].tolist()}")
+        raise ValueError(
+            f"y: expected at least two classes, each with rows of positive weight, got {classes[seen].tolist()}"
+        )
     return codes, classes
 
 
@@ -221,6 +229,13 @@ class Objective:
     def product(self, v) -> np.ndarray:
         out = self.data.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
         return self.penalise(out.reshape(-1), v)
+
+    def centre(self, step) -> np.ndarray:
+        """The part of a step that softmax sees, in place."""
+        if self.k > 1:
+            step = step.reshape(self.k, self.q)
+            step -= step.mean(axis=0)
+        return step.reshape(-1)
 
     def empty(self, dtype) -> np.ndarray:
         return np.empty((self.k * self.q,) * 2, dtype)
@@ -367,9 +382,9 @@ class Solver:
             self.converged = self.grad_norm <= self.tol and -0.5 * slope <= self.tol * total
             if self.converged or self.n_iter == self.max_iter:
                 break
-            new = self.search(theta, loss, grad, step, slope)
-            if new is None:  # nothing left that float64 could tell
-                self.converged = -slope <= 1e3 * EPS * max(abs(loss), EPS * total)
+            new, told = self.search(theta, loss, grad, step, slope), -slope > 8 * EPS * abs(loss)
+            if new is None or not (told or objective.norm(new[2]) <= 0.5 * objective.norm(grad)):
+                self.converged = not told  # nothing is left that float64 could tell
                 break
             if self.dense and (new[0] - theta) @ (new[2] - grad) > 0:
                 self.pairs = [*self.pairs, (new[0] - theta, new[2] - grad)][-PAIRS:]
@@ -386,7 +401,7 @@ class Solver:
 
     def direction(self, grad) -> np.ndarray:
         if not self.dense:
-            return self.conjugate_gradients(-grad)
+            return self.objective.centre(self.conjugate_gradients(-grad))
         q, kept = -grad, []
         for s, y in reversed(self.pairs):
             a = (s @ q) / (s @ y)
@@ -395,7 +410,7 @@ class Solver:
         q = self.factor.solve(q)
         for a, s, y in reversed(kept):
             q += s * (a - (y @ q) / (s @ y))
-        return q
+        return self.objective.centre(q)
 
     def conjugate_gradients(self, b, tol=None) -> np.ndarray:
         """H x = b to min(1/2, sqrt(|b| / |first gradient|)), as close as Newton's steps pay for."""
@@ -491,8 +506,14 @@ class Solver:
         if objective.l2 > 0:
             return
         column %= objective.q
-        which = "columns that add up to a constant, as the intercept" if column == objective.d else f"column {column}, that depends on those before it"
-        raise ValueError(f"X: expected linearly independent columns for l2=0, got {which}; drop a column or pass l2 > 0")
+        which = (
+            "columns that add up to a constant, as the intercept"
+            if column == objective.d
+            else f"column {column}, that depends on those before it"
+        )
+        raise ValueError(
+            f"X: expected linearly independent columns for l2=0, got {which}; drop a column or pass l2 > 0"
+        )
 
     def check_finite_optimum(self, theta, grad):
         """Without a penalty, classes that can be separated drive theta to infinity: the gradient vanishes there
@@ -500,15 +521,27 @@ class Solver:
         """
         self.objective.value(theta)
         try:
-            step = Factor(self.objective.hessian(np.float64)).solve(grad) if self.dense else self.conjugate_gradients(grad, 1e-3)
+            step = (
+                Factor(self.objective.hessian(np.float64)).solve(grad)
+                if self.dense
+                else self.conjugate_gradients(grad, 1e-3)
+            )
             far = np.abs(step).max() > 1e-3 * np.abs(theta).max()
         except NotPositive:
             far = True
         self.converged = not far
 
     def warn(self):
-        way_out = "classes that can be separated have no finite solution: pass l2 > 0" if self.objective.l2 == 0 else "raise max_iter"
-        warnings.warn(f"glm: not converged after {self.n_iter} steps, gradient {self.grad_norm:.1e}; {way_out}", RuntimeWarning, stacklevel=4)
+        way_out = (
+            "classes that can be separated have no finite solution: pass l2 > 0"
+            if self.objective.l2 == 0
+            else "raise max_iter"
+        )
+        warnings.warn(
+            f"glm: not converged after {self.n_iter} steps, gradient {self.grad_norm:.1e}; {way_out}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 # ---------------------------------------------------------------- the result
@@ -543,10 +576,16 @@ class GLMResult:
         self.family, self.classes = objective.family, classes
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
-        self._objective, self._theta = objective, solver.theta
+        self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
+        self._objective = objective  # holds X until the Hessian has been asked for
+
+    def __getstate__(self):
+        return self.__dict__ | {"_objective": None}  # models are kept without the data
 
     def __repr__(self):
-        return f"GLMResult({self.family}, {self.coef.size} coefficients, n_iter={self.n_iter}, converged={self.converged})"
+        return (
+            f"GLMResult({self.family}, {self.coef.size} coefficients, n_iter={self.n_iter}, converged={self.converged})"
+        )
 
     # -- predictions
 
@@ -567,7 +606,9 @@ class GLMResult:
     def predict_proba(self, X) -> np.ndarray:
         """The probability of each class, (n, k)."""
         if self.classes is None:
-            raise ValueError(f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict")
+            raise ValueError(
+                f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict"
+            )
         z = self.decision_function(X)
         z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
         e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -579,24 +620,26 @@ class GLMResult:
     def hessian(self) -> np.ndarray:
         """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
         objective = self._objective
+        if objective is None:
+            raise ValueError("hessian: expected to be asked for before the model was pickled, for it needs the data")
         lower = objective.empty(np.float64)
-        objective.value(self._theta, lower)
-        size = objective.k * objective.q
-        penalty = np.zeros((objective.k, objective.q))
+        objective.value(self._theta.reshape(-1), lower)
+        penalty = np.zeros_like(self._theta)
         penalty[:, : objective.d] = objective.l2
         full = np.tril(lower)
         full += np.tril(full, -1).T
-        full.reshape(-1)[:: size + 1] += penalty.reshape(-1)
+        full.reshape(-1)[:: len(full) + 1] += penalty.reshape(-1)
+        self._objective = None
         return full
 
     def _contrasts(self, matrix, back=False):
         """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
-        objective = self._objective
-        if objective.k == 1:
+        k, q = self._theta.shape
+        if k == 1:
             return matrix
         from scipy.linalg import helmert
 
-        basis = np.kron(helmert(objective.k), np.eye(objective.q))
+        basis = np.kron(helmert(k), np.eye(q))
         return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
 
     @cached_property
@@ -617,11 +660,10 @@ class GLMResult:
     @property
     def dispersion(self) -> float:
         """1, or the residual variance for gaussian."""
-        objective = self._objective
         if self.family != "gaussian":
             return 1.0
-        freedom = objective.rows - objective.q
-        squares = 2 * self.loss - objective.l2 * float(self.coef @ self.coef)
+        freedom = self._rows - self._theta.size
+        squares = 2 * self.loss - self._l2 * float(self.coef @ self.coef)
         return squares / freedom if freedom > 0 else np.nan
 
     @cached_property
