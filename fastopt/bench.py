@@ -32,20 +32,9 @@ from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms after a region, OpenBLAS's for 100
+SOLVERS = ("newton-cholesky", "lbfgs", "newton-cg")  # of scikit-learn
 # dense: our own dense layer of the whole width; pass: the memory traffic alone
-PEERS = (
-    "torch",
-    "numpy",
-    "sklearn",
-    "newton-cholesky",
-    "lbfgs",
-    "newton-cg",
-    "glum",
-    "onnxruntime",
-    "jax",
-    "dense",
-    "pass",
-)
+PEERS = ("torch", "numpy", "sklearn", *SOLVERS, "glum", "onnxruntime", "jax", "dense", "pass")
 PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "jax", "optax")
 DOUBLE = ("newton",)  # topics in float64
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
@@ -169,9 +158,8 @@ def print_header(topic, threads) -> list[str]:
     """Head of a table; returns the peers that have a column in it."""
     present = {name for case in TOPICS[topic](threads) for name in case.sides}
     peers = [name for name in PEERS if name in present]
-    print(
-        f"\n{topic}, float{64 if topic in DOUBLE else 32}, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)"
-    )
+    dtype = "float64" if topic in DOUBLE else "float32"
+    print(f"\n{topic}, {dtype}, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)")
     print_table_row(["", "ours µs", "limit µs", "of limit", *peers])
     return peers
 
@@ -852,7 +840,8 @@ def newton(threads) -> Iterator[Case]:
     yield glm_case("softmax digits 1797x64, 10 classes", *digits_data(), ("newton-cholesky", "lbfgs"))
     X = np.random.default_rng(0).standard_normal((100, 1000))
     yield glm_case("softmax 100x1000, 10 classes", X, np.arange(100) % 10, ("newton-cg", "lbfgs"))
-    yield hessian_case(20_000, 300)
+    for dtype in ("float32", "float64"):
+        yield hessian_case(20_000, 300, dtype)
 
 
 def logistic_data(n, d):
@@ -914,16 +903,18 @@ def glm_case(what, X, y, peers) -> Case:
     return Case(what, sides)
 
 
-def hessian_case(n, d) -> Case:
-    """One weighted Hessian X^T D X, float64 and, among the peers, NumPy's."""
+def hessian_case(n, d, dtype) -> Case:
+    """One weighted Hessian X^T D X of float64 data, added up in `dtype`."""
     X, weight = np.random.default_rng(0).standard_normal((n, d)), np.random.default_rng(1).uniform(0.1, 1, n)
 
     def ours():
-        data, out = core.GlmData("gaussian", X, np.zeros(n), weight, 1, False), np.empty((d, d))
+        data, out = core.GlmData("gaussian", X, np.zeros(n), weight, 1, False), np.empty((d, d), dtype)
         data.value(np.zeros((1, d)), np.empty((1, d)))
         return lambda: data.hessian(out)
 
-    return Case(f"Hessian {n}x{d}", {"ours": ours, "numpy": lambda: lambda: (X * weight[:, None]).T @ X})
+    sides = {"ours": ours, "numpy": lambda: lambda: (X * weight[:, None]).T @ X}
+    flops = n * d * (d + 1) * (1 if dtype == "float32" else 2)  # what the same time does in float32
+    return Case(f"Hessian {n}x{d}, sums in {dtype}", sides, flops, X.nbytes)
 
 
 TOPICS = {

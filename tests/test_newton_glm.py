@@ -475,6 +475,21 @@ def test_few_steps_warn_and_say_how_far_they_came(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1"]
 
 
+def test_values_whose_squares_overflow_are_an_error_or_solved():
+    X, y = problem("binomial")
+    assert fit_glm(X * 1e25, y).converged  # beyond what float32 can square
+    with pytest.raises(ValueError, match="X: expected values whose squares can be added up"):
+        fit_glm(X * 1e200, y)
+
+
+def test_a_penalty_too_small_for_dependent_columns_still_leads_to_a_solution():
+    X, y = problem("binomial", 300, 5)
+    X[:, 3] = X[:, 0]
+    fit = fit_glm(X, y, l2=1e-13)
+    assert fit.converged
+    assert gradient_of(fit, "binomial", X, y, l2=1e-13) <= 1e-8
+
+
 def test_a_tolerance_of_zero_ends_at_rounding():
     X, y = problem("binomial")
     fit = fit_glm(X, y, tol=0.0)
@@ -498,7 +513,7 @@ WRONG = {
     "l2": ({"l2": -1.0}, "l2: expected a finite number of at least 0, got -1.0"),
     "tol": ({"tol": np.nan}, "tol: expected a finite number"),
     "max_iter": ({"max_iter": -1}, "max_iter: expected a whole number"),
-    "hessian_dtype": ({"hessian_dtype": "float16"}, "hessian_dtype: expected None, 'float32' or 'float64'"),
+    "hessian_dtype": ({"hessian_dtype": "float16"}, "hessian_dtype: expected 'float32' or 'float64', got 'float16'"),
     "vector": ({"X": X[:, 0]}, r"X: expected shape \(n, d\).*got \(20,\)"),
     "no rows": ({"X": X[:0], "y": Y[:0]}, r"X: expected shape \(n, d\)"),
     "complex": ({"X": X * 1j}, "X: expected real numbers, got dtype complex128"),
