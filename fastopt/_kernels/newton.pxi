@@ -270,7 +270,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
-    cdef Py_ssize_t strip = strip_of(x), high = GLM_DOT_ROWS if g.d > GLM_DOT_WIDE else 2 * GLM_DOT_ROWS, a, j = 0
+    cdef Py_ssize_t strip = strip_of(grad), high = GLM_DOT_ROWS if g.d > GLM_DOT_WIDE else 2 * GLM_DOT_ROWS, a, j = 0
     # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
     while j < rows:
         ask_lines(coming, size * high // 32)
