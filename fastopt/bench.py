@@ -18,7 +18,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, pairwise
 from typing import NamedTuple
@@ -32,9 +32,11 @@ from fastopt.nn.tuning import calls_for
 
 REPEATS, SECONDS = 7, 0.02
 PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms after a region, OpenBLAS's for 100
+SOLVERS = ("newton-cholesky", "lbfgs", "newton-cg")  # of scikit-learn
 # dense: our own dense layer of the whole width; gradient: our own gradient; pass: the memory traffic alone
-PEERS = ("torch", "numpy", "sklearn", "onnxruntime", "jax", "dense", "gradient", "pass")
-PACKAGES = ("numpy", "torch", "scikit-learn", "onnxruntime", "jax", "optax")
+PEERS = ("torch", "numpy", "sklearn", *SOLVERS, "glum", "onnxruntime", "jax", "dense", "gradient", "pass")
+PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "jax", "optax")
+DOUBLE = ("newton",)  # topics in float64
 SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
 
 
@@ -156,7 +158,8 @@ def print_header(topic, threads) -> list[str]:
     """Head of a table; returns the peers that have a column in it."""
     present = {name for case in TOPICS[topic](threads) for name in case.sides}
     peers = [name for name in PEERS if name in present]
-    print(f"\n{topic}, float32, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)")
+    dtype = "float64" if topic in DOUBLE else "float32"
+    print(f"\n{topic}, {dtype}, {threads} thread{'s' * (threads > 1)}; µs (ratio peer / ours)")
     print_table_row(["", "ours µs", "limit µs", "of limit", *peers])
     return peers
 
@@ -864,10 +867,96 @@ def fit_case(epochs=5) -> Case:
     return Case(f"fit 64-128-64-10, batch 32, {epochs} epochs of 1797", {"ours": ours, "sklearn": sklearn})
 
 
+# ---------------------------------------------------------------- topics: second order
+
+
+GRADIENT = 1e-8  # no component of the gradient of the mean objective exceeds it, on any side
+
+
 def newton(threads) -> Iterator[Case]:
+    for n, d in ((100_000, 50), (20_000, 300)):
+        yield glm_case(f"logistic {n}x{d}", *logistic_data(n, d), ("newton-cholesky", "lbfgs", "glum"))
+    yield glm_case("softmax digits 1797x64, 10 classes", *digits_data(), ("newton-cholesky", "lbfgs"))
+    X = np.random.default_rng(0).standard_normal((100, 1000))
+    yield glm_case("softmax 100x1000, 10 classes", X, np.arange(100) % 10, ("newton-cg", "lbfgs"))
+    for dtype in ("float32", "float64"):
+        yield hessian_case(20_000, 300, dtype)
     yield hvp_case([784, 256, 128, 10], 128)
     yield hvp_case([784, 1024, 1024, 10], 128)
     yield hvp_case([784, 256, 128, 10], 128, gauss_newton=True)
+
+
+def logistic_data(n, d):
+    rng = np.random.default_rng(0)
+    X, coef = rng.standard_normal((n, d)), rng.standard_normal(d) / np.sqrt(d)
+    return X, (rng.uniform(size=n) < 1 / (1 + np.exp(-X @ coef))).astype(int)
+
+
+def digits_data():
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    return X / 16, y
+
+
+def mean_gradient(X, y, coef, intercept) -> float:
+    """Largest component of the gradient of mean loss + ||coef||^2 / (2 n), computed by NumPy."""
+    coef, classes = np.atleast_2d(coef), np.unique(y)
+    z = X @ coef.T + intercept
+    z = np.hstack([0 * z, z]) if len(coef) == 1 else z
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    residual = p / p.sum(axis=1, keepdims=True) - (y[:, None] == classes)
+    residual = residual[:, 1:] if len(coef) == 1 else residual
+    return max(np.abs(residual.T @ X + coef).max(), np.abs(residual.sum(axis=0)).max()) / len(X)
+
+
+def checked(fit, X, y, gradient) -> Callable:
+    """The call `fit`, once what it finds has as small a gradient as everybody's."""
+    model = fit()
+    coef, intercept = (model.coef, model.intercept) if hasattr(model, "coef") else (model.coef_, model.intercept_)
+    norm = mean_gradient(X, y, coef, np.ravel(intercept))
+    if norm > gradient:
+        raise RuntimeError(f"bench newton: expected a gradient of at most {gradient}, got {norm} from {model}")
+    return fit
+
+
+def glm_case(what, X, y, peers) -> Case:
+    """A fit with l2 = 1, from nothing to a gradient of GRADIENT."""
+    many = len(np.unique(y)) > 2
+
+    def ours():
+        family = "multinomial" if many else "binomial"
+        return checked(lambda: fo.newton.glm(X, y, family, tol=GRADIENT), X, y, GRADIENT)
+
+    def sklearn(solver):
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(solver=solver, tol=GRADIENT, max_iter=10_000)
+        return checked(lambda: model.fit(X, y), X, y, GRADIENT)
+
+    def glum():
+        from glum import GeneralizedLinearRegressor
+
+        how = {"family": "binomial", "alpha": 1 / len(X), "l1_ratio": 0, "solver": "irls-ls", "gradient_tol": GRADIENT}
+        model, target = GeneralizedLinearRegressor(**how, max_iter=1000), y.astype(float)
+        return checked(lambda: model.fit(X, target), X, y, GRADIENT)
+
+    sides = {"ours": ours} | {name: glum if name == "glum" else partial(sklearn, name) for name in peers}
+    return Case(what, sides)
+
+
+def hessian_case(n, d, dtype) -> Case:
+    """One weighted Hessian X^T D X of float64 data, added up in `dtype`."""
+    X, weight = np.random.default_rng(0).standard_normal((n, d)), np.random.default_rng(1).uniform(0.1, 1, n)
+
+    def ours():
+        data, out = core.GlmData("gaussian", X, np.zeros(n), weight, 1, False), np.empty((d, d), dtype)
+        data.value(np.zeros((1, d)), np.empty((1, d)))
+        return lambda: data.hessian(out)
+
+    sides = {"ours": ours, "numpy": lambda: lambda: (X * weight[:, None]).T @ X}
+    flops = n * d * (d + 1) * (1 if dtype == "float32" else 2)  # what the same time does in float32
+    return Case(f"Hessian {n}x{d}, sums in {dtype}", sides, flops, X.nbytes)
 
 
 def hvp_case(widths, n, gauss_newton=False) -> Case:
@@ -909,7 +998,7 @@ def hvp_case(widths, n, gauss_newton=False) -> Case:
         product = jax.jit(lambda params, v: jax.jvp(lambda p: jax.grad(loss)(p, x, y), (params,), (v,))[1])
         return lambda: jax.block_until_ready(product(params, v))
 
-    what = f"{'Gauss-Newton' if gauss_newton else 'Hessian'} product {'-'.join(map(str, widths))}, batch {n}"
+    what = f"{'Gauss-Newton' if gauss_newton else 'Hessian'} product {'-'.join(map(str, widths))}, batch {n}, float32"
     sides = {"ours": ours, "gradient": gradient}
     # forward and its tangent, backward and its tangent: 8 products a weight, 3 in the first layer; Gauss-Newton 5 and 3
     flops = 2 * n * (5 * sum(weights) - 2 * weights[0] if gauss_newton else 8 * sum(weights) - 5 * weights[0])

@@ -517,6 +517,35 @@ def dropout(x, rate, seed, step=0):
 
 # ---------------------------------------------------------------- the lists that tests run through
 
+# ---------------------------------------------------------------- generalised linear models
+
+
+def glm(family, theta, X, y, weight, l2=0.0):
+    """Loss, gradient (k, q) and Hessian (k q, k q) of theta (k, q), whose last column is the intercept if q = d + 1."""
+    d, (k, q) = X.shape[1], theta.shape
+    rows = np.hstack([X, np.ones((len(X), q - d))]).astype(float)
+    z = rows @ theta.T
+    if family == "multinomial":
+        top = z.max(axis=1, keepdims=True)
+        p = np.exp(z - top) / np.exp(z - top).sum(axis=1, keepdims=True)
+        own = np.eye(k)[np.asarray(y, int)]
+        loss = top[:, 0] + np.log(np.exp(z - top).sum(axis=1)) - (z * own).sum(axis=1)
+        slope, curvature = p - own, p[:, :, None] * (np.eye(k) - p[:, None, :])
+    else:
+        z = z[:, 0]
+        loss, slope, curvature = {
+            "gaussian": lambda: ((z - y) ** 2 / 2, z - y, np.ones_like(z)),
+            "binomial": lambda: (np.logaddexp(0, z) - y * z, sigmoid(z) - y, sigmoid(z) * sigmoid(-z)),
+            "poisson": lambda: (np.exp(z) - y * z, np.exp(z) - y, np.exp(z)),
+        }[family]()
+        slope, curvature = slope[:, None], curvature[:, None, None]
+    ridge = np.tile([l2] * d + [0.0] * (q - d), (k, 1))
+    grad = (weight[:, None] * slope).T @ rows + ridge * theta
+    hessian = np.einsum("n,nab,ni,nj->aibj", weight, curvature, rows, rows, optimize=True).reshape(k * q, k * q)
+    return float(weight @ loss + (ridge * theta**2).sum() / 2), grad, hessian + np.diag(ridge.reshape(-1))
+
+
+FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
 ACTIVATIONS = {f.__name__: f for f in (identity, relu, leaky_relu, tanh, sigmoid, gelu, silu, softmax)}
 SLOPES = {
     name: globals()[f"{name}_slope"] for name in ACTIVATIONS if name != "softmax"

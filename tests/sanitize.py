@@ -30,6 +30,7 @@ TOPICS = [
     "trainer",
     "fold",
     "nn",
+    "newton_glm",
     "determinism",
     "guard_pages",
     "errors",

@@ -11,9 +11,10 @@ from pathlib import Path
 import guard
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, KERNELS, LOSS_CASES, draw_targets, loss_options
+from reference import ACTIVATIONS, FAMILIES, KERNELS, LOSS_CASES, draw_targets, loss_options
 
 import fastopt as fo
+from fastopt._kernels import core
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 
@@ -69,6 +70,16 @@ def run_grouped_dense(place, dtype, n, depth, width, groups, name):
     F.grouped_dense(x, weight, bias, groups, name, out, z)
     F.grouped_dense_backward(dy, x, weight, z, groups, name, dx, dw, db)
     return out, z, dx, dw, db
+
+
+def run_glm(place, dtype, n, width, family):
+    k = 3 if family == "multinomial" else 1
+    x, y, weights = place(normal(dtype, (n, width))[0]), place(np.arange(n) % 3.0 % 2), place(np.ones(n))
+    theta, grad, product, hessian = map(place, normal(float, *[(k, width + 1)] * 3, (k * (width + 1),) * 2))
+    data = core.GlmData(family, x, y, weights, k, True)
+    data.value(theta / width, grad, hessian)
+    data.product(theta, product)
+    return grad, product, np.tril(hessian)
 
 
 def run_maxout(place, dtype, n, width, pieces):
@@ -256,6 +267,13 @@ def test_statistics_of_channels_stay_inside(dtype, place):
     for size in WIDTHS:
         check(run_channel_statistics, place, dtype, 3, 2, 1, size)
     check(run_channel_statistics, place, dtype, 2, 3, 37, 31)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generalised_linear_models_stay_inside(family, dtype, place):
+    for width in WIDTHS[::2]:
+        for n in (3, 17, 130):
+            check(run_glm, place, dtype, n, width, family)
 
 
 INTERIM = [(rule, {"momentum": 0.9, "nesterov": "interim"}) for rule in ("SGD", "RMSprop")]

@@ -37,6 +37,7 @@ include "update.pxi"
 include "regularization.pxi"
 include "descent.pxi"
 include "program.pxi"
+include "newton.pxi"
 include "limits.pxi"
 
 team_initialise()

@@ -161,6 +161,12 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 #undef VEC
 #undef NAME
 
+/* The lines of the `size` bytes from p on are asked for, as far as L2: a tile that reads several rows at
+ * once is no stream that the hardware would follow. */
+static inline void ask_lines(const void *p, ptrdiff_t size) {
+    for (ptrdiff_t i = 0; i < size; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
+}
+
 /* Denormal results and operands become zero until the mode is put back. */
 #if defined(__SSE2__)
 #include <xmmintrin.h>

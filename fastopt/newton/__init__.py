@@ -1,15 +1,18 @@
-"""The second order: Newton's step, minimizers, and what a Hessian says about a point."""
+"""The second order: Newton's step, minimizers, generalised linear models, and what a Hessian says about a point."""
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
+from fastopt.newton.glm import GLMResult, glm
 from fastopt.newton.minimizer import minimize
 from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical_point, predicted_change, step
 
 __all__ = [
     "CriticalPoint",
+    "GLMResult",
     "Spectrum",
     "Step",
     "condition_number",
     "critical_point",
+    "glm",
     "hessian",
     "minimize",
     "predicted_change",

@@ -1,0 +1,510 @@
+# Generalised linear models: loss, gradient and Hessian X^T D X from one read of X.
+#
+# - A model with k linear predictors (k > 1: softmax) has theta (k, q): coefficients and, if asked for,
+#   the intercept as the last column, q = d + 1. What a row gives is a formula on one element,
+#   glm_element, or on one column of LANES rows, softmax_block.
+# - LANES rows at a time: linear predictors, formulas, gradient; those rows are in L1 then. Every
+#   HESSIAN_ROWS rows, one symmetric update of X^T D X, lower triangle, from a panel in the dtype of the
+#   Hessian: float32 halves its time. The rest is float64, whatever X is.
+# - Rows are cut into chunks by the shape alone; each has sums of its own, added in order in the end,
+#   so the bits do not depend on the team.
+# - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the point seen last:
+#   Hessian-vector products and the Hessian of that point need no more.
+# - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
+
+cdef extern from "simd.h" nogil:
+    void ask_lines(const void* p, Py_ssize_t size)
+
+cdef enum:
+    GAUSSIAN                # loss (z - y)^2 / 2
+    BINOMIAL                # log(1 + e^z) - y z, y 0 or 1
+    POISSON                 # e^z - y z
+    MULTINOMIAL             # log sum e^z - z_y, y a class
+
+FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
+
+cdef enum:                  # what a pass computes of its linear predictors
+    GLM_VALUE               # loss, gradient, curvature
+    GLM_PRODUCT             # H v, theta being v
+    GLM_HESSIAN             # nothing: the Hessian alone, from the curvature
+
+
+# --- formulas ----------------------------------------------------------------------
+
+ctypedef struct GaussianFamily:
+    char _
+ctypedef struct BinomialFamily:
+    char _
+ctypedef struct PoissonFamily:
+    char _
+
+ctypedef fused Family:
+    GaussianFamily
+    BinomialFamily
+    PoissonFamily
+
+
+cdef inline double glm_element(Family* tag, double z, double y, double* slope, double* curvature) noexcept nogil:
+    # the loss of the linear predictor z with target y, its first and second derivative by z
+    cdef double value, q = 0
+    if Family is GaussianFamily:
+        slope[0] = z - y
+        curvature[0] = 1.0
+        return 0.5 * slope[0] * slope[0]
+    elif Family is BinomialFamily:
+        value = element_loss[LogisticError, double](<LogisticError*>NULL, z, y, 0.0, &q)
+        slope[0] = q
+        q = absolute(q)
+        curvature[0] = q * (1.0 - q)
+        return value
+    else:
+        q = exp_element(z)
+        slope[0] = q - y
+        curvature[0] = q
+        return q - y * z
+
+
+cdef one_body_void family_block(Family* tag, const double* z, const double* y, const double* w, double* r, double* c,
+                                double* lane) noexcept nogil:
+    # z, y, w (LANES,) -> r = w l', c = w l''; lane grows by w l
+    cdef double lost[LANES]
+    cdef double slope_of[LANES]
+    cdef double curvature_of[LANES]
+    cdef double slope = 0, curvature = 0
+    cdef Py_ssize_t j
+    for j in range(LANES):
+        lost[j] = w[j] * glm_element(tag, z[j], y[j], &slope, &curvature)
+        slope_of[j] = w[j] * slope
+        curvature_of[j] = w[j] * curvature
+    for j in range(LANES):
+        lane[j] += lost[j]
+        r[j] = slope_of[j]
+        c[j] = curvature_of[j]
+
+
+cdef one_body_void softmax_block(double* z, const double* y, const double* w, double* r, double* p, double* lane,
+                                 Py_ssize_t k) noexcept nogil:
+    # z (k, LANES), y (LANES,) classes -> p = softmax(z), r = w (p - [y]); lane grows by w (log sum e^z - z_y)
+    cdef double top[LANES]
+    cdef double total[LANES]
+    cdef double own[LANES]
+    cdef Py_ssize_t a, j
+    for j in range(LANES):
+        own[j] = z[<Py_ssize_t>y[j] * LANES + j]
+    exp_columns(z, top, total, k)
+    for j in range(LANES):
+        lane[j] += w[j] * (log_element(total[j]) + (top[j] - own[j]))
+        total[j] = 1.0 / total[j]
+    for a in range(k):
+        for j in range(LANES):
+            p[a * LANES + j] = z[a * LANES + j] * total[j]
+        for j in range(LANES):
+            r[a * LANES + j] = w[j] * p[a * LANES + j]
+    for j in range(LANES):
+        r[<Py_ssize_t>y[j] * LANES + j] -= w[j]
+
+
+cdef one_body_void product_block(const double* z, const double* c, const double* w, double* r, Py_ssize_t k) noexcept nogil:
+    # z = X v (k, LANES) -> r = D z: c z, or of the softmax w p (z - sum p z)
+    cdef double mean[LANES]
+    cdef Py_ssize_t a, j
+    if k == 1:
+        for j in range(LANES):
+            r[j] = c[j] * z[j]
+        return
+    for j in range(LANES):
+        mean[j] = 0
+    for a in range(k):
+        for j in range(LANES):
+            mean[j] += c[a * LANES + j] * z[a * LANES + j]
+    for a in range(k):
+        for j in range(LANES):
+            r[a * LANES + j] = w[j] * c[a * LANES + j] * (z[a * LANES + j] - mean[j])
+
+
+cdef one_body_void pair_block(const double* p, const double* w, double* out, Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    # out (LANES,) = the second derivative of w l by z_a and z_b, of the softmax p (k, LANES)
+    cdef Py_ssize_t j
+    cdef double same = 1.0 if a == b else 0.0
+    for j in range(LANES):
+        out[j] = w[j] * p[a * LANES + j] * (same - p[b * LANES + j])
+
+
+# --- one pass over the rows --------------------------------------------------------
+
+cdef struct GlmPlan:
+    int family, typenum     # typenum of X
+    Py_ssize_t n, d, k, q   # q = d, or d + 1 with an intercept
+    void* x                 # (n, d)
+    double* y               # (n,): values, 0 and 1, or classes
+    double* weights         # (n,), or NULL: ones
+    double* curvature       # (blocks, k, LANES)
+    Py_ssize_t chunks
+    Py_ssize_t chunk_taken[GLM_CHUNKS]  # rows that went into the Hessian of a chunk
+    double* chunk_grad      # (chunks, k, q)
+    double* chunk_loss      # (chunks,)
+    double* rows            # (chunks, LANES, d): rows of a float32 X, widened; a member uses its own
+    # of a call
+    int kind, hessian_type  # hessian_type: type number, or -1 for none
+    int buffer_type         # that panel and chunk_hessian are made for
+    Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
+    Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
+    void* panel             # (chunks, 2, HESSIAN_ROWS, ld): [X 1] and D [X 1]; a member uses its own
+    void* chunk_hessian     # (chunks, k (k + 1) / 2, q, ld)
+    void* hessian           # (k q, k q): the lower triangle is written
+    double* theta           # (k, q)
+    double* grad            # (k, q)
+    double loss
+
+
+cdef struct GlmScratch:     # of a member; k is not limited, so that these are not on the stack
+    double* z               # (k, LANES)
+    double* r
+
+
+cdef void widen_rows(const floating* x, double* to, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        to[i] = <double>x[i]
+
+
+cdef void fill_panel(const double* x, const double* c, floating* s, Py_ssize_t rows, Py_ssize_t d, Py_ssize_t q,
+                     Py_ssize_t ld) noexcept nogil:
+    # s (rows, ld) = sqrt(c) [x 1], c NULL: ones; what pads a row stays 0
+    cdef Py_ssize_t i, j
+    cdef double scale = 1
+    for i in range(rows):
+        if c != NULL:
+            scale = root(c[i])
+        for j in range(d):
+            s[j] = <floating>(scale * x[j])
+        if q > d:
+            s[d] = <floating>scale
+        x += d
+        s += ld
+
+
+cdef void weight_panel(const floating* s, const double* weight, floating* to, Py_ssize_t rows, Py_ssize_t ld) noexcept nogil:
+    # to = weight s, row by row
+    cdef Py_ssize_t i, j
+    cdef floating w
+    for i in range(rows):
+        w = <floating>weight[i]
+        for j in range(ld):
+            to[j] = w * s[j]
+        s += ld
+        to += ld
+
+
+cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, Py_ssize_t rows, floating* h,
+                          Py_ssize_t q, const char* coming, Py_ssize_t size) noexcept nogil:
+    # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they
+    # write above the diagonal is never read. The `size` bytes from `coming` on are asked for meanwhile
+    cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
+    cdef int high
+    while j < q:
+        tiles += (q - j + SPREAD_ROWS - 1) // SPREAD_ROWS
+        j += strip
+    size = round_up(size // tiles + 1, 64)
+    j = 0
+    while j < q:
+        i = j
+        while i < q:
+            high = <int>min(SPREAD_ROWS, q - i)
+            ask_lines(coming, size)
+            coming += size
+            spread_tile(high, min(strip, round_up(i + high - j, lanes_of(h))), a + i, 1, ld, b + j, ld, rows,
+                        h + i * ld + j, ld, True, NULL, False)
+            i += high
+        j += strip
+
+
+cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
+                         const char* coming, Py_ssize_t size) noexcept nogil:
+    # h (pairs, q, ld) grows by the rows in the panel s, which start with block `block`; as many come from `coming` on
+    cdef double weight[HESSIAN_ROWS]
+    cdef double w[LANES]
+    cdef floating* weighted = s + HESSIAN_ROWS * g.ld
+    cdef Py_ssize_t a, b, i, pair = 0
+    if g.k == 1:
+        triangle_update(<const floating*>s, <const floating*>s, g.ld, rows, h, g.q, coming, size)
+        return
+    for a in range(g.k):
+        for b in range(a + 1):
+            i = 0
+            while i < rows:
+                block_weights(g, block * LANES + i, min(<Py_ssize_t>LANES, rows - i), w)
+                pair_block(g.curvature + (block * LANES + i) * g.k, w, weight + i, a, b)
+                i += LANES
+            weight_panel(s, weight, weighted, rows, g.ld)
+            triangle_update(<const floating*>weighted, <const floating*>s, g.ld, rows, h + pair * g.q * g.ld, g.q,
+                            coming, size if pair == 0 else 0)
+            pair += 1
+
+
+cdef inline void block_weights(const GlmPlan* g, Py_ssize_t i, Py_ssize_t rows, double* w) noexcept nogil:
+    # the weights of rows i to i + rows, zeros beyond
+    cdef Py_ssize_t j
+    if g.weights != NULL:
+        fill_rows(g.weights + i, rows, w)
+        return
+    for j in range(LANES):
+        w[j] = 1.0
+    for j in range(rows, LANES):
+        w[j] = 0.0
+
+
+cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) noexcept nogil:
+    # to (LANES,) = source (rows,), zeros beyond
+    if rows == LANES:
+        memcpy(to, source, LANES * sizeof(double))
+    else:
+        fill(to, source, rows, 0.0)
+
+
+cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
+                    GlmScratch* s, double* grad, double* lane) noexcept nogil:
+    # rows i to i + rows, which x (rows, d) holds: linear predictors, formulas, gradient;
+    # coming: where the `size` bytes of the next rows are
+    cdef double y[LANES]
+    cdef double w[LANES]
+    cdef double* c = g.curvature + i * g.k
+    cdef double intercept
+    cdef Py_ssize_t strip = strip_of(grad), high = GLM_DOT_ROWS if g.d > GLM_DOT_WIDE else 2 * GLM_DOT_ROWS, a, j = 0
+    # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
+    while j < rows:
+        ask_lines(coming, size * high // 32)
+        coming += size * high // 32
+        dot_tiles[double](g.k, min(high, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES, False, NULL, False, False)
+        j += high
+    block_weights(g, i, rows, w)
+    fill_rows(g.y + i, rows, y)
+    for a in range(g.k):
+        intercept = g.theta[a * g.q + g.d] if g.q > g.d else 0.0
+        for j in range(LANES):
+            s.z[a * LANES + j] += intercept
+        for j in range(rows, LANES):
+            s.z[a * LANES + j] = 0.0
+    if g.kind == GLM_PRODUCT:
+        product_block(s.z, c, w, s.r, g.k)
+    elif g.family == GAUSSIAN:
+        family_block(<GaussianFamily*>NULL, s.z, y, w, s.r, c, lane)
+    elif g.family == BINOMIAL:
+        family_block(<BinomialFamily*>NULL, s.z, y, w, s.r, c, lane)
+    elif g.family == POISSON:
+        family_block(<PoissonFamily*>NULL, s.z, y, w, s.r, c, lane)
+    else:
+        softmax_block(s.z, y, w, s.r, c, lane, g.k)
+    size = size * strip // (2 * g.d + 1)
+    j = 0
+    while j < g.d:
+        ask_lines(coming, size)
+        coming += size
+        spread_product[double](s.r, LANES, 1, x + j, g.d, grad + j, g.q, g.k, min(strip, g.d - j), rows, True, NULL, False)
+        j += strip
+    if g.q > g.d:
+        for a in range(g.k):
+            grad[a * g.q + g.d] += lane_sum(s.r + a * LANES)
+
+
+cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
+    # the rows of a chunk; panel and h NULL: no Hessian. Returns the rows that went into it
+    cdef double lane[LANES]
+    cdef double* grad = g.chunk_grad + chunk * g.k * g.q
+    cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
+    cdef Py_ssize_t rows, first = i, panels = 0, taken = 0, j
+    cdef Py_ssize_t size
+    cdef bint wanted = h != NULL
+    cdef const double* x
+    cdef const char* coming
+    for j in range(LANES):
+        lane[j] = 0
+    memset(grad, 0, g.k * g.q * sizeof(double))
+    if h != NULL:
+        memset(h, 0, g.k * (g.k + 1) // 2 * g.q * g.ld * sizeof(floating))
+    while i < stop:
+        rows = min(<Py_ssize_t>LANES, stop - i)
+        if g.typenum == cnp.NPY_FLOAT32:
+            size = rows * g.d * sizeof(float)
+            coming = <const char*>(<const float*>g.x + (i + rows) * g.d)
+            widen_rows(<const float*>g.x + i * g.d, wide, rows * g.d)
+            x = wide
+        else:
+            size = rows * g.d * sizeof(double)
+            x = <const double*>g.x + i * g.d
+            coming = <const char*>(x + rows * g.d)
+        if g.kind != GLM_HESSIAN:
+            glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
+        if wanted:
+            fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
+            taken += rows
+        if i + rows - first == HESSIAN_ROWS or i + rows == stop:
+            if wanted:
+                hessian_update(g, panel, h, first // LANES, i + rows - first, coming, HESSIAN_ROWS * size // rows)
+            first = i + rows
+            panels += 1
+            wanted = h != NULL and panels % g.step == 0
+        i += rows
+    g.chunk_loss[chunk] = 0
+    for j in range(LANES):
+        g.chunk_loss[chunk] += lane[j]
+    return taken
+
+
+cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # out (k q, k q) = scale times the sums of h (chunks, pairs, q, ld) over the chunks, lower triangle;
+    # the pair (a, b) is symmetric itself
+    cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, ldo = g.k * g.q, a, b, c, i, j, pair = 0
+    cdef floating* row
+    cdef const floating* more
+    for a in range(g.k):
+        for b in range(a + 1):
+            for i in range(share(g.q, 1, member, team), share(g.q, 1, member + 1, team)):
+                row = h + (pair * g.q + i) * g.ld
+                for c in range(1, g.chunks):
+                    more = row + c * pairs * g.q * g.ld
+                    for j in range(i + 1):
+                        row[j] += more[j]
+                if scale != <floating>1:
+                    for j in range(i + 1):
+                        row[j] *= scale
+                memcpy(out + (a * g.q + i) * ldo + b * g.q, row, (i + 1) * sizeof(floating))
+                if a != b:
+                    for j in range(i):
+                        out[(a * g.q + j) * ldo + b * g.q + i] = row[j]
+            pair += 1
+
+
+cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # member's chunks, then its part of their sums
+    cdef GlmScratch s
+    cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
+    cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
+    cdef floating* panel = <floating*>g.panel + member * 2 * HESSIAN_ROWS * g.ld if h != NULL else NULL
+    s.z = g.rows + g.chunks * LANES * g.d + member * 2 * g.k * LANES
+    s.r = s.z + g.k * LANES
+    for c in range(share(g.chunks, 1, member, team), share(g.chunks, 1, member + 1, team)):
+        g.chunk_taken[c] = glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
+                                     h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
+    team_barrier(team)
+    if h != NULL:
+        for c in range(g.chunks):
+            taken += g.chunk_taken[c]
+        join_hessian(g, h, <floating*>g.hessian, <floating>g.n / <floating>taken, member, team)
+    if g.kind == GLM_HESSIAN:
+        return
+    for i in range(share(size, GRAIN, member, team), share(size, GRAIN, member + 1, team)):
+        g.grad[i] = 0
+        for c in range(g.chunks):
+            g.grad[i] += g.chunk_grad[c * size + i]
+    if member == 0:
+        g.loss = 0
+        for c in range(g.chunks):
+            g.loss += g.chunk_loss[c]
+
+
+cdef void glm_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef GlmPlan* g = <GlmPlan*>args
+    if g.hessian_type == cnp.NPY_FLOAT32:
+        glm_pass(g, <float*>NULL, member, team)
+    else:
+        glm_pass(g, <double*>NULL, member, team)
+
+
+# ---------------------------------------------------------------- entry points
+
+cdef class GlmData:
+    """The data of a generalised linear model, bound once: loss, gradient, Hessian and products of it.
+
+    The Hessian is that of the sum of the losses, without a penalty; its lower triangle is written.
+
+    Parameters
+    ----------
+    family : str
+        One of FAMILIES.
+    X : ndarray, shape (n, d), float32 or float64, C-contiguous
+    y : ndarray, shape (n,), float64
+        Values, 0 and 1, or classes from 0 to k - 1.
+    weights : ndarray, shape (n,), float64, or None
+    k : int
+        Linear predictors: the classes of "multinomial", else 1.
+    intercept : bool
+        Whether theta (k, q) ends with a column of intercepts.
+    """
+    cdef GlmPlan plan
+    cdef object holders     # of everything the plan points to
+
+    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept):
+        cdef GlmPlan* g = &self.plan
+        g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
+        X = as_input("X", X, g.typenum, (None, None))
+        g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
+        g.q = g.d + intercept
+        y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
+        if weights is not None:
+            weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
+        self.holders = X, y, weights
+        g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
+        g.hessian_type = g.buffer_type = -1
+        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
+        g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
+        g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1) * sizeof(double))
+        g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.q
+        g.rows = <double*>aligned_block(g.chunks * LANES * (g.d + 2 * g.k) * sizeof(double))
+
+    def __dealloc__(self):
+        free(self.plan.curvature)
+        free(self.plan.chunk_grad)
+        free(self.plan.rows)
+        free(self.plan.panel)
+        free(self.plan.chunk_hessian)
+
+    cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
+        cdef GlmPlan* g = &self.plan
+        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, work = 0
+        g.kind, g.step = kind, step
+        if kind != GLM_HESSIAN:
+            theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
+            grad = as_output("grad", grad, cnp.NPY_FLOAT64, (g.k, g.q))
+            g.theta, g.grad = <double*>data(theta), <double*>data(grad)
+            work += 2 * g.n * (g.d + 16) * g.k
+        if hessian is None:
+            g.hessian_type = -1
+        else:
+            typenum = float_type("hessian", hessian)
+            hessian = as_output("hessian", hessian, typenum, (g.k * g.q, g.k * g.q))
+            width = sizeof(float) if typenum == cnp.NPY_FLOAT32 else sizeof(double)
+            lines = (g.q * width + 63) // 64
+            g.ld = (lines | 1 if lines > 8 else lines) * 64 // width     # an odd number of lines: rows share no set of L1
+            if g.buffer_type != typenum:
+                free(g.panel)
+                free(g.chunk_hessian)
+                g.panel, g.chunk_hessian, g.buffer_type = NULL, NULL, -1
+                g.panel = aligned_block(g.chunks * 2 * HESSIAN_ROWS * g.ld * width)
+                if posix_memalign(&g.chunk_hessian, 64, g.chunks * pairs * g.q * g.ld * width + 64) != 0:    # passes clear it
+                    g.chunk_hessian = NULL
+                    raise MemoryError(f"no memory for the Hessians of {g.chunks} chunks")
+                g.buffer_type = typenum
+            g.hessian_type, g.hessian = typenum, data(hessian)
+            work += g.n * g.q * g.q * pairs // 2
+        with nogil:
+            team_run(glm_job, g, min(g.chunks, team_for(work)))
+        return 0
+
+    def value(self, theta, grad, hessian=None, step=1):
+        """The loss at theta (k, q); grad (k, q) and, if given, hessian (k q, k q) are overwritten.
+
+        `step` above 1: the Hessian of a part of the rows, one in `step`, times the rows over those taken.
+        """
+        self.run(GLM_VALUE, theta, grad, hessian, step)
+        return self.plan.loss
+
+    def product(self, v, out):
+        """The Hessian of the point of the last `value`, times v (k, q); out (k, q) is overwritten."""
+        self.run(GLM_PRODUCT, v, out, None)
+        return out
+
+    def hessian(self, out):
+        """The Hessian of the point of the last `value`; out (k q, k q) is overwritten."""
+        self.run(GLM_HESSIAN, None, None, out)
+        return out

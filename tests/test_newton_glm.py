@@ -1,0 +1,552 @@
+"""Generalised linear models: the kernel against NumPy, fits against scikit-learn and SciPy.
+
+Pass criterion: loss, gradient and Hessian within RTOL of the largest entry; a fit's coefficients within
+1e-8, relative, of another solver's; its gradient, computed by NumPy, within what `tol` promises.
+"""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import example, given
+from hypothesis import strategies as st
+from reference import DTYPES, FAMILIES, glm
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+
+import fastopt as fo
+from fastopt._kernels import core
+from fastopt.newton import glm as fit_glm
+
+RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
+TIGHT = {"tol": 1e-12}
+
+every = pytest.mark.parametrize("family", FAMILIES)
+
+
+def problem(family, n=400, d=6, k=4, seed=0, signal=1.0, dtype=np.float64):
+    """X and a y that the family could have drawn."""
+    rng = np.random.default_rng((n, d, seed))
+    X = rng.normal(size=(n, d)).astype(dtype)
+    z = 0.3 + X @ rng.normal(size=d) * signal / np.sqrt(d)
+    if family == "gaussian":
+        return X, z + rng.normal(size=n)
+    if family == "poisson":
+        return X, rng.poisson(np.exp(z)).astype(float)
+    if family == "binomial":
+        return X, (rng.uniform(size=n) < 1 / (1 + np.exp(-z))).astype(float)
+    return X, (X @ rng.normal(size=(d, k)) * signal + rng.gumbel(size=(n, k))).argmax(axis=1).astype(float)
+
+
+def as_theta(fit):
+    return np.column_stack([np.atleast_2d(fit.coef), np.atleast_1d(fit.intercept)])
+
+
+def gradient_of(fit, family, X, y, weight=None, l2=1.0):
+    weight = np.ones(len(X)) if weight is None else weight
+    return np.abs(glm(family, as_theta(fit), X, y, weight, l2)[1]).max() / weight.sum()
+
+
+# ---------------------------------------------------------------- the kernel
+
+
+def test_the_oracle_knows_every_family():
+    assert set(FAMILIES) == set(core.FAMILIES)
+
+
+def check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype):
+    X, y = problem(family, n, d, k, dtype=dtype)
+    k = k if family == "multinomial" else 1
+    rng = np.random.default_rng(n)
+    weight = rng.uniform(0, 2, n) if weighted else None
+    theta, v = rng.normal(size=(2, k, d + intercept)) / np.sqrt(d)
+    data, grad, out = core.GlmData(family, X, y, weight, k, intercept), np.empty_like(theta), np.empty_like(theta)
+    hessian = np.zeros((theta.size, theta.size), hessian_dtype)
+    got = data.value(theta, grad, hessian)
+    loss, want_grad, want = glm(family, theta, X, y, np.ones(n) if weight is None else weight)
+    assert got == pytest.approx(loss, rel=1e-13, abs=1e-13)
+    np.testing.assert_allclose(grad, want_grad, rtol=0, atol=1e-13 * max(n, np.abs(want_grad).max()))
+    rtol = RTOL[np.dtype(hessian_dtype)]
+    np.testing.assert_allclose(np.tril(hessian), np.tril(want), rtol=0, atol=rtol * max(1, np.abs(want).max()))
+    data.product(v, out)
+    product = want @ v.reshape(-1)
+    np.testing.assert_allclose(out.reshape(-1), product, rtol=0, atol=1e-13 * max(n, np.abs(product).max()))
+    again, alone = np.zeros_like(hessian), np.empty_like(grad)
+    data.hessian(again)
+    np.testing.assert_array_equal(np.tril(again), np.tril(hessian))
+    assert data.value(theta, alone) == got
+    np.testing.assert_array_equal(alone, grad)
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.integers(2, 5),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+    st.booleans(),
+    st.sampled_from(DTYPES),
+)
+@example("binomial", 1, 1, 2, False, np.float64, False, np.float64)
+@example("multinomial", 16, 24, 5, True, np.float32, True, np.float32)
+@example("poisson", 65, 49, 2, True, np.float32, False, np.float64)
+def test_loss_gradient_hessian_and_products_equal_the_oracle(
+    family, n, d, k, intercept, dtype, weighted, hessian_dtype
+):
+    check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype)
+
+
+@every
+@pytest.mark.parametrize("shape", [(3001, 50), (700, 131), (40, 300)], ids=str)
+def test_many_rows_and_columns_equal_the_oracle(family, shape, dtype):
+    check_kernel(family, *shape, 3, True, np.float64, True, dtype)
+
+
+@every
+def test_the_gradient_and_the_hessian_are_differences_of_the_loss(family):
+    X, y = problem(family, 50, 4, 3)
+    k = 3 if family == "multinomial" else 1
+    data = core.GlmData(family, X, y, None, k, True)
+    theta = np.random.default_rng(1).normal(size=(k, 5)) / 3
+    grad, hessian, ends = np.empty_like(theta), np.zeros((theta.size, theta.size)), np.empty((2, *theta.shape))
+    data.value(theta, grad, hessian)
+    full = np.tril(hessian) + np.tril(hessian, -1).T
+    for i, at in enumerate(np.ndindex(theta.shape)):
+        losses = []
+        for side, h in enumerate((1e-5, -1e-5)):
+            moved = theta.copy()
+            moved[at] += h
+            losses.append(data.value(moved, ends[side]))
+        assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(grad[at], abs=1e-6 * np.abs(grad).max())
+        difference = (ends[0] - ends[1]).reshape(-1) / 2e-5
+        np.testing.assert_allclose(difference, full[i], rtol=0, atol=1e-6 * np.abs(full).max())
+
+
+def test_a_hessian_of_a_part_of_the_rows_is_that_of_their_panels():
+    X, y = problem("binomial", 64 * 40, 5)
+    data, theta = core.GlmData("binomial", X, y, None, 1, False), np.full((1, 5), 0.2)
+    hessian, grad = np.zeros((5, 5)), np.empty((1, 5))
+    data.value(theta, grad, hessian, 8)
+    full = glm("binomial", theta, X, y, np.ones(len(X)))[2]
+    assert 0.01 < np.abs(np.tril(hessian - full)).max() / full.max() < 0.3
+    np.testing.assert_array_equal(grad, [core_gradient(data, theta)])
+
+
+def core_gradient(data, theta):
+    grad = np.empty_like(theta)
+    data.value(theta, grad)
+    return grad[0]
+
+
+@every
+@pytest.mark.parametrize("shape", [(9001, 37), (501, 260)], ids=str)
+def test_bits_do_not_depend_on_the_team(family, shape, dtype):
+    X, y = problem(family, *shape, 3, dtype=dtype)
+    found = []
+    for n in (1, 2, 3, 8):
+        with fo.num_threads(n):
+            fit = fit_glm(X, y, family)
+            found.append([a.tobytes() for a in (np.asarray(fit.coef), np.asarray(fit.intercept), fit.hessian)])
+    assert all(f == found[0] for f in found)
+
+
+# ---------------------------------------------------------------- fits
+
+
+def sklearn_fit(family, X, y, weight, l2, intercept):
+    if family == "gaussian":
+        return Ridge(alpha=l2, fit_intercept=intercept, solver="cholesky").fit(X, y, weight)
+    if family == "poisson":
+        total = len(X) if weight is None else weight.sum()
+        return PoissonRegressor(alpha=l2 / total, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12).fit(
+            X, y, weight
+        )
+    model = LogisticRegression(C=1 / l2, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is asked for more than it needs
+        return model.fit(X, y, weight)
+
+
+@every
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_coefficients_equal_scikit_learns(family, intercept, weighted):
+    X, y = problem(family)
+    weight = np.random.default_rng(1).uniform(0.1, 2, len(X)) if weighted else None
+    fit = fit_glm(X, y, family, 0.7, intercept, weight, **TIGHT)
+    want = sklearn_fit(family, X, y, weight, 0.7, intercept)
+    coef = np.atleast_2d(want.coef_)
+    assert fit.converged
+    np.testing.assert_allclose(np.atleast_2d(fit.coef), coef, rtol=0, atol=1e-8 * np.abs(coef).max())
+    between = np.atleast_1d(fit.intercept) - np.mean(fit.intercept if family == "multinomial" else 0)
+    theirs = np.atleast_1d(want.intercept_) - np.mean(want.intercept_ if family == "multinomial" else 0)
+    np.testing.assert_allclose(between, theirs, rtol=0, atol=1e-8 * np.abs(coef).max())
+
+
+@every
+def test_coefficients_equal_scipys(family):
+    X, y = problem(family, 300, 4, 3)
+    fit = fit_glm(X, y, family, 0.5, **TIGHT)
+    shape, ones = as_theta(fit).shape, np.ones(len(X))
+    want = scipy.optimize.minimize(
+        lambda t: glm(family, t.reshape(shape), X, y, ones, 0.5)[0],
+        np.zeros(np.prod(shape)),
+        jac=lambda t: glm(family, t.reshape(shape), X, y, ones, 0.5)[1].reshape(-1),
+        hess=lambda t: glm(family, t.reshape(shape), X, y, ones, 0.5)[2],
+        method="trust-exact",
+        options={"gtol": 1e-11},
+    )
+    theta = want.x.reshape(shape)
+    theta -= theta.mean(axis=0) if family == "multinomial" else 0  # softmax does not see it
+    np.testing.assert_allclose(as_theta(fit), theta, rtol=0, atol=1e-8 * np.abs(theta).max())
+    assert fit.loss == pytest.approx(want.fun, rel=1e-13)
+
+
+WAYS = {
+    "as it is": {},
+    "conjugate gradients": {"MOST_PASSES": 0},
+    "a new Hessian at every step": {"PAIRS": 1},
+    "no rough start": {"ROUGH": 1},
+}
+
+
+@every
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("signal", [1.0, 4.0])
+def test_every_way_ends_where_the_gradient_is_as_small_as_promised(family, way, signal, monkeypatch):
+    import sys
+
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(sys.modules["fastopt.newton.glm"], name, value)
+    X, y = problem(family, 3000, 11, signal=min(signal, 2) if family == "poisson" else signal)
+    fit = fit_glm(X, y, family, tol=1e-9)
+    assert fit.converged
+    assert gradient_of(fit, family, X, y) <= 1.01e-9
+    assert fit.grad_norm == pytest.approx(gradient_of(fit, family, X, y), rel=0.01, abs=1e-12)
+
+
+@every
+@pytest.mark.parametrize("dtype_of", ["float32", "float64"])
+def test_the_dtype_of_the_hessian_does_not_change_the_solution(family, dtype_of):
+    X, y = problem(family)
+    want, got = fit_glm(X, y, family, **TIGHT), fit_glm(X, y, family, hessian_dtype=dtype_of, **TIGHT)
+    np.testing.assert_allclose(got.coef, want.coef, rtol=0, atol=1e-9 * np.abs(want.coef).max())
+
+
+@every
+@pytest.mark.parametrize("shape", [(30, 200), (3, 4), (1, 9)], ids=str)
+def test_fewer_rows_than_columns_are_solved_among_the_rows(family, shape):
+    X, y = problem(family, *shape, 3)
+    if family != "gaussian":
+        y[: min(3, len(y))] = [1, 0, 2][: min(3, len(y))] if family == "multinomial" else [1, 0, 1][: min(3, len(y))]
+    if len(X) == 1 and family in ("binomial", "multinomial"):
+        pytest.skip("one row has one class")
+    fit = fit_glm(X, y, family, 2.0)
+    assert fit.converged
+    assert fit.coef.shape[-1] == shape[1]
+    classes = np.unique(y, return_inverse=True)[1].astype(float) if family == "multinomial" else y
+    assert gradient_of(fit, family, X, classes, l2=2.0) <= 1e-8
+    assert fit.hessian.shape == (as_theta(fit).size,) * 2
+
+
+@every
+def test_weights_count_rows_and_rows_of_weight_zero_are_absent(family):
+    X, y = problem(family, 200, 5, 3)
+    weight = np.random.default_rng(0).integers(0, 4, len(X)).astype(float)
+    got, times = fit_glm(X, y, family, sample_weight=weight, **TIGHT), weight.astype(int)
+    want = fit_glm(np.repeat(X, times, axis=0), np.repeat(y, times), family, **TIGHT)
+    np.testing.assert_allclose(as_theta(got), as_theta(want), rtol=0, atol=1e-9)
+    assert got.loss == pytest.approx(want.loss, rel=1e-12)
+
+
+@every
+def test_float32_rows_give_the_solution_of_the_same_numbers_in_float64(family):
+    X, y = problem(family, dtype=np.float32)
+    got, want = fit_glm(X, y, family), fit_glm(X.astype(np.float64), y, family)
+    np.testing.assert_array_equal(got.coef, want.coef)
+
+
+@every
+def test_layout_and_type_of_the_input_do_not_matter(family):
+    X, y = problem(family, 90, 5, 3)
+    want = fit_glm(X, y, family).coef
+    for other in (np.asfortranarray(X), np.repeat(X, 2, axis=1)[:, ::2], X.astype(">f8"), X.tolist()):
+        np.testing.assert_array_equal(fit_glm(other, y.tolist(), family).coef, want)
+    kept = X.copy()
+    fit_glm(X, y, family)
+    np.testing.assert_array_equal(X, kept)
+
+
+LABELS = {
+    "text": np.array(["a", "b", "c"]),
+    "numbers": np.array([-1.5, 2.0, 7.0]),
+    "integers": np.array([3, 5, 9]),
+    "objects": np.array(["a", "b", "c"], object),
+}
+
+
+@pytest.mark.parametrize("kind", [*LABELS, "bool"])
+@pytest.mark.parametrize("family", ["binomial", "multinomial"])
+def test_labels_may_be_any_and_come_back(kind, family):
+    X, y = problem(family, 300, 5, 3, signal=3)
+    labels = LABELS.get(kind, np.array([False, True, True]))
+    codes = y.astype(int) if kind != "bool" else np.minimum(y, 1).astype(int)
+    fit, want = fit_glm(X, labels[codes], family), fit_glm(X, codes, family)
+    np.testing.assert_array_equal(fit.coef, want.coef)
+    np.testing.assert_array_equal(fit.classes, labels[: codes.max() + 1])
+    predicted, proba = fit.predict(X), fit.predict_proba(X)
+    assert predicted.dtype == fit.classes.dtype
+    np.testing.assert_array_equal(predicted, fit.classes[proba.argmax(axis=1)])
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-14)
+    assert (predicted == labels[codes]).mean() > 0.8
+
+
+def test_predictions_are_means_of_the_family():
+    X, y = problem("poisson")
+    fit = fit_glm(X, y, "poisson")
+    np.testing.assert_allclose(fit.predict(X), np.exp(X @ fit.coef + fit.intercept))
+    assert fit.predict(X).mean() == pytest.approx(y.mean())
+    X, y = problem("gaussian")
+    fit = fit_glm(X, y, "gaussian")
+    np.testing.assert_allclose(fit.predict(X), X @ fit.coef + fit.intercept)
+    with pytest.raises(ValueError, match="family: expected binomial or multinomial"):
+        fit.predict_proba(X)
+    with pytest.raises(ValueError, match=r"X: expected shape \(n, 6\), got \(6,\)"):
+        fit.predict(X[0])
+
+
+def test_a_quadratic_is_solved_in_one_step_to_rounding():
+    X, y = problem("gaussian", 500, 20)
+    fit = fit_glm(X, y, "gaussian", 0.0, hessian_dtype="float64")
+    want = np.linalg.lstsq(np.column_stack([X, np.ones(500)]), y, rcond=None)[0]
+    assert fit.n_iter == 1
+    np.testing.assert_allclose(as_theta(fit)[0], want, rtol=0, atol=1e-13)
+
+
+# ---------------------------------------------------------------- what the Hessian says
+
+
+@every
+def test_covariance_is_dispersion_times_the_inverse_hessian(family):
+    X, y = problem(family, 300, 4, 3)
+    fit = fit_glm(X, y, family, 0.5, **TIGHT)
+    hessian = glm(family, as_theta(fit), X, y, np.ones(len(X)), 0.5)[2]
+    np.testing.assert_allclose(fit.hessian, hessian, rtol=0, atol=1e-12 * hessian.max())
+    inverse = np.linalg.pinv(hessian, rcond=1e-12)
+    if family == "multinomial":  # among the parameters whose sum over the classes is 0
+        centre = np.kron(np.eye(3) - 1 / 3, np.eye(5))
+        inverse = centre @ inverse @ centre
+    np.testing.assert_allclose(fit.covariance, fit.dispersion * inverse, rtol=0, atol=1e-10 * np.abs(inverse).max())
+    values = np.linalg.eigvalsh(hessian)
+    if family != "multinomial":
+        assert fit.condition_number == pytest.approx(values[-1] / values[0], rel=1e-9)
+    else:
+        assert 1 < fit.condition_number < 1e3
+
+
+def test_the_covariance_of_least_squares_is_the_textbooks():
+    X, y = problem("gaussian", 60, 3)
+    fit, rows = fit_glm(X, y, "gaussian", 0.0), np.column_stack([X, np.ones(60)])
+    residual = y - rows @ as_theta(fit)[0]
+    want = residual @ residual / (60 - 4) * np.linalg.inv(rows.T @ rows)
+    np.testing.assert_allclose(fit.covariance, want, rtol=1e-8, atol=1e-14)
+
+
+def test_a_result_says_what_it_is():
+    X, y = problem("binomial")
+    fit = fit_glm(X, y)
+    assert repr(fit) == f"GLMResult(binomial, 6 coefficients, n_iter={fit.n_iter}, converged=True)"
+
+
+# ---------------------------------------------------------------- what is hard, or cannot be solved
+
+
+@pytest.mark.parametrize("family", ["binomial", "multinomial"])
+def test_classes_that_can_be_separated_do_not_pass_for_solved(family):
+    X, y = problem(family, 100, 3, 3)
+    y = (X[:, 0] > 0).astype(float) if family == "binomial" else np.digitize(X[:, 0], [-0.5, 0.5]).astype(float)
+    with pytest.warns(RuntimeWarning, match=r"not converged .* pass l2 > 0"):
+        fit = fit_glm(X, y, family, 0.0)
+    assert not fit.converged
+    assert np.isfinite(fit.coef).all()
+    assert (fit.predict(X) == y).all()
+    assert fit_glm(X, y, family, 1e-3).converged
+
+
+def test_a_group_without_one_class_does_not_pass_for_solved():
+    X = np.zeros((200, 2))
+    X[:, 0], X[:20, 1] = np.random.default_rng(0).normal(size=200), 1
+    y = (np.random.default_rng(1).uniform(size=200) < 0.4).astype(float)
+    y[:20] = 1
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        assert not fit_glm(X, y, l2=0.0).converged
+    counts = np.random.default_rng(2).poisson(2, 200) * (X[:, 1] == 0)
+    with pytest.warns(RuntimeWarning, match="not converged"):
+        assert not fit_glm(X, counts, "poisson", l2=0.0).converged
+
+
+@every
+def test_dependent_columns_are_an_error_without_a_penalty_and_solved_with_one(family):
+    X, y = problem(family, 300, 5, 3)
+    X[:, 3] = X[:, 0] - 2 * X[:, 1]
+    with pytest.raises(ValueError, match=r"X: expected linearly independent columns for l2=0, got column 3"):
+        fit_glm(X, y, family, 0.0)
+    fit = fit_glm(X, y, family)
+    assert fit.converged
+    assert gradient_of(fit, family, X, y) <= 1e-8
+
+
+@every
+def test_a_constant_column_beside_the_intercept(family):
+    X, y = problem(family, 300, 4, 3)
+    X[:, 2] = 3.0
+    with pytest.raises(ValueError, match="columns that add up to a constant, as the intercept"):
+        fit_glm(X, y, family, 0.0)
+    fit = fit_glm(X, y, family, **TIGHT)
+    assert fit.converged
+    np.testing.assert_allclose(np.atleast_2d(fit.coef)[:, 2], 0, atol=1e-9)  # the intercept is free, it is not
+    free = fit_glm(X, y, family, 0.0, fit_intercept=False)
+    want = fit_glm(np.delete(X, 2, axis=1), y, family, 0.0)
+    np.testing.assert_allclose(np.atleast_2d(free.coef)[:, 2] * 3, np.atleast_1d(want.intercept), atol=1e-6)
+    X[:, 2] = 0.0
+    with pytest.raises(ValueError, match="got column 2"):
+        fit_glm(X, y, family, 0.0)
+    np.testing.assert_array_equal(np.atleast_2d(fit_glm(X, y, family).coef)[:, 2], 0)
+
+
+@every
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_columns_of_any_size_give_the_same_predictions(family, scale):
+    X, y = problem(family, 2000, 5, 3)
+    want = fit_glm(X, y, family, 0.0, **TIGHT)
+    sizes = np.array([1, scale, 1, scale, 1])
+    got = fit_glm(X * sizes, y, family, 0.0, tol=1e-12 * max(1, scale))
+    np.testing.assert_allclose(np.atleast_2d(got.coef) * sizes, np.atleast_2d(want.coef), rtol=1e-5, atol=1e-7)
+
+
+@every
+def test_columns_far_from_zero_and_almost_alike_are_solved_in_float64(family):
+    X, y = problem(family, 1000, 4, 3)
+    X[:, 1] = X[:, 0] + 1e-4 * X[:, 1]
+    X[:, 2] += 300
+    fit = fit_glm(X, y, family, 0.0)
+    assert fit.converged
+    shape = as_theta(fit).shape
+    _, grad, hessian = glm(family, as_theta(fit), X, y, np.ones(len(X)))
+    step = (np.linalg.pinv(hessian, rcond=1e-14) @ grad.reshape(-1)).reshape(shape)
+    assert abs((step * grad).sum()) < 1e-10  # the Newton decrement
+
+
+def test_rare_columns_that_the_first_rows_lack():
+    X, y = problem("binomial", 4096, 4)
+    X[:, 2] = 0
+    X[100:110, 2] = 1
+    y[100:110] = np.arange(10) % 2
+    fit = fit_glm(X, y, l2=0.0)
+    assert fit.converged
+    assert gradient_of(fit, "binomial", X, y, l2=0.0) <= 1e-8
+
+
+def test_counts_in_the_millions_and_predictors_far_away():
+    X, y = problem("poisson", 500, 3)
+    fit = fit_glm(X * 8, y * 1e6, "poisson")
+    assert fit.converged
+    assert gradient_of(fit, "poisson", X * 8, y * 1e6) <= 1e-7  # the counts have sum 1e9
+
+
+def test_unbalanced_classes():
+    X, y = problem("binomial", 20_000, 3)
+    y[:] = 0
+    y[:7] = 1
+    fit = fit_glm(X, y)
+    assert fit.converged
+    assert fit.predict_proba(X)[:, 1].mean() == pytest.approx(7 / 20_000, abs=1e-8)
+
+
+def test_few_steps_warn_and_say_how_far_they_came(capsys):
+    X, y = problem("binomial", signal=5)
+    with pytest.warns(RuntimeWarning, match="glm: not converged after 1 steps, gradient .*; raise max_iter"):
+        fit = fit_glm(X, y, max_iter=1, verbose=True)
+    assert fit.n_iter == 1
+    assert not fit.converged
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["0", "1"]
+
+
+def test_values_whose_squares_overflow_are_an_error_or_solved():
+    X, y = problem("binomial")
+    assert fit_glm(X * 1e25, y).converged  # beyond what float32 can square
+    with pytest.raises(ValueError, match="X: expected values whose squares can be added up"):
+        fit_glm(X * 1e200, y)
+
+
+def test_a_penalty_too_small_for_dependent_columns_still_leads_to_a_solution():
+    X, y = problem("binomial", 300, 5)
+    X[:, 3] = X[:, 0]
+    fit = fit_glm(X, y, l2=1e-13)
+    assert fit.converged
+    assert gradient_of(fit, "binomial", X, y, l2=1e-13) <= 1e-8
+
+
+def test_a_tolerance_of_zero_ends_at_rounding():
+    X, y = problem("binomial")
+    fit = fit_glm(X, y, tol=0.0)
+    assert fit.converged
+    assert gradient_of(fit, "binomial", X, y) < 1e-14
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(400, 6), (6, 40)], ids=str)
+def test_what_is_not_finite_is_an_error_that_names_the_column(bad, shape):
+    X, y = problem("binomial", *shape)
+    y[:2] = 0, 1
+    X[3, 2] = bad
+    with pytest.raises(ValueError, match="X: expected finite values, got NaN or infinity in column 2"):
+        fit_glm(X, y)
+
+
+X, Y = problem("binomial", 20, 3)
+WRONG = {
+    "family": ({"family": "gamma"}, "family: expected one of gaussian, binomial, poisson, multinomial, got 'gamma'"),
+    "l2": ({"l2": -1.0}, "l2: expected a finite number of at least 0, got -1.0"),
+    "tol": ({"tol": np.nan}, "tol: expected a finite number"),
+    "max_iter": ({"max_iter": -1}, "max_iter: expected a whole number"),
+    "hessian_dtype": ({"hessian_dtype": "float16"}, "hessian_dtype: expected 'float32' or 'float64', got 'float16'"),
+    "vector": ({"X": X[:, 0]}, r"X: expected shape \(n, d\).*got \(20,\)"),
+    "no rows": ({"X": X[:0], "y": Y[:0]}, r"X: expected shape \(n, d\)"),
+    "complex": ({"X": X * 1j}, "X: expected real numbers, got dtype complex128"),
+    "rows of y": ({"y": Y[:-1]}, r"y: expected shape \(20,\) for X of 20 rows, got \(19,\)"),
+    "one class": ({"y": np.zeros(20)}, r"y: expected at least two classes.*got \[0.0\]"),
+    "one softmax class": ({"y": ["a"] * 20, "family": "multinomial"}, r"y: expected at least two classes.*got \['a'\]"),
+    "one class weighs": ({"sample_weight": Y}, r"y: expected at least two classes.*got \[1.0\]"),
+    "fractions": ({"y": np.linspace(0, 1, 20)}, "y: expected two classes for binomial, got 20 different values"),
+    "NaN label": ({"y": np.where(Y > 0, np.nan, 0)}, "y: expected class labels, got NaN"),
+    "negative counts": ({"y": Y - 1, "family": "poisson"}, "y: expected values of at least 0 for poisson, got -1.0"),
+    "no counts": ({"y": 0 * Y, "family": "poisson"}, "y: expected a positive value"),
+    "NaN value": ({"y": Y * np.nan, "family": "gaussian"}, "y: expected finite values"),
+    "text": ({"y": ["a"] * 20, "family": "gaussian"}, "y: expected real numbers for gaussian"),
+    "weights": ({"sample_weight": np.ones(3)}, r"sample_weight: expected shape \(20,\), got \(3,\)"),
+    "negative weight": ({"sample_weight": -np.ones(20)}, "sample_weight: expected finite weights"),
+    "no weight": ({"sample_weight": np.zeros(20)}, "sample_weight: .*not all of them 0"),
+    "few rows": ({"X": X.T[:2].copy(), "y": [0, 1], "l2": 0}, "l2: expected more than 0 for fewer rows"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_is_named_with_what_was_expected(case):
+    change, message = WRONG[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        fit_glm(**{"X": X, "y": Y, **change})
+
+
+def test_a_result_can_be_pickled():
+    fit = fit_glm(X, Y)
+    twin = pickle.loads(pickle.dumps(fit))
+    np.testing.assert_array_equal(twin.predict(X), fit.predict(X))
+    with pytest.raises(ValueError, match="hessian: expected to be asked for before"):
+        _ = twin.covariance
+    hessian = fit.hessian
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fit)).hessian, hessian)
+    assert pickle.loads(pickle.dumps(fit)).condition_number == fit.condition_number
