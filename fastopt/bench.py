@@ -886,13 +886,13 @@ def newton(threads) -> Iterator[Case]:
     yield hvp_case([784, 256, 128, 10], 128, gauss_newton=True)
 
 
-def logistic_data(n, d):
+def logistic_data(n, d) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     X, coef = rng.standard_normal((n, d)), rng.standard_normal(d) / np.sqrt(d)
     return X, (rng.uniform(size=n) < 1 / (1 + np.exp(-X @ coef))).astype(int)
 
 
-def digits_data():
+def digits_data() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     X, y = load_digits(return_X_y=True)

@@ -112,7 +112,7 @@ def glm(
     X = as_rows(X)
     weight = as_weight(sample_weight, len(X))
     y, classes = as_target(y, family, weight, len(X))
-    k = len(classes) if family == "multinomial" else 1
+    k = 1 if classes is None or family == "binomial" else len(classes)
     objective = Objective(family, X, y, weight, k, float(l2), bool(fit_intercept))
     with one_blas_thread(), np.errstate(all="ignore"):
         inner, back = in_row_space(objective, y, weight)
@@ -296,8 +296,9 @@ def start(objective, y, weight) -> np.ndarray:
             theta[:, -1] = np.log(share) - np.log(share).mean()
         else:
             mean = np.average(y, weights=weight)
-            link = {"gaussian": lambda m: m, "binomial": lambda m: np.log(m / (1 - m)), "poisson": np.log}
-            theta[0, -1] = link[objective.family](mean)
+            if objective.family == "binomial":
+                mean = mean / (1 - mean)
+            theta[0, -1] = mean if objective.family == "gaussian" else np.log(mean)
     return theta.reshape(-1)
 
 
