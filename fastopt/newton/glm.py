@@ -25,6 +25,7 @@ from functools import cached_property
 import numpy as np
 
 from fastopt._kernels import core
+from fastopt.newton.steps import Factor
 from fastopt.threads import one_blas_thread
 
 __all__ = ["GLMResult", "glm"]
@@ -305,32 +306,9 @@ def start(objective, y, weight) -> np.ndarray:
 # ---------------------------------------------------------------- directions
 
 
-class NotPositive(Exception):
-    """A Cholesky factorisation failed; `column` depends on those before it."""
-
-    def __init__(self, column):
-        self.column = column
-
-
-class Factor:
-    """Cholesky factor of a Hessian, of which the lower triangle is given; it is overwritten."""
-
-    def __init__(self, hessian):
-        from scipy.linalg import get_lapack_funcs
-
-        self.dtype = hessian.dtype
-        potrf, self.potrs = get_lapack_funcs(("potrf", "potrs"), (hessian,))
-        diagonal = np.diagonal(hessian).copy()
-        self.factor, info = potrf(hessian.T, lower=0, overwrite_a=1, clean=0)  # C order, lower: upper to LAPACK
-        if info:
-            raise NotPositive(info - 1)
-        pivots = np.diagonal(self.factor) ** 2
-        least = np.argmin(pivots / diagonal)
-        if not pivots[least] > LEAST_PIVOT[self.dtype] * diagonal[least]:
-            raise NotPositive(int(least))
-
-    def solve(self, b) -> np.ndarray:
-        return self.potrs(self.factor, b.astype(self.dtype), lower=0)[0].astype(np.float64)
+def factored(hessian) -> Factor:
+    """The factor of a Hessian, which it overwrites; its `minor` names the first column that depends on those before."""
+    return Factor(hessian, overwrite=True, least=LEAST_PIVOT[hessian.dtype])
 
 
 class Solver:
@@ -396,7 +374,7 @@ class Solver:
             a = (s @ q) / (s @ y)
             q -= a * y
             kept.append((a, s, y))
-        q = self.factor.solve(q)
+        q = self.factor.solve(q.astype(self.dtype)).astype(np.float64)
         for a, s, y in reversed(kept):
             q += s * (a - (y @ q) / (s @ y))
         return self.objective.centre(q)
@@ -448,15 +426,14 @@ class Solver:
     def take(self, hessian):
         """Factor a Hessian; float64 where float32 does not do, an error where that does not either."""
         objective, rough = self.objective, self.rough > 1 and self.factor is None
-        try:
-            self.factor = Factor(objective.finish(hessian))
-        except NotPositive as failure:
-            if not rough and self.dtype == np.float64:
-                self.dependent(failure.column)
-                self.factor = self.damped()
-            else:
-                self.dtype, self.rough = self.dtype if rough else np.dtype(np.float64), 1
-                return self.take(objective.data.hessian(objective.empty(self.dtype)))
+        factor = factored(objective.finish(hessian))
+        if factor.minor and (rough or self.dtype != np.float64):
+            self.dtype, self.rough = self.dtype if rough else np.dtype(np.float64), 1
+            return self.take(objective.data.hessian(objective.empty(self.dtype)))
+        if factor.minor:
+            self.dependent(factor.minor - 1)
+            factor = self.damped()
+        self.factor = factor
         if not rough:
             self.rough = 1
         self.pairs, self.passes = [], 0
@@ -466,10 +443,9 @@ class Solver:
         for ridge in (1e-10, 1e-8, 1e-6):
             hessian = self.objective.hessian(np.float64)
             hessian.reshape(-1)[:: len(hessian) + 1] *= 1 + ridge
-            try:
-                return Factor(hessian)
-            except NotPositive:
-                continue
+            factor = factored(hessian)
+            if not factor.minor:
+                return factor
         raise ValueError(
             "X: expected values whose squares can be added up, got a Hessian that is not positive definite"
         )
@@ -517,13 +493,12 @@ class Solver:
         too, but the step does not.
         """
         self.objective.value(theta)
-        try:
-            factor = Factor(self.objective.hessian(np.float64)) if self.dense else None
-            step = factor.solve(grad) if factor else self.conjugate_gradients(grad, 1e-3)
-            far = np.abs(step).max() > 1e-3 * np.abs(theta).max()
-        except NotPositive:
-            far = True
-        self.converged = not far
+        factor = factored(self.objective.hessian(np.float64)) if self.dense else None
+        if factor is not None and factor.minor:
+            self.converged = False
+            return
+        step = self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad)
+        self.converged = bool(np.abs(step).max() <= 1e-3 * np.abs(theta).max())
 
     def warn(self):
         way_out = "raise max_iter"

@@ -106,10 +106,11 @@ def _as_columns(H):
 class Factor:
     """Cholesky's factor of H + damping I.
 
-    `minor` is the order of the first leading minor that is not positive to rounding, or 0.
+    `minor` is the order of the first leading minor that is not positive, or 0: one whose pivot is no more than
+    `least` of its diagonal element, by default what rounding leaves.
     """
 
-    def __init__(self, H, damping=0.0, overwrite=False):
+    def __init__(self, H, damping=0.0, overwrite=False, least=None):
         from scipy.linalg import lapack
 
         potrf, self._potrs = (lapack.spotrf, lapack.spotrs) if H.dtype == np.float32 else (lapack.dpotrf, lapack.dpotrs)
@@ -121,8 +122,8 @@ class Factor:
             np.fill_diagonal(a, diagonal)
         self._factor, self.minor = potrf(a, lower=self._lower, clean=False, overwrite_a=overwrite)
         if not self.minor:
-            # also False where NaN or infinity has come through
-            left = self._factor.diagonal() ** 2 > LOST * math.sqrt(len(H)) * np.finfo(H.dtype).eps * diagonal
+            least = LOST * math.sqrt(len(H)) * np.finfo(H.dtype).eps if least is None else least
+            left = self._factor.diagonal() ** 2 > least * diagonal  # False where NaN or infinity has come through
             self.minor = 0 if left.all() else int(left.argmin()) + 1
 
     def solve(self, b) -> np.ndarray:
