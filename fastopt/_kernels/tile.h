@@ -53,7 +53,7 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, p
 #pragma GCC unroll 16
         for (int j = 0; j < cols; j++) {
             const VEC w = *(const VEC *)(b + j * ldb + k);
-            if (ahead) __builtin_prefetch(b + (j + cols) * ldb + k, 0, 3);
+            if (ahead) __builtin_prefetch(b + (j + cols) * ldb + k, 0, 2);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++) acc[i * cols + j] += x[i] * w;
         }
