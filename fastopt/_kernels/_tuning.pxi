@@ -52,8 +52,7 @@ cdef enum:
 
 # Generalised linear models.
 cdef enum:
-    GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads, so many streams. 20 000 x 300, pass: 2.3 ms, of 8 2.7
-    GLM_DOT_WIDE = 128          # columns up to which it reads twice as many. 100 000 x 50, pass: 2.0 ms, of 4 2.5
+    GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads, so many streams. 20 000 x 300, pass: 2.4 ms, of 8 2.6
     HESSIAN_ROWS = 64           # rows of a symmetric update, in L1 with a strip; bits. 20 000 x 300: 59 GFLOP/s, float32 105
     GLM_CHUNKS = 16             # chunks of rows at most, so members that can work at once; bits
     GLM_CHUNK_SQUARES = 4       # rows of a chunk at least, times q: its Hessian costs far more than to clear and add it; bits

@@ -159,7 +159,7 @@ cdef void tangent_dense(const floating* x, const floating* tx, const floating* w
     if scratch != NULL:
         if tx != NULL:
             transpose_strips(tx, tscratch, n, n_in, member, team)
-        own = share_strips(x, scratch, n, n_in, n_out, 16, False, member, team)
+        own = share_strips(x, scratch, n, n_in, n_out, COLUMN_GRAIN, False, member, team)
         r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
         transposed_product(scratch, tscratch if tx != NULL else NULL, n_in, 0, tweight + c0 * n_in, weight + c0 * n_in, tz,
                            r1 - r0, n_out, n_in, c0, c1, tbias + c0 if tbias != NULL else NULL, False)

@@ -270,13 +270,14 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
-    cdef Py_ssize_t strip = strip_of(grad), high = GLM_DOT_ROWS if g.d > GLM_DOT_WIDE else 2 * GLM_DOT_ROWS, a, j = 0
+    cdef Py_ssize_t strip = strip_of(grad), a, j = 0
     # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
     while j < rows:
-        ask_lines(coming, size * high // 32)
-        coming += size * high // 32
-        dot_tiles[double](g.k, min(high, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES, False, NULL, False, False)
-        j += high
+        ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
+        coming += size * GLM_DOT_ROWS // (2 * LANES)
+        dot_tiles[double](g.k, min(<Py_ssize_t>GLM_DOT_ROWS, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES,
+                          False, NULL, False, False)
+        j += GLM_DOT_ROWS
     block_weights(g, i, rows, w)
     fill_rows(g.y + i, rows, y)
     for a in range(g.k):
