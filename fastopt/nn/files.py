@@ -1,5 +1,7 @@
 """What a model file holds: the architecture as JSON values, arrays named like ``layers.0.weight``."""
 
+import json
+
 import numpy as np
 
 from fastopt.nn import layers as kinds
@@ -43,6 +45,19 @@ def build(description) -> list[kinds.Layer]:
         if calibrated is not None:
             out[-1].calibrated = calibrated
     return out
+
+
+def as_metadata(metadata) -> dict:
+    """A copy of the metadata as a file gives it back; an error if JSON cannot hold it."""
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
+    try:
+        copy = json.loads(json.dumps(metadata, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"metadata: expected JSON values, got others ({error})") from None
+    if copy.keys() != metadata.keys():
+        raise ValueError(f"metadata: expected names of type str, got {list(metadata)}")
+    return copy
 
 
 def arrays_of(net) -> dict[str, np.ndarray]:

@@ -49,6 +49,9 @@ class Sequential:
     draws : int
         Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
         drop the same elements again.
+    metadata : dict
+        What a model file says besides, as JSON values: names of columns, labels of classes, a version. Written by
+        `save`, read by `load`.
 
     Examples
     --------
@@ -82,7 +85,7 @@ class Sequential:
         rng = np.random.default_rng(rng)
         for layer in self.layers:
             layer.build(rng, self.dtype)
-        self._folded, self.draws = False, 0
+        self._folded, self.draws, self.metadata = False, 0, {}
         self._compile()
 
     def _compile(self):
@@ -301,9 +304,26 @@ class Sequential:
                 name = type(layer).__name__
                 raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
 
-    def save(self, path) -> None:
-        """Write the network to a safetensors file; whole or not at all."""
+    def save(self, path, metadata=None) -> None:
+        """Write the network to a safetensors file; whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+        metadata : dict, optional
+            JSON values to write in place of the network's own `metadata`.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        TypeError, ValueError
+            Metadata that JSON cannot hold.
+        """
         document = {"kind": "network", "dtype": self.dtype.name, "layers": files.describe(self.layers)}
+        metadata = files.as_metadata(self.metadata if metadata is None else metadata)
+        if metadata:
+            document["metadata"] = metadata
         _files.write(path, files.arrays_of(self), document)
 
     def __repr__(self):
@@ -311,10 +331,11 @@ class Sequential:
         return f"Sequential([\n{inside}], dtype={self.dtype})"
 
     def __getstate__(self):
-        return {"layers": self.layers, "dtype": self.dtype, "_folded": self._folded, "draws": self.draws}
+        names = ("layers", "dtype", "_folded", "draws", "metadata")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
+        self.__dict__.update({"metadata": {}, **state})
         if self._folded:
             _protect(self.layers)
         self._compile()
@@ -367,6 +388,7 @@ def load(path):
         net = _assembled(files.build(document["layers"]), document["dtype"])
         mine = files.arrays_of(net)
         files.check_arrays(mine, arrays)
+        net.metadata = files.as_metadata(document.get("metadata", {}))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: expected a network, got a description that does not fit ({error})") from error
     for name, a in mine.items():
