@@ -3,8 +3,8 @@
 A schedule is called with the step t, counted from 1. Its formula stands in `_at`, on one
 step and with `math`; the loop over an array of steps is written once, in `Schedule`, so
 an array gives the bits of the single calls. Arguments are dataclass fields whose metadata
-says what they accept: checks, equality, `repr` and `config` follow from that. Nothing of
-the rest of fastopt is used; optimizers and `Trainer.fit` call what stands here.
+says what they accept: checks, equality, `repr` and `config` follow from that. Optimizers
+and `Trainer.fit` call what stands here; this file knows nothing of them.
 """
 
 import math
@@ -13,6 +13,8 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from fastopt._numbers import LARGEST
 
 __all__ = [
     "Constant",
@@ -39,8 +41,8 @@ THEN = {**NUMBER, "expected": "a schedule or a finite number of at least 0"}
 BEST = {"kind": float, "expected": "a number or None", "fits": lambda x: not math.isnan(x)}
 SHARE = {"kind": float, "expected": "a number from 0 to 1", "fits": lambda x: 0 <= x <= 1}
 SHRINKING = {"kind": float, "expected": "a number of at least 0 and below 1", "fits": lambda x: 0 <= x < 1}
-STEPS = {"kind": int, "expected": "a whole number of at least 1", "fits": lambda n: n >= 1}
-COUNT = {"kind": int, "expected": "a whole number of at least 0", "fits": lambda n: n >= 0}
+STEPS = {"kind": int, "expected": "a whole number of at least 1", "fits": lambda n: 1 <= n <= LARGEST}
+COUNT = {"kind": int, "expected": "a whole number of at least 0", "fits": lambda n: 0 <= n <= LARGEST}
 ANNEAL = {"kind": str, "expected": "'cos' or 'linear'", "fits": ("cos", "linear").__contains__}
 MODE = {"kind": str, "expected": "'min' or 'max'", "fits": ("min", "max").__contains__}
 THRESHOLD_MODE = {"kind": str, "expected": "'rel' or 'abs'", "fits": ("rel", "abs").__contains__}
@@ -49,9 +51,14 @@ WIDER = {float: Real, int: Integral, str: str}  # NumPy's numbers are taken too
 
 def _checked(name, value, kind, expected, fits):
     """`value` as a plain float, int or str."""
-    if isinstance(value, bool) or not isinstance(value, WIDER[kind]) or not fits(value):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    return kind(value)
+    if isinstance(value, WIDER[kind]) and not isinstance(value, bool):
+        try:
+            plain = kind(value)
+        except OverflowError:  # a whole number beyond the floats: it fits nowhere
+            plain = math.nan
+        if fits(plain):
+            return plain
+    raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _scaled(value, function, *arguments):
@@ -335,6 +342,7 @@ class Warmup(Schedule):
     Parameters
     ----------
     steps : int
+        0 for no warm-up: ``then`` from the first step on.
     then : Schedule or float
         A number becomes a `Constant`.
     start : float
@@ -347,7 +355,7 @@ class Warmup(Schedule):
     (0.25, 1.0, 1.0, 0.5)
     """
 
-    steps: int = field(metadata=STEPS)
+    steps: int = field(metadata=COUNT)
     then: Any
     start: float = field(default=0.0, metadata=NUMBER)
 
@@ -416,7 +424,8 @@ class ReduceOnPlateau(Schedule):
     """Lower the value when a measurement has stopped improving.
 
     The value does not depend on t, only on the measurements given to `update`: the rule and the
-    defaults of ``torch.optim.lr_scheduler.ReduceLROnPlateau``. State is part of `config`.
+    defaults of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, whose relative margin is of use for
+    positive measurements only. State is part of `config`.
 
     Parameters
     ----------
@@ -427,9 +436,9 @@ class ReduceOnPlateau(Schedule):
     patience : int
         How many bad measurements in a row are put up with; the next one reduces.
     threshold : float
-        How much better than the best a measurement must be to count as good.
+        A measurement is good if it is better than the best by more than a margin. The first is.
     threshold_mode : {"rel", "abs"}
-        `threshold` is a share of the best, or a difference.
+        The margin is ``threshold * abs(best)``, or `threshold` itself.
     cooldown : int
         After a reduction, how many measurements cannot count as bad.
     final : float
@@ -478,7 +487,10 @@ class ReduceOnPlateau(Schedule):
     def _improves(self, metric):
         sign = 1.0 if self.mode == "max" else -1.0
         best = -sign * math.inf if self.best is None else self.best
-        bar = best * (1.0 + sign * self.threshold) if self.threshold_mode == "rel" else best + sign * self.threshold
+        if self.threshold_mode == "abs" or math.isinf(best):  # no share can be taken of inf
+            bar = best + sign * self.threshold
+        else:  # best + sign · threshold · |best|, in one product
+            bar = best * (1.0 + sign * math.copysign(self.threshold, best))
         return metric > bar if self.mode == "max" else metric < bar
 
     def update(self, metric) -> bool:
