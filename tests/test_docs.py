@@ -10,7 +10,7 @@ import pytest
 import fastopt as fo
 
 ROOT = Path(__file__).parents[1]
-TOPICS = ("functional", "newton", "nn", "optim", "schedules", "threads")
+TOPICS = ("functional", "metrics", "newton", "nn", "optim", "schedules", "threads")
 MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in TOPICS}}
 
 

@@ -283,7 +283,8 @@ class Trainer:
             value = np.nan
         history.setdefault("val_loss", []).append(value)
         if loss_name(self.loss) == "cross_entropy" and validation[1].ndim == 1:
-            history.setdefault("val_accuracy", []).append(accuracy(validation[1], output))
+            score = np.nan if np.isnan(value) else accuracy(validation[1], output)
+            history.setdefault("val_accuracy", []).append(score)
         history.best_epoch = int(np.argmin(np.nan_to_num(history["val_loss"], nan=np.inf)))
 
     def save(self, path) -> None:
