@@ -1,21 +1,26 @@
 """The command line: `info`, `bench`, `train`, `predict` and `tune`.
 
-Reads data files, calls the library and prints; it adds nothing that the library
-does not do. Whatever a user can get wrong ends in one line on stderr and exit status 2.
-Targets say what a model is for: whole numbers are classes, others are values.
+Reads data files (`_data.py`), calls the library and prints; it adds nothing that the library
+does not do. Whatever a user can get wrong ends in one line on stderr and exit status 2,
+before the data are read where that is possible.
+
+`train` writes what `predict` has to know into the model's metadata, under "table": the task,
+a dict for each column and one for the target, and the version of fastopt.
 """
 
 import argparse
+import os
 import sys
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 import fastopt as fo
+from fastopt import _data
+from fastopt._numbers import finite_number, whole_number
 
-DATA = "a .npz file with arrays X and y, or a .csv file of numbers with the target in the last column"
+DATA = "a .npz file with arrays X and y, or a .csv file of numbers, with or without names in its first line"
 EXAMPLES = """examples:
   fastopt info
   fastopt bench limits dense --threads 1 2
@@ -29,9 +34,15 @@ def main(argv=None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
-    except (OSError, ValueError, TypeError, ImportError, FloatingPointError) as error:
-        print(f"fastopt {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        with np.errstate(over="ignore"):  # what does not fit into the network's dtype is refused, not warned about
+            args.run(args)
+        _flush()
+    except BrokenPipeError:  # the reader has seen enough: the status of a program that SIGPIPE ends
+        _discard_output()
+        return 141
+    except (OSError, ValueError, TypeError, ImportError, ArithmeticError, MemoryError, RecursionError) as error:
+        print(f"fastopt {args.command}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        _discard_output()
         return 2
     except KeyboardInterrupt:
         print(f"fastopt {args.command}: interrupted", file=sys.stderr)
@@ -39,9 +50,29 @@ def main(argv=None) -> int:
     return 0
 
 
+def _flush():
+    if sys.stdout is not None:  # it is None where the shell has closed it
+        sys.stdout.flush()
+
+
+def _discard_output():
+    """Let the interpreter's last flush of stdout succeed where stdout cannot be written any more."""
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("fastopt", description=fo.__doc__, epilog=EXAMPLES, formatter_class=form)
+    parser = _Parser("fastopt", description=fo.__doc__, epilog=EXAMPLES, formatter_class=form)
     parser.add_argument("--version", action="version", version=f"fastopt {fo.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -59,7 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train", help=text, description=f"{text.capitalize()}.", epilog=EXAMPLES, formatter_class=form
     )
-    train.add_argument("data", metavar="DATA", help=f"{DATA}; classes where y is whole numbers 0, 1, ..., else values")
+    train.add_argument("data", metavar="DATA", help=DATA)
+    text = "the column of the target: its name, or its number in a file without names (default: the last)"
+    train.add_argument("--target", metavar="NAME", help=text)
+    text = "predict classes 0, 1, ... or values (default: classes if every target is whole and written 3, not 3.0)"
+    train.add_argument("--task", choices=(CLASSIFY, REGRESS), help=text)
     train.add_argument(
         "--hidden", nargs="*", type=int, default=[128, 64], metavar="N", help="hidden sizes (default: 128 64)"
     )
@@ -82,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         "predict", help=text, description=f"{text.capitalize()}.", epilog=EXAMPLES, formatter_class=form
     )
     predict.add_argument("model", metavar="MODEL", help="a .safetensors file")
-    predict.add_argument("data", metavar="DATA", help=f"{DATA}; targets may be missing")
+    predict.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
+    text = "a column to leave out: its name, or its number in a file without names"
+    predict.add_argument("--target", metavar="NAME", help=text)
     what = predict.add_mutually_exclusive_group()
     what.add_argument("--proba", action="store_true", help="print the probability of each class")
     what.add_argument(
@@ -106,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
 
 # ---------------------------------------------------------------- commands
 
+CLASSIFY, REGRESS = "classify", "regress"
 CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
+ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 TOPICS = (
     "limits",
     "activations",
@@ -130,32 +169,39 @@ def _bench(args):
     unknown = [topic for topic in args.topics if topic not in TOPICS]
     if unknown:
         raise ValueError(f"topic: expected some of {', '.join(TOPICS)}, got {unknown[0]!r}")
+    for n in args.threads:
+        whole_number("--threads", n)
+    _check_out("--json", args.json)
     bench.main(args.topics or TOPICS, args.threads, args.json)
 
 
 def _train(args):
-    if not 0 <= args.validation < 1:
-        raise ValueError(f"--validation: expected a share of at least 0 and below 1, got {args.validation}")
-    if not Path(args.out).resolve().parent.is_dir():
-        raise ValueError(f"--out: expected an existing folder, got {Path(args.out).parent}")
-    X, y = _read(args.data)
-    if y is None:
-        raise ValueError(f"{args.data}: expected a target y, got none")
-    classes = y.dtype.kind in "iub"
-    n_out = _count_classes(y) if classes else 1
-    kind, losses = ("classes", (CLASS_LOSS,)) if classes else ("values", VALUE_LOSSES)
+    _check_training(args)
+    data = _data.read_training(args.data, args.target, np.float32)
+    task, note = args.task, ""
+    if task is None:
+        task = CLASSIFY if data.whole else REGRESS
+        note = " (--task regress predicts values)" if data.whole else " (--task classify predicts classes)"
+    losses = (CLASS_LOSS,) if task == CLASSIFY else VALUE_LOSSES
     if args.loss not in (None, *losses):
-        raise ValueError(f"--loss: expected {' or '.join(losses)} for {kind}, got {args.loss}")
+        raise ValueError(f"--loss: expected {' or '.join(losses)} for --task {task}, got {args.loss}{note}")
+    X = data.X
+    y, n_out = _classes(data) if task == CLASSIFY else (data.y.astype(np.float64), 1)
     order = np.random.default_rng(args.seed).permutation(len(X))
     held, kept = np.split(order, [round(args.validation * len(X))])
+    if not len(kept):
+        raise ValueError(f"--validation: expected a share that leaves a row to train on, got {args.validation}")
     validation = (X[held], y[held]) if len(held) else None
 
-    widths = [X.shape[1], *args.hidden]
-    hidden = [fo.nn.Dense(*pair, activation="relu") for pair in pairwise(widths)]
-    net = fo.nn.Sequential([fo.nn.Standardize(widths[0]), *hidden, fo.nn.Dense(widths[-1], n_out)], rng=args.seed)
+    net = _network([X.shape[1], *args.hidden, n_out], args.seed)
     options = {} if args.lr is None else {"lr": args.lr}
     optimizer = getattr(fo.optim, args.optimizer)(net.parameters(), **options)
     trainer = fo.nn.Trainer(net, args.loss or losses[0], optimizer, seed=args.seed)
+    what = f"{n_out} classes" if task == CLASSIFY else "values"
+    print(f"task: {task}, {what}{note}")
+    if data.target is not None:
+        print(f"target: {data.target}; columns: {_data.some(data.names)}")
+    _flush()
     history = trainer.fit(
         X[kept],
         y[kept],
@@ -166,33 +212,98 @@ def _train(args):
         progress=args.progress,
         check_finite=True,
     )
-    net.save(args.out)
+    table = {
+        "version": fo.__version__,
+        "task": task,
+        "columns": [{"name": name} for name in data.names],
+        "target": {"name": data.target},
+    }
+    net.save(args.out, metadata={"table": table})
     best = history.best_epoch if validation else -1
     results = ", ".join(f"{name} {values[best]:.4f}" for name, values in history.items())
-    print(f"{len(kept)} rows, {X.shape[1]} features, {f'{n_out} classes' if classes else 'values'}: {results}")
+    print(f"{len(kept)} rows, {X.shape[1]} features, {what}: {results}")
     print(f"wrote {args.out}")
 
 
+def _check_training(args):
+    """Refuse options out of range before the data are read."""
+    _check_out("--out", args.out, args.data)
+    whole_number("--epochs", args.epochs)
+    whole_number("--batch-size", args.batch_size)
+    whole_number("--seed", args.seed, least=0)
+    finite_number("--validation", args.validation, least=0, below=1)
+    for width in args.hidden:
+        whole_number("--hidden", width)
+    if args.lr is not None:
+        finite_number("--lr", args.lr, least=0)
+
+
+def _network(widths, seed):
+    """Standardized inputs and ReLU layers; refused if the machine has no memory for them and their moments."""
+    size = ADAM * 4 * sum((n_in + 1) * n_out for n_in, n_out in pairwise(widths))
+    if size > _data.memory():
+        raise ValueError(f"--hidden: expected layers that fit into memory, got some of {size / 2**30:.0f} GiB")
+    *hidden, last = pairwise(widths)
+    layers = [fo.nn.Dense(*pair, activation="relu") for pair in hidden]
+    return fo.nn.Sequential([fo.nn.Standardize(widths[0]), *layers, fo.nn.Dense(*last)], rng=seed)
+
+
+def _classes(data) -> tuple[np.ndarray, int]:
+    """The targets as whole numbers, and how many classes there are."""
+    present = np.unique(data.y)
+    if len(present) < 2 or not np.array_equal(present, np.arange(len(present))):
+        shown = f"{', '.join(f'{float(label):.15g}' for label in present[:5])}{', ...' if len(present) > 5 else ''}"
+        remedy = "number the classes from 0, or predict values with --task regress"
+        raise ValueError(f"{data.target or 'y'}: expected classes 0, 1, ... without gaps, got {shown}; {remedy}")
+    return data.y.astype(np.int64), len(present)
+
+
 def _predict(args):
+    _check_out("--out", args.out, args.model, args.data)
     net = fo.nn.load(args.model)
-    X, _ = _read(args.data, features=net.in_features)
     if args.proba and net.out_features == 1:
         raise ValueError("--proba: expected a network with an output for each class, got one with a single output")
-    if args.proba:
-        result = net.predict_proba(X)
-    else:
-        result = net.predict(X)
-        if net.out_features > 1 and not args.values:
-            result = result.argmax(axis=1)
+    names, target = _known_names(args.model, net)
+    X, found = _data.read_features(args.data, names, args.target, net.dtype)
+    ignored = [name for name in found if name not in (*names, target, args.target)]
+    if found and names[0] is None:
+        note = f"{args.model} knows no names, so the columns of {args.data} are taken in their order"
+        print(f"fastopt predict: {note}", file=sys.stderr)
+    elif ignored:
+        print(f"fastopt predict: ignored what {args.model} does not know: {_data.some(ignored)}", file=sys.stderr)
+    result = net.predict_proba(X) if args.proba else net.predict(X)
+    finite = np.isfinite(result).all(axis=tuple(range(1, result.ndim)))
+    if not finite.all():
+        row = finite.argmin()
+        raise ValueError(f"{args.data}: row {row + 1}: expected finite outputs, got {result[row]}; scale its numbers")
+    if net.out_features > 1 and not args.proba and not args.values:
+        result = result.argmax(axis=1)
     if args.out and Path(args.out).suffix == ".npy":
         np.save(args.out, result)
     else:
         np.savetxt(args.out or sys.stdout, result, fmt="%d" if result.dtype.kind == "i" else "%.9g", delimiter=",")
 
 
+def _known_names(path, net) -> tuple[list[str | None], str | None]:
+    """Names of the columns and of the target that a network was trained on, None where they are not known."""
+    n, table = net.in_features, net.metadata.get("table")
+    if table is None:
+        return [None] * n, None
+    try:
+        names, target = [column["name"] for column in table["columns"]], table["target"]["name"]
+    except (KeyError, TypeError):
+        names, target = [], None
+    named = len(set(map(str, names))) == n and all(isinstance(name, str) for name in names)
+    if not named and names != [None] * n:
+        raise ValueError(f"{path}: expected the names of its {n} columns, got a description that does not fit")
+    return names, target
+
+
 def _tune(args):
-    if args.out and not Path(args.out).resolve().parent.is_dir():
-        raise ValueError(f"--out: expected an existing folder, got {Path(args.out).parent}")
+    for option, numbers in (("--batch-sizes", args.batch_sizes), ("--threads", args.threads)):
+        for n in numbers or ():
+            whole_number(option, n)
+    _check_out("--out", args.out, args.model)
     sizes = {} if args.batch_sizes is None else {"batch_sizes": args.batch_sizes}
     tuning = fo.nn.tune(fo.nn.load(args.model), train=args.train, threads=args.threads, **sizes)
     print(tuning.table())
@@ -203,69 +314,15 @@ def _tune(args):
         print(f"wrote {args.out}")
 
 
-# ---------------------------------------------------------------- data files
-
-
-def _count_classes(y) -> int:
-    present = np.unique(y)
-    if len(present) < 2 or not np.array_equal(present, np.arange(len(present))):
-        shown = f"{', '.join(map(str, present[:5]))}{', ...' if len(present) > 5 else ''}"
-        raise ValueError(
-            f"y: expected classes 0, 1, ... without gaps, got {shown}; write whole-number values with a point, 3.0"
-        )
-    return len(present)
-
-
-def _read(path, features=None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows X (n, features) and targets y (n,); y is None where X alone was asked for or found."""
-    suffix = Path(path).suffix
-    if suffix not in (".npz", ".csv"):
-        raise ValueError(f"{path}: expected a .npz or .csv file, got {suffix or 'no suffix'}")
-    X, y = (_read_npz if suffix == ".npz" else _read_csv)(path, features)
-    if X.ndim != 2 or not X.size:
-        raise ValueError(f"{path}: expected rows of features, got X of shape {X.shape}")
-    if y is not None and y.shape != X.shape[:1]:
-        raise ValueError(f"{path}: expected y of shape {X.shape[:1]}, one target a row, got {y.shape}")
-    return X, y
-
-
-def _read_npz(path, features):
-    try:
-        with np.load(path) as arrays:
-            return arrays["X"], None if features else arrays["y"]
-    except KeyError as error:
-        raise ValueError(
-            f"{path}: expected arrays {'X' if features else 'X and y'}, got none of that name ({error.args[0]})"
-        ) from None
-    except (zipfile.BadZipFile, EOFError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected a .npz file, got one that is damaged or of another kind ({error})"
-        ) from None
-
-
-def _read_csv(path, features):
-    with open(path) as stream:
-        first = stream.readline()
-        header = not all(_is_number(cell) for cell in first.split(","))
-        if header and not stream.readline().strip():
-            raise ValueError(
-                f"{path}: expected rows of numbers, got {'nothing below the first line' if first.strip() else 'none'}"
-            )
-    how = {"delimiter": ",", "skiprows": int(header), "ndmin": 2}
-    try:
-        table = np.loadtxt(path, **how)
-        if features and table.shape[1] != features + 1:
-            return table, None
-        text = np.loadtxt(path, dtype=str, usecols=[-1], **how)[:, 0]
-    except ValueError as error:
-        raise ValueError(f"{path}: expected rows of numbers, {error}") from None
-    whole = all(cell.strip().lstrip("+-").isdigit() for cell in text)
-    return table[:, :-1], table[:, -1].astype(np.int64) if whole else table[:, -1]
-
-
-def _is_number(text) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _check_out(option, out, *inputs):
+    """Refuse a file that cannot be written, or that is one of the inputs, before the work."""
+    if out is None:
+        return
+    out = Path(out)
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"{option}: expected an existing folder, got {out.parent}")
+    if out.is_dir():
+        raise ValueError(f"{option}: expected a file, got the folder {out}")
+    for path in inputs:
+        if out.exists() and Path(path).exists() and out.samefile(path):
+            raise ValueError(f"{option}: expected another file than {path}, which is read")
