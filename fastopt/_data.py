@@ -137,10 +137,11 @@ class _Csv:
 
     def _header(self, cells):
         cells[0] = cells[0].removeprefix("#").strip()  # numpy.savetxt writes it
+        places: dict[str, int] = {}
         for place, name in enumerate(cells):
             if not name:
                 raise self.error(1, f"expected a name for column {place + 1}, got none (pandas: to_csv(index=False))")
-            if name in cells[:place]:
+            if places.setdefault(name, place) != place:
                 raise self.error(1, f"expected names that differ, got {name!r} twice")
         return cells
 
@@ -157,7 +158,7 @@ class _Csv:
         """(number, text) of every line that is a row; blank lines at the end are none."""
         blank = 0
         for number, line in self.lines():
-            if not line.strip():
+            if line.isspace():
                 blank = blank or number
             elif blank:
                 raise self.error(blank, "expected a row, got a blank line")
@@ -199,7 +200,8 @@ class _Csv:
 
     def is_whole(self, place) -> bool:
         """Whether every number of a column that has been read is written as a whole one."""
-        return all(line.split(",")[place].strip().lstrip("+-").isdigit() for _, line in self.rows())
+        after = self.width - place  # counted from the end, where the target mostly stands
+        return all(line.rsplit(",", after)[-after].strip().lstrip("+-").isdigit() for _, line in self.rows())
 
     def error(self, number, text, place=None) -> ValueError:
         """A ValueError that names the line, and the column where there is one."""

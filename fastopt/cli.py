@@ -265,10 +265,11 @@ def _predict(args):
         raise ValueError("--proba: expected a network with an output for each class, got one with a single output")
     names, target = _known_names(args.model, net)
     X, found = _data.read_features(args.data, names, args.target, net.dtype)
-    ignored = [name for name in found if name not in (*names, target, args.target)]
+    known = {*names, target, args.target}
+    ignored = [name for name in found if name not in known]
     if found and names[0] is None:
-        note = f"{args.model} knows no names, so the columns of {args.data} are taken in their order"
-        print(f"fastopt predict: {note}", file=sys.stderr)
+        note = f"the first line of {args.data} is taken for names, {_data.some(found)}"
+        print(f"fastopt predict: {note}; {args.model} knows none, so columns go by place", file=sys.stderr)
     elif ignored:
         print(f"fastopt predict: ignored what {args.model} does not know: {_data.some(ignored)}", file=sys.stderr)
     result = net.predict_proba(X) if args.proba else net.predict(X)

@@ -306,7 +306,7 @@ def test_a_model_without_names_takes_columns_in_their_order_and_says_so(tmp_path
         status, out, err = run("predict", tmp_path / "m.safetensors", tmp_path / "t.csv")
         np.testing.assert_allclose(np.array(out.split(), float), net.predict([[1, 2], [3, 4]])[:, 0], rtol=1e-6)
         assert status == 0
-        assert ("knows no names, so the columns of" in err) is said
+        assert ("is taken for names, a, b; " in err) is said
 
 
 TABLES = [
