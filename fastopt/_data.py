@@ -41,13 +41,13 @@ def read_training(path, target, dtype) -> Training:
             raise ValueError(f"{path}: expected y of shape ({len(X)},), one target a row, got {y.shape}")
         return Training(X, y, [None] * X.shape[1], None, y.dtype.kind in "iub")
     file = _Csv(path)
-    last = file.place(target)
-    places = [place for place in range(file.width) if place != last]
+    y_place = file.place(target)
+    places = [place for place in range(file.width) if place != y_place]
     if not places:
         raise ValueError(f"{path}: expected columns of features and one of targets, got one column")
-    table = file.read([*places, last], dtype)
+    table = file.read([*places, y_place], dtype)
     names = [None if file.names is None else file.names[place] for place in places]
-    return Training(table[:, :-1], table[:, -1], names, file.names and file.names[last], file.is_whole(last))
+    return Training(table[:, :-1], table[:, -1], names, file.names and file.names[y_place], file.is_whole(y_place))
 
 
 def read_features(path, names, target, dtype) -> tuple[np.ndarray, list[str]]:
@@ -242,17 +242,17 @@ def _read_array(path, name, ndim, dtype) -> np.ndarray:
         member = {info.filename: info for info in archive.infolist()}.get(f"{name}.npy")
         if member is not None:
             with archive.open(member) as stream:
-                shape, _, kind = HEADERS[np.lib.format.read_magic(stream)](stream)
+                shape, _, stored = HEADERS[np.lib.format.read_magic(stream)](stream)
                 size = member.file_size - stream.tell()
     if member is None:
         raise ValueError(f"{path}: expected arrays X and, for training, y, got none named {name}")
-    if kind.kind not in "biuf":
-        raise ValueError(f"{path}: expected {name} of real numbers, got dtype {kind}")
+    if stored.kind not in "biuf":
+        raise ValueError(f"{path}: expected {name} of real numbers, got dtype {stored}")
     if len(shape) != ndim or not all(n > 0 for n in shape):
         what = "rows of features, X of shape (n, features)" if ndim == 2 else "targets, y of shape (n,)"
         raise ValueError(f"{path}: expected {what}, got shape {shape}")
-    if math.prod(shape) * kind.itemsize != size:
-        raise ValueError(f"{path}: damaged: {name} of shape {shape} and dtype {kind} has {size} bytes")
+    if math.prod(shape) * stored.itemsize != size:
+        raise ValueError(f"{path}: damaged: {name} of shape {shape} and dtype {stored} has {size} bytes")
     if size > memory():
         raise ValueError(f"{path}: expected arrays that fit into memory, got {name} of {size / 2**30:.0f} GiB")
     with _translated(path), zipfile.ZipFile(path) as archive, archive.open(member) as stream:

@@ -172,3 +172,11 @@ NO_VALUES = [
 def test_what_has_no_r2_is_refused(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         fo.metrics.r2_score(*arguments)
+
+
+def test_a_validation_that_has_no_loss_has_no_accuracy():
+    net = fo.nn.Sequential([fo.nn.Dense(1, 2)], rng=0)
+    net.layers[0].weight[:] = [[1e30], [-1e30]]
+    trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.SGD(net.parameters(), lr=0.1))
+    history = trainer.fit(np.zeros((4, 1)), np.arange(4) % 2, validation=(np.array([[1.0], [3e38]]), np.array([0, 1])))
+    assert np.isnan([history["val_loss"][0], history["val_accuracy"][0]]).all()
