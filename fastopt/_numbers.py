@@ -10,7 +10,7 @@ def whole_number(name, value, least=1, most=LARGEST) -> int:
     """`value` as an int from `least` to `most`; ValueError, also for a bool, for 3.0 and for "3"."""
     if isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most:
         return int(value)
-    limit = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
+    limit = f"of at least {least}" if most >= LARGEST else f"from {least} to {most}"
     raise ValueError(f"{name}: expected a whole number {limit}, got {value!r}")
 
 

@@ -6,6 +6,8 @@ beside scores of other classes, negative weights. Rows of weight 0 may hold anyt
 
 import numpy as np
 
+from fastopt.threads import one_blas_thread
+
 __all__ = ["accuracy", "r2_score", "zero_one_loss"]
 
 
@@ -134,7 +136,7 @@ def r2_score(y_true, y_pred, *, sample_weight=None) -> float:
     y, found = (np.where(counted[:, None], a, 0.0) for a in (y, found))
     constant = (y[counted] == y[counted][0]).all(axis=0)  # the mean of equal values may differ in the last digit
     exact = (y == found).all(axis=0)
-    with np.errstate(over="ignore"):  # predictions 1e154 times too large: -inf
+    with np.errstate(over="ignore"), one_blas_thread:  # predictions 1e154 times too large: -inf
         y, found = (_scaled(a, np.abs(y).max(axis=0)) for a in (y, found))
         mean = np.average(y, axis=0, weights=weight)
         missed, spread = weight @ (y - found) ** 2, weight @ (y - mean) ** 2

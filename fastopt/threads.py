@@ -1,34 +1,38 @@
-"""How many threads a call may use.
+"""How many threads a call may use, ours and those of BLAS.
 
-The count is the smallest of `set_num_threads`, OMP_NUM_THREADS, the CPUs this
-process may run on, and the CPU quota of its control group rounded down; at least
-1. `num_threads` overrides it for the calling thread. A limit that threadpoolctl
-sets on the OpenMP runtime holds as well.
+The count is the smallest of `set_num_threads`, OMP_NUM_THREADS, OMP_THREAD_LIMIT, the
+CPUs this process may run on, and the CPU quota of its control group rounded down; at
+least 1. `num_threads` overrides it for the calling thread. A limit that threadpoolctl
+sets on the OpenMP runtime holds as well, and so does what the system refuses. BLAS has
+one thread wherever we call it.
 """
 
-import functools
+import ctypes
 import math
 import os
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
+from itertools import product
 from pathlib import Path
 
+from fastopt._forks import importing
 from fastopt._kernels import core, isa, isas
+from fastopt._numbers import whole_number
 
 __all__ = ["config", "get_num_threads", "num_threads", "set_num_threads", "show_config"]
 
 
-def _check(n) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
-        raise ValueError(f"n: expected a number of threads of at least 1, got {n!r}")
-    return int(n)
+# ---------------------------------------------------------------- what the machine grants
 
 
 def _quotas(root: Path, membership: str) -> Iterator[float]:
     """CPUs granted by every control group (v1 and v2) from ours up to the root."""
     for line in membership.splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, *fields = line.split(":", 2)
+        if len(fields) < 2:
+            continue  # of another form: the other lines count
+        controllers, path = fields
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = (
@@ -61,13 +65,38 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/s
         return math.inf
 
 
+def _cpus() -> int:
+    """CPUs that the calling thread may run on, or that the OpenMP runtime may bind threads to.
+
+    A runtime that binds threads (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY) has bound the main thread when it was
+    loaded, so the mask of a thread that is bound to one of its places says nothing.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    mask, places = os.sched_getaffinity(0), core.places()
+    if not places:
+        return len(mask)
+    bound = any(mask <= place for place in places)
+    everywhere = frozenset().union(*places)
+    return len(everywhere if bound else mask & everywhere) or 1
+
+
+def _wanted() -> int | None:
+    """The first number of OMP_NUM_THREADS; None where OpenMP ignores the variable: all must be numbers above 0."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    if not re.fullmatch(r"\s*\+?[0-9]+\s*(,\s*\+?[0-9]+\s*)*", value, re.ASCII):
+        return None
+    counts = [int(word) for word in value.split(",")]
+    return counts[0] if min(counts) > 0 else None
+
+
 def _available() -> int:
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = [affinity, max(1, math.floor(min(_quota(), affinity)))]
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if first.isdigit() and int(first) > 0:
-        allowed.append(int(first))
-    return min(allowed)
+    cpus = _cpus()
+    allowed = [cpus, max(1, math.floor(min(_quota(), cpus))), core.thread_limit(), core.MOST_THREADS]
+    return min(*allowed, _wanted() or cpus)
+
+
+# ---------------------------------------------------------------- the count
 
 
 def get_num_threads() -> int:
@@ -95,11 +124,10 @@ def set_num_threads(n: int) -> None:
     ValueError
         `n` is not a number of at least 1.
     """
-    core.set_common_team(min(_check(n), _available()))
+    core.set_common_team(min(whole_number("n", n, most=math.inf), _available()))
 
 
-@contextmanager
-def num_threads(n: int) -> Iterator[None]:
+class num_threads(ContextDecorator, core.OwnTeam):
     """Use exactly `n` threads in calls from this thread, inside the ``with`` block.
 
     More than the machine has is allowed here: it is slower, and gives the same bits.
@@ -107,7 +135,12 @@ def num_threads(n: int) -> Iterator[None]:
     Parameters
     ----------
     n : int
-        At least 1.
+        From 1 to 1024.
+
+    Raises
+    ------
+    ValueError
+        `n` is not such a number.
 
     Examples
     --------
@@ -116,45 +149,61 @@ def num_threads(n: int) -> Iterator[None]:
     ...     fo.get_num_threads()
     1
     """
-    before = core.get_own_team()
-    core.set_own_team(_check(n))
-    try:
-        yield
-    finally:
-        core.set_own_team(before)
+
+    def __init__(self, n: int):
+        super().__init__(whole_number("n", n, most=core.MOST_THREADS))
+
+    def _recreate_cm(self):
+        return type(self)(self.n)  # as a decorator: each call has its own
 
 
-@functools.cache
-def _blas():
-    """The BLAS libraries of NumPy and SciPy; finding them takes a millisecond."""
-    import scipy.linalg  # noqa: F401  (loads its own)
-    from threadpoolctl import ThreadpoolController
+# ---------------------------------------------------------------- BLAS
 
-    return ThreadpoolController()
+# What tells and sets the threads of a library, by threadpoolctl's names; where telling is None, setting returns the
+# count before. Whether each thread has a count of its own.
+_BLAS = {
+    "openblas": ("openblas_get_num_threads", "openblas_set_num_threads", False),
+    "openblas on openmp": ("omp_get_max_threads", "omp_set_num_threads", True),
+    "mkl": (None, "MKL_Set_Num_Threads_Local", True),
+    "blis": ("bli_thread_get_num_threads", "bli_thread_set_num_threads", False),
+    "flexiblas": ("flexiblas_get_num_threads", "flexiblas_set_num_threads", False),
+}
 
 
-_blas_lock = threading.Lock()
-_blas_held: list = []  # an entry for each block that is open now; the first is the limit
+def _find_blas() -> None:
+    """Tell the kernels about every library of BLAS that is loaded; that takes a millisecond."""
+    with importing:
+        from threadpoolctl import threadpool_info
+
+    for pool in threadpool_info():
+        layer = " on openmp" if pool.get("threading_layer") == "openmp" else ""
+        names = _BLAS.get(pool["internal_api"] + layer)
+        if names is None:
+            continue
+        library, (get, put, own) = ctypes.CDLL(pool["filepath"]), names
+        # OpenBLAS in the wheels of NumPy and SciPy has names of its own
+        for before, after in product(("", "scipy_"), ("", "64_", "_64")):
+            get_at, put_at = _address(library, get and before + get + after), _address(library, before + put + after)
+            if put_at and (get_at or get is None):
+                core.add_blas(get_at, put_at, own)
+                break
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Holds BLAS, and so LAPACK, to one thread: 8 µs, beside 250 where the libraries are looked for each time.
+def _address(library, name) -> int:
+    function = getattr(library, name, None) if name else None
+    return ctypes.cast(function, ctypes.c_void_p).value if function else 0
 
-    LAPACK's bits depend on the threads of its BLAS, and on busy CPUs these wait for each other without end:
-    a Cholesky factor of 300 columns took 0.5 ms on one, 830 ms on two. The count belongs to the process: blocks
-    in several threads may overlap, and the last to end puts the count back.
-    """
-    with _blas_lock:
-        _blas_held.append(None if _blas_held else _blas().limit(limits=1, user_api="blas"))
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            limit = _blas_held[0]
-            _blas_held.pop()
-            if not _blas_held:
-                limit.restore_original_limits()
+
+# Holds BLAS, and so LAPACK, to one thread inside ``with one_blas_thread:``; a third of a microsecond.
+#
+# Their bits depend on the threads, and on busy CPUs these wait for each other without end: a Cholesky factor of 300
+# columns took 0.5 ms on one, 830 ms on two. Every product and every LAPACK call of ours is inside such a block, in
+# any thread, and blocks in several threads may overlap (blas.h). threadpoolctl cannot do it: the first thread that
+# sets OpenBLAS's count through it keeps all others from setting it.
+one_blas_thread = core.OneBlasThread(_find_blas)
+
+
+# ---------------------------------------------------------------- what is in use
 
 
 def config() -> dict:
@@ -164,13 +213,15 @@ def config() -> dict:
     -------
     dict
         isa (level in use), isas (levels this machine and build offer), openmp, threads,
-        quota (CPUs, None if there is none), wait_policy (OMP_WAIT_POLICY, None if unset).
+        refused_above (the smallest number of threads with which a call had to do since `set_num_threads`, for
+        the system created no more; None if it always did), quota (CPUs, None if there is none), wait_policy
+        (OMP_WAIT_POLICY, None if unset).
 
     Examples
     --------
     >>> import fastopt as fo
     >>> sorted(fo.config())
-    ['isa', 'isas', 'openmp', 'quota', 'threads', 'wait_policy']
+    ['isa', 'isas', 'openmp', 'quota', 'refused_above', 'threads', 'wait_policy']
     """
     quota = _quota()
     return {
@@ -178,6 +229,7 @@ def config() -> dict:
         "isas": isas,
         "openmp": core.has_openmp(),
         "threads": get_num_threads(),
+        "refused_above": core.shortest_team() or None,
         "quota": None if math.isinf(quota) else quota,
         "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
@@ -192,7 +244,8 @@ def show_config() -> None:
         print(f"  {name}: {', '.join(value) if isinstance(value, tuple) else value}")
     if not core.has_openmp():
         print("  built without OpenMP: every call runs on one thread")
-    from threadpoolctl import threadpool_info
+    with importing:
+        from threadpoolctl import threadpool_info
 
     for pool in threadpool_info():
         print(f"  runtime {pool['internal_api']}: {pool['num_threads']} threads, {Path(pool['filepath']).name}")

@@ -210,8 +210,8 @@ def blas():
 
 def test_blas_has_one_thread_inside_and_its_own_count_afterwards():
     with threadpool_limits(2, user_api="blas"):
-        with one_blas_thread():
-            with one_blas_thread():
+        with one_blas_thread:
+            with one_blas_thread:
                 assert set(blas()) == {1}
             assert set(blas()) == {1}
         assert set(blas()) == {2}
@@ -219,12 +219,11 @@ def test_blas_has_one_thread_inside_and_its_own_count_afterwards():
 
 def test_blas_keeps_one_thread_until_the_last_of_overlapping_blocks_ends():
     with threadpool_limits(2, user_api="blas"):
-        one, two = one_blas_thread(), one_blas_thread()
-        one.__enter__()
-        two.__enter__()
-        one.__exit__(None, None, None)
+        one_blas_thread.__enter__()
+        one_blas_thread.__enter__()
+        one_blas_thread.__exit__(None, None, None)
         assert set(blas()) == {1}
-        two.__exit__(None, None, None)
+        one_blas_thread.__exit__(None, None, None)
         assert set(blas()) == {2}
 
 

@@ -7,7 +7,8 @@ they call each other directly. `fastopt._kernels` chooses the level;
 """
 
 from cython cimport floating
-from cpython.dict cimport PyDict_Next
+from cpython.dict cimport PyDict_Next, PyDict_Size
+from cpython.module cimport PyImport_GetModuleDict
 from cpython.object cimport PyObject
 from libc.math cimport HUGE_VAL, NAN, pow, sqrt
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -41,3 +42,4 @@ include "newton.pxi"
 include "limits.pxi"
 
 team_initialise()
+blas_initialise()

@@ -6,18 +6,35 @@
 # - A share is a range of whole grains; only who computes an element depends on
 #   the team, never the order in which the element is summed.
 # - Below WORK_PER_MEMBER no region is opened.
+# - What a thread takes for a while (a count of its own, BLAS on one thread) it takes and gives back in C: between
+#   taking and noting it no signal is handled, so an interrupt leaves nothing behind.
 
 cdef extern from "team.h" nogil:
     ctypedef void (*team_job)(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil
-    const int TEAM_OPENMP
+    const int TEAM_OPENMP, TEAM_MOST
+    const int team_process
     double team_seconds()
     void team_initialise()
     int team_get()
     int team_get_own()
+    int team_get_shortest()
+    int team_most()
+    int team_hard_limit()
+    int team_places()
+    int team_place_size(int place)
+    void team_place(int place, int* cpus)
     void team_set_own(int n)
     void team_set_common(int n)
     void team_barrier(Py_ssize_t team)
     void team_run(team_job job, void* args, Py_ssize_t team)
+
+cdef extern from "blas.h":
+    void blas_initialise()
+    void blas_add(size_t get, size_t set, int own)
+    void blas_hold()
+    void blas_release()
+
+MOST_THREADS = TEAM_MOST
 
 
 cdef inline Py_ssize_t team_for(Py_ssize_t work) noexcept nogil:
@@ -31,21 +48,75 @@ cdef inline Py_ssize_t share(Py_ssize_t n, Py_ssize_t grain, Py_ssize_t member, 
     return min(n, grains * member // team * grain)
 
 
+# ---------------------------------------------------------------- for threads.py
+
 def get_team():
-    return team_get()
-
-
-def get_own_team():
-    return team_get_own()
-
-
-def set_own_team(int n):
-    team_set_own(n)
+    return min(team_get(), team_most())
 
 
 def set_common_team(int n):
     team_set_common(n)
 
 
+def shortest_team():
+    """Members of the smallest team with which a call had to do because the system refused it threads; 0: none had to."""
+    return team_get_shortest()
+
+
 def has_openmp():
     return bool(TEAM_OPENMP)
+
+
+def thread_limit():
+    """Threads that the runtime may have at all."""
+    return team_hard_limit()
+
+
+def places():
+    """The sets of CPUs to which the runtime binds threads; none where it leaves them free."""
+    found = []
+    for place in range(team_places()):
+        cpus = np.empty(team_place_size(place), np.intc)
+        team_place(place, <int*>cnp.PyArray_DATA(<cnp.ndarray>cpus))
+        found.append(frozenset(cpus.tolist()))
+    return found
+
+
+cdef class OwnTeam:
+    """A count of threads of the calling thread's own, while the block lasts."""
+    cdef readonly int n
+    cdef int before
+
+    def __init__(self, int n):
+        self.n = n
+
+    def __enter__(self):
+        self.before = team_get_own()
+        team_set_own(self.n)
+
+    def __exit__(self, *error):
+        team_set_own(self.before)
+
+
+cdef class OneBlasThread:
+    """BLAS on one thread while a block lasts; `find` is called where new modules may have loaded a library of BLAS."""
+    cdef object find
+    cdef Py_ssize_t looked          # the modules that were loaded when find was called last
+
+    def __init__(self, find):
+        self.find = find
+
+    def __enter__(self):
+        cdef Py_ssize_t modules = PyDict_Size(<object>PyImport_GetModuleDict())
+        if modules != self.looked:
+            self.find()
+            self.looked = modules
+        blas_hold()
+
+    def __exit__(self, *error):
+        blas_release()
+
+
+def add_blas(size_t get, size_t set, bint own):
+    """Take a library in, by the addresses of its functions; see blas.h."""
+    blas_add(get, set, own)

@@ -966,7 +966,7 @@ cdef class Training:
 
     cdef void leave(self) noexcept:
         if self.update is not None:
-            self.update.busy = False
+            self.update.leave()
 
     cdef int report(self, TrainCall* c) except -1:
         # what made a call stop before its time

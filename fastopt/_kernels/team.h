@@ -2,11 +2,16 @@
  *
  * A job is called by every member of the team with its number and the size of
  * the team; it does its share and meets the others at team_barrier. Without
- * OpenMP, or with a team of one, no region is opened.
+ * OpenMP, or with a team of one, no region is opened. The team met may be
+ * smaller than the one asked for, never larger.
  *
  * The barrier is our own: it spins briefly and then gives the core away. The
  * runtime's spins for milliseconds, which on cores that other programs use too
  * is what the member it waits for would need to arrive.
+ *
+ * The runtime ends the process where it cannot create a thread (a limit on the
+ * threads of a container). So a thread that opens a region of more members than
+ * it ever had creates and ends the missing ones first: see team_ask.
  *
  * libgomp's pool does not survive a fork: before a fork the pool of the forking
  * thread is released (OpenMP 5), and made anew by the next region. Where that
@@ -15,18 +20,23 @@
 #ifndef FASTOPT_TEAM_H
 #define FASTOPT_TEAM_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #endif
 
 typedef void (*team_job)(void *args, ptrdiff_t member, ptrdiff_t team);
 
+enum { TEAM_MOST = 1024 }; /* members */
+
 static int team_serial_child = 0;
+/* Forks between the first process and this one, plus one: what a thread noted
+ * under another number was noted by a thread that this process has not got. */
+static int team_process = 1;
 
 static inline double team_seconds(void) {
     struct timespec t;
@@ -36,14 +46,61 @@ static inline double team_seconds(void) {
 
 #ifdef _OPENMP
 enum { TEAM_OPENMP = 1 };
+
+/* ---- threads that can be created */
+
+static __thread int team_granted = 1; /* members this thread has had, itself among them */
+static __thread int team_refused = 0; /* the value of team_asks when the system refused it more */
+static int team_asks = 1;             /* raised where a refusal may be asked again */
+static int team_shortest = 0;         /* the smallest team that a refusal has left; 0: there was none */
+
+static void *team_pass(void *gate) {
+    pthread_mutex_lock((pthread_mutex_t *)gate);
+    pthread_mutex_unlock((pthread_mutex_t *)gate);
+    return NULL;
+}
+
+/* The largest team up to `team` whose threads the system lets this thread create:
+ * the missing ones are created, wait for each other, and end. */
+static __attribute__((noinline)) int team_ask(int team) {
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t made[TEAM_MOST];
+    int missing, n = 0;
+    if (team_refused == team_asks) return team_granted;
+    missing = (team < TEAM_MOST ? team : TEAM_MOST) - team_granted;
+    pthread_mutex_lock(&gate);
+    while (n < missing && !pthread_create(&made[n], NULL, team_pass, &gate)) n++;
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < n; i++) pthread_join(made[i], NULL);
+    team_granted += n;
+    if (n < missing) {
+        team_refused = team_asks;
+        if (!team_shortest || team_granted < team_shortest) team_shortest = team_granted;
+    }
+    return team_granted;
+}
+static inline void team_forget(void) {
+    team_granted = 1;
+    team_refused = 0;
+}
+
+/* ---- fork */
+
 #ifdef FASTOPT_OPENMP_PAUSE /* found by setup.py's probe: gcc has it before it claims OpenMP 5 */
-static void team_before_fork(void) { omp_pause_resource_all(omp_pause_hard); }
-static void team_install_fork_handler(void) { pthread_atfork(team_before_fork, NULL, NULL); }
+static void team_before_fork(void) {
+    omp_pause_resource_all(omp_pause_hard);
+    team_forget();
+}
+static void team_in_child(void) { team_process++; }
 #else
-static void team_in_child(void) { team_serial_child = 1; }
-static void team_install_fork_handler(void) { pthread_atfork(NULL, NULL, team_in_child); }
+static void team_before_fork(void) {}
+static void team_in_child(void) {
+    team_process++;
+    team_serial_child = 1;
+}
 #endif
-static inline int team_limit(void) { return team_serial_child ? 1 : omp_get_max_threads(); }
+
+/* ---- region and barrier */
 
 typedef struct {
     _Atomic ptrdiff_t arrived;
@@ -75,6 +132,7 @@ static void team_barrier(ptrdiff_t team) {
     }
 }
 static void team_run(team_job job, void *args, ptrdiff_t team) {
+    if (team > team_granted) team = team_ask((int)team);
     if (team <= 1) {
         job(args, 0, 1);
         return;
@@ -86,10 +144,26 @@ static void team_run(team_job job, void *args, ptrdiff_t team) {
         job(args, omp_get_thread_num(), omp_get_num_threads());
     }
 }
+
+/* ---- what the runtime knows */
+
+static inline int team_limit(void) { return omp_get_max_threads(); }
+static inline int team_hard_limit(void) { return omp_get_thread_limit(); }
+static inline int team_processors(void) { return omp_get_num_procs(); }
+static inline int team_places(void) { return omp_get_num_places(); }
+static inline int team_place_size(int place) { return omp_get_place_num_procs(place); }
+static inline void team_place(int place, int *cpus) { omp_get_place_proc_ids(place, cpus); }
 #else
 enum { TEAM_OPENMP = 0 };
-static void team_install_fork_handler(void) {}
+static int team_granted = 1, team_refused = 0, team_asks = 1, team_shortest = 0;
+static void team_before_fork(void) {}
+static void team_in_child(void) { team_process++; }
 static inline int team_limit(void) { return 1; }
+static inline int team_hard_limit(void) { return 1; }
+static inline int team_processors(void) { return 1; }
+static inline int team_places(void) { return 0; }
+static inline int team_place_size(int place) { return (void)place, 0; }
+static inline void team_place(int place, int *cpus) { (void)place, (void)cpus; }
 static inline void team_barrier(ptrdiff_t team) { (void)team; }
 static void team_run(team_job job, void *args, ptrdiff_t team) {
     (void)team;
@@ -97,23 +171,40 @@ static void team_run(team_job job, void *args, ptrdiff_t team) {
 }
 #endif
 
+/* ---- how many are wanted */
+
 /* The thread's own count (0: none) and the process's. */
 static __thread int team_own = 0;
 static int team_common = 1;
-static int team_first_limit = 1;
+static int team_first_limit = 1; /* the runtime's, as it starts in every thread */
 
 static inline int team_get(void) {
     const int wanted = team_own ? team_own : team_common;
     const int limit = team_limit();
-    /* a limit lowered since import is somebody's wish (threadpoolctl): it holds for overrides too */
-    if (limit < team_first_limit || !team_own) return wanted < limit ? wanted : limit;
-    return TEAM_OPENMP && !team_serial_child ? wanted : 1;
+    if (!TEAM_OPENMP || team_serial_child) return 1;
+    /* a limit lower than the runtime's first is somebody's wish (threadpoolctl): it holds for overrides too */
+    return limit < team_first_limit && limit < wanted ? limit : wanted;
 }
 static inline int team_get_own(void) { return team_own; }
 static inline void team_set_own(int n) { team_own = n; }
-static inline void team_set_common(int n) { team_common = n; }
-static inline void team_initialise(void) {
-    team_install_fork_handler();
+static inline void team_set_common(int n) {
+    team_common = n;
+    team_asks++;
+    team_shortest = 0;
+}
+static inline int team_get_shortest(void) { return team_shortest; }
+/* Members of the largest team this thread can have, as far as it knows. */
+static inline int team_most(void) { return team_refused == team_asks ? team_granted : TEAM_MOST; }
+
+static void *team_read_limit(void *limit) {
+    *(int *)limit = team_limit();
+    return NULL;
+}
+static void team_initialise(void) {
+    pthread_t reader; /* whose limit nobody can have set yet */
+    pthread_atfork(team_before_fork, NULL, team_in_child);
     team_first_limit = team_limit();
+    if (team_first_limit < team_processors() && !pthread_create(&reader, NULL, team_read_limit, &team_first_limit))
+        pthread_join(reader, NULL);
 }
 #endif

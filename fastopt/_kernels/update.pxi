@@ -345,8 +345,10 @@ cdef class Update:
     cdef list names, params, holders        # holders: of everything the plan points to
     cdef list bound, held                   # bound: by bind; held: what the plan points to now
     cdef list seen                          # per group: the keys and values sent last, None to look again
-    cdef public bint busy                   # a step is under way
-    cdef public bint away                   # the parameters stand at the interim point, or are averages
+    # The process (team_process) in which a step is under way, and in which the parameters stand at the interim point
+    # or are averages; 0: neither. A forked child has not got the thread that did either, and finds another number.
+    cdef int busy, away
+    cdef list home                          # copies of the parameters while they are averages
 
     def __cinit__(self, convert, check_finite, max_norm, clip_value, Py_ssize_t accumulate, double ema_decay):
         self.convert = convert
@@ -578,15 +580,26 @@ cdef class Update:
 
     def require_idle(self):
         """Raise RuntimeError while a step runs, or the parameters are not at home."""
-        if self.busy:
+        if self.busy == team_process:
             raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
-        if self.away:
+        if self.away == team_process:
             raise RuntimeError("step: the parameters are at the interim point or averaged; leave that block first")
+        self.return_home()
 
-    cpdef int enter(self) except -1:
+    cdef int enter(self) except -1:
         self.require_idle()
-        self.busy = True
+        self.busy = team_process
         return 0
+
+    cdef void leave(self) noexcept:
+        self.busy = 0
+
+    def __enter__(self):
+        """For a step that Python makes: no other thread's until the block ends."""
+        self.enter()
+
+    def __exit__(self, *error):
+        self.leave()
 
     cdef int report_refusal(self) except -1:
         # after a run: what made it stop
@@ -615,25 +628,66 @@ cdef class Update:
                     update_prepare(plan)
                 team_run(update_job, plan, team_for(4 * plan.n_elements))
         finally:
-            self.busy = False
+            self.leave()
         self.report_refusal()
         if grads is not None:
             self.held = None
 
-    def leave_home(self):
-        """Move every parameter of an interim group to the point where its gradient is wanted."""
+    cdef int leave_home(self) except -1:
+        # every parameter of an interim group to the point where its gradient is wanted
         self.enter()
         with nogil:
             update_begin(&self.plan)
             team_run(leave_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.busy, self.away = False, True
+        self.busy, self.away = 0, team_process
+        return 0
 
-    def return_home(self):
-        """Put the parameters back where `leave_home` found them, if they have left."""
-        if self.away:
+    cdef int leave_for_averages(self) except -1:
+        # the moving average of every parameter that has one in its place
+        cdef Py_ssize_t i
+        cdef Tensor* t
+        self.require_idle()
+        self.home = [param.copy() for param in self.params]
+        self.away = team_process
+        for i in range(self.plan.n_tensors):
+            t = &self.plan.tensors[i]
+            if t.ema != NULL and t.count > 0:
+                memcpy(t.param, t.ema, t.size * item_bytes(t))
+        return 0
+
+    cdef int return_home(self) except -1:
+        # the parameters back where leave_home or leave_for_averages found them, if they have left
+        cdef Py_ssize_t i
+        cdef Tensor* t
+        if self.away and self.home is None:
             with nogil:
                 team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
-            self.away = False
+        elif self.away:
+            for i in range(self.plan.n_tensors):
+                t = &self.plan.tensors[i]
+                memcpy(t.param, data(self.home[i]), t.size * item_bytes(t))
+        self.away, self.home = 0, None
+        return 0
+
+
+cdef class Away:
+    """The parameters of an optimizer at their interim point, or its averages in their place, while a block lasts."""
+    cdef object optimizer
+    cdef Update update
+    cdef bint averages
+
+    def __init__(self, optimizer, Update update, *, bint averages):
+        self.optimizer, self.update, self.averages = optimizer, update, averages
+
+    def __enter__(self):
+        if self.averages:
+            self.update.leave_for_averages()
+        else:
+            self.update.leave_home()
+        return self.optimizer
+
+    def __exit__(self, *error):
+        self.update.return_home()
 
 
 # --- clipping of gradients by themselves

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastopt._forks import importing
 from fastopt._kernels import core
 from fastopt.nn.losses import loss_name, loss_options
+from fastopt.threads import one_blas_thread
 
 LARGEST = 5000  # parameters of a dense Hessian: 200 MB
 DENSE = 200  # parameters up to which a spectrum comes from it: its eigenvalues cost less than Lanczos's products
@@ -156,14 +158,16 @@ def spectrum(
     if not 0 < tol < 1:
         raise ValueError(f"tol: expected a number between 0 and 1, got {tol!r}")
     whole = products.size <= max(DENSE, k + 1)
-    values = np.linalg.eigvalsh(products.dense()) if whole else _lanczos(products, max(int(k), 2), tol, max_iter)
+    with one_blas_thread:
+        values = np.linalg.eigvalsh(products.dense()) if whole else _lanczos(products, max(int(k), 2), tol, max_iter)
     ends = np.concatenate([values[: k // 2], values[len(values) - (k - k // 2) :]])
     return Spectrum(ends, _condition(values, whole, tol), products.count)
 
 
 def _lanczos(products, k, tol, max_iter) -> np.ndarray:
     """k extreme eigenvalues, ascending, half of them from each end."""
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    with importing:
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     size = products.size
 

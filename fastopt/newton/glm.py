@@ -20,12 +20,12 @@ minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
 """
 
 import warnings
-from functools import cached_property
 
 import numpy as np
 
+from fastopt._forks import computed_once, importing
 from fastopt._kernels import core
-from fastopt.newton.steps import Factor, condition_number
+from fastopt.newton.steps import Factor, condition_number, dot
 from fastopt.threads import one_blas_thread
 
 __all__ = ["GLMResult", "glm"]
@@ -115,7 +115,7 @@ def glm(
     y, classes = as_target(y, family, weight, len(X))
     k = 1 if classes is None or family == "binomial" else len(classes)
     objective = Objective(family, X, y, weight, k, float(l2), bool(fit_intercept))
-    with one_blas_thread(), np.errstate(all="ignore"):
+    with one_blas_thread, np.errstate(all="ignore"):
         inner, back = in_row_space(objective, y, weight)
         solver = Solver(inner, float(tol), int(max_iter), bool(verbose), hessian_dtype)
         solver.run(start(inner, y, weight))
@@ -268,7 +268,8 @@ def in_row_space(objective, y, weight):
         raise ValueError(f"l2: expected more than 0 for fewer rows ({n}) than parameters ({objective.q}), got 0")
     if n >= d or n > 20 * (10 + 4 * k):  # the factors would cost more than 30 passes
         return objective, lambda theta: theta
-    from scipy.linalg import qr
+    with importing:
+        from scipy.linalg import qr
 
     check_finite(X)
     space, factor = qr(X.T.astype(np.float64), mode="economic", overwrite_a=True, check_finite=False)
@@ -561,7 +562,8 @@ class GLMResult:
         X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
             raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
-        return X @ self.coef.T + self.intercept
+        with one_blas_thread:
+            return X @ self.coef.T + self.intercept
 
     def predict(self, X) -> np.ndarray:
         """The mean of y for gaussian and poisson, else the most probable class of each row."""
@@ -583,7 +585,7 @@ class GLMResult:
 
     # -- what the Hessian says; computed when asked for
 
-    @cached_property
+    @computed_once
     def hessian(self) -> np.ndarray:
         """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
         objective = self._objective
@@ -604,12 +606,14 @@ class GLMResult:
         k, q = self._theta.shape
         if k == 1:
             return matrix
-        from scipy.linalg import helmert
+        with importing:
+            from scipy.linalg import helmert
 
         basis = np.kron(helmert(k), np.eye(q))
-        return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
+        with one_blas_thread:
+            return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
 
-    @cached_property
+    @computed_once
     def covariance(self) -> np.ndarray:
         """Dispersion times the inverse Hessian, rows and columns as in `hessian`.
 
@@ -617,9 +621,10 @@ class GLMResult:
         less the parameters. For multinomial it is the covariance of the parameters whose sum over the classes
         is 0.
         """
-        from scipy.linalg import cho_factor, cho_solve
+        with importing:
+            from scipy.linalg import cho_factor, cho_solve
 
-        with one_blas_thread():
+        with one_blas_thread:
             reduced = self._contrasts(self.hessian)
             inverse = cho_solve(cho_factor(reduced), np.eye(len(reduced)))
             return self.dispersion * self._contrasts(inverse, back=True)
@@ -630,10 +635,10 @@ class GLMResult:
         if self.family != "gaussian":
             return 1.0
         freedom = self._rows - self._theta.size
-        squares = 2 * self.loss - self._l2 * float(self.coef @ self.coef)
+        squares = 2 * self.loss - self._l2 * dot(self.coef, self.coef)
         return squares / freedom if freedom > 0 else np.nan
 
-    @cached_property
+    @computed_once
     def condition_number(self) -> float:
         """Largest over smallest eigenvalue of the Hessian (for multinomial, over the directions it sees)."""
         return condition_number(self._contrasts(self.hessian))

@@ -15,14 +15,15 @@ A gradient within tol ends nothing by itself: the curvature there is looked at, 
 """
 
 import math
-from functools import cached_property
 from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import require_finite
-from fastopt.newton.steps import Factor, eigensystem, is_number, on_one_thread, rounding
+from fastopt._forks import computed_once, importing
+from fastopt.newton.steps import Factor, dot, eigensystem, is_number, rounding
+from fastopt.threads import one_blas_thread
 
 EPS = float(np.finfo(np.float64).eps)
 ACCEPTED = 0.1  # the least share of the predicted decrease that a step must bring
@@ -105,7 +106,12 @@ class _Objective:
         """The function v -> H v at x."""
         if not self._hvp:
             H = self.hessian(x)
-            return lambda v: H @ v
+
+            def dense_product(v):
+                with one_blas_thread:
+                    return H @ v
+
+            return dense_product
 
         def product(v):
             self.nhev += 1
@@ -139,12 +145,12 @@ class _Exact:
         self.finite = bool(np.isfinite(np.tril(self.hess)).all())
         if not self.finite:
             return
-        with on_one_thread(self.hess):
+        with one_blas_thread:
             factor = Factor(self.hess)
             self.definite = not factor.minor
             self._newton = -factor.solve(g) if self.definite else None
 
-    @cached_property
+    @computed_once
     def _eigen(self):
         return eigensystem(self.hess)
 
@@ -164,9 +170,9 @@ class _Exact:
 
     def propose(self, radius, leaving) -> Proposal:
         if self.definite and _norm(self._newton) <= min(radius, -LOWEST):
-            return Proposal(self._newton, -0.5 * float(self.g @ self._newton), False)
+            return Proposal(self._newton, -0.5 * dot(self.g, self._newton), False)
         values, vectors = self._eigen
-        with on_one_thread(self.hess):
+        with one_blas_thread:
             c = self.g @ vectors
             values = self._bent(values, leaving)
             p, cut = _within(values, c, radius if math.isfinite(radius) else self.reach)
@@ -237,12 +243,12 @@ class _Truncated:
 
     def propose(self, radius, leaving) -> Proposal:
         if leaving:
-            d, slope, bend = self._out.d, float(self.g @ self._out.d), self._out.bend
+            d, slope, bend = self._out.d, dot(self.g, self._out.d), self._out.bend
             t = math.copysign((radius if math.isfinite(radius) else self.reach) / _norm(d), -slope)
             return Proposal(t * d, -t * slope - 0.5 * t * t * bend, True)
         size = _norm(self.g)
         found = self._descend(self.g, radius, min(0.5, size**0.5) * size, 2 * len(self.g), self.reach)
-        return Proposal(found.p, -float(self.g @ found.p) - 0.5 * float(found.p @ found.Hp), found.cut)
+        return Proposal(found.p, -dot(self.g, found.p) - 0.5 * dot(found.p, found.Hp), found.cut)
 
 
 class _Found(NamedTuple):
@@ -265,8 +271,8 @@ def _steihaug(product, g, radius, tol, most, reach) -> _Found:
     p, Hp, r = np.zeros_like(g), np.zeros_like(g), g
     d = -r
     for _ in range(most):
-        Hd, rr = product(d), float(r @ r)
-        bend = float(d @ Hd)
+        Hd, rr = product(d), dot(r, r)
+        bend = dot(d, Hd)
         alpha = rr / bend if bend > 0 else math.inf
         if not (bend > 0 and _norm(p + alpha * d) < radius):
             alpha = _to_border(p, d, radius if math.isfinite(radius) else max(reach, _norm(p)))
@@ -274,14 +280,14 @@ def _steihaug(product, g, radius, tol, most, reach) -> _Found:
         p, Hp, r = p + alpha * d, Hp + alpha * Hd, r + alpha * Hd
         if _norm(r) <= tol:
             break
-        d = float(r @ r) / rr * d - r
+        d = dot(r, r) / rr * d - r
     return _Found(p, Hp, False, d, Hd, bend)
 
 
 def _to_border(p, d, border) -> float:
     """The t ≥ 0 with ``‖p + t d‖ = border``; 0 from the border on."""
-    b, left = float(p @ d), border**2 - float(p @ p)
-    return left / (b + math.sqrt(b * b + float(d @ d) * left)) if left > 0 else 0.0
+    b, left = dot(p, d), border**2 - dot(p, p)
+    return left / (b + math.sqrt(b * b + dot(d, d) * left)) if left > 0 else 0.0
 
 
 MODELS = {"newton": _Exact, "newton_cg": _Truncated, "saddle_free": _SaddleFree}
@@ -346,7 +352,8 @@ class _Search:
 
     def result(self, **more):
         """What a caller gets to see."""
-        from scipy.optimize import OptimizeResult
+        with importing:
+            from scipy.optimize import OptimizeResult
 
         f = self.f
         counts = {"nit": self.nit, "nfev": f.nfev, "njev": f.njev, "nhev": f.nhev}
@@ -444,4 +451,4 @@ def _wants_to_end(callback, state) -> bool:
 
 
 def _norm(a) -> float:
-    return math.sqrt(float(a @ a))
+    return math.sqrt(dot(a, a))

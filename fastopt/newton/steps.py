@@ -6,24 +6,23 @@
   they never pass the test of its pivots.
 - "Positive definite" and "zero" are meant to rounding. A pivot that has lost all its digits counts as
   none, measured by its own diagonal element, so that the units of the parameters do not matter.
-- LAPACK runs on one thread (threads.py says why): the same bits, however many there are.
+- LAPACK and products run on one thread (threads.py says why): the same bits, however many there are.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import require_finite
+from fastopt._forks import importing
 from fastopt.threads import one_blas_thread
 
 METHODS = ("cholesky", "saddle_free")
 FIRST_DAMPING = 1e-3  # of the largest element of H, then tenfold (Nocedal & Wright 2006, algorithm 3.3)
 LOST = 4  # √d eps of its diagonal element: a pivot of that size, as nearly all singular matrices leave, is rounding
-ONE_THREAD_BELOW = 64  # parameters: OpenBLAS factors and multiplies such matrices on one thread anyway
 
 
 class Step(NamedTuple):
@@ -93,9 +92,10 @@ def _check_overwritten(H):
 # ---------------------------------------------------------------- LAPACK
 
 
-def on_one_thread(H) -> AbstractContextManager:
-    """Holds LAPACK, and NumPy's products, to one thread for the work on H; 8 µs where that is needed."""
-    return one_blas_thread() if len(H) >= ONE_THREAD_BELOW else nullcontext()
+def dot(a, b) -> float:
+    """``a · b``, with the same bits however many threads there are."""
+    with one_blas_thread:
+        return float(a @ b)
 
 
 def _as_columns(H):
@@ -111,7 +111,8 @@ class Factor:
     """
 
     def __init__(self, H, damping=0.0, overwrite=False, least=None):
-        from scipy.linalg import lapack
+        with importing:
+            from scipy.linalg import lapack
 
         potrf, self._potrs = (lapack.spotrf, lapack.spotrs) if H.dtype == np.float32 else (lapack.dpotrf, lapack.dpotrs)
         a, self._lower = _as_columns(H)
@@ -133,21 +134,23 @@ class Factor:
 
 def eigensystem(H, overwrite=False) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of H, the smallest first, and its eigenvectors as columns."""
-    from scipy.linalg import eigh
+    with importing:
+        from scipy.linalg import eigh
 
     require_finite("H", np.tril(H))
     a, lower = _as_columns(H)
-    with on_one_thread(H):
+    with one_blas_thread:
         return eigh(a, lower=lower, overwrite_a=overwrite, check_finite=False, driver="evd")
 
 
 def eigenvalues(H) -> np.ndarray:
     """Eigenvalues of H, the smallest first."""
-    from scipy.linalg import eigvalsh
+    with importing:
+        from scipy.linalg import eigvalsh
 
     require_finite("H", np.tril(H))
     a, lower = _as_columns(H)
-    with on_one_thread(H):
+    with one_blas_thread:
         return eigvalsh(a, lower=lower, check_finite=False)
 
 
@@ -210,7 +213,7 @@ def step(H, g, damping=0.0, method="cholesky", overwrite_h=False) -> Step:
     if method not in METHODS:
         raise ValueError(f"method: expected 'cholesky' or 'saddle_free', got {method!r}")
     solve = _cholesky_step if method == "cholesky" else _saddle_free_step
-    with on_one_thread(H), np.errstate(over="ignore", invalid="ignore"):
+    with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
         delta, change, damping = solve(H, g.astype(H.dtype), damping, overwrite_h)
     if not (np.isfinite(delta).all() and math.isfinite(change)):
         raise np.linalg.LinAlgError(f"H: expected a step within {H.dtype}, got one that overflows; scale H and g")
@@ -378,5 +381,5 @@ def predicted_change(H, g, lr) -> float:
     if not is_number(lr):
         raise ValueError(f"lr: expected a finite number, got {lr!r}")
     lr = float(lr)
-    with on_one_thread(H):
+    with one_blas_thread:
         return 0.5 * lr * lr * float(g @ (H @ g)) - lr * float(g @ g)

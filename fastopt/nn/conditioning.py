@@ -6,6 +6,7 @@ thread: the same bits, however many threads there are.
 
 import numpy as np
 
+from fastopt._forks import importing
 from fastopt.threads import one_blas_thread
 
 ROWS = 4096  # centred at a time
@@ -15,7 +16,7 @@ def covariance(X) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population covariance of the columns of X (n, c), in float64."""
     if not len(X):
         raise ValueError("X: expected at least one row, got none")
-    with np.errstate(all="ignore"), one_blas_thread():
+    with np.errstate(all="ignore"), one_blas_thread:
         mean = X.mean(axis=0, dtype=np.float64)
         total = np.zeros((X.shape[1], X.shape[1]))
         for start in range(0, len(X), ROWS):
@@ -33,9 +34,10 @@ def spectrum(cov) -> tuple[np.ndarray, np.ndarray]:
 
     Eigenvalues that rounding cannot tell from 0 are 0.
     """
-    from scipy.linalg import eigh
+    with importing:
+        from scipy.linalg import eigh
 
-    with one_blas_thread():
+    with one_blas_thread:
         values, vectors = eigh(cov)
     values, vectors = values[::-1].copy(), vectors[:, ::-1]
     values[values <= len(values) * np.finfo(np.float64).eps * values[0]] = 0
@@ -54,7 +56,8 @@ def whitening(cov, kind, eps) -> np.ndarray:
         )
     ridge = values + eps * values[0]
     rotated = (vectors / np.sqrt(np.where(ridge > 0, ridge, 1))).T
-    return vectors @ rotated if kind == "zca" else rotated
+    with one_blas_thread:
+        return vectors @ rotated if kind == "zca" else rotated
 
 
 def condition_number(X) -> float:

@@ -7,6 +7,8 @@ backward, 2 / (in + out) (Glorot). Plain names are uniform, those with "_normal"
 
 import numpy as np
 
+from fastopt.threads import one_blas_thread
+
 HALVING = ("relu", "leaky_relu", "gelu", "silu")  # activations that about halve the mean square
 SPARSE = 15  # inputs of an output: Martens 2010
 
@@ -55,7 +57,8 @@ def orthogonal(rng, n_out, n_in, activation):
 
     Q of a normal matrix, its signs those of R's diagonal: every orthogonal matrix is as likely (Mezzadri 2007).
     """
-    q, r = np.linalg.qr(rng.normal(size=(max(n_out, n_in), min(n_out, n_in))))
+    with one_blas_thread:
+        q, r = np.linalg.qr(rng.normal(size=(max(n_out, n_in), min(n_out, n_in))))
     q *= np.where(np.diag(r) < 0, -1.0, 1.0)
     return np.sqrt(gain(activation)) * (q if n_out >= n_in else q.T)
 

@@ -10,6 +10,7 @@ import numpy as np
 from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
 from fastopt.nn import conditioning, initialization
+from fastopt.threads import one_blas_thread
 
 
 class _Array:
@@ -155,8 +156,9 @@ class _Product(Layer):
         columns = (self.groups, 1, self.in_features // self.groups)
         scale, shift = layer.scale_and_shift()
         weight = self.weight.reshape(self.groups, -1, columns[-1]).astype(np.float64)
-        bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).ravel()
-        weight = weight @ scale if scale.ndim == 2 else weight * scale.reshape(columns)
+        with one_blas_thread:
+            bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).ravel()
+            weight = weight @ scale if scale.ndim == 2 else weight * scale.reshape(columns)
         self._replace(weight.reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
 
     def absorb_next(self, layer) -> None:
@@ -499,7 +501,8 @@ class Whiten(FromData):
     def scale_and_shift(self):
         """The layer as ``x @ scale.T + shift``, in float64."""
         scale = self.weight.astype(np.float64)
-        return scale, -scale @ self.mean
+        with one_blas_thread:
+            return scale, -scale @ self.mean
 
     def calibrate(self, x):
         mean, cov = conditioning.covariance(x)

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastopt import _files
 from fastopt._arrays import require_finite
+from fastopt._forks import importing
 from fastopt._kernels import core
 from fastopt.metrics import accuracy
 from fastopt.nn import files
@@ -405,7 +406,8 @@ class _Bar:
         self.bar, self.done = None, 0.0
         if progress:
             try:
-                from tqdm.auto import tqdm
+                with importing:
+                    from tqdm.auto import tqdm
             except ImportError:
                 raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
             self.bar = tqdm(

@@ -98,11 +98,8 @@ class NewtonCG(Optimizer):
 
     def _step_on(self, training, x, targets, weights) -> float:
         batch = training.check(x, targets, weights)
-        self._update.enter()
-        try:
+        with self._update:
             loss, direction = self._descend(training, *batch)
-        finally:
-            self._update.busy = False
         for k, (state, part) in enumerate(zip(self._states, _parted(direction, self._arrays), strict=True)):
             state["direction"][...] = part
             self._update.set_counts(k, self.steps + 1, False, 1.0, False)

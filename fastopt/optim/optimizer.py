@@ -9,7 +9,6 @@
 """
 
 import inspect
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -292,40 +291,22 @@ class Optimizer:
         """Norm of all gradients at the last update, before clipping; NaN without `max_norm`."""
         return self._update.norm
 
-    @contextmanager
     def interim_point(self):
-        """Hold the parameters at the interim point of Nesterov's method, ``param + momentum * velocity``.
+        """Hold the parameters at the interim point of Nesterov's method, ``param + momentum * velocity``, in a block.
 
         Gradients for ``nesterov="interim"`` are taken inside the block, `step` is called after it. The
         parameters come back bit for bit, also on an exception.
         """
         if not any(group.get("nesterov") == "interim" for group in self.param_groups):
             raise ValueError('interim_point: expected a group with nesterov="interim", got none')
-        self._update.require_idle()
         self._ready()
-        try:
-            self._update.leave_home()
-            yield self
-        finally:
-            self._update.return_home()
+        return core.Away(self, self._update, averages=False)
 
-    @contextmanager
     def averaged(self):
-        """Hold the moving averages in the parameters; they come back bit for bit, also on an exception."""
+        """Hold the moving averages in the parameters, in a block; they come back bit for bit, also on an exception."""
         if self._ema_decay is None:
             raise ValueError("averaged: expected an optimizer made with ema_decay, got one without")
-        self._update.require_idle()
-        home = [a.copy() for a in self._arrays]
-        try:
-            self._update.away = True
-            for k, a in enumerate(self._arrays):
-                if self._update.get_counts(k)[0]:
-                    a[...] = self._states[k]["ema"]
-            yield self
-        finally:
-            for a, kept in zip(self._arrays, home, strict=True):
-                a[...] = kept
-            self._update.away = False
+        return core.Away(self, self._update, averages=True)
 
     # --- state
 
