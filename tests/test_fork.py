@@ -1,7 +1,7 @@
 """What a child has after a fork: every lock of ours open, every flag down, BLAS as it was.
 
-Everything runs in a fresh interpreter with a time limit, so that a hang is a failure. The same forks as `make test-slow`
-repeats a thousand times: ``python tests/forks.py newton_step 1000``.
+Everything runs in a fresh interpreter with a time limit, so that a hang is a failure. `make test-slow` forks a
+thousand children beside each call, as ``python tests/forks.py newton_step 1000`` does beside one.
 """
 
 import os
