@@ -7,7 +7,9 @@ SOURCES := setup.py pyproject.toml $(wildcard fastopt/_kernels/*.pyx fastopt/_ke
 BUILT := .stamps/build
 INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'), '-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION')")
 
-.PHONY: demo test test-slow sanitize bench docs lint clean
+SECONDS ?= 60
+
+.PHONY: demo test test-slow soak sanitize bench docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -17,6 +19,9 @@ test: $(BUILT) .stamps/test
 
 test-slow: $(BUILT) .stamps/test
 	$(BIN)/python -m pytest -q -m slow
+
+soak: $(BUILT) .stamps/test
+	$(BIN)/python tests/soak.py $(SECONDS)
 
 sanitize: .stamps/test
 	$(BIN)/python tests/sanitize.py

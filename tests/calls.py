@@ -108,7 +108,8 @@ def functional():
 
 def optimizer():
     param, grad = np.ones(300_000, np.float32), np.linspace(-1, 1, 300_000, dtype=np.float32)
-    optimizer = fo.optim.SGD([param], lr=0.1, momentum=0.9, nesterov="interim", ema_decay=0.9, max_norm=1.0)
+    lr = fo.schedules.Exponential(0.1, 0.9)
+    optimizer = fo.optim.SGD([param], lr=lr, momentum=0.9, nesterov="interim", ema_decay=0.9, max_norm=1.0)
     optimizer.step([grad])
     with optimizer.interim_point():
         optimizer_at = param[:5].tobytes()

@@ -2,12 +2,14 @@
 of BUSY, or "trainer" for one that the children use too.
 
 Every child makes each call of BUSY and compares bits and thread counts with those of its parent before. One that hangs
-writes its stack and is ended; a program with a bad child ends with status 1.
+writes its stack, gdb's too where there is one, and is ended; a program with a bad child ends with status 1.
 """
 
 import faulthandler
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,7 +19,7 @@ import warnings
 import calls
 
 BUSY = {name: calls.CALLS[name] for name in ("newton_step", "glm", "minimize", "fit", "predict", "whiten")}
-PATIENCE = 60  # seconds for one child, on a busy machine
+PATIENCE = int(os.environ.get("PATIENCE", 60))  # seconds for one child, on a busy machine
 
 
 def results():
@@ -38,19 +40,23 @@ def child_is_well(check) -> bool:
     if pid == 0:
         status = 1
         try:
-            faulthandler.dump_traceback_later(PATIENCE)
+            faulthandler.register(signal.SIGUSR1)
             check()
             status = 0
         except BaseException:
             traceback.print_exc()
         os._exit(status)
-    end = time.monotonic() + PATIENCE + 5
+    end = time.monotonic() + PATIENCE
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return status == 0
         if time.monotonic() > end:
-            print(f"child {pid} hangs", file=sys.stderr)
+            print(f"child {pid} hangs", file=sys.stderr, flush=True)
+            os.kill(pid, signal.SIGUSR1)  # for its stack
+            time.sleep(1)
+            if shutil.which("gdb"):
+                subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all backtrace"], check=False)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return False
