@@ -5,15 +5,29 @@ the kernels are reset there (team.h, blas.h, update.pxi). This is for Python's o
 which no fork happens, and values computed once, for which no lock is held.
 """
 
+import logging  # noqa: F401  (takes its lock before a fork, too: who registers later takes first, as imports do)
 import os
 import threading
 
 # Held while a function imports a module: the lock of a half imported module stays locked in a child.
 importing = threading.RLock()
+LONGEST = 30  # seconds that a fork waits for an import: other libraries take locks before a fork, too, in any order
+
+
+def _before() -> None:
+    importing.acquire(timeout=LONGEST)
+
+
+def _after_in_parent() -> None:
+    if importing._is_owned():  # type: ignore[attr-defined]
+        importing.release()
+
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=importing.acquire, after_in_parent=importing.release, after_in_child=importing._at_fork_reinit
+        before=_before,
+        after_in_parent=_after_in_parent,
+        after_in_child=importing._at_fork_reinit,  # type: ignore[attr-defined]
     )
 
 

@@ -84,7 +84,7 @@ def _cpus() -> int:
 def _wanted() -> int | None:
     """The first number of OMP_NUM_THREADS; None where OpenMP ignores the variable: all must be numbers above 0."""
     value = os.environ.get("OMP_NUM_THREADS", "")
-    if not re.fullmatch(r"\s*\+?[0-9]+\s*(,\s*\+?[0-9]+\s*)*", value, re.ASCII):
+    if not re.fullmatch(r"\s*\+?[0-9]{1,18}\s*(,\s*\+?[0-9]{1,18}\s*)*", value, re.ASCII):
         return None
     counts = [int(word) for word in value.split(",")]
     return counts[0] if min(counts) > 0 else None
@@ -127,7 +127,7 @@ def set_num_threads(n: int) -> None:
     core.set_common_team(min(whole_number("n", n, most=math.inf), _available()))
 
 
-class num_threads(ContextDecorator, core.OwnTeam):
+class num_threads(ContextDecorator, core.OwnTeam):  # type: ignore[name-defined]
     """Use exactly `n` threads in calls from this thread, inside the ``with`` block.
 
     More than the machine has is allowed here: it is slower, and gives the same bits.
@@ -191,7 +191,7 @@ def _find_blas() -> None:
 
 def _address(library, name) -> int:
     function = getattr(library, name, None) if name else None
-    return ctypes.cast(function, ctypes.c_void_p).value if function else 0
+    return (ctypes.cast(function, ctypes.c_void_p).value or 0) if function else 0
 
 
 # Holds BLAS, and so LAPACK, to one thread inside ``with one_blas_thread:``; a third of a microsecond.

@@ -120,7 +120,7 @@ assert "scipy.linalg" not in sys.modules
 thread = threading.Thread(target=lambda: fo.newton.step(H, g))
 thread.start()
 children = []
-while thread.is_alive() and len(children) < 20:
+while thread.is_alive() and len(children) < 8:
     pid = os.fork()
     if pid == 0:
         faulthandler.dump_traceback_later(50, exit=True)

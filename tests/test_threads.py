@@ -196,6 +196,7 @@ def test_show_config_prints_every_item_and_the_runtimes(capsys):
         (4, math.inf, "2,", 4),
         (4, math.inf, "2 3", 4),
         (4, math.inf, str(2**40), 4),
+        (4, math.inf, "1" * 5000, 4),
     ],
 )
 def test_the_smallest_limit_holds_and_a_quota_is_rounded_down(cpus, quota, variable, expected, monkeypatch):
