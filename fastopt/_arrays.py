@@ -1,5 +1,7 @@
 """Arrays that fastopt allocates, aligned to a cache line, and views of arrays that others own."""
 
+import math
+
 import numpy as np
 
 ALIGNMENT = 64
@@ -11,7 +13,7 @@ def aligned_zeros(shape, dtype, like=None) -> np.ndarray:
     Moments stand like their parameter, so that one loop meets the borders of both at once.
     """
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     block = np.zeros(size + ALIGNMENT, np.uint8)
     start = ((0 if like is None else like.ctypes.data) - block.ctypes.data) % ALIGNMENT
     return block[start : start + size].view(dtype).reshape(shape)

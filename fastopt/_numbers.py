@@ -1,7 +1,9 @@
-"""Numbers that come from a caller or from a file: one check each, before anything is changed."""
+"""Numbers and flags that come from a caller or from a file: one check each, before anything is changed."""
 
 import math
 from numbers import Integral, Real
+
+import numpy as np
 
 LARGEST = 2**53  # the largest count: float64 and JSON hold every whole number up to it
 
@@ -14,14 +16,22 @@ def whole_number(name, value, least=1, most=LARGEST) -> int:
     raise ValueError(f"{name}: expected a whole number {limit}, got {value!r}")
 
 
-def finite_number(name, value, least=-math.inf, below=math.inf) -> float:
-    """`value` as a finite float of at least `least` and below `below`; ValueError, also for a bool and for "3"."""
+def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.inf, most=math.inf) -> float:
+    """`value` as a finite float within the limits that are given; ValueError, also for a bool and for "3"."""
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
-        if math.isfinite(number) and least <= number < below:
+        if math.isfinite(number) and least <= number < below and above < number <= most:
             return number
-    limits = [f"of at least {least:g}"] * (least > -math.inf) + [f"below {below:g}"] * (below < math.inf)
-    raise ValueError(f"{name}: expected a finite number {' and '.join(limits)}".rstrip() + f", got {value!r}")
+    words = (("of at least", least), ("above", above), ("below", below), ("at most", most))
+    limits = " and ".join(f"{word} {limit:g}" for word, limit in words if math.isfinite(limit))
+    raise ValueError(f"{name}: expected a finite number {limits}".rstrip() + f", got {value!r}")
+
+
+def flag(name, value) -> bool:
+    """`value` as a bool; ValueError unless it is True, False, 1 or 0: "false" and None are neither."""
+    if isinstance(value, bool | np.bool_) or (isinstance(value, Integral) and value in (0, 1)):
+        return bool(value)
+    raise ValueError(f"{name}: expected True or False, got {value!r}")

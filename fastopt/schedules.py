@@ -47,6 +47,7 @@ ANNEAL = {"kind": str, "expected": "'cos' or 'linear'", "fits": ("cos", "linear"
 MODE = {"kind": str, "expected": "'min' or 'max'", "fits": ("min", "max").__contains__}
 THRESHOLD_MODE = {"kind": str, "expected": "'rel' or 'abs'", "fits": ("rel", "abs").__contains__}
 WIDER = {float: Real, int: Integral, str: str}  # NumPy's numbers are taken too
+LEVELS = 50  # of schedules inside each other, in a description
 
 
 def _checked(name, value, kind, expected, fits):
@@ -552,9 +553,16 @@ def from_config(config) -> Schedule:
     >>> schedules.from_config({"schedule": "Power", "value": 0.1, "power": 0.3})
     Power(0.1, 0.3)
     """
-    if not isinstance(config, dict):
-        raise ValueError(f"config: expected a dict, got {type(config).__name__}")
-    values = {k: from_config(v) if isinstance(v, dict) else v for k, v in config.items() if k != "schedule"}
+    return _from_config(config, LEVELS)
+
+
+def _from_config(config, levels) -> Schedule:
+    if not isinstance(config, dict) or not levels:
+        found = f"{LEVELS} of them inside each other" if isinstance(config, dict) else type(config).__name__
+        raise ValueError(f"config: expected a dict, got {found}")
+    values = {
+        k: _from_config(v, levels - 1) if isinstance(v, dict) else v for k, v in config.items() if k != "schedule"
+    }
     known: dict[str, Any] = {kind.__name__: kind for kind in Schedule.__subclasses__()}
     name = config.get("schedule")
     if not isinstance(name, str) or name not in known:

@@ -44,7 +44,7 @@ def test_state_dict_is_plain_has_torchs_names_and_holds_copies(rule, options, dt
     optimizer = make(rule, params, **options)
     optimizer.step(grads[0])
     state = optimizer.state_dict()
-    assert state.keys() == {"state", "param_groups", "steps", "accumulated", "accumulate"}
+    assert state.keys() == {"rule", "state", "param_groups", "steps", "accumulated", "accumulate"}
     assert (state["steps"], state["accumulated"], state["accumulate"]) == (1, 0, 1)
     assert list(state["state"]) == state["param_groups"][0]["params"] == list(range(len(params)))
     for i, entry in state["state"].items():

@@ -185,14 +185,14 @@ def test_options_are_in_the_file_and_in_the_text_of_a_layer(layer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"l1": -1}, "l1: expected a finite number of at least 0, got -1"),
-        ({"l2": np.nan}, "l2: expected a finite number of at least 0, got nan"),
-        ({"l2": np.inf}, "l2: expected a finite number of at least 0, got inf"),
-        ({"l1": True}, "l1: expected a finite number of at least 0, got True"),
-        ({"l1": np.ones(2)}, "l1: expected a finite number of at least 0, got array"),
-        ({"l2": 10**400}, "l2: expected a finite number of at least 0, got 1000"),
-        ({"l1": "0.1"}, "l1: expected a finite number of at least 0, got '0.1'"),
-        ({"max_norm": 0}, "max_norm: expected a finite number above 0, got 0"),
+        ({"l1": -1}, r"l1: expected a finite number of at least 0 and at most 3.40282e\+38, got -1"),
+        ({"l2": np.nan}, r"l2: expected a finite number of at least 0 and at most 3.40282e\+38, got nan"),
+        ({"l2": np.inf}, r"l2: expected a finite number of at least 0 and at most 3.40282e\+38, got inf"),
+        ({"l1": True}, r"l1: expected a finite number of at least 0 and at most 3.40282e\+38, got True"),
+        ({"l1": np.ones(2)}, r"l1: expected a finite number of at least 0 and at most 3.40282e\+38, got array"),
+        ({"l2": 10**400}, r"l2: expected a finite number of at least 0 and at most 3.40282e\+38, got 1000"),
+        ({"l1": "0.1"}, r"l1: expected a finite number of at least 0 and at most 3.40282e\+38, got '0.1'"),
+        ({"max_norm": 0}, r"max_norm: expected a finite number above 0 and at most 3.40282e\+38, got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

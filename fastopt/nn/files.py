@@ -1,9 +1,13 @@
 """What a model file holds: the architecture as JSON values, arrays named like ``layers.0.weight``."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from fastopt import _files
+from fastopt._numbers import flag
 from fastopt.nn import layers as kinds
 
 LAYERS: dict[str, type[kinds.Layer]] = {
@@ -32,18 +36,40 @@ def describe(layers) -> list[dict]:
     return out
 
 
-def build(description) -> list[kinds.Layer]:
-    """The layers that `describe` described, without arrays."""
+def layers_of(file: _files.File) -> list[kinds.Layer]:
+    """The layers that a file describes, with its arrays; ValueError, before any array is read, where these differ."""
+    name = file.document["dtype"]
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype: expected float32 or float64, got {name!r}")
+    dtype, others = np.dtype(name), file.document["kind"] != "network"  # a run has arrays besides
+    stored = {name: a for name, a in file.stored.items() if name.startswith("layers.") or not others}
+    layers = kinds.check_chain(_build(file.document["layers"], dtype, stored, "layers"))
+    _check_names(_specs(layers, dtype), stored)
+    for place, layer in kinds.named(layers):
+        layer.adopt({name: file.array(f"{place}.{name}") for name in layer.array_specs(dtype)})
+    return layers
+
+
+def _build(description, dtype, stored, place) -> list[kinds.Layer]:
+    """Layers without arrays; refuses the first one whose arrays are not as `stored`, however many would follow."""
+    if not isinstance(description, list):
+        raise ValueError(f"{place}: expected a list of layers, got {type(description).__name__}")
     out: list[kinds.Layer] = []
-    for config in description:
-        config = dict(config)
-        kind = LAYERS[config.pop("type")]
-        calibrated = config.pop("calibrated", None)
-        if "layers" in config:
-            config["layers"] = build(config["layers"])
-        out.append(kind(**config))
-        if calibrated is not None:
-            out[-1].calibrated = calibrated
+    for i, config in enumerate(description):
+        config, here = dict(config), f"{place}.{i}"
+        name = config.pop("type")
+        if not (isinstance(name, str) and name in LAYERS):
+            raise ValueError(f"{here}: expected a layer of type {', '.join(LAYERS)}, got {name!r}")
+        from_data = issubclass(LAYERS[name], kinds.FromData)
+        calibrated = flag("calibrated", config.pop("calibrated", False)) if from_data else True
+        if LAYERS[name] is kinds.Residual:
+            config["layers"] = _build(config["layers"], dtype, stored, here)
+        layer = LAYERS[name](**config)
+        for array, spec in layer.array_specs(dtype).items():
+            _check_array(f"{here}.{array}", spec, stored)
+        if from_data:
+            layer.calibrated = calibrated
+        out.append(layer)
     return out
 
 
@@ -62,13 +88,36 @@ def as_metadata(metadata) -> dict:
 
 def arrays_of(net) -> dict[str, np.ndarray]:
     """Every array a model file keeps, by name."""
-    return {f"layers.{i}.{name}": a for i, layer in enumerate(net.layers) for name, a in layer.arrays().items()}
+    return {f"{place}.{name}": a for place, layer in kinds.named(net.layers) for name, a in layer.arrays().items()}
 
 
-def check_arrays(mine: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> None:
-    """Raise ValueError unless `arrays` has exactly the names, shapes and dtypes of `mine`."""
-    if mine.keys() != arrays.keys():
-        raise ValueError(f"expected arrays {sorted(mine)}, got {sorted(arrays)}")
-    for name, a in mine.items():
-        if (a.shape, a.dtype) != (arrays[name].shape, arrays[name].dtype):
-            raise ValueError(f"{name}: expected {a.dtype} {a.shape}, got {arrays[name].dtype} {arrays[name].shape}")
+def check_arrays(net, arrays: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `arrays`, which have shape and dtype, are those that a file of this network holds."""
+    specs = _specs(net.layers, net.dtype)
+    _check_names(specs, arrays)
+    for name, spec in specs.items():
+        _check_array(name, spec, arrays)
+
+
+def _specs(layers, dtype) -> dict[str, kinds.ArraySpec]:
+    return {
+        f"{place}.{name}": spec
+        for place, layer in kinds.named(layers)
+        for name, spec in layer.array_specs(dtype).items()
+    }
+
+
+def _check_names(specs, arrays) -> None:
+    missing, more = sorted(specs.keys() - arrays.keys()), sorted(arrays.keys() - specs.keys())
+    if missing:
+        raise ValueError(f"{missing[0]}: expected an array of this name, got none")
+    if more:
+        raise ValueError(f"{more[0]}: expected no array of this name, got one")
+
+
+def _check_array(name, spec, arrays) -> None:
+    if name not in arrays:
+        raise ValueError(f"{name}: expected an array of this name, got none")
+    shape, dtype = arrays[name].shape, arrays[name].dtype
+    if shape != spec.shape or dtype not in (spec.dtype, *spec.others):
+        raise ValueError(f"{name}: expected {spec.dtype} {spec.shape}, got {dtype} {shape}")

@@ -92,7 +92,7 @@ RULES = {
 
 def check(init):
     """The name of a rule, or None; ValueError for another."""
-    if init is not None and init not in tuple(RULES):
+    if init is not None and not (isinstance(init, str) and init in RULES):
         raise ValueError(f"init: expected None or one of {', '.join(RULES)}, got {init!r}")
     return init
 

@@ -1,16 +1,30 @@
 """Layers: their shapes, their arrays, and the program entries they become.
 
 A layer owns its arrays for life: assigning to ``layer.weight`` copies into them,
-because compiled programs and optimizers point there. It gets them from the
-network it is put into (`build`), which knows dtype and random numbers.
+because compiled programs and optimizers point there. It says what they are before
+they exist (`array_specs`), and gets them from the network it is put into, which knows
+dtype and random numbers (`build`), or from a file (`adopt`).
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import aligned_copy, aligned_zeros, as_array
 from fastopt._kernels import core
+from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import conditioning, initialization
 from fastopt.threads import one_blas_thread
+
+
+class ArraySpec(NamedTuple):
+    """An array of a layer, known without allocating it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype  # in a new network
+    others: tuple[np.dtype, ...] = ()  # that files hold as well: a layer adopts the array as it comes
 
 
 class _Array:
@@ -22,10 +36,9 @@ class _Array:
     def __get__(self, layer, owner=None):
         if layer is None:
             return self
-        try:
-            return layer._arrays[self.name]
-        except KeyError:
-            raise AttributeError(f"{self.name}: made when the layer is put into a Sequential") from None
+        if not layer._arrays:
+            raise AttributeError(f"{self.name}: made when the layer is put into a Sequential")
+        return layer._arrays.get(self.name)
 
     def __set__(self, layer, value):
         mine, value = self.__get__(layer), np.asarray(value)
@@ -49,13 +62,29 @@ class Layer:
     in_features: int
     out_features: int
     calibrated: bool = True
+    _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
 
     def config(self) -> dict:
         """Constructor arguments, as plain values."""
         raise NotImplementedError
 
+    def array_specs(self, dtype) -> dict[str, ArraySpec]:
+        """What each array will be in a network of this dtype, by name; nothing is allocated."""
+        return {}
+
     def build(self, rng, dtype) -> None:
-        """Make the arrays, unless a network has made them before."""
+        """Make the arrays and start them, unless the layer has them already."""
+        if not self._arrays:
+            specs = self.array_specs(np.dtype(dtype))
+            self.adopt({name: aligned_zeros(spec.shape, spec.dtype) for name, spec in specs.items()})
+            self.start(rng)
+
+    def adopt(self, arrays) -> None:
+        """Take arrays over as the layer's own; they fit `array_specs`."""
+        self._arrays = arrays
+
+    def start(self, rng) -> None:
+        """Write what new arrays start with; they are zero."""
 
     def parameters(self) -> list[np.ndarray]:
         """Trained arrays, in the order of their gradients."""
@@ -63,7 +92,7 @@ class Layer:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a model file keeps, by name."""
-        return {}
+        return dict(self._arrays)
 
     def lay_out(self, program, src: int) -> int:
         """Add the layer's entries to a layout, reading value `src`; returns the value they end in."""
@@ -78,22 +107,10 @@ class Layer:
     def __setstate__(self, state):
         self.__dict__.update(state)
         if "_arrays" in state:
-            self._arrays = {k: None if a is None else aligned_copy(a) for k, a in state["_arrays"].items()}
+            self._arrays = {k: aligned_copy(a) for k, a in state["_arrays"].items() if a is not None}
 
 
-def _features(name, value) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-    return int(value)
-
-
-def _penalty(name, value, above=False) -> float:
-    """A finite number of at least 0, or above it."""
-    numbers, most = int | float | np.integer | np.floating, float(np.finfo(np.float32).max)
-    good = isinstance(value, numbers) and not isinstance(value, bool) and 0 <= value <= most
-    if not good or (above and value == 0):
-        raise ValueError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, got {value!r}")
-    return float(value)
+MOST = float(np.finfo(np.float32).max)  # of a penalty, in a network of either dtype
 
 
 class _Product(Layer):
@@ -105,12 +122,12 @@ class _Product(Layer):
     groups = 1
 
     def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm):
-        self.in_features = _features("in_features", in_features)
-        self.out_features = _features("out_features", out_features)
-        self._has_bias, self._arrays, self.init = bool(bias), {}, initialization.check(init)
+        self.in_features = whole_number("in_features", in_features)
+        self.out_features = whole_number("out_features", out_features)
+        self._has_bias, self.init = flag("bias", bias), initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
-        self.l1, self.l2 = _penalty("l1", l1), _penalty("l2", l2)
-        self.max_norm = None if max_norm is None else _penalty("max_norm", max_norm, above=True)
+        self.l1, self.l2 = (finite_number(name, value, 0, most=MOST) for name, value in (("l1", l1), ("l2", l2)))
+        self.max_norm = None if max_norm is None else finite_number("max_norm", max_norm, above=0, most=MOST)
 
     def _config(self, **own):
         options = {"init": self.init, "l1": self.l1 or None, "l2": self.l2 or None, "max_norm": self.max_norm}
@@ -130,22 +147,19 @@ class _Product(Layer):
         """A view of the weights as the matrices (k, out, in) that start each on its own."""
         return weight.reshape(self.groups, -1, weight.shape[1])
 
-    def build(self, rng, dtype):
-        if self._arrays:
-            return
+    def array_specs(self, dtype):
         rows = self._rows()
-        weight = aligned_zeros((rows, self.in_features // self.groups), dtype)
-        initialization.fill(self._matrices(weight), self.init, self.activation, rng)
-        self._arrays = {"weight": weight, "bias": aligned_zeros((rows,), dtype) if self._has_bias else None}
+        specs = {"weight": ArraySpec((rows, self.in_features // self.groups), dtype)}
+        return specs | {"bias": ArraySpec((rows,), dtype)} if self._has_bias else specs
+
+    def start(self, rng):
+        initialization.fill(self._matrices(self.weight), self.init, self.activation, rng)
         for name, a in self._given.items():
             self._arrays[name][...] = a
         self._given = {}
 
     def parameters(self):
-        return list(self.arrays().values())
-
-    def arrays(self):
-        return {name: a for name, a in self._arrays.items() if a is not None}
+        return list(self._arrays.values())
 
     def absorbs(self, layer) -> bool:
         """Whether this layer can do that one's work too; a matrix over all columns has no place in groups."""
@@ -187,7 +201,7 @@ class _Product(Layer):
 
 
 def _activation(name) -> str:
-    if name not in core.ACTIVATIONS:
+    if not isinstance(name, str) or name not in core.ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(core.ACTIVATIONS)}, got {name!r}")
     return name
 
@@ -309,7 +323,7 @@ class GroupedDense(_Product):
         max_norm=None,
     ):
         super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
-        self.groups, self.activation = _features("groups", groups), _activation(activation)
+        self.groups, self.activation = whole_number("groups", groups), _activation(activation)
         for name in ("in_features", "out_features"):
             if getattr(self, name) % self.groups:
                 raise ValueError(f"groups: expected a divisor of {name}, {getattr(self, name)}, got {self.groups}")
@@ -356,7 +370,7 @@ class Maxout(_Product):
 
     def __init__(self, in_features, out_features, pieces=2, bias=True, init=None, l1=0.0, l2=0.0, max_norm=None):
         super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
-        self.pieces = _features("pieces", pieces)
+        self.pieces = whole_number("pieces", pieces)
 
     def _rows(self):
         return self.out_features * self.pieces
@@ -379,11 +393,8 @@ class FromData(Layer):
     mean = _Array()
 
     def __init__(self, features):
-        self.in_features = self.out_features = _features("features", features)
-        self.calibrated, self._arrays = False, {}
-
-    def arrays(self):
-        return dict(self._arrays)
+        self.in_features = self.out_features = whole_number("features", features)
+        self.calibrated = False
 
     def calibrate(self, x) -> None:
         """Take the statistics of the rows of x."""
@@ -421,11 +432,11 @@ class Standardize(FromData):
     def config(self):
         return {"features": self.in_features}
 
-    def build(self, rng, dtype):
-        if self._arrays:
-            return
-        self._arrays = {name: aligned_zeros((self.in_features,), dtype) for name in ("mean", "scale")}
-        self.scale = np.ones(self.in_features)
+    def array_specs(self, dtype):
+        return {name: ArraySpec((self.in_features,), dtype) for name in ("mean", "scale")}
+
+    def start(self, rng):
+        self.scale[...] = 1
 
     def calibrate(self, x) -> None:
         """Take the statistics of the rows of x."""
@@ -491,12 +502,12 @@ class Whiten(FromData):
     def config(self):
         return {"features": self.in_features, "kind": self.kind, "eps": self.eps}
 
-    def build(self, rng, dtype):
-        if self._arrays:
-            return
-        self._arrays = {"mean": aligned_zeros((self.in_features,), dtype)}
-        self._arrays["weight"] = aligned_zeros((self.in_features, self.in_features), dtype)
-        self.weight = np.eye(self.in_features)
+    def array_specs(self, dtype):
+        n = self.in_features
+        return {"mean": ArraySpec((n,), dtype), "weight": ArraySpec((n, n), dtype)}
+
+    def start(self, rng):
+        np.fill_diagonal(self.weight, 1)
 
     def scale_and_shift(self):
         """The layer as ``x @ scale.T + shift``, in float64."""
@@ -542,18 +553,16 @@ class Dropout(Layer):
     seed = _Array()
 
     def __init__(self, rate):
-        self.rate, self._arrays = core.drop_rate(rate), {}
+        self.rate = core.drop_rate(rate)
 
     def config(self):
         return {"rate": self.rate}
 
-    def build(self, rng, dtype):
-        if not self._arrays:
-            self._arrays = {"seed": aligned_zeros((), np.uint64)}
-            self.seed = rng.integers(2**64, dtype=np.uint64)
+    def array_specs(self, dtype):
+        return {"seed": ArraySpec((), np.dtype(np.uint64))}
 
-    def arrays(self):
-        return dict(self._arrays)
+    def start(self, rng):
+        self.seed[...] = rng.integers(2**64, dtype=np.uint64)
 
     def lay_out(self, program, src):
         if self.rate == 0 or not program.training:
@@ -607,13 +616,9 @@ class BatchNorm(Layer):
     running_var = _Array()
 
     def __init__(self, features, eps=1e-5, momentum=0.1, activation="identity", affine=True):
-        self.in_features = self.out_features = _features("features", features)
-        for name, value, good in (("eps", eps, eps > 0), ("momentum", momentum, 0 <= momentum <= 1)):
-            if not (good and np.isfinite(value)):
-                wanted = "a finite number above 0" if name == "eps" else "a number from 0 to 1"
-                raise ValueError(f"{name}: expected {wanted}, got {value!r}")
-        self.eps, self.momentum, self.affine = float(eps), float(momentum), bool(affine)
-        self.activation, self._arrays = _activation(activation), {}
+        self.in_features = self.out_features = whole_number("features", features)
+        self.eps, self.momentum = finite_number("eps", eps, above=0), finite_number("momentum", momentum, 0, most=1)
+        self.affine, self.activation = flag("affine", affine), _activation(activation)
 
     def config(self):
         return {
@@ -624,20 +629,17 @@ class BatchNorm(Layer):
             "affine": self.affine,
         }
 
-    def build(self, rng, dtype):
-        if self._arrays:
-            return
-        made = {"gamma": self.affine, "beta": self.affine, "running_mean": True, "running_var": True}
-        self._arrays = {name: aligned_zeros((self.in_features,), dtype) if made[name] else None for name in made}
-        for name in ("gamma", "running_var"):
-            if made[name]:
-                self._arrays[name][...] = 1
+    def array_specs(self, dtype):
+        names = ("gamma", "beta") * self.affine + ("running_mean", "running_var")
+        return {name: ArraySpec((self.in_features,), dtype) for name in names}
+
+    def start(self, rng):
+        self.running_var[...] = 1
+        if self.affine:
+            self.gamma[...] = 1
 
     def parameters(self):
         return [self.gamma, self.beta] if self.affine else []
-
-    def arrays(self):
-        return {name: a for name, a in self._arrays.items() if a is not None}
 
     def calibrate(self, x) -> None:
         """Take the statistics of a population from the rows of x, a sample of it."""
@@ -783,3 +785,12 @@ def walk(layers):
     for layer in layers:
         yield layer
         yield from walk(getattr(layer, "layers", ()))
+
+
+def named(layers, place="layers"):
+    """Every layer that holds no others, with the place that its arrays are named by: ``layers.1.0``."""
+    for i, layer in enumerate(layers):
+        if hasattr(layer, "layers"):
+            yield from named(layer.layers, f"{place}.{i}")
+        else:
+            yield f"{place}.{i}", layer

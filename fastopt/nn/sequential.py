@@ -366,7 +366,7 @@ def _hidden(layers):
 
 
 def load(path):
-    """Read a network that `Sequential.save` wrote.
+    """Read a network that `Sequential.save` wrote, or the network of what `Trainer.save` wrote.
 
     Parameters
     ----------
@@ -381,16 +381,25 @@ def load(path):
     OSError
         The file is missing or unreadable.
     ValueError
-        The file is damaged, truncated or of another kind.
+        The file is damaged, truncated or of another kind, or its arrays are not those it describes. What an array
+        takes is allocated only after that.
+
+    Examples
+    --------
+    >>> import os, tempfile, fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     net.save(os.path.join(folder, "model.safetensors"))
+    ...     twin = fo.nn.load(os.path.join(folder, "model.safetensors"))
+    >>> bool((twin.layers[0].weight == net.layers[0].weight).all())
+    True
     """
-    arrays, document = _files.read(path, "network")
-    try:
-        net = _assembled(files.build(document["layers"]), document["dtype"])
-        mine = files.arrays_of(net)
-        files.check_arrays(mine, arrays)
-        net.metadata = files.as_metadata(document.get("metadata", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: expected a network, got a description that does not fit ({error})") from error
-    for name, a in mine.items():
-        a[...] = arrays[name]
+    with _files.File(path, "network", "trainer") as file:
+        try:
+            metadata = files.as_metadata(file.document.get("metadata", {}))
+            net = _assembled(files.layers_of(file), file.document["dtype"])
+        except _files.MALFORMED as error:
+            why = _files.why(error)
+            raise ValueError(f"{path}: expected a network, got a description that does not fit ({why})") from error
+    net.metadata = metadata
     return net

@@ -15,6 +15,7 @@ from fastopt import _files
 from fastopt._arrays import require_finite
 from fastopt._forks import importing
 from fastopt._kernels import core
+from fastopt._numbers import finite_number, whole_number
 from fastopt.metrics import accuracy
 from fastopt.nn import files
 from fastopt.nn.layers import FromData
@@ -326,17 +327,18 @@ class Trainer:
                 if document[name] != expected[name]:
                     raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
             moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
-            files.check_arrays(mine, {n: a for n, a in arrays.items() if n not in moments})
+            files.check_arrays(self.net, {n: a for n, a in arrays.items() if n not in moments})
             state = unpack_state(moments, document["optimizer"])
-            seed, epoch, position, batches = (int(document[n]) for n in ("seed", "epoch", "position", "batches"))
-            loss_sum, weight_sum = float(document["loss_sum"]), float(document["weight_sum"])
+            counts = ("seed", "epoch", "position", "batches")
+            seed, epoch, position, batches = (whole_number(name, document[name], 0) for name in counts)
+            loss_sum, weight_sum = (finite_number(name, document[name], 0) for name in ("loss_sum", "weight_sum"))
             calibrated = [config.pop("calibrated", None) for config in document["layers"]]
             if document["layers"] != [{k: v for k, v in c.items() if k != "calibrated"} for c in expected["layers"]]:
                 raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
             theirs = {id(a): arrays[name] for name, a in mine.items()}
             self.optimizer._load(state, [theirs[id(a)] for a in self.net.parameters()])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: does not fit this trainer ({error})") from error
+        except _files.MALFORMED as error:
+            raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
         for name, a in mine.items():
             a[...] = arrays[name]
         for layer, known in zip(self.net.layers, calibrated, strict=True):

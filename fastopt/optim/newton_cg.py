@@ -9,6 +9,7 @@
 
 import numpy as np
 
+from fastopt._numbers import whole_number
 from fastopt.optim import options as opt
 from fastopt.optim.optimizer import Optimizer
 
@@ -69,8 +70,7 @@ class NewtonCG(Optimizer):
         super().__init__(params, locals())
 
     def _formula(self, group):
-        if not hasattr(group["max_iter"], "__index__") or group["max_iter"] < 1:
-            raise ValueError(f"max_iter: expected a whole number of at least 1, got {group['max_iter']!r}")
+        whole_number("max_iter", group["max_iter"])
         return "plain", ("direction",)
 
     def add_param_group(self, group):

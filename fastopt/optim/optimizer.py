@@ -15,6 +15,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._arrays import aligned_zeros, as_array
 from fastopt._kernels import core
+from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.optim import options as opt
 from fastopt.schedules import Schedule
 
@@ -25,6 +26,7 @@ KEPT = (
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
     *("ema", "accumulated", "direction"),
 )
+SQUARES = {"sum", "square_avg", "acc_delta", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"}  # never below 0
 
 
 class Optimizer:
@@ -61,12 +63,16 @@ class Optimizer:
 
     defaults: dict = {}
     _rule: str
+    _rules: list[type["Optimizer"]] = []  # every subclass
+    _named_first: frozenset[str]  # options before the keyword-only ones: those that torch has always had
     _by_itself = False  # whether a Trainer leaves the whole step to `_step_on`, none of it to the compiled program
 
     def __init_subclass__(cls):
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
         shared = [p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.defaults = {p.name: p.default for p in own if p.default is not p.empty}
+        cls._named_first = frozenset(p.name for p in own if p.name in cls.defaults and p.kind is not p.KEYWORD_ONLY)
+        Optimizer._rules.append(cls)
         takes_shared = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
         cls.__signature__ = inspect.Signature([*own[1:], *(shared if takes_shared else ())])  # what help() shows
 
@@ -163,6 +169,9 @@ class Optimizer:
         missing = [name for name in self.defaults if name not in group]
         if missing:
             raise ValueError(f"{missing[0]}: expected in every group, got one without")
+        for name, default in type(self).defaults.items():
+            if isinstance(default, bool) and name != "nesterov":  # which `_formula` checks: it may be "interim"
+                flag(name, group[name])
         numbers = opt.numbers_of({name: group[name] for name in self.defaults})
         self._formula(group)
         return numbers
@@ -176,11 +185,7 @@ class Optimizer:
     def _send_options(self) -> None:
         groups = self.param_groups
         self._update.require_idle()
-        found = [[id(a) for a in group["params"]] for group in groups]
-        if found != [[id(a) for a in members] for members in self._members]:
-            raise ValueError(
-                "param_groups: expected each group with the parameters it was made with; use add_param_group for more"
-            )
+        self._require_members()
         numbers = [self._checked(group) for group in groups]
         table = opt.table_of(numbers, self.steps + 1)
         first = 0
@@ -206,6 +211,14 @@ class Optimizer:
             first = last
         self._update.set_table(table)
         self._watched = [(p, p.present) for group in groups for p in opt.plateaus(group)]
+
+    def _require_members(self) -> None:
+        """Raise ValueError unless each group holds the parameters it was made with."""
+        found = [[id(a) for a in group["params"]] for group in self.param_groups]
+        if found != [[id(a) for a in members] for members in self._members]:
+            raise ValueError(
+                "param_groups: expected each group with the parameters it was made with; use add_param_group for more"
+            )
 
     def _keep(self, parameters, group, moments, interim) -> None:
         """Make the arrays these parameters need and have not got, and point the kernel to them."""
@@ -311,7 +324,7 @@ class Optimizer:
     # --- state
 
     def state_dict(self) -> dict:
-        """State and options as plain arrays and numbers, in torch's layout; the arrays are copies."""
+        """State and options as plain arrays and numbers, in torch's layout, and the rule's name; arrays are copies."""
         state = {}
         for k, arrays in enumerate(self._states):
             count, started, product, summed = self._update.get_counts(k)
@@ -328,6 +341,7 @@ class Optimizer:
             groups.append({**options, "params": list(range(first, last))})
             first = last
         return {
+            "rule": type(self).__name__,
             "state": state,
             "param_groups": groups,
             "steps": self.steps,
@@ -342,47 +356,51 @@ class Optimizer:
         ----------
         state_dict : dict
             Of an optimizer of the same rule over parameters of the same shapes. Options that only torch
-            knows are left out.
+            knows are left out. Moments may hold NaN or infinity, as those of a run that diverged do.
 
         Raises
         ------
         ValueError
-            Groups, moments or shapes that do not fit; nothing has been changed then.
+            State of another rule; groups, moments, shapes or counts that do not fit; a mean of squares below 0;
+            nothing has been changed then. Adam's and AdamW's states in torch before 2.7 look alike: both are taken.
         """
+        self._update.require_idle()
         try:
             self._load(state_dict)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            name = type(self).__name__
-            raise ValueError(f"state_dict: expected one that fits this {name}, got another ({error!r})") from error
+        except _files.MALFORMED as error:
+            name, why = type(self).__name__, _files.why(error)
+            raise ValueError(f"state_dict: expected one that fits this {name}, got another ({why})") from error
 
     def _load(self, state_dict, params=None):
-        """`load_state_dict`; averages that the state lacks start at `params`, by default the parameters."""
+        """`load_state_dict`; averages that the state lacks start at `params`, by default the parameters.
+
+        Nothing has been changed where this raises, which may be any of MALFORMED.
+        """
         self._update.require_idle()
-        groups = state_dict["param_groups"]
-        numbers = [number for group in groups for number in group["params"]]
+        self._require_members()
+        self._require_rule(state_dict)
+        groups, state = state_dict["param_groups"], state_dict["state"]
+        numbers = [whole_number("params", number, 0) for group in groups for number in group["params"]]
         sizes = [len(g["params"]) for g in self.param_groups]
         found = [len(g["params"]) for g in groups]
         if found != sizes:
             raise ValueError(f"expected groups of {sizes} parameters, got {found}")
+        if len(set(numbers)) < len(numbers) or not state.keys() <= set(numbers):
+            raise ValueError(f"expected state of the parameters {numbers}, each once, got that of {list(state)}")
         merged = [
             {**mine, **{name: opt.restored(theirs[name]) for name in self.defaults if name in theirs}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)
         ]
+        options = [self._checked(group) for group in merged]
         owners = [group for group in merged for _ in group["params"]]
         entries = [
-            self._entry(k, state_dict["state"].get(number), owner, start)
+            self._entry(k, state.get(number), owner, start)
             for k, (number, owner, start) in enumerate(zip(numbers, owners, params or self._arrays, strict=True))
         ]
         counts = [entry.pop("counts") for entry in entries]
-        steps = int(state_dict.get("steps", max((count[0] for count in counts), default=0)))
-        accumulated = int(state_dict.get("accumulated", 0))
-        if accumulated and state_dict["accumulate"] != self._accumulate:
-            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {state_dict['accumulate']}")
-        if max(steps, *(count[0] for count in counts)) > 2**53:
-            raise ValueError("expected counts of at most 2**53, got a larger one")
-        opt.table_of([self._checked(group) for group in merged], steps + 1)
-        if min(steps, accumulated, *(count[0] for count in counts)) < 0:
-            raise ValueError("expected counts of at least 0, got a negative one")
+        steps = _count("steps", state_dict.get("steps", max(count[0] for count in counts)))
+        accumulated = self._accumulated_in(state_dict, any("accumulated" in entry for entry in entries))
+        opt.table_of(options, steps + 1)  # raises what a step would
 
         for mine, group in zip(self.param_groups, merged, strict=True):
             mine.update(group)
@@ -392,21 +410,46 @@ class Optimizer:
         self._update.updates, self._update.accumulated = steps, accumulated
         self._send_options()
 
+    def _require_rule(self, state_dict) -> None:
+        """Raise ValueError for the state of another rule: by its name or, where it has none, by its options."""
+        name, decoupled = type(self).__name__, "decoupled_weight_decay"
+        if state_dict.get("rule", name) != name:
+            raise ValueError(f"expected state of {name}, got state of {state_dict['rule']}")
+        every = {option for rule in Optimizer._rules for option in rule.defaults}
+        needed = set(self._named_first)
+        if "steps" in state_dict:  # ours, which has always had it; torch's may be too old for it
+            needed |= {decoupled} & self.defaults.keys()
+        else:
+            needed -= {decoupled}
+        for group in state_dict["param_groups"]:
+            options = every & group.keys()
+            if group.get(decoupled) is True and self._decoupled({}):
+                options.discard(decoupled)  # torch's AdamW says so of itself
+            foreign, missing = sorted(options - self.defaults.keys()), sorted(needed - options)
+            others = [r for r in Optimizer._rules if r._named_first - {decoupled} <= options <= r.defaults.keys()]
+            if foreign or (missing and others):
+                what = f"with {foreign[0]}" if foreign else f"without {missing[0]}"
+                raise ValueError(f"expected state of {name}, got state of another rule, {what}; load it into its own")
+
+    def _accumulated_in(self, state_dict, summed) -> int:
+        """Calls since the last update, which sums under way are of."""
+        accumulated = _count("accumulated", state_dict.get("accumulated", 0))
+        if accumulated and state_dict["accumulate"] != self._accumulate:
+            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {state_dict['accumulate']}")
+        if accumulated >= self._accumulate or (summed and not accumulated):
+            raise ValueError(f"accumulated: expected fewer than {self._accumulate} and sums of them, got {accumulated}")
+        return accumulated
+
     def _entry(self, k, theirs, group, start) -> dict:
         """New arrays for parameter k from its entry in a state dict, and its "counts"; new averages are `start`."""
-        theirs, param = dict(theirs or {}), self._arrays[k]
-        product = float(theirs.pop("mu_product", 1.0))
-        entry: dict = {}
+        theirs, entry = dict(theirs or {}), {}
+        product = finite_number("mu_product", opt.scalar(theirs.pop("mu_product", 1.0)), 0, most=1)
         for name, value in theirs.items():
             if name in KEPT and value is not None:
-                value = as_array(name, value.detach() if hasattr(value, "detach") else value)
-                if value.shape != param.shape:
-                    raise ValueError(f"expected {name} of shape {param.shape} for params[{k}], got {value.shape}")
-                entry[name] = self._new_array(k, name, group)
-                entry[name][...] = value
+                entry[name] = self._moment(k, name, value, group)
         # torch's SGD does not count its steps, and its buffer says that there has been one
-        count = int(theirs.get("step", "momentum_buffer" in entry))
         started = "momentum_buffer" in entry
+        count = _count("step", theirs.get("step", int(started)))
         missing = [name for name in self._formula(group)[1] if name and name not in entry and self._rule != "sgd"]
         if count and missing:
             raise ValueError(f"expected {missing[0]} for params[{k}], got none")
@@ -415,10 +458,25 @@ class Optimizer:
             entry["ema"][...] = start
         return {**entry, "counts": (count, started, product, "accumulated" in entry)}
 
+    def _moment(self, k, name, value, group) -> np.ndarray:
+        """A new array that stands to parameter k as the kernel likes it, with the values of a moment."""
+        value = as_array(name, value.detach() if hasattr(value, "detach") else value)
+        if value.shape != self._arrays[k].shape or value.dtype.kind not in "fiu":
+            raise ValueError(
+                f"expected {name} of shape {self._arrays[k].shape} and real numbers for params[{k}], "
+                f"got {value.dtype} {value.shape}"
+            )
+        if name in SQUARES and (value < 0).any():
+            raise ValueError(f"expected {name} of at least 0 for params[{k}], got {value.min()}")
+        array = self._new_array(k, name, group)
+        with np.errstate(over="raise"):  # what the parameter's dtype cannot hold would become infinity
+            array[...] = value
+        return array
+
     def save(self, path) -> None:
         """Write `state_dict` to a safetensors file; whole or not at all."""
         arrays, document = pack_state(self.state_dict())
-        _files.write(path, arrays, {"kind": "optimizer", "rule": type(self).__name__, **document})
+        _files.write(path, arrays, {"kind": "optimizer", **document})
 
     def load(self, path) -> None:
         """Take over what `save` wrote.
@@ -431,12 +489,11 @@ class Optimizer:
             It is damaged or belongs to another rule or other parameters; nothing has been changed then.
         """
         arrays, document = _files.read(path, "optimizer")
+        self._update.require_idle()
         try:
-            if document["rule"] != type(self).__name__:
-                raise ValueError(f"expected state of {type(self).__name__}, got {document['rule']}")
             self._load(unpack_state(arrays, document))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path}: does not fit this optimizer ({error})") from error
+        except _files.MALFORMED as error:
+            raise ValueError(f"{path}: does not fit this optimizer ({_files.why(error)})") from error
 
     def __getstate__(self):
         names = ("param_groups", "defaults", "_shared")
@@ -498,8 +555,16 @@ def pack_state(state_dict) -> tuple[dict[str, np.ndarray], dict]:
 
 def unpack_state(arrays, document) -> dict:
     """What `pack_state` packed."""
-    state = {int(k): dict(numbers) for k, numbers in document["state"].items()}
+    state = {k: dict(numbers) for k, numbers in document["state"].items()}
     for key, value in arrays.items():
         _, k, name = key.split(".")
-        state[int(k)][name] = value
-    return {**document, "state": state}
+        state[k][name] = value
+    return {**document, "state": {int(k): entry for k, entry in state.items()}}
+
+
+def _count(name, value) -> int:
+    """A count of a state dict as an int; torch's are float32 tensors."""
+    number = opt.scalar(value)
+    if number is not value and isinstance(number, float) and number.is_integer():
+        number = int(number)
+    return whole_number(name, number, 0)

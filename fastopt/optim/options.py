@@ -55,13 +55,18 @@ def number(name, value, option):
     """A number in its range, or a schedule; `option` is what the caller wrote."""
     if isinstance(value, Schedule) and name not in AT_THE_START:
         return value
-    if isinstance(value, str) or not (isinstance(value, Number) or hasattr(value, "__float__")):
+    plain = isinstance(value, Number) or hasattr(value, "__float__")
+    if isinstance(value, str | bool | np.bool_) or not plain:
         schedule = "" if name in AT_THE_START else " or a schedule"
         raise TypeError(f"{name}: expected a number{schedule}, got {value!r}")
     low, high = RANGES[ALIASES.get(name, name)]
-    if not low <= float(value) < high:
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not low <= found < high:
         raise ValueError(f"{range_text('betas' if name in ('beta1', 'beta2') else name, high)}, got {option!r}")
-    return float(value)
+    return found
 
 
 def table_of(groups, first) -> list[tuple[int, str, np.ndarray]]:
@@ -137,7 +142,15 @@ def restored(value):
         return from_config(value)
     if isinstance(value, tuple | list):
         return tuple(restored(v) for v in value)
-    return value.item() if hasattr(value, "item") else value
+    return scalar(value)
+
+
+def scalar(value):
+    """NumPy's and torch's numbers as Python's; what is no number as it is."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (RuntimeError, ValueError):
+        raise ValueError(f"expected one number, got {value!r}") from None
 
 
 def now(value, steps):
