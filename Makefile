@@ -9,7 +9,7 @@ INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy
 
 SECONDS ?= 60
 
-.PHONY: demo test test-slow soak sanitize bench docs lint clean
+.PHONY: demo test test-slow fuzz soak sanitize bench docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -22,6 +22,10 @@ test-slow: $(BUILT) .stamps/test
 
 soak: $(BUILT) .stamps/test
 	$(BIN)/python tests/soak.py $(SECONDS)
+
+# files that are damaged on purpose: for a minute, or FILES=200000
+fuzz: $(BUILT) .stamps/test
+	$(BIN)/python tests/fuzz_files.py --seconds $(SECONDS) $(if $(FILES),--files $(FILES))
 
 sanitize: .stamps/test
 	$(BIN)/python tests/sanitize.py

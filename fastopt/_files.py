@@ -227,7 +227,7 @@ class File:
         except MALFORMED as error:
             raise ValueError(f"{self.path}: its fastopt description is damaged ({why(error)})") from error
         if kind not in kinds:
-            raise ValueError(f"{self.path}: expected a {' or '.join(kinds)} file, got a {kind} file; {HOW[kind]}")
+            raise ValueError(f"{self.path}: expected a file of kind {' or '.join(kinds)}, got {kind}; {HOW[kind]}")
         return document
 
     def _checked(self, name, entry, start) -> Stored:

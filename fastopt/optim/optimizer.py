@@ -434,8 +434,9 @@ class Optimizer:
     def _accumulated_in(self, state_dict, summed) -> int:
         """Calls since the last update, which sums under way are of."""
         accumulated = _count("accumulated", state_dict.get("accumulated", 0))
-        if accumulated and state_dict["accumulate"] != self._accumulate:
-            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {state_dict['accumulate']}")
+        accumulate = whole_number("accumulate", state_dict.get("accumulate", 1))
+        if accumulated and accumulate != self._accumulate:
+            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {accumulate}")
         if accumulated >= self._accumulate or (summed and not accumulated):
             raise ValueError(f"accumulated: expected fewer than {self._accumulate} and sums of them, got {accumulated}")
         return accumulated
