@@ -111,11 +111,11 @@ def _new_temporary(path, old) -> tuple[Path, int]:
 
 
 def _copy_rights(descriptor, old) -> None:
-    """Give an open file the owner, if that is allowed, and the mode of the file it will replace."""
+    """Give an open file group, owner and mode of the one it will replace, as far as system and user may."""
     for owner in ((-1, old.st_gid), (old.st_uid, -1)):
-        with suppress(PermissionError):
+        with suppress(OSError):
             os.fchown(descriptor, *owner)
-    if os.fstat(descriptor).st_mode != old.st_mode:
+    with suppress(OSError):  # it was made with no more rights than these
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
@@ -125,7 +125,7 @@ def _remove_abandoned(path) -> None:
     with suppress(OSError):
         for entry in os.scandir(path.parent):
             if ours.fullmatch(entry.name):
-                with suppress(OSError), open(entry.path, "r+b") as stream:
+                with suppress(OSError), open(entry.path, "rb") as stream:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(entry.path)
 

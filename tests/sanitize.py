@@ -30,6 +30,7 @@ TOPICS = [
     "trainer",
     "fold",
     "nn",
+    "files",
     "newton_glm",
     "determinism",
     "guard_pages",

@@ -449,6 +449,33 @@ def test_a_state_of_torch_that_does_not_fit_is_refused_whole(spoil, torch):
     assert_same(everything(optimizer), before)
 
 
+@pytest.mark.parametrize("other", [rule for rule in RULES if in_torch(rule, {})])
+@every_torch_rule
+def test_a_state_of_another_rule_of_torch_is_refused_whole(rule, other, torch):
+    params, grads = data(np.float32, steps=2)
+    optimizer, peer = make(rule, params), Peer(torch, other, params)
+    optimizer.step(grads[0])
+    peer.step(grads[1])
+    state, before = peer.optimizer.state_dict(), everything(optimizer)
+    if (rule, other) in {(rule, rule), ("Adam", "AdamW")}:  # Adam takes decoupled_weight_decay=True over
+        optimizer.load_state_dict(state)
+        return
+    with pytest.raises(ValueError, match="state_dict: expected one that fits this"):
+        optimizer.load_state_dict(state)
+    assert_same(everything(optimizer), before)
+
+
+@pytest.mark.parametrize("rule", ["Adam", "AdamW"])
+def test_a_state_of_a_torch_that_did_not_tell_adam_from_adamw_is_taken(rule, torch):
+    params, grads = data(np.float32, steps=1)
+    optimizer, peer = make(rule, params), Peer(torch, rule, params)
+    peer.step(grads[0])
+    state = copy.deepcopy(peer.optimizer.state_dict())
+    del state["param_groups"][0]["decoupled_weight_decay"]
+    optimizer.load_state_dict(state)
+    assert optimizer.steps == 1
+
+
 def torch_model(torch, dtype):
     torch.manual_seed(0)
     layers = [torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3, bias=False)]
