@@ -6,6 +6,7 @@ added there is tested by every topic that knows its kind.
 """
 
 import functools
+import math
 
 import numpy as np
 from scipy.special import erfc
@@ -273,7 +274,7 @@ def adagrad(
     t = count(state)
     g = penalised(param, grad, weight_decay, maximize)
     total = state["sum"] = state.get("sum", initial_accumulator_value) + g**2
-    return param - lr / (1 + (t - 1) * lr_decay) * g / denominator(total, eps, eps_inside_sqrt)
+    return param - lr / (1 + (t - 1) * lr_decay) * (g / denominator(total, eps, eps_inside_sqrt))
 
 
 def rmsprop(
@@ -292,9 +293,10 @@ def rmsprop(
 ):
     count(state)
     g = penalised(param, grad, weight_decay, maximize)
-    v = average(state, "square_avg", alpha, g**2)
+    v = mean_square(state, "square_avg", alpha, g)
     if centered:
-        v = v - average(state, "grad_avg", alpha, g) ** 2
+        mean = average(state, "grad_avg", alpha, g)
+        v = np.where(np.isinf(v), v, np.maximum(v - mean**2, 0))
     move = g / denominator(v, eps, eps_inside_sqrt)
     if not momentum:
         return param - lr * move
@@ -306,12 +308,14 @@ def rmsprop(
     return param - lr * buffer
 
 
-def adadelta(param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False):
+def adadelta(
+    param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False, eps_inside_sqrt=True
+):
     count(state)
     g = penalised(param, grad, weight_decay, maximize)
-    v = average(state, "square_avg", rho, g**2)
-    move = np.sqrt(state.get("acc_delta", 0) + eps) / np.sqrt(v + eps) * g
-    average(state, "acc_delta", rho, move**2)
+    v, moved = mean_square(state, "square_avg", rho, g), state.get("acc_delta", np.zeros_like(g))
+    move = denominator(moved, eps, eps_inside_sqrt) / denominator(v, eps, eps_inside_sqrt) * g
+    mean_square(state, "acc_delta", rho, move)
     return param - lr * move
 
 
@@ -330,11 +334,10 @@ def adam(
 ):
     t = count(state)
     param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
-    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
+    m, v = average(state, "exp_avg", betas[0], g), mean_square(state, "exp_avg_sq", betas[1], g)
     if amsgrad:
         v = state["max_exp_avg_sq"] = np.maximum(state.get("max_exp_avg_sq", 0), v)
-    m_hat, v_hat = m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
-    return param - lr * m_hat / denominator(v_hat, eps, eps_inside_sqrt)
+    return param - lr * (m / (1 - betas[0] ** t)) / denominator(v, eps, eps_inside_sqrt, 1 - betas[1] ** t)
 
 
 adamw = functools.partial(adam, weight_decay=1e-2, decoupled_weight_decay=True)
@@ -354,14 +357,14 @@ def radam(
 ):
     t = count(state)
     param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
-    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
+    m, v = average(state, "exp_avg", betas[0], g), mean_square(state, "exp_avg_sq", betas[1], g)
     m_hat, correction = m / (1 - betas[0] ** t), 1 - betas[1] ** t
     top = 2 / (1 - betas[1]) - 1
     rho = top - 2 * t * betas[1] ** t / correction
     if rho <= rectify_threshold:
         return param - lr * m_hat
-    r = np.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
-    return param - lr * r * m_hat * np.sqrt(correction) / (np.sqrt(v) + eps)
+    r = math.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
+    return param - lr * r * m_hat * math.sqrt(correction) / (np.sqrt(v) + eps)
 
 
 def nadam(
@@ -378,11 +381,11 @@ def nadam(
 ):
     t = count(state)
     param, g = decayed(param, grad, lr, weight_decay, maximize, decoupled_weight_decay)
-    m, v = average(state, "exp_avg", betas[0], g), average(state, "exp_avg_sq", betas[1], g**2)
+    m, v = average(state, "exp_avg", betas[0], g), mean_square(state, "exp_avg_sq", betas[1], g)
     mu, mu_next = (betas[0] * (1 - 0.5 * 0.96 ** (s * momentum_decay)) for s in (t, t + 1))
     product = state["mu_product"] = state.get("mu_product", 1.0) * mu
     move = (1 - mu) / (1 - product) * g + mu_next / (1 - product * mu_next) * m
-    return param - lr * move / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return param - lr * move / denominator(v, eps, False, 1 - betas[1] ** t)
 
 
 def adamax(param, grad, state, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
@@ -390,7 +393,7 @@ def adamax(param, grad, state, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_dec
     g = penalised(param, grad, weight_decay, maximize)
     m = average(state, "exp_avg", betas[0], g)
     u = state["exp_inf"] = np.maximum(betas[1] * state.get("exp_inf", 0), np.abs(g) + eps)
-    return param - lr * m / ((1 - betas[0] ** t) * u)
+    return param - lr / (1 - betas[0] ** t) * m / u
 
 
 def lion(param, grad, state, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, maximize=False):
@@ -412,8 +415,16 @@ def average(state, name, decay, value):
     return state[name]
 
 
-def denominator(v, eps, eps_inside_sqrt):
-    return np.sqrt(v + eps) if eps_inside_sqrt else np.sqrt(v) + eps
+def mean_square(state, name, decay, value):
+    """As `average`, of squares; like torch in an order that does not overflow before the mean does."""
+    state[name] = decay * state.get(name, 0) + (1 - decay) * value * value
+    return state[name]
+
+
+def denominator(v, eps, eps_inside_sqrt, correction=1.0):
+    """The root of v / correction with eps, likewise."""
+    inside, outside = (eps * correction, 0) if eps_inside_sqrt else (0, eps)
+    return np.sqrt(v + inside) / math.sqrt(correction) + outside
 
 
 def penalised(param, grad, weight_decay, maximize):
@@ -425,7 +436,7 @@ def penalised(param, grad, weight_decay, maximize):
 def decayed(param, grad, lr, weight_decay, maximize, decoupled):
     """Parameter and gradient: decay acts on the one if decoupled, else on the other."""
     if decoupled:
-        return param - lr * weight_decay * param, penalised(param, grad, 0, maximize)
+        return (1 - lr * weight_decay) * param, penalised(param, grad, 0, maximize)
     return param, penalised(param, grad, weight_decay, maximize)
 
 
@@ -633,6 +644,8 @@ OPTIONS = {
         {"eps": 1e-3},
         {"weight_decay": 0.03},
         {"maximize": True, "weight_decay": 0.03},
+        {"eps_inside_sqrt": False, "eps": 1e-3},
+        {"lr": 0.3, "rho": 0.8, "eps_inside_sqrt": False, "weight_decay": 0.03},
     ],
     "Adam": [
         {},

@@ -208,10 +208,63 @@ def test_moments_that_fade_below_the_normal_numbers_do_no_harm(rule, options, dt
     assert_follows(optimizer, params, oracle)
 
 
+EXTREMES = [1e20, 1e21, 1e25, 1e30, 3e38, np.inf, np.nan, 0.0, 1e-20, 1e-22, 1e-25, 1e-30, 1e-38, 1e-40, 1e-45]
+with_small_eps = [(rule, {**o, "eps": eps}) for rule, o in KERNELS for eps in (0.0, 1e-30) if rule not in ("SGD", "Lion")]
+
+
+# not Lion: it goes by the sign of the smallest number, which may be flushed to zero
+@cases([case for case in [*KERNELS, *with_small_eps] if case[0] != "Lion"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_gradients_give_what_the_formula_gives_in_float32(rule, options, sign):
+    # an element a gradient: four steps of it, then ordinary ones, from parameters of 1
+    optimizer = make(rule, [param := np.ones(len(EXTREMES), np.float32)], **options)
+    wanted, state = param.copy(), {}
+    with np.errstate(all="ignore"):
+        for t in range(8):
+            grad = np.array(EXTREMES if t < 4 else np.full(param.shape, 0.5), np.float32) * np.float32(sign)
+            optimizer.step([grad])
+            wanted = RULES[rule](wanted, grad, state, **options)
+            assert wanted.dtype == np.float32
+            np.testing.assert_allclose(param, wanted, rtol=2e-5, atol=2e-6, err_msg=f"step {t + 1}")
+    entry = optimizer.state_dict()["state"][0]
+    for name, value in state.items():
+        if np.ndim(value) and name != "acc_delta":
+            np.testing.assert_allclose(entry[name], value, rtol=2e-5, atol=1e-36, err_msg=name)
+
+
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "NAdam"])
+def test_a_gradient_whose_square_overflows_makes_no_step(rule):
+    w = np.ones(20, np.float32)
+    make(rule, [w], weight_decay=0.0).step([np.full(20, 3e38, np.float32)])
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_the_steps_of_radam_that_are_not_divided_take_gradients_of_any_size(dtype):
+    w = np.zeros(20, dtype)
+    fo.optim.RAdam([w], lr=0.5).step([np.full(20, 1e30, dtype)])
+    np.testing.assert_allclose(w, -5e29, rtol=1e-6)
+
+
+def test_subnormal_moments_count_where_eps_is_too_small_to_hide_them():
+    # v = 0.01 * (1e-20)**2 = 1e-42
+    for eps, step in ((0.0, 10), (1e-30, 10), (1e-8, 1e-12)):
+        w = np.zeros(20, np.float32)
+        fo.optim.RMSprop([w], lr=1.0, eps=eps).step([np.full(20, 1e-20, np.float32)])
+        np.testing.assert_allclose(w, -step, rtol=2e-3)  # 1e-42 has three digits
+
+
+def test_without_eps_zero_over_zero_is_nan_and_more_is_infinite():
+    w = np.ones(2, np.float32)
+    fo.optim.RMSprop([w], eps=0.0).step([np.array([0.0, 1e-30], np.float32)])
+    np.testing.assert_array_equal(w, [np.nan, -np.inf])
+
+
 def test_a_step_leaves_the_arithmetic_of_the_thread_as_it_was():
     smallest = np.full(100, np.finfo(np.float32).smallest_subnormal)
     for count in (100, 100_000):  # alone, and with a team
-        fo.optim.Adam([np.ones(count, np.float32)], max_norm=1.0, ema_decay=0.5).step([np.ones(count, np.float32)])
+        for eps in (1e-8, 0.0):
+            adam = fo.optim.Adam([np.ones(count, np.float32)], eps=eps, max_norm=1.0, ema_decay=0.5)
+            adam.step([np.ones(count, np.float32)])
         assert (smallest * np.float32(1) > 0).all()
         assert (smallest + smallest > smallest).all()
 
@@ -986,6 +1039,92 @@ def test_a_parameter_twice_or_one_that_cannot_be_updated_is_refused(rule):
         with pytest.raises(ValueError, match=r"params\["):
             make(rule, params)
     np.testing.assert_array_equal(w, 1)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"w": np.ones(2)}, r"params: expected a list of arrays, or of groups .*, got a dict; pass list"),
+        ([("w", np.ones(2))], r"params: expected arrays, got \(name, array\) pairs; pass \[array for name"),
+        ({memoryview(b"")}, r"params: expected arrays in an order that stays, got a set; pass a list"),
+        (frozenset(), r"params: expected arrays in an order that stays, got a frozenset; pass a list"),
+    ],
+)
+def test_parameters_come_in_an_order_that_stays(params, message):
+    for given in (params, [{"params": params}]):
+        with pytest.raises(TypeError, match=message):
+            fo.optim.SGD(given)
+
+
+def test_parameters_may_come_from_a_generator():
+    arrays = [np.ones(2), np.ones(3)]
+    fo.optim.SGD((a for a in arrays), lr=1.0).step(a.copy() for a in arrays)
+    assert not any(a.any() for a in arrays)
+
+
+@pytest.mark.parametrize("grads", [{0: np.ones(2)}, set(), frozenset()])
+def test_gradients_come_in_the_order_of_the_parameters(grads):
+    optimizer = fo.optim.SGD([w := np.ones(2)])
+    for call in (optimizer.step, optimizer.bind):
+        with pytest.raises(TypeError, match=r"grads: expected a list of arrays in the order of the parameters, got a"):
+            call(grads)
+    np.testing.assert_array_equal(w, 1)
+
+
+CHANGED = {
+    "read-only": (lambda a: a.setflags(write=False), r"params\[1\]: expected a writable array, .* made read-only since"),
+    "longer": (lambda a: a.resize(50_000, refcheck=False), r"params\[1\]: expected the array as it was taken in, .*\(50000,\)"),
+    "shorter": (lambda a: a.resize(2, refcheck=False), r"params\[1\]: expected the array as it was taken in, .*\(2,\)"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "nesterov": "interim"}, {"ema_decay": 0.5}], ids=str)
+def test_a_parameter_that_has_changed_its_memory_since_is_refused_and_nothing_is_written(change, options):
+    params, grads = [np.ones(3), np.ones(40)], [np.ones(3), np.ones(40)]
+    optimizer = fo.optim.SGD(params, **options)
+    optimizer.bind(grads)
+    make_change, message = CHANGED[change]
+    make_change(params[1])
+    before = [a.copy() for a in params]
+    calls = [lambda: optimizer.step(), lambda: optimizer.step([np.ones(3), np.ones(40)])]
+    calls += [optimizer.interim_point().__enter__] if "nesterov" in options else []
+    calls += [optimizer.averaged().__enter__] if "ema_decay" in options else []
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert_same(params, before)
+    assert optimizer.steps == 0
+    optimizer._update.require_idle()  # no block is left open
+
+
+def test_a_bound_gradient_that_has_moved_is_checked_again():
+    w, grad = np.ones(3), np.ones(3)
+    optimizer = fo.optim.SGD([w], lr=1.0)
+    optimizer.bind([grad])
+    optimizer.step()
+    grad.resize(60_000, refcheck=False)
+    with pytest.raises(ValueError, match=r"grads\[0\]: expected shape \(3,\) .* got \(60000,\)"):
+        optimizer.step()
+    grad.resize(3, refcheck=False)
+    optimizer.step()
+    np.testing.assert_array_equal(w, -1)
+
+
+@pytest.mark.parametrize("make_optimizer", [fo.optim.SGD, fo.optim.Adam, fo.optim.NewtonCG])
+@pytest.mark.parametrize("name", ["weight", "running_mean"])
+def test_a_trainer_refuses_a_layer_made_read_only_since(make_optimizer, name):
+    net = fo.nn.Sequential([fo.nn.BatchNorm(3), fo.nn.Dense(3, 2)], rng=0)
+    trainer = fo.nn.Trainer(net, "cross_entropy", make_optimizer(net.parameters()))
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.arange(8) % 2
+    getattr(net.layers[name == "weight"], name).flags.writeable = False
+    before = [a.copy() for layer in net.layers for a in layer.arrays().values() if a is not None]
+    for call in (lambda: trainer.step(x, y), lambda: trainer.fit(x, y)):
+        with pytest.raises(ValueError, match=r"expected a writable array, got one that has been made read-only since"):
+            call()
+    assert_same([a for layer in net.layers for a in layer.arrays().values() if a is not None], before)
+    getattr(net.layers[name == "weight"], name).flags.writeable = True
+    trainer.step(x, y)
 
 
 def test_a_second_thread_is_refused_while_a_step_runs():

@@ -39,6 +39,10 @@ cdef enum:
     MEASURE = 4096              # elements whose squares are added in one go; bits
     AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
 
+# What subnormal numbers, taken for 0, can change in sqrt(v) + eps or in sqrt(v + eps): less than half a unit of float32
+# from 4e-12 on. Beyond the largest eps, 1 / eps would leave the normal numbers. bits
+cdef double LEAST_EPS = 1e-11, MOST_EPS = 1e30
+
 # Columns and rows.
 cdef enum:
     ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed

@@ -163,36 +163,43 @@ static inline double fastopt_log_parts(double x, double *m)
     return whole - (4503599627370496.0 + 1023.0);
 }
 
-/* a / b for 0 < b <= FASTOPT_MOST_..., within one unit in the last place while |a| > 1e-30
- * (float) and the quotient is normal. Roots and divisions share one slow unit, which a loop with one of each waits for; where
- * products and sums can be fused, a division is cheaper made of them: an estimate of 1 / b from its
- * bits, good to 5 %, whose error each step squares. */
+/* a / b for a normal b > 0 or a b that is infinite or NaN, within one unit in the last place while
+ * |a| > 1e-30 (float) and the quotient is normal. Roots and divisions share one slow unit, which a
+ * loop with one of each waits for; where products and sums can be fused, a division is cheaper made
+ * of them: an estimate of 1 / b from its bits, good to 5 %, whose error each step squares. Beyond
+ * FASTOPT_MOST_... 1 / b is below the normal numbers and counts as 0. */
 #ifdef __FMA__
 static inline float fastopt_quotient_float(float a, float b)
 {
+    const int far = b > FASTOPT_MOST_FLOAT;
     uint32_t bits;
-    float y, x;
+    float y, x, rest;
     memcpy(&bits, &b, sizeof bits);
     bits = UINT32_C(0x7ef311c7) - bits;
     memcpy(&y, &bits, sizeof y);
     y *= 2.0f - b * y;
     y *= 2.0f - b * y;
+    y = far ? 0.0f : y;
     x = a * y;
-    return x + (a - b * x) * y;
+    rest = far ? 0.0f : a - b * x;
+    return x + rest * y;
 }
 
 static inline double fastopt_quotient_double(double a, double b)
 {
+    const int far = b > FASTOPT_MOST_DOUBLE;
     uint64_t bits;
-    double y, x;
+    double y, x, rest;
     memcpy(&bits, &b, sizeof bits);
     bits = UINT64_C(0x7fde623822fc16e6) - bits;
     memcpy(&y, &bits, sizeof y);
     y *= 2.0 - b * y;
     y *= 2.0 - b * y;
     y *= 2.0 - b * y;
+    y = far ? 0.0 : y;
     x = a * y;
-    return x + (a - b * x) * y;
+    rest = far ? 0.0 : a - b * x;
+    return x + rest * y;
 }
 #else
 static inline float fastopt_quotient_float(float a, float b) { return a / b; }

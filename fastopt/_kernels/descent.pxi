@@ -64,7 +64,7 @@ cdef void descend_rows(const Operands* a, const floating* weight, Plan* plan, Te
             if penalizes(penalty):
                 for i in range(high):
                     add_penalty_gradient(penalty, weight + (r0 + i) * n_in + j, rows + i * wide, wide)
-            mode = flush_denormals()
+            mode = enter_update(plan)
             if wide == n_in:
                 update_piece(plan, t, r0 * n_in, (r0 + high) * n_in, rows)
             else:

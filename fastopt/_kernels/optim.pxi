@@ -7,12 +7,24 @@
 #   read once and written once.
 # - Blocks of 16 elements pass through local arrays, whole or padded: an element has the same
 #   bits wherever it stands.
-# - Denormal numbers are flushed while a loop runs: moments of a dead unit decay into them, and
-#   would make every later step several times slower.
+# - A division by a root is `quotient`'s, made of products, and subnormal numbers are flushed while a
+#   loop runs: moments of a dead unit decay into them, and would make every later step several times
+#   slower. Both are right to rounding while eps keeps the divisor away from 0; with a smaller or a
+#   huge eps, and where RAdam does not divide, a step is `exact`: IEEE division, nothing flushed.
+
+ctypedef struct Quick:          # how a formula divides
+    char unused
+ctypedef struct Exact:
+    char unused
+ctypedef fused Division:
+    Quick
+    Exact
 
 ctypedef struct Plain:
     char unused
 ctypedef struct Momentum:
+    char unused
+ctypedef struct Nesterov:
     char unused
 ctypedef struct Scaled:
     char unused
@@ -37,6 +49,7 @@ ctypedef struct Lion:
 ctypedef fused Formula:
     Plain
     Momentum
+    Nesterov
     Scaled
     ScaledCentered
     ScaledMomentum
@@ -49,8 +62,8 @@ ctypedef fused Formula:
     Lion
 
 cdef enum:
-    PLAIN, MOMENTUM, SCALED, SCALED_CENTERED, SCALED_MOMENTUM, SCALED_CENTERED_MOMENTUM, ADADELTA, ADAM, NADAM, AMSGRAD, ADAMAX, LION
-FORMULAS = ("plain", "momentum", "scaled", "scaled_centered", "scaled_momentum", "scaled_centered_momentum",
+    PLAIN, MOMENTUM, NESTEROV, SCALED, SCALED_CENTERED, SCALED_MOMENTUM, SCALED_CENTERED_MOMENTUM, ADADELTA, ADAM, NADAM, AMSGRAD, ADAMAX, LION
+FORMULAS = ("plain", "momentum", "nesterov", "scaled", "scaled_centered", "scaled_momentum", "scaled_centered_momentum",
             "adadelta", "adam", "nadam", "amsgrad", "adamax", "lion")
 
 cdef enum:
@@ -67,10 +80,11 @@ assert (len(FORMULAS), len(RULES), len(NUMBERS)) == (LION + 1, RULE_LION + 1, N_
 cdef struct Options:
     int rule, formula
     double number[N_NUMBERS]
-    bint nesterov, interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
+    bint interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
 
 cdef struct Step:           # constants of one step of one tensor, named where update_loop uses them
     double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
+    bint exact
 
 cdef enum:
     MAX_STATES = 3
@@ -105,6 +119,7 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
     s.decay = 0 if o.decoupled_weight_decay else number[WEIGHT_DECAY]
     s.shrink = 1 - lr * number[WEIGHT_DECAY] if o.decoupled_weight_decay else 1
     s.lr, s.inside, s.outside = lr, number[EPS] if o.eps_inside_sqrt else 0, 0 if o.eps_inside_sqrt else number[EPS]
+    s.exact = o.rule != RULE_SGD and o.rule != RULE_LION and not LEAST_EPS <= number[EPS] <= MOST_EPS
     if o.rule == RULE_SGD:
         prepare_sgd(o, t, s)
     elif o.rule == RULE_ADAGRAD:
@@ -116,7 +131,7 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
         if o.interim:           # the velocity holds the step
             s.d, s.lr = -lr, -1
     elif o.rule == RULE_ADADELTA:
-        s.a, s.b, s.inside = number[BETA2], 1 - number[BETA2], number[EPS]
+        s.a, s.b = number[BETA2], 1 - number[BETA2]
     else:                       # two decaying averages
         s.a, s.b = number[BETA1], 1 - number[BETA1]
         s.c, s.d = number[BETA2], 1 - number[BETA2]
@@ -125,10 +140,10 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
 
 
 cdef void prepare_sgd(Options* o, Tensor* t, Step* s) noexcept nogil:
-    # m = a m + b g; theta - lr (c g + d m)
+    # m = a m + b g; theta - lr m, or lr (c g + d m) with Nesterov's c = 1
     s.a = o.number[MU]
     s.b = 1 - o.number[DAMPENING] if t.started else 1       # the first step is not dampened
-    s.c, s.d = 1 if o.nesterov else 0, s.a if o.nesterov else 1
+    s.c, s.d = 1, s.a
     if o.formula == PLAIN:
         return
     t.started = True
@@ -154,7 +169,7 @@ cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, doubl
             s.lr *= sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) * sqrt(correction2)
             s.e = 1
         else:                   # the variance of v is not known yet: no division
-            s.e, s.outside = 0, 1
+            s.e, s.outside, s.exact = 0, 1, True
     elif o.rule == RULE_NADAM:
         mu = number[BETA1] * (1 - 0.5 * pow(0.96, t.count * number[MOMENTUM_DECAY]))
         mu_next = number[BETA1] * (1 - 0.5 * pow(0.96, (t.count + 1) * number[MOMENTUM_DECAY]))
@@ -196,10 +211,17 @@ cdef inline void copy_part(floating* to, const floating* source, Py_ssize_t n, b
         copy_part_d(to, source, n, pad)
 
 
-cdef one_body_void update_loop(Formula* formula, const Step* step, double scale, floating most,
+cdef inline floating divided(Division* division, floating a, floating b) noexcept nogil:
+    if Division is Exact:
+        return a / b
+    else:
+        return quotient(a, b)
+
+
+cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale,
                                floating* param, const floating* grad, floating* s0, floating* s1, floating* s2,
                                Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks; scale: of the gradient; most: the largest divisor
+    # n elements, whole blocks; scale: of the gradient
     cdef floating factor = <floating>(scale * step.gain), shrink = <floating>step.shrink, lr = <floating>step.lr
     cdef floating a = <floating>step.a, b = <floating>step.b, c = <floating>step.c, d = <floating>step.d
     cdef floating e = <floating>step.e, f = <floating>step.f
@@ -235,10 +257,12 @@ cdef one_body_void update_loop(Formula* formula, const Step* step, double scale,
             g = factor * G[i]
             if Formula is Plain:                    # theta - lr g
                 P[i] = p - lr * g
-            elif Formula is Momentum:               # theta - lr (c g + d m)
+            elif Formula is Momentum or Formula is Nesterov:    # theta - lr m
                 m = a * S0[i] + b * g
                 S0[i] = m
-                P[i] = p - lr * (c * g + d * m)
+                if Formula is Nesterov:             # theta - lr (c g + d m)
+                    m = c * g + d * m
+                P[i] = p - lr * m
             elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:
                 m = a * S0[i] + b * g
                 v = c * S1[i] + g * g
@@ -252,15 +276,17 @@ cdef one_body_void update_loop(Formula* formula, const Step* step, double scale,
                 if Formula is Nadam:
                     m = m + f * g
                 q = root(v + inside)
-                q = e * q + outside
-                q = q if q < most else most
-                P[i] = shrink * p - quotient(m, q)
+                if Division is Exact:               # e = 0: not divided, and v may be infinite
+                    q = e * q + outside if e != zero else outside
+                else:
+                    q = e * q + outside
+                P[i] = shrink * p - divided(division, m, q)
             elif Formula is Adamax:                 # theta - lr m / u
                 m = a * S0[i] + b * g
                 v = c * S1[i]
                 q = absolute(g)
                 q = q + outside
-                v = v if v > q else q
+                v = q if v <= q or q != q else v    # NaN stays
                 S0[i] = m
                 S1[i] = v
                 P[i] = p - lr * m / v
@@ -270,13 +296,14 @@ cdef one_body_void update_loop(Formula* formula, const Step* step, double scale,
                 S0[i] = c * m + d * g
                 q = lr if q > zero else (-lr if q < zero else q)
                 P[i] = shrink * p - q
-            elif Formula is Adadelta:               # theta - lr sqrt(D + eps) / sqrt(E + eps) g
+            elif Formula is Adadelta:               # theta - lr sqrt(D) / sqrt(E) g, eps with both roots
                 v = a * S0[i] + b * g * g
                 q = S1[i]
                 m = root(q + inside)
+                m = m + outside
                 top = root(v + inside)
-                top = top if top < most else most
-                top = quotient(m, top)
+                top = top + outside
+                top = divided(division, m, top)
                 top = top * g
                 S0[i] = v
                 S1[i] = a * q + b * top * top
@@ -287,12 +314,12 @@ cdef one_body_void update_loop(Formula* formula, const Step* step, double scale,
                 if Formula is ScaledCentered or Formula is ScaledCenteredMomentum:
                     m = a * S1[i] + b * g
                     S1[i] = m
-                    v = v - m * m
-                    v = v if v > zero else zero     # rounding can leave a little less than nothing
+                    q = v - m * m
+                    v = q if q == q else v          # infinity less infinity: as if m were smaller
+                    v = zero if v < zero else v     # rounding can leave a little less than nothing
                 q = root(v + inside)
                 q = q + outside
-                q = q if q < most else most
-                q = quotient(g, q)
+                q = divided(division, g, q)
                 if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
                     q = c * S2[i] + d * q
                     S2[i] = q
@@ -313,35 +340,32 @@ cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
             array[i] += n
 
 
-cdef void update_part_block(Formula* formula, const Step* step, double scale, floating most, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating** array,
+                            Py_ssize_t n) noexcept nogil:
     # n < BLOCK elements, in a padded copy; moves the pointers past them
     cdef floating padded[(2 + MAX_STATES) * BLOCK]
     cdef Py_ssize_t i
     for i in range(2 + MAX_STATES):
         if array[i] != NULL:
             copy_part(padded + BLOCK * i, array[i], n, True)
-    update_loop(formula, step, scale, most, padded, padded + BLOCK, padded + 2 * BLOCK, padded + 3 * BLOCK, padded + 4 * BLOCK, BLOCK)
+    update_loop(formula, division, step, scale, padded, padded + BLOCK, padded + 2 * BLOCK, padded + 3 * BLOCK, padded + 4 * BLOCK, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
             copy_part(array[i], padded + BLOCK * i, n, False)
     move_on(array, n)
 
 
-cdef void update_arrays(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
+                        Py_ssize_t n) noexcept nogil:
     # n elements; moves the pointers past them
-    cdef floating most
     cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
-    if floating is float:
-        most = MOST_FLOAT
-    else:
-        most = MOST_DOUBLE
     if ahead > 0:
-        update_part_block(formula, step, scale, most, array, ahead)
+        update_part_block(formula, division, step, scale, array, ahead)
         n -= ahead
-    update_loop(formula, step, scale, most, array[0], array[1], array[2], array[3], array[4], n // BLOCK * BLOCK)
+    update_loop(formula, division, step, scale, array[0], array[1], array[2], array[3], array[4], n // BLOCK * BLOCK)
     move_on(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
-        update_part_block(formula, step, scale, most, array, n % BLOCK)
+        update_part_block(formula, division, step, scale, array, n % BLOCK)
 
 
 cdef inline floating clipped(floating g, floating high) noexcept nogil:
@@ -359,6 +383,14 @@ cdef void ready_gradient(const floating* grad, const floating* param, floating* 
         ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
+cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
+    # update_arrays, dividing as the step asks for; a formula without a root has one way
+    if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
+        update_arrays(formula, <Quick*>NULL, step, scale, array, n)
+    else:
+        update_arrays(formula, <Exact*>NULL, step, scale, array, n)
+
+
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # elements start to stop of one tensor, grad (stop - start,) their gradient; one that needs more than a scale
@@ -372,13 +404,13 @@ cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip,
     move_on(array, start)
     array[1] = <floating*>grad
     if t.step.decay == 0 and clip == HUGE_VAL:
-        update_arrays(formula, &t.step, scale, array, stop - start)
+        divide_as_asked(formula, &t.step, scale, array, stop - start)
         return
     while start < stop:
         n = min(stop - start, <Py_ssize_t>PIECE)
         ready_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
         array[1] = ready
-        update_arrays(formula, &t.step, 1, array, n)
+        divide_as_asked(formula, &t.step, 1, array, n)
         grad += n
         start += n
 
@@ -389,6 +421,8 @@ cdef void update_tensor(int formula, Tensor* t, double scale, double clip, const
         update_formula(<Plain*>NULL, t, scale, clip, grad, start, stop)
     elif formula == MOMENTUM:
         update_formula(<Momentum*>NULL, t, scale, clip, grad, start, stop)
+    elif formula == NESTEROV:
+        update_formula(<Nesterov*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED:
         update_formula(<Scaled*>NULL, t, scale, clip, grad, start, stop)
     elif formula == SCALED_CENTERED:

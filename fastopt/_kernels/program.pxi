@@ -678,12 +678,14 @@ cdef class Program:
     cdef bint bounded                       # some have a largest norm
     cdef readonly list widths
     cdef list arrays, grad_shapes           # arrays: held so that the pointers stay good
+    cdef list running                       # averages that training moves
     cdef list pool                          # workspaces at rest, for predict
 
     def __cinit__(self, list widths, list entries, int typenum, bint packed=False):
         cdef Py_ssize_t i
         cdef Entry* e
         self.widths, self.typenum, self.arrays, self.grad_shapes, self.pool = widths, typenum, [], [], [None]
+        self.running = [spec[name] for spec in entries if spec["kind"] == "batch_norm" for name in ("mean", "var")]
         self.n_entries, self.n_in, self.n_out = len(entries), widths[0], widths[len(widths) - 1]
         self.least_rows = 1
         self.entries = <Entry*>aligned_block(len(entries) * sizeof(Entry))
@@ -729,6 +731,13 @@ cdef class Program:
 
     def __dealloc__(self):
         free(self.entries)
+
+    cdef int require_writable(self) except -1:
+        # the running averages; parameters are the optimizer's
+        for array in self.running:
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
+                refuse_changed("running averages of BatchNorm", array)
+        return 0
 
     cdef void* hold(self, object array, bint only_read) except? NULL:
         if array is None:
@@ -887,11 +896,19 @@ cdef class Training:
         # the one region of a call; backward takes twice forward's work, and meets twice as often
         cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
         cdef Py_ssize_t team = team_for(each * self.program.work // self.program.n_entries)
-        if self.update is not None and self.update.held is not self.grads:
-            self.update.take(self.grads)
-            self.update.held = self.grads
+        if self.update is not None:
+            self.require_in_place()
+            if self.update.held is not self.grads:
+                self.update.take(self.grads)
+                self.update.held = self.grads
         with nogil:
             team_run(train_job, c, team)
+
+    cpdef int require_in_place(self) except -1:
+        """Raise ValueError unless all that a step writes can be written, and lies where it did."""
+        if self.update is not None:
+            self.update.require_in_place()
+        return self.program.require_writable()
 
     def step(self, x, targets, sample_weight=None):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""

@@ -167,12 +167,17 @@ static inline void ask_lines(const void *p, ptrdiff_t size) {
     for (ptrdiff_t i = 0; i < size; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
 }
 
-/* Denormal results and operands become zero until the mode is put back. */
+/* Denormal results and operands become zero, or stay what they are, until the mode is put back. */
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 static inline unsigned long flush_denormals(void) {
     const unsigned mode = _mm_getcsr();
     _mm_setcsr(mode | 0x8040); /* FTZ and DAZ */
+    return mode;
+}
+static inline unsigned long keep_denormals(void) {
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode & ~0x8040u);
     return mode;
 }
 static inline void restore_denormals(unsigned long mode) { _mm_setcsr((unsigned)mode); }
@@ -183,11 +188,18 @@ static inline unsigned long flush_denormals(void) {
     __asm__ volatile("msr fpcr, %0" : : "r"(mode | (1ul << 24)));
     return mode;
 }
+static inline unsigned long keep_denormals(void) {
+    unsigned long mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    __asm__ volatile("msr fpcr, %0" : : "r"(mode & ~(1ul << 24)));
+    return mode;
+}
 static inline void restore_denormals(unsigned long mode) {
     __asm__ volatile("msr fpcr, %0" : : "r"(mode));
 }
 #else
 static inline unsigned long flush_denormals(void) { return 0; }
+static inline unsigned long keep_denormals(void) { return 0; }
 static inline void restore_denormals(unsigned long mode) { (void)mode; }
 #endif
 #endif

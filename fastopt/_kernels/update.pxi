@@ -29,6 +29,7 @@ cdef struct Plan:               # everything a step needs
     Py_ssize_t accumulated      # calls since the last update
     double norm, scale
     bint passed                 # the gate lets this step change parameters
+    bint exact                  # the coming update keeps subnormal numbers: some tensor's step asks for it
     bint left_out, refused      # a gradient was not finite; refused: under check_finite "raise"
 
 
@@ -160,6 +161,7 @@ cdef extern from "simd.h" nogil:
     double sum_squares_f(const float* p, Py_ssize_t n)
     double sum_squares_d(const double* p, Py_ssize_t n)
     unsigned long flush_denormals()
+    unsigned long keep_denormals()
     void restore_denormals(unsigned long mode)
 
 
@@ -273,7 +275,7 @@ cdef void update_prepare(Plan* plan) noexcept nogil:
     cdef Tensor* t
     cdef Tensor* twin = NULL    # the tensor before: mostly of the same group and count
     cdef Tensor like
-    plan.passed = True
+    plan.passed, plan.exact = True, False
     plan.updates += 1
     plan.row += 1
     plan.accumulated = 0
@@ -288,6 +290,7 @@ cdef void update_prepare(Plan* plan) noexcept nogil:
         else:
             like.count, like.started, like.product = t.count, t.started, t.product
             prepare(&plan.options[t.group], t)
+            plan.exact |= t.step.exact
             twin = t
 
 
@@ -301,9 +304,14 @@ cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 cdef void update_all(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # all members, after update_prepare
-    cdef unsigned long mode = flush_denormals()
+    cdef unsigned long mode = enter_update(plan)
     walk_share(plan, update_part, member, team)
     restore_denormals(mode)
+
+
+cdef inline unsigned long enter_update(const Plan* plan) noexcept nogil:
+    # the mode for restore_denormals
+    return keep_denormals() if plan.exact else flush_denormals()
 
 
 cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -428,13 +436,13 @@ cdef class Update:
                 k += 2
         return True
 
-    def set_options(self, Py_ssize_t group, str rule, str formula, dict numbers, bint nesterov, bint interim, bint lr_in_velocity,
+    def set_options(self, Py_ssize_t group, str rule, str formula, dict numbers, bint interim, bint lr_in_velocity,
                     bint maximize, bint eps_inside_sqrt, bint decoupled_weight_decay, seen):
         """Options of a group; `seen` is what `settled` compares: its keys and values, or None."""
         self.require_idle()
         cdef Options* o = &self.plan.options[group]
         o.rule, o.formula = RULES.index(rule), FORMULAS.index(formula)
-        o.nesterov, o.interim, o.lr_in_velocity, o.maximize = nesterov, interim, lr_in_velocity, maximize
+        o.interim, o.lr_in_velocity, o.maximize = interim, lr_in_velocity, maximize
         o.eps_inside_sqrt, o.decoupled_weight_decay = eps_inside_sqrt, decoupled_weight_decay
         for name, value in numbers.items():
             o.number[<Py_ssize_t>NUMBERS.index(name)] = value
@@ -518,8 +526,11 @@ cdef class Update:
     cdef void take(self, object grads) except *:
         # points the plan to gradients, if all of them fit
         cdef Py_ssize_t i
-        cdef list given = list(grads)
+        cdef list given
         cdef Tensor* t
+        if isinstance(grads, (dict, set, frozenset)):
+            raise TypeError(f"grads: expected a list of arrays in the order of the parameters, got a {type(grads).__name__}")
+        given = list(grads)
         if len(given) != self.plan.n_tensors:
             raise ValueError(f"grads: expected {self.plan.n_tensors} arrays, one a parameter, got {len(given)}; pass None for one to skip")
         for i in range(self.plan.n_tensors):
@@ -534,6 +545,24 @@ cdef class Update:
             t.apart = t.grad
         self.held = given
 
+    cpdef int require_in_place(self) except -1:
+        """Raise ValueError unless every parameter can be written, and lies where it did when it was taken in."""
+        cdef Py_ssize_t i
+        cdef Tensor* t
+        for i in range(self.plan.n_tensors):
+            t = &self.plan.tensors[i]
+            if not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.params[i]) and lies_at(<cnp.ndarray>self.params[i], t.param, t.size)):
+                refuse_changed(self.names[i], self.params[i])
+        return 0
+
+    cdef bint bound_in_place(self):
+        # whether the plan points to the bound gradients as they are now
+        cdef Py_ssize_t i
+        for i in range(self.plan.n_tensors):
+            if self.bound[i] is not None and not lies_at(<cnp.ndarray>self.bound[i], self.plan.tensors[i].grad, self.plan.tensors[i].size):
+                return False
+        return True
+
     cdef bint fits(self, Py_ssize_t i, object grad):
         cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
         cdef int k, ndim = cnp.PyArray_NDIM(param)
@@ -546,6 +575,7 @@ cdef class Update:
 
     cdef object fitting(self, Py_ssize_t i, object grad):
         # the gradient as an array, or what is wrong with it
+        self.require_in_place()
         name, param = f"grads[{i}]", self.params[i]
         cdef int typenum = self.plan.tensors[i].typenum
         grad = self.convert(name, grad)
@@ -620,8 +650,9 @@ cdef class Update:
                 self.take(grads)
             elif self.bound is None:
                 raise ValueError("step: expected gradients, got none; pass step(grads), or call bind(grads) before")
-            elif self.held is not self.bound:
+            elif self.held is not self.bound or not self.bound_in_place():
                 self.take(self.bound)
+            self.require_in_place()
             with nogil:
                 update_begin(plan)
                 if not plan.gated:
@@ -635,6 +666,7 @@ cdef class Update:
 
     cdef int leave_home(self) except -1:
         # every parameter of an interim group to the point where its gradient is wanted
+        self.require_in_place()
         self.enter()
         with nogil:
             update_begin(&self.plan)
@@ -647,6 +679,7 @@ cdef class Update:
         cdef Py_ssize_t i
         cdef Tensor* t
         self.require_idle()
+        self.require_in_place()
         self.home = [param.copy() for param in self.params]
         self.away = team_process
         for i in range(self.plan.n_tensors):
@@ -688,6 +721,19 @@ cdef class Away:
 
     def __exit__(self, *error):
         self.update.return_home()
+
+
+cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):
+    # whether an array of so many elements still begins there: a resize without a reference check moves it
+    return cnp.PyArray_DATA(a) == place and cnp.PyArray_SIZE(a) == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
+
+
+cdef int refuse_changed(str name, object a) except -1:
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array, got one that has been made read-only since; "
+                         f"set its flags.writeable again, or leave it out")
+    raise ValueError(f"{name}: expected the array as it was taken in, got one resized or moved since, of shape {a.shape}; "
+                     f"make the optimizer anew")
 
 
 # --- clipping of gradients by themselves

@@ -98,6 +98,8 @@ class NewtonCG(Optimizer):
 
     def _step_on(self, training, x, targets, weights) -> float:
         batch = training.check(x, targets, weights)
+        self._update.require_in_place()
+        training.require_in_place()
         with self._update:
             loss, direction = self._descend(training, *batch)
         for k, (state, part) in enumerate(zip(self._states, _parted(direction, self._arrays), strict=True)):

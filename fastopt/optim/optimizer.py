@@ -90,9 +90,7 @@ class Optimizer:
             raise ValueError(f"accumulate: expected a whole number of at least 1, got {accumulate!r}")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay: expected a number in [0, 1), got {ema_decay!r}")
-        params = [params] if opt.is_one_array(params) else list(params)
-        if not params:
-            raise ValueError("params: expected at least one array, got none")
+        params = opt.listed(params)
         self.defaults = {name: options[name] for name in type(self).defaults}
         self.param_groups: list[dict] = []
         self._accumulate, self._ema_decay = int(accumulate), ema_decay
@@ -138,9 +136,7 @@ class Optimizer:
             )
         if "params" not in group:
             raise ValueError('group: expected its arrays under "params", got none')
-        params = [group["params"]] if opt.is_one_array(group["params"]) else list(group["params"])
-        if not params:
-            raise ValueError("params: expected at least one array, got none")
+        params = opt.listed(group["params"])
         first = len(self._arrays)
         names = [f"params[{first + k}]" for k in range(len(params))]
         arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
@@ -202,7 +198,6 @@ class Optimizer:
                 self._rule,
                 formula,
                 fixed,
-                nesterov is True,
                 nesterov == "interim",
                 *flags,
                 self._decoupled(options),

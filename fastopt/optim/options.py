@@ -30,8 +30,26 @@ ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between 
 AT_THE_START = ("initial_accumulator_value", "damping")  # used once, or controlled from then on: no schedule
 
 
-def is_one_array(params) -> bool:
-    """Whether `params` is one array, not a list of them."""
+def listed(params) -> list:
+    """Parameters as a list, one array too; TypeError for what has no order of arrays."""
+    if _is_one_array(params):
+        return [params]
+    if isinstance(params, set | frozenset):
+        raise TypeError(f"params: expected arrays in an order that stays, got a {type(params).__name__}; pass a list")
+    if isinstance(params, dict):
+        raise TypeError(
+            'params: expected a list of arrays, or of groups {"params": [...]}, got a dict; '
+            "pass list(params.values()) for named arrays, [params] for one group"
+        )
+    params = list(params)
+    if not params:
+        raise ValueError("params: expected at least one array, got none")
+    if isinstance(params[0], tuple) and len(params[0]) == 2 and isinstance(params[0][0], str):
+        raise TypeError("params: expected arrays, got (name, array) pairs; pass [array for name, array in params]")
+    return params
+
+
+def _is_one_array(params) -> bool:
     try:
         return isinstance(params, np.ndarray) or hasattr(params, "__dlpack__") or bool(memoryview(params).format)
     except TypeError:

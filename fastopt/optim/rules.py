@@ -69,7 +69,9 @@ class SGD(Optimizer):
         _check_nesterov(group["nesterov"], (False, True, "interim"))
         if group["nesterov"] and (is_zero(group["momentum"]) or not is_zero(group["dampening"])):
             raise ValueError("nesterov: expected momentum above 0 and dampening 0")
-        return ("plain", ()) if is_zero(group["momentum"]) else ("momentum", ("momentum_buffer",))
+        if is_zero(group["momentum"]):
+            return "plain", ()
+        return "nesterov" if group["nesterov"] is True else "momentum", ("momentum_buffer",)
 
 
 class Adagrad(Optimizer):
@@ -223,13 +225,15 @@ class Adadelta(Optimizer):
         L2 penalty, added to the gradient.
     maximize : bool
         Climb instead of descend.
+    eps_inside_sqrt : bool
+        False adds `eps` to both roots instead.
     **shared
         max_norm, clip_value, check_finite, accumulate, ema_decay: see `Optimizer`.
 
     Notes
     -----
-    ``s = rho * s + (1 - rho) * g**2``, ``d = sqrt(a + eps) / sqrt(s + eps) * g``,
-    ``a = rho * a + (1 - rho) * d**2``, ``param -= lr * d``.
+    ``s = rho * s + (1 - rho) * g**2``, ``d = sqrt(a + eps) / sqrt(s + eps) * g``, or
+    ``d = (sqrt(a) + eps) / (sqrt(s) + eps) * g``, then ``a = rho * a + (1 - rho) * d**2``, ``param -= lr * d``.
 
     Examples
     --------
@@ -242,7 +246,18 @@ class Adadelta(Optimizer):
 
     _rule = "adadelta"
 
-    def __init__(self, params, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, *, maximize=False, **shared):
+    def __init__(
+        self,
+        params,
+        lr=1.0,
+        rho=0.9,
+        eps=1e-6,
+        weight_decay=0.0,
+        *,
+        maximize=False,
+        eps_inside_sqrt=True,
+        **shared,
+    ):
         super().__init__(params, locals(), **shared)
 
     def _formula(self, group):
