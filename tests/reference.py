@@ -173,10 +173,13 @@ def batch_norm_backward(dy, x, gamma, mean, var, z=None, eps=1e-5, activation="i
 # ---------------------------------------------------------------- losses: (loss, gradient)
 
 
-def cross_entropy(logits, targets, sample_weight=None, class_weight=None, label_smoothing=0.0):
+def cross_entropy(logits, targets, sample_weight=None, class_weight=None, label_smoothing=0.0, ignore_index=-100):
     """targets: classes (n,) or probabilities (n, k); class weights divide only where there are classes"""
     n, k = logits.shape
     class_weight = np.ones(k) if class_weight is None else np.asarray(class_weight, float)
+    if targets.ndim == 1:  # a row that does not count is one of weight 0
+        sample_weight = np.where(targets == ignore_index, 0, 1 if sample_weight is None else sample_weight)
+        targets = np.where(targets == ignore_index, 0, targets)
     share = row_share(sample_weight, n, class_weight[targets] if targets.ndim == 1 else np.ones(n))
     if targets.ndim == 1:
         targets = np.eye(k)[targets]
@@ -219,7 +222,8 @@ def mean_of_elements(value, slope, sample_weight):
 def row_share(sample_weight, n, counted=1.0):
     """What each row counts for in the mean."""
     weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, float)
-    return weight / (weight * counted).sum()
+    total = (weight * counted).sum()
+    return weight / total if total else np.zeros(n)
 
 
 def draw_targets(kind, n, k, seed=0):
@@ -572,6 +576,8 @@ LOSS_CASES = [
     ("cross_entropy", "probabilities", {"class_weight": CLASS_WEIGHTS}),
     ("cross_entropy", "classes", {"class_weight": CLASS_WEIGHTS, "label_smoothing": 0.3}),
     ("cross_entropy", "probabilities", {"class_weight": CLASS_WEIGHTS, "label_smoothing": 0.3}),
+    ("cross_entropy", "classes", {"ignore_index": 1}),
+    ("cross_entropy", "classes", {"ignore_index": 1, "class_weight": CLASS_WEIGHTS, "label_smoothing": 0.3}),
     ("mse", "values", {}),
     ("mae", "values", {}),
     ("huber", "values", {}),

@@ -8,6 +8,7 @@ import builtins
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import fastopt as fo
 
@@ -42,6 +43,8 @@ def arrays():
     a["pair"] = np.zeros(40, np.float32)  # two overlapping outputs of 20 elements
     a["classes"] = np.array([0, 1, 4, 2])
     a["wide"] = np.zeros((4, 5))  # float64
+    a["masked"] = np.ma.masked_greater(a["x"].copy(), 1.5)
+    a["masked_out"] = np.ma.masked_greater(a["dy"].copy(), 1.5)
     a["not_finite"] = np.where(np.arange(20).reshape(4, 5) == 11, np.nan, a["dy"]).astype(np.float32)
     return a
 
@@ -220,6 +223,31 @@ FUNCTIONAL = {
     "F.huber(dy, z, grad, delta=np.inf)": r"ValueError: delta: expected a finite number above 0, got inf",
     "F.mae(dy, wrong, grad)": r"ValueError: targets: expected shape \(4, 5\), got \(2, 2\)",
     "F.cross_entropy(dy, classes, read_only)": r"ValueError: grad: expected a writable array",
+    "F.cross_entropy(dy, [0, 5, -100, 1], grad)": r"ValueError: targets: .* got 0 to 5, first 5 at \(1,\); .* -100 ",
+    "F.cross_entropy(dy, [0, 9, 9, 1], grad, sample_weight=[1, 1, 0, 1])": r"ValueError: targets: .* 9 at \(1,\)",
+    "F.cross_entropy(dy, np.array([0, 1, 2, 2**64 - 100], np.uint64), grad)": r"ValueError: targets: expected classes",
+    "F.cross_entropy(dy, z / 2, grad, ignore_index=2)": r"ValueError: ignore_index: expected no class where .*, got 2; pass a",
+    "F.cross_entropy(dy, classes, grad, ignore_index=1.0)": r"ValueError: ignore_index: expected a whole number .* got 1\.0",
+    "F.cross_entropy(dy, classes, grad, ignore_index=None)": r"ValueError: ignore_index: expected a whole number",
+    "F.cross_entropy(dy, classes, grad, class_weight=dict.fromkeys(range(5), 1.0))": r"TypeError: class_weight: "
+    r"expected real numbers, got a dict; pass its values as a list, in order: \[class_weight\[i\] for i",
+    # data of other kinds: masks, imaginary parts and missing values are not lost
+    "F.dense(masked, weight)": r"TypeError: x: expected an array without masked elements, .*; pass x\.filled\(\.\.\.\)",
+    "F.dense(x, weight, out=masked_out)": r"TypeError: out: expected an array without masked elements",
+    "F.mse(dy, masked_out, grad)": r"TypeError: targets: expected real numbers, got a masked array; pass targets\.filled",
+    "F.mse(dy, z, grad, sample_weight=masked[:, 0])": r"TypeError: sample_weight: .*; pass sample_weight\.filled",
+    "F.mse(dy, z, grad, sample_weight=np.ones(4, complex))": r"TypeError: sample_weight: .* complex128; pass sample_weight\.real",
+    "F.mse(dy, z, grad, sample_weight={1.0, 2.0})": r"TypeError: sample_weight: .* got a set; a set has no order, pass a",
+    "F.mse(dy, (r for r in z), grad)": r"TypeError: targets: expected real numbers, got a generator; pass list\(targets\)",
+    "F.mse(dy, [[1.0], [1.0, 2.0]], grad)": r"ValueError: targets: expected real numbers, got a list that makes no array",
+    "F.mse(dy, [[1.0, None]], grad)": r"TypeError: targets: .* object with None at \(0, 1\); fill or drop missing values",
+    "F.mse(dy, None, grad)": r"TypeError: targets: expected real numbers, got a NoneType; fill or drop missing",
+    "F.mse(dy, np.full((4, 5), '2026-01-01', 'datetime64[D]'), grad)": r"TypeError: targets: .*, got dtype datetime64",
+    "F.cross_entropy(dy, ['a', 'b', 'a', 'b'], grad)": r"TypeError: targets: expected integer classes .*; number text by "
+    r"classes, numbers = numpy\.unique\(text, return_inverse=True\)",
+    "F.dense(sparse, weight)": r"TypeError: x: expected a NumPy array, got csr_matrix; pass x\.toarray\(\)",
+    "F.mse(dy, sparse, grad)": r"TypeError: targets: expected real numbers, got a sparse csr_matrix; pass targets\.toarray",
+    "F.clip_grad_norm_([masked_out], 1.0)": r"TypeError: grads\[0\]: expected an array without masked elements",
     # gradients clipped in place: all are checked before one is written
     "F.clip_grad_norm_([dy, [1.0]], 1.0)": r"TypeError: grads\[1\]: expected a NumPy array, got list",
     "F.clip_grad_norm_([dy, read_only], 1.0)": r"ValueError: grads\[1\]: expected a writable array",
@@ -244,6 +272,8 @@ def normal():
 
 OBJECTS = {
     # optimizers
+    "fo.optim.SGD([masked])": r"TypeError: params\[0\]: expected an array without masked elements",
+    "fo.optim.SGD([z]).step([masked_out])": r"TypeError: grads\[0\]: expected an array without masked elements",
     "fo.optim.SGD([])": r"ValueError: params: expected at least one array, got none",
     "fo.optim.SGD([[1.0]])": r"TypeError: params\[0\]: expected a NumPy array.*, got list",
     "fo.optim.SGD(['abc'])": r"TypeError: params\[0\]: expected a NumPy array.*, got str",
@@ -343,6 +373,13 @@ OBJECTS = {
     "net().predict(dy)": r"ValueError: x: expected shape \(n, 3\), got \(4, 5\)",
     "net().predict(row)": r"ValueError: x: expected shape \(n, 3\), got \(3,\); pass x\.reshape\(1, -1\)",
     "net().predict(np.full((4, 3), 'a'))": r"TypeError: x: expected real numbers, got dtype <U1",
+    "net().predict(masked)": r"TypeError: x: expected real numbers, got a masked array; pass x\.filled\(\.\.\.\)",
+    "net().predict(masked, check_finite=True)": r"TypeError: x: expected real numbers, got a masked array",
+    "net().predict(x + 1j)": r"TypeError: x: expected real numbers, got dtype complex64; pass x\.real",
+    "net().predict(sparse)": r"TypeError: x: expected real numbers, got a sparse csr_matrix; pass x\.toarray\(\)",
+    "setattr(net().layers[0], 'weight', weight * 1j)": r"TypeError: weight: expected real numbers, got dtype complex64",
+    "setattr(net().layers[0], 'weight', np.ma.masked_greater(weight, 1.5))": r"TypeError: weight: .* got a masked array",
+    "fo.nn.CrossEntropy(ignore_index=0.5)": r"ValueError: ignore_index: expected a whole number .*, got 0\.5",
     "net().predict(x, wrong)": r"ValueError: out: expected shape \(4, 5\), got \(2, 2\)",
     "net().predict(x, wide)": r"TypeError: out: expected dtype float32 to write to, got float64",
     "net().predict(x, read_only)": r"ValueError: out: expected a writable array",
@@ -402,7 +439,134 @@ OBJECTS = {
 def test_an_error_names_argument_expectation_and_finding_and_nothing_is_written(call):
     a = arrays()
     before = {name: value.tobytes() for name, value in a.items()}
+    a["sparse"] = scipy.sparse.csr_matrix(a["x"])
     kind, message = {**FUNCTIONAL, **OBJECTS}[call].split(": ", 1)
     with pytest.raises(getattr(builtins, kind), match=f"^{message}"):
         eval(call, {"F": F, "fo": fo, "np": np, "first": first, "second": second, "net": net, "normal": normal, **a})
-    assert {name: value.tobytes() for name, value in a.items()} == before
+    assert {name: a[name].tobytes() for name in before} == before
+
+
+# ---------------------------------------------------------------- what is numerically clear is taken
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(lambda x: np.ma.array(x, mask=False), id="nothing masked"),
+        pytest.param(lambda x: x.astype(object), id="object"),
+        pytest.param(lambda x: x.astype(">f4"), id="other byte order"),
+        pytest.param(lambda x: np.asfortranarray(x), id="columns first"),
+        pytest.param(lambda x: np.asmatrix(x), id="matrix"),
+        pytest.param(lambda x: x.tolist(), id="list"),
+        pytest.param(lambda x: pandas().DataFrame(x), id="frame"),
+        pytest.param(lambda x: pandas().DataFrame(x).astype("Float64"), id="nullable frame"),
+        pytest.param(lambda x: pandas().DataFrame(x).astype({0: "Float32", 2: "Float64"}), id="mixed frame"),
+        pytest.param(lambda x: pytest.importorskip("torch").tensor(x), id="tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_real_numbers_are_taken_in_any_form(given):
+    x = arrays()["x"]
+    np.testing.assert_array_equal(net().predict(given(x)), net().predict(x))
+
+
+def pandas():
+    return pytest.importorskip("pandas")
+
+
+def test_frames_of_bools_whole_numbers_and_floats_are_taken():
+    frame = pandas().DataFrame({"a": [True, False], "b": [0.5, 1.5], "c": pandas().array([1, 2], dtype="Int64")})
+    np.testing.assert_array_equal(net().predict(frame), net().predict([[1, 0.5, 1], [0, 1.5, 2]]))
+    loss, _ = F.cross_entropy(np.zeros((2, 3)), pandas().Series([0, 2], dtype="Int64"), sample_weight=frame["a"])
+    assert loss == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (["u", "v"], r"x\['b'\]: expected real numbers, got .*; number text by"),
+        ([1.0, None], None),
+        ([1j, 2.0], r"x\['b'\]: expected real numbers, got dtype complex128; pass"),
+        (["datetime64[ns]", 1, 2], r"x\['b'\]: expected real numbers, got dtype datetime64"),
+    ],
+)
+def test_the_first_column_that_is_no_number_is_named(column, message):
+    dtype, column = (column[0], column[1:]) if len(column) == 3 else (None, column)
+    frame = pandas().DataFrame({"a": [True, False], "b": pandas().Series(column, dtype=dtype), "c": ["x", "y"]})
+    if message is None:  # NaN is a number, as in any array: the next column is the first that is none
+        message = r"x\['c'\]: expected real numbers"
+    with pytest.raises(TypeError, match=message):
+        net().predict(frame)
+
+
+def test_tensors_say_what_keeps_them():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"x: expected real numbers.*; a torch tensor needs \.detach\(\), pass x\.detach"):
+        net().predict(torch.ones(4, 3, requires_grad=True))
+    with pytest.raises(TypeError, match=r"x: expected real numbers.*; NumPy has no bfloat16, pass x\.float\(\)"):
+        net().predict(torch.ones(4, 3, dtype=torch.bfloat16))
+    with pytest.raises(TypeError, match=r"params\[0\]: .*; a torch tensor needs \.detach\(\)"):
+        fo.optim.SGD([torch.ones(3, requires_grad=True)])
+    with pytest.raises(TypeError, match=r"params\[0\]: .*; NumPy has no bfloat16, pass params\[0\]\.float\(\)"):
+        fo.optim.SGD([torch.ones(3, dtype=torch.bfloat16)])
+    state = fo.optim.Adam([np.ones(3)]).state_dict()
+    state["state"][0] |= {"step": 1, "exp_avg": torch.ones(3, dtype=torch.bfloat16), "exp_avg_sq": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"exp_avg: .*NumPy has no bfloat16, pass exp_avg\.float\(\)"):
+        fo.optim.Adam([np.ones(3)]).load_state_dict(state)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+MANY = 2**40
+NOTHING = {
+    "dense": lambda: F.dense(empty(MANY, 0), empty(0, 0), z=empty(MANY, 0), activation="softmax"),
+    "dense of no rows": lambda: F.dense(empty(0, 0), empty(MANY, 0)),
+    "dense backward": lambda: F.dense_backward(
+        empty(MANY, 0), empty(MANY, 0), empty(0, 0), empty(MANY, 0), "tanh", dw=empty(0, 0), db=empty(0)
+    ),
+    "dense backward of no rows": lambda: F.dense_backward(empty(0, MANY), empty(0, 0), empty(MANY, 0), dw=empty(MANY, 0)),
+    "grouped dense": lambda: F.grouped_dense(empty(MANY, 0), empty(0, 0), groups=3),
+    "activation": lambda: F.activation(empty(MANY, 0), "gelu"),
+    "softmax": lambda: F.activation(empty(MANY, 0), "softmax"),
+    "exp": lambda: F.exp(empty(3, MANY, 0)),
+    "maxout": lambda: F.maxout(empty(MANY, 0)),
+    "maxout backward": lambda: F.maxout_backward(empty(MANY, 0), empty(MANY, 0)),
+    "standardize": lambda: F.standardize(empty(MANY, 0), empty(0), empty(0)),
+    "dropout": lambda: F.dropout(empty(MANY, 0), 0.5, 0),
+    "batch statistics": lambda: F.batch_statistics(empty(MANY, 0)),
+    "batch norm": lambda: F.batch_norm(empty(MANY, 0)),
+    "batch norm backward": lambda: F.batch_norm_backward(empty(MANY, 0), empty(MANY, 0), None, empty(0), empty(0)),
+    "batch norm inference": lambda: F.batch_norm_inference(empty(MANY, 0), None, None, empty(0), empty(0)),
+    "mse": lambda: F.mse(empty(0, MANY), empty(0, MANY)),
+    "cross entropy": lambda: F.cross_entropy(empty(0, MANY), np.empty(0, int)),
+    "clipping": lambda: F.clip_grad_norm_([empty(MANY, 0)], 1.0),
+    "optimizer": lambda: fo.optim.Adam([empty(MANY, 0)], max_norm=1.0, ema_decay=0.5).step([empty(MANY, 0)]),
+}
+
+
+def empty(*shape):
+    return np.empty(shape, np.float32)
+
+
+@pytest.mark.parametrize("call", NOTHING)
+def test_many_rows_of_nothing_take_no_time(call):
+    NOTHING[call]()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "F.dense(huge, weight)",
+        "F.activation(huge, 'relu')",
+        "F.mse(huge, huge)",
+        "net().predict(huge)",
+        "net().evaluate(huge, huge_classes)",
+        "fo.nn.Trainer(net(), 'mse', fo.optim.SGD([a for a in net().parameters()]), max_batch=2**62)",
+    ],
+)
+def test_what_memory_cannot_hold_is_an_error_and_no_crash(call):
+    huge = np.broadcast_to(np.ones(3, np.float32), (2**44, 3))
+    classes = np.broadcast_to(np.int64(0), (2**44,))
+    with pytest.raises((MemoryError, ValueError, OverflowError)):
+        eval(call, {"F": F, "fo": fo, "np": np, "net": net, "huge": huge, "huge_classes": classes, **arrays()})

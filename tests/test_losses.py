@@ -182,6 +182,7 @@ def test_weighted_means_are_torchs_losses_of_rows_weighted(loss, kind, options, 
     options, weight = loss_options(options, 6), np.linspace(0.5, 2, 20)
     got = getattr(fo.functional, loss)(prediction, targets, sample_weight=weight, **options)[0]
     counted = weight * options["class_weight"][targets] if "class_weight" in options and kind == "classes" else weight
+    counted = counted * (targets != options["ignore_index"]) if "ignore_index" in options else counted
     if "class_weight" in options:
         options["weight"] = torch.tensor(options.pop("class_weight"))
     target = torch.tensor(targets, dtype=None if kind == "classes" else torch.float64)
@@ -190,6 +191,98 @@ def test_weighted_means_are_torchs_losses_of_rows_weighted(loss, kind, options, 
     ).numpy()
     rows = rows.reshape(20, -1).mean(axis=1)
     assert got == pytest.approx((rows * weight).sum() / counted.sum(), rel=RTOL[prediction.dtype])
+
+
+# ---------------------------------------------------------------- rows that do not count
+
+IGNORED = [o for _, kind, o in LOSS_CASES if kind == "classes" and "ignore_index" not in o]
+every_ignored = pytest.mark.parametrize("options", IGNORED)
+
+
+@every_ignored
+@pytest.mark.parametrize("k", [3, 40])
+@pytest.mark.parametrize("ignore", [-100, 0, 2**40])
+def test_ignored_rows_are_torchs(options, k, ignore, dtype):
+    torch = pytest.importorskip("torch")
+    logits, classes = data(33, k, dtype, "classes")
+    classes[::4] = ignore
+    options = loss_options(options, k)
+    got, grad = fo.functional.cross_entropy(logits, classes, ignore_index=ignore, **options)
+    if "class_weight" in options:
+        options["weight"] = torch.tensor(options.pop("class_weight"))
+    leaf = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
+    value = torch.nn.functional.cross_entropy(leaf, torch.tensor(classes), ignore_index=ignore, **options)
+    value.backward()
+    assert got == pytest.approx(value.item(), rel=RTOL[logits.dtype])
+    np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=RTOL[logits.dtype], atol=RTOL[logits.dtype] / 33)
+
+
+@every_ignored
+@pytest.mark.parametrize("k", [5, 40])
+@pytest.mark.parametrize("label", [-100, -1, 2**62])
+def test_a_row_that_is_ignored_or_has_no_weight_is_as_if_absent_whatever_its_label(options, k, label, dtype):
+    logits, classes = data(23, k, dtype, "classes")
+    options, keep = loss_options(options, k), np.arange(23) % 3 > 0
+    want, want_grad = fo.functional.cross_entropy(logits[keep], classes[keep], **options)
+    logits[~keep], classes[~keep] = np.nan, label
+    calls = [{"sample_weight": keep}, {"ignore_index": label}, {"ignore_index": label, "sample_weight": np.ones(23)}]
+    for call in calls:
+        got, grad = fo.functional.cross_entropy(logits, classes, **options, **call)
+        assert got == pytest.approx(want, rel=RTOL[logits.dtype])
+        np.testing.assert_allclose(grad[keep], want_grad, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps / 8)
+        np.testing.assert_array_equal(grad[~keep], 0)
+
+
+def test_all_rows_ignored_give_loss_zero_and_no_gradient(dtype):
+    loss, grad = fo.functional.cross_entropy(np.ones((3, 4), dtype), np.full(3, -100), label_smoothing=0.1)
+    assert loss == 0
+    np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("gauss_newton", [False, True])
+def test_products_with_the_curvature_leave_ignored_rows_out(gauss_newton):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 5, "tanh"), fo.nn.Dense(5, 3)], rng=0, dtype=np.float64)
+    x, y = data(12, 4, np.float64, "values")[0], draw_targets("classes", 12, 3)
+    v, keep = [np.ones_like(a) for a in net.parameters()], np.arange(12) % 2 > 0
+    want = net.hvp(x[keep], y[keep], v, gauss_newton=gauss_newton)
+    y[~keep] = -7
+    for got in (
+        net.hvp(x, y, v, fo.nn.CrossEntropy(ignore_index=-7), gauss_newton=gauss_newton),
+        net.hvp(x, y, v, sample_weight=keep, gauss_newton=gauss_newton),
+    ):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+def test_training_with_ignored_rows_takes_the_steps_of_training_without_them():
+    x, y = data(60, 4, np.float64, "values")[0], draw_targets("classes", 60, 3)
+    x[::3], y[::3] = 1e6, -100
+
+    def fitted(rows, weight):
+        net = fo.nn.Sequential([fo.nn.Dense(4, 3)], rng=0, dtype=np.float64)
+        trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.SGD(net.parameters(), lr=0.1))
+        trainer.fit(x[rows], y[rows], epochs=3, batch_size=60, sample_weight=weight)
+        return net.parameters()
+
+    counted = y >= 0
+    for rows, weight in ((slice(None), None), (slice(None), counted)):
+        for a, b in zip(fitted(rows, weight), fitted(counted, None), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_labels_changed_after_the_check_never_reach_beyond_their_row():
+    # a callback writes them between two epochs of one call of fit
+    net = fo.nn.Sequential([fo.nn.Dense(4, 3)], rng=0)
+    loss = fo.nn.CrossEntropy(class_weight=[1.0, 2.0, 3.0])
+    trainer = fo.nn.Trainer(net, loss, fo.optim.SGD(net.parameters(), lr=0.1))
+    x, y = data(50, 4, np.float32, "values")[0], np.zeros(50, np.int64)
+
+    def spoil(trainer, history):
+        y[::2] = 2**40
+        y[1::4] = -(2**40)
+
+    trainer.fit(x, y, epochs=3, batch_size=16, callbacks=spoil)
+    assert all(np.isfinite(a).all() for a in net.parameters())
 
 
 # ---------------------------------------------------------------- extremes
@@ -280,6 +373,8 @@ def test_an_error_of_zero_has_no_slope(dtype):
 def test_nan_in_a_row_is_refused_where_it_stands(loss, kind, options, k, dtype):
     prediction, targets = data(3, k, dtype, kind)
     prediction[1, 2] = np.nan
+    if kind == "classes":
+        targets[1] = 0  # a row that counts
     with pytest.raises(
         ValueError, match=r"(logits|prediction): expected values whose loss is defined, got nan at \(1, 2\)"
     ):

@@ -3,9 +3,14 @@
 # Every check raises before anything is written, and its message names the
 # argument, what was expected, what came, and the way out.
 
+cdef inline bint is_array(object a):
+    # an ndarray all of whose elements count
+    return cnp.PyArray_CheckExact(a) or (cnp.PyArray_Check(a) and not _arrays.has_masked(a))
+
+
 cdef inline bint is_plain(object a, int typenum, int ndim):
     # an ndarray of this dtype and rank that a kernel can read where it lies
-    return (cnp.PyArray_Check(a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == typenum
+    return (is_array(a) and cnp.PyArray_TYPE(<cnp.ndarray>a) == typenum
             and cnp.PyArray_NDIM(<cnp.ndarray>a) == ndim
             and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
             and cnp.PyArray_ISALIGNED(<cnp.ndarray>a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a))
@@ -18,12 +23,11 @@ cdef inline void* data(object a) noexcept:
 cdef int float_type(str name, object a) except -1:
     # the type number of a floating array that sets the dtype of a call
     cdef int typenum
-    if cnp.PyArray_Check(a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a):
+    if is_array(a) and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>a):
         typenum = cnp.PyArray_TYPE(<cnp.ndarray>a)
         if typenum == cnp.NPY_FLOAT32 or typenum == cnp.NPY_FLOAT64:
             return typenum
-    if not isinstance(a, np.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}; pass np.asarray({name})")
+    _arrays.require_array(name, a)
     if a.dtype == np.float32:
         return cnp.NPY_FLOAT32
     if a.dtype == np.float64:
@@ -71,6 +75,16 @@ cdef object as_input(str name, object a, int typenum, tuple shape):
     return a
 
 
+cdef object as_numbers(str name, object a, int typenum, tuple shape):
+    # any real numbers, converted to the dtype of a network if need be
+    if not is_plain(a, typenum, <int>len(shape)):
+        a = _arrays.as_numbers(name, a)
+        check_shape(name, a, shape)
+        a = np.require(a, dtype_of(typenum), ["C", "A"])
+    check_shape(name, a, shape)
+    return a
+
+
 cdef object as_output(str name, object a, int typenum, tuple shape):
     # an array a kernel overwrites in place; None makes a new one
     if is_plain(a, typenum, <int>len(shape)) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>a) and fits(a, shape):
@@ -79,6 +93,7 @@ cdef object as_output(str name, object a, int typenum, tuple shape):
         return np.empty(shape, dtype_of(typenum))
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name}: expected a NumPy array to write to, got {type(a).__name__}")
+    _arrays.require_array(name, a)
     if a.dtype != dtype_of(typenum) or not a.dtype.isnative:
         raise TypeError(f"{name}: expected dtype {dtype_of(typenum)} to write to, got {a.dtype}")
     check_shape(name, a, shape)

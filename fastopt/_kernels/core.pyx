@@ -19,6 +19,8 @@ cimport numpy as cnp
 
 import numpy as np
 
+from fastopt import _arrays, _numbers
+
 cnp.import_array()
 
 include "_tuning.pxi"

@@ -325,6 +325,8 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     if z is not None:
         z = as_output("z", z, c.typenum, (c.n, c.n_out))
     check_apart(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
+    if cnp.PyArray_SIZE(<cnp.ndarray>out) == 0:     # however many rows of nothing there are
+        return out
     c.x, c.weight, c.y = data(x), data(weight), data(out)
     c.bias = NULL if bias is None else data(bias)
     c.v = NULL if z is None else data(z)
@@ -354,6 +356,8 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, Py
     if db is not None:
         db = as_output("db", db, c.typenum, (c.n_out,))
     check_apart(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
+    if all(a is None or cnp.PyArray_SIZE(<cnp.ndarray>a) == 0 for a in (dx, dw, db)):
+        return dx
     dz = dy if c.activation == IDENTITY else np.empty_like(dy)
     c.dy, c.x, c.weight, c.dz, c.dx = data(dy), data(x), data(weight), data(dz), data(dx)
     c.v = data(dy) if v is None else data(v)

@@ -10,6 +10,8 @@
 #   A batch whose weights are all zero has loss 0 and gradient 0.
 # - Targets and weights are checked before the first write. Predictions are not: that would be
 #   one more read. Where they leave a loss undefined it is NaN, and the caller raises.
+# - A label is an index into a row, and its array may change under a running call: label_of reads
+#   it once and turns what is no class of this loss into -1, a row that does not count.
 
 cdef extern from "bits.h" nogil:
     double log_parts "fastopt_log_parts"(double x, double* m)
@@ -23,11 +25,13 @@ cdef enum:
     BINARY_CROSS_ENTROPY    # targets: probabilities (n, k)
 
 LOSSES = ("cross_entropy", "mse", "mae", "huber", "binary_cross_entropy")
+IGNORE_INDEX = -100         # torch's
 
 cdef struct Loss:
     int kind
     double delta            # huber
     double floor, keep      # label smoothing s: a target t counts as s / k + (1 - s) t
+    int64_t ignore          # the label of rows that do not count
     void* class_weight      # (k,) of the predictions' dtype, or NULL
 
 
@@ -281,6 +285,8 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
     cdef double mass = 0
     cdef Py_ssize_t j
     dot[0] = 0
+    if t == NULL and label < 0:
+        return 0
     if t == NULL:
         mass = rule.keep * class_weight_of(rule, label, z)
         dot[0] = mass * (<double>z[label] - <double>top) if mass != 0 else 0
@@ -296,7 +302,9 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
 
 cdef void subtract_targets(const Loss* rule, const floating* t, int64_t label, floating scale, floating* grad,
                            Py_ssize_t k) noexcept nogil:
-    # grad -= scale a
+    # grad -= scale a; a row without a class has no a
+    if t == NULL and label < 0:
+        return
     if t == NULL:
         grad[label] -= scale * <floating>(rule.keep * class_weight_of(rule, label, grad))
     if t != NULL or rule.floor != 0:
@@ -305,6 +313,12 @@ cdef void subtract_targets(const Loss* rule, const floating* t, int64_t label, f
 
 cdef inline double class_weight_of(const Loss* rule, int64_t label, const floating* dtype) noexcept nogil:
     return 1.0 if rule.class_weight == NULL else <double>(<const floating*>rule.class_weight)[label]
+
+
+cdef inline int64_t label_of(const Loss* rule, const void* targets, Py_ssize_t i, Py_ssize_t k) noexcept nogil:
+    # the class of row i, or -1: the row does not count
+    cdef int64_t label = (<const volatile int64_t*>targets)[i]
+    return label if <size_t>label < <size_t>k and label != rule.ignore else -1
 
 
 cdef one_body_void exp_columns(floating* e, floating* top, floating* total, Py_ssize_t k) noexcept nogil:
@@ -365,8 +379,8 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
     cdef double mass[LANES]
     cdef double dot[LANES]
     cdef double weight[LANES]
+    cdef int64_t label[LANES]
     cdef const floating* t
-    cdef int64_t label
     cdef Py_ssize_t i, j
     for i in range(LANES):
         mass[i], dot[i], weight[i], total[i] = 0, 0, 0, 1
@@ -374,16 +388,16 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
         exp_narrow_rows(z, e, top, total, rows, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
-        label = (<const int64_t*>targets)[i] if t == NULL else 0
+        label[i] = label_of(rule, targets, i, k) if t == NULL else 0
         weight[i] = inverse if weights == NULL else <double>weights[i] * inverse
         if k > NARROW:
             top[i] = row_max(z + i * k, k)
             total[i] = exp_sum_row(z + i * k, top[i], grad + i * k, k)
-        mass[i] = sum_targets(rule, z + i * k, t, label, top[i], &dot[i], k)
+        mass[i] = sum_targets(rule, z + i * k, t, label[i], top[i], &dot[i], k)
         if k > NARROW:
             factor[i] = gradient_factor(weight[i] * mass[i], total[i])
             scale_row(grad + i * k, factor[i], k)
-            subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
+            subtract_targets(rule, t, label[i], <floating>weight[i], grad + i * k, k)
     row_losses(total, mass, dot, weight, row_loss, rows)
     if k > NARROW:
         return
@@ -392,8 +406,7 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
     scale_narrow_rows(e, factor, grad, rows, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
-        label = (<const int64_t*>targets)[i] if t == NULL else 0
-        subtract_targets(rule, t, label, <floating>weight[i], grad + i * k, k)
+        subtract_targets(rule, t, label[i], <floating>weight[i], grad + i * k, k)
 
 
 cdef inline floating gradient_factor(double part, floating total) noexcept nogil:
@@ -427,7 +440,7 @@ cdef void loss_rows(const Loss* rule, const floating* prediction, const void* ta
                     double* row_loss, floating* grad, Py_ssize_t n, Py_ssize_t k,
                     Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # prediction (n, k); weights (n,) or NULL -> row_loss (n,), grad (n, k) of the (weighted) mean
-    cdef double total = loss_weight(rule, targets, weights, n), inverse = 1 / total if total > 0 else 0
+    cdef double total = loss_weight(rule, targets, weights, n, k), inverse = 1 / total if total > 0 else 0
     cdef Py_ssize_t grain = LANES if k <= NARROW else 1, rows
     cdef Py_ssize_t most = LANES if rule.kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else grain
     cdef Py_ssize_t i = share(n, grain, member, team), stop = share(n, grain, member + 1, team)
@@ -482,7 +495,7 @@ cdef void cross_entropy_tangent(const Loss* rule, const floating* z, const void*
                                 double weight, floating* tgrad, Py_ssize_t k) noexcept nogil:
     # row i, z, tz, tgrad (k,): grad = weight (softmax(z) sum(a) - a), so tgrad = weight sum(a) y (tz - sum(y tz)), y = softmax(z)
     cdef const floating* t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
-    cdef int64_t label = (<const int64_t*>targets)[i] if t == NULL else 0
+    cdef int64_t label = label_of(rule, targets, i, k) if t == NULL else 0
     cdef double dot = 0
     cdef floating top = row_max(z, k), total, mean, factor
     cdef double mass = weight * sum_targets(rule, z, t, label, top, &dot, k)
@@ -497,7 +510,7 @@ cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const 
                             const floating* tangent, floating* tgrad, Py_ssize_t n, Py_ssize_t k,
                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # tangent (n, k) of prediction -> tgrad (n, k) of the gradient that loss_rows gives: the loss's own Hessian times tangent
-    cdef double total = loss_weight(rule, targets, weights, n), inverse = 1 / total if total > 0 else 0, weight
+    cdef double total = loss_weight(rule, targets, weights, n, k), inverse = 1 / total if total > 0 else 0, weight
     cdef Py_ssize_t grain = max(1, GRAIN // max(k, 1)), i
     cdef floating delta = <floating>rule.delta, factor
     cdef const floating* z
@@ -517,17 +530,31 @@ cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const 
             element_tangent(<LogisticError*>NULL, z, t, tangent + i * k, delta, factor, tgrad + i * k, k)
 
 
-cdef double loss_weight(const Loss* rule, const void* targets, const floating* weights, Py_ssize_t n) noexcept nogil:
-    # what a mean divides by: the sum over rows of their weights times those of their classes
-    cdef const int64_t* labels = <const int64_t*>targets if rule.kind == CROSS_ENTROPY and rule.class_weight != NULL else NULL
+cdef double loss_weight(const Loss* rule, const void* targets, const floating* weights, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    # what a mean divides by: the sum over rows that count of their weights times those of their classes
     cdef Py_ssize_t i
+    cdef int64_t label = 0
     cdef double total = 0, weight
-    if weights == NULL and labels == NULL:
+    if weights == NULL and rule.kind != CROSS_ENTROPY:
         return <double>n
+    if weights == NULL and rule.class_weight == NULL:
+        return <double>count_labels(rule, <const int64_t*>targets, n, k)
     for i in range(n):
         weight = 1 if weights == NULL else <double>weights[i]
-        total += weight if labels == NULL else weight * class_weight_of(rule, labels[i], weights)
+        if rule.kind == CROSS_ENTROPY:
+            label = label_of(rule, targets, i, k)
+            weight = weight * class_weight_of(rule, label, weights) if label >= 0 else 0
+        total += weight
     return total
+
+
+cdef int64_t count_labels(const Loss* rule, const int64_t* labels, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    # rows that count
+    cdef int64_t count = 0, ignore = rule.ignore
+    cdef Py_ssize_t i
+    for i in range(n):
+        count += (<size_t>labels[i] < <size_t>k) & (labels[i] != ignore)
+    return count
 
 
 cdef double add_up(const double* row_loss, Py_ssize_t n) noexcept nogil:
@@ -567,8 +594,11 @@ cdef int check_loss(object loss) except -1:
     return 0
 
 
-cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object class_weight, int typenum, Py_ssize_t k):
+cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object class_weight, object ignore_index,
+                      int typenum, Py_ssize_t k):
     # everything but the kind, which the targets tell; returns the class weights, to be held while the rule is used
+    rule.ignore = IGNORE_INDEX if ignore_index is IGNORE_INDEX else _numbers.whole_number(
+        "ignore_index", ignore_index, -2**63, 2**63 - 1)
     rule.delta, rule.floor, rule.keep, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
     if not 0 < rule.delta < HUGE_VAL:
         raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
@@ -586,26 +616,40 @@ cdef int kind_of(str loss, object targets) noexcept:
     return MSE if loss == "mse" else MAE if loss == "mae" else HUBER if loss == "huber" else BINARY_CROSS_ENTROPY
 
 
-cdef object as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_ssize_t k):
-    # targets of n rows and k outputs: classes and probabilities checked, converted only if need be
-    if not cnp.PyArray_Check(targets):
-        targets = np.asarray(targets)
+cdef object as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_ssize_t k, int64_t ignore, object weights):
+    # targets of n rows and k outputs: classes and probabilities checked, converted only if need be; weights as checked
     if loss != "cross_entropy":
+        if not is_array(targets):
+            targets = _arrays.as_numbers("targets", targets)
         if targets.ndim == 1 and k == 1:
             targets = targets.reshape(-1, 1)
         targets = as_numbers("targets", targets, typenum, (n, k))
         return targets if loss != "binary_cross_entropy" else as_probabilities(targets, typenum)
-    if targets.ndim == 2:
-        return as_probabilities(as_numbers("targets", targets, typenum, (n, k)), typenum)
     if not is_plain(targets, cnp.NPY_INT64, 1):
-        if targets.dtype.kind not in "iu":
-            raise TypeError(f"targets: expected integer classes (n,) or probabilities (n, {k}), "
-                            f"got {targets.dtype} of shape {targets.shape}; pass targets.astype(np.int64)")
-        targets = np.require(targets, np.int64, ["C", "A"])
+        if not is_plain(targets, typenum, 2):
+            targets = _arrays.as_classes("targets", targets, k)
+        if targets.ndim == 2:
+            if 0 <= ignore < k:
+                raise ValueError(f"ignore_index: expected no class where targets are probabilities, got {ignore}; "
+                                 f"pass a sample_weight of 0 for rows that do not count")
+            return as_probabilities(as_numbers("targets", targets, typenum, (n, k)), typenum)
     check_shape("targets", targets, (n,))
     if not classes_fit(<int64_t*>data(targets), n, k):
-        raise ValueError(f"targets: expected classes from 0 to {k - 1} for {k} outputs, got {targets.min()} to {targets.max()}")
+        require_classes(targets, k, ignore, weights)
     return targets
+
+
+cdef int require_classes(object targets, Py_ssize_t k, int64_t ignore, object weights) except -1:
+    # some label is no class: it may be where it says so, or where its row has no weight
+    bad = ((targets < 0) | (targets >= k)) & (targets != ignore)
+    if weights is not None:
+        bad &= weights != 0
+    if bad.any():
+        place, found = int(bad.argmax()), targets[targets != ignore]
+        raise ValueError(f"targets: expected classes from 0 to {k - 1} for {k} outputs, got {found.min()} to {found.max()}, "
+                         f"first {targets[place]} at ({place},); give rows without a class the label {ignore} (ignore_index) "
+                         f"or the weight 0")
+    return 0
 
 
 cdef bint classes_fit(const int64_t* classes, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
@@ -630,18 +674,6 @@ cdef bint probabilities_fit(const floating* p, Py_ssize_t n) noexcept nogil:
     for i in range(n):
         fit &= (p[i] >= <floating>0) & (p[i] <= <floating>1)
     return fit
-
-
-cdef object as_numbers(str name, object a, int typenum, tuple shape):
-    # any real numbers, converted to the dtype of a network if need be
-    if not is_plain(a, typenum, <int>len(shape)):
-        a = np.asarray(a)
-        if a.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: expected real numbers, got dtype {a.dtype}")
-        check_shape(name, a, shape)
-        a = np.require(a, dtype_of(typenum), ["C", "A"])
-    check_shape(name, a, shape)
-    return a
 
 
 cdef object as_weights(str name, object weights, int typenum, Py_ssize_t n):
@@ -676,7 +708,8 @@ cdef int raise_undefined(str name, object prediction, object targets, object row
 
 
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad,
-                         object delta=1.0, object label_smoothing=0.0, object class_weight=None):
+                         object delta=1.0, object label_smoothing=0.0, object class_weight=None,
+                         object ignore_index=IGNORE_INDEX):
     cdef LossCall c
     cdef double value
     cdef str name = "logits" if loss == "cross_entropy" or loss == "binary_cross_entropy" else "prediction"
@@ -685,9 +718,9 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     c.n, c.k = cnp.PyArray_DIM(<cnp.ndarray>prediction, 0), cnp.PyArray_DIM(<cnp.ndarray>prediction, 1)
     if c.k == 0:
         raise ValueError(f"{name}: expected at least one column, got none")
-    class_weight = fill_loss(&c.rule, delta, label_smoothing, class_weight, c.typenum, c.k)
-    targets = as_targets(loss, targets, c.typenum, c.n, c.k)
+    class_weight = fill_loss(&c.rule, delta, label_smoothing, class_weight, ignore_index, c.typenum, c.k)
     weights = as_weights("sample_weight", sample_weight, c.typenum, c.n)
+    targets = as_targets(loss, targets, c.typenum, c.n, c.k, c.rule.ignore, weights)
     grad = as_output("grad", grad, c.typenum, (c.n, c.k))
     check_apart(("grad",), (grad,), (name, "targets", "sample_weight", "class_weight"), (prediction, targets, weights, class_weight))
     row_loss = np.empty(c.n)
@@ -702,7 +735,8 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     return value, grad
 
 
-def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weight=None, label_smoothing=0.0):
+def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weight=None, label_smoothing=0.0,
+                  ignore_index=IGNORE_INDEX):
     """Mean cross-entropy of softmax(logits), and its gradient, by log-sum-exp.
 
     Parameters
@@ -719,6 +753,8 @@ def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weigh
         weights of the rows' classes, for probabilities by the number of rows, as torch does.
     label_smoothing : float in [0, 1)
         The part of every target that is spread evenly over the classes.
+    ignore_index : int
+        Rows with this label do not count: no loss, no gradient, no part in what the mean divides by.
 
     Returns
     -------
@@ -728,8 +764,8 @@ def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weigh
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, a class out of range, a probability or an option outside its
-        interval; nothing has been written then.
+        Wrong dtype, shape, layout or overlap, a class out of range in a row that counts, a probability or an
+        option outside its interval; nothing has been written then.
     ValueError
         NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
 
@@ -740,7 +776,7 @@ def cross_entropy(logits, targets, grad=None, *, sample_weight=None, class_weigh
     >>> round(loss, 6), grad
     (0.693147, array([[ 0.5, -0.5]]))
     """
-    return loss_and_grad("cross_entropy", logits, targets, sample_weight, grad, 1.0, label_smoothing, class_weight)
+    return loss_and_grad("cross_entropy", logits, targets, sample_weight, grad, 1.0, label_smoothing, class_weight, ignore_index)
 
 
 def binary_cross_entropy(logits, targets, grad=None, *, sample_weight=None):

@@ -493,7 +493,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         return
     if member == 0:
         c.batch_loss = loss
-        c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, run.rows)
+        c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, run.rows, c.n_out)
         if run.descent == DESCENT_AT_ONCE:
             prepare_descent(run)
         elif run.plan != NULL and not run.plan.gated:
@@ -624,13 +624,15 @@ cdef class Workspace:
 
     def __cinit__(self, Program program, Py_ssize_t capacity, bint training, bint tangents=False):
         cdef Py_ssize_t i, n_values = len(program.widths), item = 4 if program.typenum == cnp.NPY_FLOAT32 else 8
-        cdef Py_ssize_t rows = (max(capacity, 1) + 15) // 16 * 16      # every value starts on a cache line
+        cdef Py_ssize_t rows = round_up(min(max(capacity, 1), 1 << 56), 16)    # every value starts on a cache line
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t first = 1 if tangents else 0, values = rows * sum(program.widths[first:]) * item
         cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
         cdef Py_ssize_t extra = 0               # for a batch that is gathered, its weights and losses
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
+        if <double>rows * (sum(program.widths) + 16.0) * 64 > 2.0**62:      # sizes below stay whole numbers of 63 bits
+            raise MemoryError(f"no memory for a batch of {capacity} rows")
         if training and not tangents:
             extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
@@ -826,10 +828,11 @@ cdef class Training:
     cdef Py_ssize_t rows                    # of the last step
 
     def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
-                  delta=1.0, label_smoothing=0.0, class_weight=None):
+                  delta=1.0, label_smoothing=0.0, class_weight=None, ignore_index=IGNORE_INDEX):
         cdef Py_ssize_t i
         check_loss(loss)
-        self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, program.typenum, program.n_out)
+        self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
+                                      program.n_out)
         self.program, self.loss, self.update = program, loss, update
         self.grads = program.new_grads()
         self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
@@ -848,8 +851,9 @@ cdef class Training:
         """The arrays as the kernels take them; raises what `step` and `run` would."""
         cdef int typenum = self.program.typenum
         x = as_numbers("x", x, typenum, (None, self.program.n_in))
-        targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out)
-        return x, targets, as_weights("sample_weight", sample_weight, typenum, x.shape[0])
+        weights = as_weights("sample_weight", sample_weight, typenum, x.shape[0])
+        targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out, self.rule.ignore, weights)
+        return x, targets, weights
 
     cdef tuple check_batch(self, object x, object targets, object sample_weight):
         x, targets, weights = self.check(x, targets, sample_weight)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._arrays import aligned_copy, aligned_zeros, as_array
+from fastopt._arrays import aligned_copy, aligned_zeros, as_array, as_numbers
 from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import conditioning, initialization
@@ -41,7 +41,7 @@ class _Array:
         return layer._arrays.get(self.name)
 
     def __set__(self, layer, value):
-        mine, value = self.__get__(layer), np.asarray(value)
+        mine, value = self.__get__(layer), as_numbers(self.name, value)
         if mine is None or value.shape != mine.shape:
             shape = None if mine is None else mine.shape
             raise ValueError(f"{self.name}: expected shape {shape}, got {value.shape}")

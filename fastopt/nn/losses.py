@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from fastopt._kernels import core
+from fastopt._numbers import whole_number
 
 LOSSES = core.LOSSES
 
@@ -22,6 +23,8 @@ class CrossEntropy:
         The part of every target that is spread evenly over the classes.
     class_weight : sequence of float, optional
         One a class, finite and at least 0; see `functional.cross_entropy`.
+    ignore_index : int
+        Rows with this label do not count.
 
     Examples
     --------
@@ -32,6 +35,7 @@ class CrossEntropy:
 
     label_smoothing: float = 0.0
     class_weight: tuple[float, ...] | None = None
+    ignore_index: int = core.IGNORE_INDEX
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
@@ -41,6 +45,7 @@ class CrossEntropy:
             if not all(0 <= w < math.inf for w in weight):
                 raise ValueError("class_weight: expected finite weights of at least 0")
             object.__setattr__(self, "class_weight", weight)
+        whole_number("ignore_index", self.ignore_index, -(2**63), 2**63 - 1)
 
 
 @dataclass(frozen=True)

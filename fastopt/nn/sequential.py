@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from fastopt import _files
-from fastopt._arrays import require_finite
+from fastopt._arrays import as_numbers, require_finite
 from fastopt._kernels import core
 from fastopt.nn import files
 from fastopt.nn.layers import BatchNorm, Dropout, FromData, check_chain, fold_chain, walk, without_dropout
@@ -137,7 +137,7 @@ class Sequential:
             Input or `out` that does not fit; nothing has been written then.
         """
         if check_finite:
-            x = np.asarray(x, self.dtype)
+            x = np.asarray(as_numbers("x", x), self.dtype)
             require_finite("x", x)
         return self._program.predict(x, out)
 
