@@ -82,15 +82,16 @@ def as_numbers(name, value, expected="real numbers") -> np.ndarray:
     """
     if isinstance(value, Mapping | Set | Iterator):
         raise TypeError(f"{name}: expected {expected}, got {_a(type(value).__name__)}{_way_out(name, value)}")
-    if hasattr(value, "toarray") or has_masked(value):
-        kind = "a masked array" if has_masked(value) else f"a sparse {type(value).__name__}"
+    masked = has_masked(value) or (isinstance(value, list | tuple) and any(map(has_masked, value)))
+    if masked or hasattr(value, "toarray"):
+        kind = "a masked array" if masked else f"a sparse {type(value).__name__}"
         raise TypeError(f"{name}: expected {expected}, got {kind}{_way_out(name, value)}")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        found = f"{_a(type(value).__name__)} that makes no array ({error})"
-        raise kind(f"{name}: expected {expected}, got {found}{_way_out(name, value)}") from None
+        found = f"{_a(type(value).__name__)} that makes no array ({error}){_way_out(name, value)}"
+        refusal = ValueError if isinstance(error, ValueError) else TypeError
+        raise refusal(f"{name}: expected {expected}, got {found}") from None
     if array.dtype == object:
         array = _unboxed(name, value, array, expected)
     if array.dtype.kind not in "biuf":
@@ -115,7 +116,7 @@ def as_classes(name, value, k) -> np.ndarray:
 
 def has_masked(value) -> bool:
     """Whether `value` is a masked array with masked elements."""
-    return isinstance(value, np.ndarray) and hasattr(value, "filled") and bool(np.any(value.mask))
+    return isinstance(value, np.ndarray) and hasattr(value, "filled") and bool(np.any(getattr(value, "mask", False)))
 
 
 def _unboxed(name, value, array, expected) -> np.ndarray:

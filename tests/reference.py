@@ -312,9 +312,7 @@ def rmsprop(
     return param - lr * buffer
 
 
-def adadelta(
-    param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False, eps_inside_sqrt=True
-):
+def adadelta(param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False, eps_inside_sqrt=True):
     count(state)
     g = penalised(param, grad, weight_decay, maximize)
     v, moved = mean_square(state, "square_avg", rho, g), state.get("acc_delta", np.zeros_like(g))

@@ -226,27 +226,27 @@ FUNCTIONAL = {
     "F.cross_entropy(dy, [0, 5, -100, 1], grad)": r"ValueError: targets: .* got 0 to 5, first 5 at \(1,\); .* -100 ",
     "F.cross_entropy(dy, [0, 9, 9, 1], grad, sample_weight=[1, 1, 0, 1])": r"ValueError: targets: .* 9 at \(1,\)",
     "F.cross_entropy(dy, np.array([0, 1, 2, 2**64 - 100], np.uint64), grad)": r"ValueError: targets: expected classes",
-    "F.cross_entropy(dy, z / 2, grad, ignore_index=2)": r"ValueError: ignore_index: expected no class where .*, got 2; pass a",
-    "F.cross_entropy(dy, classes, grad, ignore_index=1.0)": r"ValueError: ignore_index: expected a whole number .* got 1\.0",
+    "F.cross_entropy(dy, z / 2, grad, ignore_index=2)": r"ValueError: ignore_index: expected no class where .*, got 2",
+    "F.cross_entropy(dy, classes, grad, ignore_index=1.0)": r"ValueError: ignore_index: .* got 1\.0",
     "F.cross_entropy(dy, classes, grad, ignore_index=None)": r"ValueError: ignore_index: expected a whole number",
     "F.cross_entropy(dy, classes, grad, class_weight=dict.fromkeys(range(5), 1.0))": r"TypeError: class_weight: "
     r"expected real numbers, got a dict; pass its values as a list, in order: \[class_weight\[i\] for i",
     # data of other kinds: masks, imaginary parts and missing values are not lost
     "F.dense(masked, weight)": r"TypeError: x: expected an array without masked elements, .*; pass x\.filled\(\.\.\.\)",
     "F.dense(x, weight, out=masked_out)": r"TypeError: out: expected an array without masked elements",
-    "F.mse(dy, masked_out, grad)": r"TypeError: targets: expected real numbers, got a masked array; pass targets\.filled",
+    "F.mse(dy, masked_out, grad)": r"TypeError: targets: .*, got a masked array; pass targets\.filled",
     "F.mse(dy, z, grad, sample_weight=masked[:, 0])": r"TypeError: sample_weight: .*; pass sample_weight\.filled",
-    "F.mse(dy, z, grad, sample_weight=np.ones(4, complex))": r"TypeError: sample_weight: .* complex128; pass sample_weight\.real",
-    "F.mse(dy, z, grad, sample_weight={1.0, 2.0})": r"TypeError: sample_weight: .* got a set; a set has no order, pass a",
-    "F.mse(dy, (r for r in z), grad)": r"TypeError: targets: expected real numbers, got a generator; pass list\(targets\)",
-    "F.mse(dy, [[1.0], [1.0, 2.0]], grad)": r"ValueError: targets: expected real numbers, got a list that makes no array",
-    "F.mse(dy, [[1.0, None]], grad)": r"TypeError: targets: .* object with None at \(0, 1\); fill or drop missing values",
+    "F.mse(dy, z, grad, sample_weight=np.ones(4, complex))": r"TypeError: sample_weight: .* complex128; pass ",
+    "F.mse(dy, z, grad, sample_weight={1.0, 2.0})": r"TypeError: sample_weight: .* got a set; a set has no order",
+    "F.mse(dy, (r for r in z), grad)": r"TypeError: targets: .*, got a generator; pass list\(targets\)",
+    "F.mse(dy, [[1.0], [1.0, 2.0]], grad)": r"ValueError: targets: .*, got a list that makes no array",
+    "F.mse(dy, [[1.0, None]], grad)": r"TypeError: targets: .* object with None at \(0, 1\); fill or drop",
     "F.mse(dy, None, grad)": r"TypeError: targets: expected real numbers, got a NoneType; fill or drop missing",
     "F.mse(dy, np.full((4, 5), '2026-01-01', 'datetime64[D]'), grad)": r"TypeError: targets: .*, got dtype datetime64",
-    "F.cross_entropy(dy, ['a', 'b', 'a', 'b'], grad)": r"TypeError: targets: expected integer classes .*; number text by "
-    r"classes, numbers = numpy\.unique\(text, return_inverse=True\)",
+    "F.cross_entropy(dy, ['a', 'b', 'a', 'b'], grad)": r"TypeError: targets: expected integer classes .*; "
+    r"number text by classes, numbers = numpy\.unique\(text, return_inverse=True\)",
     "F.dense(sparse, weight)": r"TypeError: x: expected a NumPy array, got csr_matrix; pass x\.toarray\(\)",
-    "F.mse(dy, sparse, grad)": r"TypeError: targets: expected real numbers, got a sparse csr_matrix; pass targets\.toarray",
+    "F.mse(dy, sparse, grad)": r"TypeError: targets: .* sparse csr_matrix; pass targets\.toarray",
     "F.clip_grad_norm_([masked_out], 1.0)": r"TypeError: grads\[0\]: expected an array without masked elements",
     # gradients clipped in place: all are checked before one is written
     "F.clip_grad_norm_([dy, [1.0]], 1.0)": r"TypeError: grads\[1\]: expected a NumPy array, got list",
@@ -374,11 +374,12 @@ OBJECTS = {
     "net().predict(row)": r"ValueError: x: expected shape \(n, 3\), got \(3,\); pass x\.reshape\(1, -1\)",
     "net().predict(np.full((4, 3), 'a'))": r"TypeError: x: expected real numbers, got dtype <U1",
     "net().predict(masked)": r"TypeError: x: expected real numbers, got a masked array; pass x\.filled\(\.\.\.\)",
+    "net().predict(list(masked))": r"TypeError: x: expected real numbers, got a masked array",
     "net().predict(masked, check_finite=True)": r"TypeError: x: expected real numbers, got a masked array",
     "net().predict(x + 1j)": r"TypeError: x: expected real numbers, got dtype complex64; pass x\.real",
     "net().predict(sparse)": r"TypeError: x: expected real numbers, got a sparse csr_matrix; pass x\.toarray\(\)",
     "setattr(net().layers[0], 'weight', weight * 1j)": r"TypeError: weight: expected real numbers, got dtype complex64",
-    "setattr(net().layers[0], 'weight', np.ma.masked_greater(weight, 1.5))": r"TypeError: weight: .* got a masked array",
+    "setattr(net().layers[0], 'weight', np.ma.masked_greater(weight, 1.5))": r"TypeError: weight: .* masked array",
     "fo.nn.CrossEntropy(ignore_index=0.5)": r"ValueError: ignore_index: expected a whole number .*, got 0\.5",
     "net().predict(x, wrong)": r"ValueError: out: expected shape \(4, 5\), got \(2, 2\)",
     "net().predict(x, wide)": r"TypeError: out: expected dtype float32 to write to, got float64",
@@ -501,7 +502,9 @@ def test_the_first_column_that_is_no_number_is_named(column, message):
 
 def test_tensors_say_what_keeps_them():
     torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"x: expected real numbers.*; a torch tensor needs \.detach\(\), pass x\.detach"):
+    with pytest.raises(
+        TypeError, match=r"x: expected real numbers.*; a torch tensor needs \.detach\(\), pass x\.detach"
+    ):
         net().predict(torch.ones(4, 3, requires_grad=True))
     with pytest.raises(TypeError, match=r"x: expected real numbers.*; NumPy has no bfloat16, pass x\.float\(\)"):
         net().predict(torch.ones(4, 3, dtype=torch.bfloat16))
@@ -525,7 +528,9 @@ NOTHING = {
     "dense backward": lambda: F.dense_backward(
         empty(MANY, 0), empty(MANY, 0), empty(0, 0), empty(MANY, 0), "tanh", dw=empty(0, 0), db=empty(0)
     ),
-    "dense backward of no rows": lambda: F.dense_backward(empty(0, MANY), empty(0, 0), empty(MANY, 0), dw=empty(MANY, 0)),
+    "dense backward of no rows": lambda: F.dense_backward(
+        empty(0, MANY), empty(0, 0), empty(MANY, 0), dw=empty(MANY, 0)
+    ),
     "grouped dense": lambda: F.grouped_dense(empty(MANY, 0), empty(0, 0), groups=3),
     "activation": lambda: F.activation(empty(MANY, 0), "gelu"),
     "softmax": lambda: F.activation(empty(MANY, 0), "softmax"),

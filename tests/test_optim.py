@@ -209,7 +209,9 @@ def test_moments_that_fade_below_the_normal_numbers_do_no_harm(rule, options, dt
 
 
 EXTREMES = [1e20, 1e21, 1e25, 1e30, 3e38, np.inf, np.nan, 0.0, 1e-20, 1e-22, 1e-25, 1e-30, 1e-38, 1e-40, 1e-45]
-with_small_eps = [(rule, {**o, "eps": eps}) for rule, o in KERNELS for eps in (0.0, 1e-30) if rule not in ("SGD", "Lion")]
+with_small_eps = [
+    (rule, {**o, "eps": eps}) for rule, o in KERNELS for eps in (0.0, 1e-30) if rule not in ("SGD", "Lion")
+]
 
 
 # not Lion: it goes by the sign of the smallest number, which may be flushed to zero
@@ -1051,9 +1053,9 @@ def test_a_parameter_twice_or_one_that_cannot_be_updated_is_refused(rule):
     ],
 )
 def test_parameters_come_in_an_order_that_stays(params, message):
-    for given in (params, [{"params": params}]):
+    for alone_or_in_a_group in (params, [{"params": params}]):
         with pytest.raises(TypeError, match=message):
-            fo.optim.SGD(given)
+            fo.optim.SGD(alone_or_in_a_group)
 
 
 def test_parameters_may_come_from_a_generator():
@@ -1072,8 +1074,14 @@ def test_gradients_come_in_the_order_of_the_parameters(grads):
 
 
 CHANGED = {
-    "read-only": (lambda a: a.setflags(write=False), r"params\[1\]: expected a writable array, .* made read-only since"),
-    "longer": (lambda a: a.resize(50_000, refcheck=False), r"params\[1\]: expected the array as it was taken in, .*\(50000,\)"),
+    "read-only": (
+        lambda a: a.setflags(write=False),
+        r"params\[1\]: expected a writable array, .* made read-only since",
+    ),
+    "longer": (
+        lambda a: a.resize(50_000, refcheck=False),
+        r"params\[1\]: expected the array as it was taken in, .*\(50000,\)",
+    ),
     "shorter": (lambda a: a.resize(2, refcheck=False), r"params\[1\]: expected the array as it was taken in, .*\(2,\)"),
 }
 

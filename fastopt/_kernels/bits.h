@@ -29,8 +29,6 @@
 #define fastopt_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
 #define fastopt_quotient(a, b) \
     _Generic((a), float: fastopt_quotient_float, double: fastopt_quotient_double)(a, b)
-#define FASTOPT_MOST_FLOAT 4e37f
-#define FASTOPT_MOST_DOUBLE 1e306
 #define fastopt_fill(block, x, n, padding) \
     _Generic(*(block), float: fastopt_fill_float, double: fastopt_fill_double)(block, x, n, padding)
 #define fastopt_spill(x, block, n) \
@@ -166,40 +164,41 @@ static inline double fastopt_log_parts(double x, double *m)
 /* a / b for a normal b > 0 or a b that is infinite or NaN, within one unit in the last place while
  * |a| > 1e-30 (float) and the quotient is normal. Roots and divisions share one slow unit, which a
  * loop with one of each waits for; where products and sums can be fused, a division is cheaper made
- * of them: an estimate of 1 / b from its bits, good to 5 %, whose error each step squares. Beyond
- * FASTOPT_MOST_... 1 / b is below the normal numbers and counts as 0. */
+ * of them: an estimate of 1 / b from its bits, good to 5 %, whose error each step squares. The
+ * largest b is the one whose estimate is 0: it stands for infinity. From a quarter of it on, 1 / b
+ * is subnormal, so 0 where these are flushed. */
 #ifdef __FMA__
 static inline float fastopt_quotient_float(float a, float b)
 {
-    const int far = b > FASTOPT_MOST_FLOAT;
+    const uint32_t magic = UINT32_C(0x7ef311c7);
     uint32_t bits;
-    float y, x, rest;
+    float most, y, x;
+    memcpy(&most, &magic, sizeof magic);
+    b = b > most ? most : b;
     memcpy(&bits, &b, sizeof bits);
-    bits = UINT32_C(0x7ef311c7) - bits;
+    bits = magic - bits;
     memcpy(&y, &bits, sizeof y);
     y *= 2.0f - b * y;
     y *= 2.0f - b * y;
-    y = far ? 0.0f : y;
     x = a * y;
-    rest = far ? 0.0f : a - b * x;
-    return x + rest * y;
+    return x + (a - b * x) * y;
 }
 
 static inline double fastopt_quotient_double(double a, double b)
 {
-    const int far = b > FASTOPT_MOST_DOUBLE;
+    const uint64_t magic = UINT64_C(0x7fde623822fc16e6);
     uint64_t bits;
-    double y, x, rest;
+    double most, y, x;
+    memcpy(&most, &magic, sizeof magic);
+    b = b > most ? most : b;
     memcpy(&bits, &b, sizeof bits);
-    bits = UINT64_C(0x7fde623822fc16e6) - bits;
+    bits = magic - bits;
     memcpy(&y, &bits, sizeof y);
     y *= 2.0 - b * y;
     y *= 2.0 - b * y;
     y *= 2.0 - b * y;
-    y = far ? 0.0 : y;
     x = a * y;
-    rest = far ? 0.0 : a - b * x;
-    return x + rest * y;
+    return x + (a - b * x) * y;
 }
 #else
 static inline float fastopt_quotient_float(float a, float b) { return a / b; }

@@ -11,7 +11,7 @@
 # - Targets and weights are checked before the first write. Predictions are not: that would be
 #   one more read. Where they leave a loss undefined it is NaN, and the caller raises.
 # - A label is an index into a row, and its array may change under a running call: label_of reads
-#   it once and turns what is no class of this loss into -1, a row that does not count.
+#   it once, and what is no class of this loss becomes class 0 of a row without weight.
 
 cdef extern from "bits.h" nogil:
     double log_parts "fastopt_log_parts"(double x, double* m)
@@ -25,7 +25,10 @@ cdef enum:
     BINARY_CROSS_ENTROPY    # targets: probabilities (n, k)
 
 LOSSES = ("cross_entropy", "mse", "mae", "huber", "binary_cross_entropy")
-IGNORE_INDEX = -100         # torch's
+cdef enum:
+    NO_CLASS = -100         # torch's ignore_index
+IGNORE_INDEX = NO_CLASS
+cdef object NOT_SAID = IGNORE_INDEX
 
 cdef struct Loss:
     int kind
@@ -285,8 +288,6 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
     cdef double mass = 0
     cdef Py_ssize_t j
     dot[0] = 0
-    if t == NULL and label < 0:
-        return 0
     if t == NULL:
         mass = rule.keep * class_weight_of(rule, label, z)
         dot[0] = mass * (<double>z[label] - <double>top) if mass != 0 else 0
@@ -302,9 +303,7 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
 
 cdef void subtract_targets(const Loss* rule, const floating* t, int64_t label, floating scale, floating* grad,
                            Py_ssize_t k) noexcept nogil:
-    # grad -= scale a; a row without a class has no a
-    if t == NULL and label < 0:
-        return
+    # grad -= scale a
     if t == NULL:
         grad[label] -= scale * <floating>(rule.keep * class_weight_of(rule, label, grad))
     if t != NULL or rule.floor != 0:
@@ -315,10 +314,13 @@ cdef inline double class_weight_of(const Loss* rule, int64_t label, const floati
     return 1.0 if rule.class_weight == NULL else <double>(<const floating*>rule.class_weight)[label]
 
 
-cdef inline int64_t label_of(const Loss* rule, const void* targets, Py_ssize_t i, Py_ssize_t k) noexcept nogil:
-    # the class of row i, or -1: the row does not count
+cdef inline int64_t label_of(const Loss* rule, const void* targets, Py_ssize_t i, Py_ssize_t k, double* weight) noexcept nogil:
+    # the class of row i; if it has none, 0, and its weight 0
     cdef int64_t label = (<const volatile int64_t*>targets)[i]
-    return label if <size_t>label < <size_t>k and label != rule.ignore else -1
+    if <size_t>label < <size_t>k and label != rule.ignore:
+        return label
+    weight[0] = 0
+    return 0
 
 
 cdef one_body_void exp_columns(floating* e, floating* top, floating* total, Py_ssize_t k) noexcept nogil:
@@ -388,8 +390,8 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
         exp_narrow_rows(z, e, top, total, rows, k)
     for i in range(rows):
         t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
-        label[i] = label_of(rule, targets, i, k) if t == NULL else 0
         weight[i] = inverse if weights == NULL else <double>weights[i] * inverse
+        label[i] = label_of(rule, targets, i, k, &weight[i]) if t == NULL else 0
         if k > NARROW:
             top[i] = row_max(z + i * k, k)
             total[i] = exp_sum_row(z + i * k, top[i], grad + i * k, k)
@@ -495,13 +497,13 @@ cdef void cross_entropy_tangent(const Loss* rule, const floating* z, const void*
                                 double weight, floating* tgrad, Py_ssize_t k) noexcept nogil:
     # row i, z, tz, tgrad (k,): grad = weight (softmax(z) sum(a) - a), so tgrad = weight sum(a) y (tz - sum(y tz)), y = softmax(z)
     cdef const floating* t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
-    cdef int64_t label = label_of(rule, targets, i, k) if t == NULL else 0
+    cdef int64_t label = label_of(rule, targets, i, k, &weight) if t == NULL else 0
     cdef double dot = 0
     cdef floating top = row_max(z, k), total, mean, factor
     cdef double mass = weight * sum_targets(rule, z, t, label, top, &dot, k)
     cdef Py_ssize_t j
     total = exp_sum_row(z, top, tgrad, k)
-    mean, factor = product_sum(tgrad, tz, k) / total, <floating>(mass / <double>total)
+    mean, factor = product_sum(tgrad, tz, k) / total, gradient_factor(mass, total)
     for j in range(k):
         tgrad[j] = tgrad[j] * (tz[j] - mean) * factor if factor != <floating>0 else <floating>0
 
@@ -542,8 +544,8 @@ cdef double loss_weight(const Loss* rule, const void* targets, const floating* w
     for i in range(n):
         weight = 1 if weights == NULL else <double>weights[i]
         if rule.kind == CROSS_ENTROPY:
-            label = label_of(rule, targets, i, k)
-            weight = weight * class_weight_of(rule, label, weights) if label >= 0 else 0
+            label = label_of(rule, targets, i, k, &weight)
+            weight *= class_weight_of(rule, label, weights)
         total += weight
     return total
 
@@ -597,7 +599,7 @@ cdef int check_loss(object loss) except -1:
 cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object class_weight, object ignore_index,
                       int typenum, Py_ssize_t k):
     # everything but the kind, which the targets tell; returns the class weights, to be held while the rule is used
-    rule.ignore = IGNORE_INDEX if ignore_index is IGNORE_INDEX else _numbers.whole_number(
+    rule.ignore = NO_CLASS if ignore_index is NOT_SAID else _numbers.whole_number(
         "ignore_index", ignore_index, -2**63, 2**63 - 1)
     rule.delta, rule.floor, rule.keep, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
     if not 0 < rule.delta < HUGE_VAL:
@@ -709,7 +711,7 @@ cdef int raise_undefined(str name, object prediction, object targets, object row
 
 cdef tuple loss_and_grad(str loss, object prediction, object targets, object sample_weight, object grad,
                          object delta=1.0, object label_smoothing=0.0, object class_weight=None,
-                         object ignore_index=IGNORE_INDEX):
+                         object ignore_index=NOT_SAID):
     cdef LossCall c
     cdef double value
     cdef str name = "logits" if loss == "cross_entropy" or loss == "binary_cross_entropy" else "prediction"

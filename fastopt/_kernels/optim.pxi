@@ -62,7 +62,8 @@ ctypedef fused Formula:
     Lion
 
 cdef enum:
-    PLAIN, MOMENTUM, NESTEROV, SCALED, SCALED_CENTERED, SCALED_MOMENTUM, SCALED_CENTERED_MOMENTUM, ADADELTA, ADAM, NADAM, AMSGRAD, ADAMAX, LION
+    PLAIN, MOMENTUM, NESTEROV, SCALED, SCALED_CENTERED, SCALED_MOMENTUM, SCALED_CENTERED_MOMENTUM, ADADELTA, ADAM, NADAM,
+    AMSGRAD, ADAMAX, LION
 FORMULAS = ("plain", "momentum", "nesterov", "scaled", "scaled_centered", "scaled_momentum", "scaled_centered_momentum",
             "adadelta", "adam", "nadam", "amsgrad", "adamax", "lion")
 
@@ -286,7 +287,8 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
                 v = c * S1[i]
                 q = absolute(g)
                 q = q + outside
-                v = q if v <= q or q != q else v    # NaN stays
+                v = q if v <= q else v              # the larger; NaN in either stays
+                v = v if q == q else q
                 S0[i] = m
                 S1[i] = v
                 P[i] = p - lr * m / v

@@ -548,18 +548,20 @@ cdef class Update:
     cpdef int require_in_place(self) except -1:
         """Raise ValueError unless every parameter can be written, and lies where it did when it was taken in."""
         cdef Py_ssize_t i
-        cdef Tensor* t
+        cdef list params = self.params
+        cdef const Tensor* t = self.plan.tensors
         for i in range(self.plan.n_tensors):
-            t = &self.plan.tensors[i]
-            if not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.params[i]) and lies_at(<cnp.ndarray>self.params[i], t.param, t.size)):
-                refuse_changed(self.names[i], self.params[i])
+            if not (lies_at(<cnp.ndarray>params[i], t[i].param, t[i].size) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>params[i])):
+                refuse_changed(self.names[i], params[i])
         return 0
 
     cdef bint bound_in_place(self):
         # whether the plan points to the bound gradients as they are now
         cdef Py_ssize_t i
+        cdef list bound = self.bound
+        cdef const Tensor* t = self.plan.tensors
         for i in range(self.plan.n_tensors):
-            if self.bound[i] is not None and not lies_at(<cnp.ndarray>self.bound[i], self.plan.tensors[i].grad, self.plan.tensors[i].size):
+            if bound[i] is not None and not lies_at(<cnp.ndarray>bound[i], t[i].grad, t[i].size):
                 return False
         return True
 
@@ -725,7 +727,11 @@ cdef class Away:
 
 cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):
     # whether an array of so many elements still begins there: a resize without a reference check moves it
-    return cnp.PyArray_DATA(a) == place and cnp.PyArray_SIZE(a) == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
+    cdef Py_ssize_t found = 1
+    cdef int k
+    for k in range(cnp.PyArray_NDIM(a)):
+        found *= cnp.PyArray_DIM(a, k)
+    return cnp.PyArray_DATA(a) == place and found == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
 
 
 cdef int refuse_changed(str name, object a) except -1:
