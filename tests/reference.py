@@ -533,11 +533,11 @@ def dropout(x, rate, seed, step=0):
 # ---------------------------------------------------------------- generalised linear models
 
 
-def glm(family, theta, X, y, weight, l2=0.0):
+def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):
     """Loss, gradient (k, q) and Hessian (k q, k q) of theta (k, q), whose last column is the intercept if q = d + 1."""
     d, (k, q) = X.shape[1], theta.shape
     rows = np.hstack([X, np.ones((len(X), q - d))]).astype(float)
-    z = rows @ theta.T
+    z = rows @ theta.T + offset
     if family == "multinomial":
         top = z.max(axis=1, keepdims=True)
         p = np.exp(z - top) / np.exp(z - top).sum(axis=1, keepdims=True)

@@ -5,6 +5,7 @@ Pass criterion: loss, gradient and Hessian within RTOL of the largest entry; a f
 """
 
 import pickle
+import signal
 import warnings
 
 import numpy as np
@@ -326,6 +327,78 @@ def test_a_quadratic_is_solved_in_one_step_to_rounding():
     np.testing.assert_allclose(as_theta(fit)[0], want, rtol=0, atol=1e-13)
 
 
+# ---------------------------------------------------------------- offsets
+
+
+def offsets(n, k=0, seed=7):
+    return np.random.default_rng(seed).normal(1, 1, (n, k) if k else n)
+
+
+@every
+@pytest.mark.parametrize("way", ["as it is", "conjugate gradients"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("shape", [(400, 6), (20, 60)], ids=str)
+def test_an_offset_is_part_of_the_linear_predictor(family, shape, intercept, way, monkeypatch):
+    import sys
+
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(sys.modules["fastopt.newton.glm"], name, value)
+    X, y = problem(family, *shape, 3)
+    y[:3] = [1, 0, 2] if family == "multinomial" else [1, 0, 1]
+    many = family == "multinomial"
+    offset, weight = offsets(len(X), 3 if many else 0), np.random.default_rng(1).uniform(0.1, 2, len(X))
+    fit = fit_glm(X, y, family, 0.7, intercept, weight, offset=offset)
+    theta = as_theta(fit) if intercept else np.atleast_2d(fit.coef)
+    loss, grad, hessian = glm(family, theta, X, y, weight, 0.7, offset if many else offset[:, None])
+    assert fit.converged
+    assert np.abs(grad).max() / weight.sum() <= 1e-8
+    assert fit.loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(fit.hessian, hessian, rtol=0, atol=1e-11 * np.abs(hessian).max())
+    z = X @ np.atleast_2d(fit.coef).T + fit.intercept + (offset if many else offset[:, None])
+    np.testing.assert_allclose(fit.decision_function(X, offset), z if many else z[:, 0], rtol=1e-12)
+    if family in ("binomial", "multinomial"):
+        np.testing.assert_array_equal(fit.predict(X, offset), fit.classes[fit.predict_proba(X, offset).argmax(axis=1)])
+
+
+@pytest.mark.parametrize(
+    ("family", "theta", "errors"),
+    [
+        ("poisson", [0.337304483143, -0.233023392261, -0.513638352335], [0.045618616, 0.043481096, 0.045043525]),
+        ("binomial", [1.461678985992, -0.998939125746, -0.004000060326], [0.230709715, 0.209209291, 0.198795870]),
+        ("gaussian", [0.883003063353, -0.424616890221, 1.69192879176], [0.174810089, 0.170019043, 0.171878421]),
+    ],
+)
+def test_a_fit_with_an_offset_equals_statsmodels(family, theta, errors):
+    rng = np.random.default_rng(0)
+    X, offset = rng.normal(size=(200, 2)), rng.normal(1, 1, size=200)
+    counts = rng.poisson(np.exp(X @ [0.3, -0.2] - 0.5 + offset))
+    y = X @ [1.0, -1] + offset + rng.logistic(size=200) > 0 if family == "binomial" else counts
+    fit = fit_glm(X, y, family, 0.0, offset=offset, **TIGHT)
+    np.testing.assert_allclose(as_theta(fit)[0], theta, rtol=1e-9)
+    np.testing.assert_allclose(np.sqrt(np.diag(fit.covariance)), errors, rtol=1e-7)
+
+
+def test_a_number_as_offset_moves_the_intercept():
+    X, y = problem("binomial")
+    moved, plain = fit_glm(X, y, offset=3.0, **TIGHT), fit_glm(X, y, **TIGHT)
+    np.testing.assert_allclose(moved.coef, plain.coef, rtol=1e-9)
+    assert moved.intercept == pytest.approx(plain.intercept - 3)
+
+
+def test_a_model_fitted_with_an_offset_does_not_predict_without_one():
+    X, y = problem("poisson")
+    offset = offsets(len(X))
+    fit = fit_glm(X, y, "poisson", offset=offset)
+    for model in (fit, pickle.loads(pickle.dumps(fit))):
+        with pytest.raises(
+            ValueError, match=r"offset: expected one, for the model was fitted with an offset.* offset=0\.0"
+        ):
+            model.predict(X)
+        np.testing.assert_allclose(model.predict(X, offset), model.predict(X, 0.0) * np.exp(offset))
+    plain = fit_glm(X, y, "poisson")
+    np.testing.assert_allclose(plain.predict(X, offset=offset), plain.predict(X) * np.exp(offset))
+
+
 # ---------------------------------------------------------------- what the Hessian says
 
 
@@ -517,19 +590,42 @@ WRONG = {
     "vector": ({"X": X[:, 0]}, r"X: expected shape \(n, d\).*got \(20,\)"),
     "no rows": ({"X": X[:0], "y": Y[:0]}, r"X: expected shape \(n, d\)"),
     "complex": ({"X": X * 1j}, "X: expected real numbers, got dtype complex128"),
-    "rows of y": ({"y": Y[:-1]}, r"y: expected shape \(20,\) for X of 20 rows, got \(19,\)"),
+    "rows of y": ({"y": Y[:-1]}, r"y: expected shape \(20,\) for 20 rows, got \(19,\)"),
     "one class": ({"y": np.zeros(20)}, r"y: expected at least two classes.*got \[0.0\]"),
     "one softmax class": ({"y": ["a"] * 20, "family": "multinomial"}, r"y: expected at least two classes.*got \['a'\]"),
     "one class weighs": ({"sample_weight": Y}, r"y: expected at least two classes.*got \[1.0\]"),
     "fractions": ({"y": np.linspace(0, 1, 20)}, "y: expected two classes for binomial, got 20 different values"),
-    "NaN label": ({"y": np.where(Y > 0, np.nan, 0)}, "y: expected class labels, got NaN"),
+    "NaN label": ({"y": np.where(Y > 0, np.nan, 0)}, "y: expected class labels, got nan in row"),
     "negative counts": ({"y": Y - 1, "family": "poisson"}, "y: expected values of at least 0 for poisson, got -1.0"),
     "no counts": ({"y": 0 * Y, "family": "poisson"}, "y: expected a positive value"),
     "NaN value": ({"y": Y * np.nan, "family": "gaussian"}, "y: expected finite values"),
-    "text": ({"y": ["a"] * 20, "family": "gaussian"}, "y: expected real numbers for gaussian"),
+    "text": ({"y": ["a"] * 20, "family": "gaussian"}, "y: expected real numbers, got dtype <U1"),
     "weights": ({"sample_weight": np.ones(3)}, r"sample_weight: expected shape \(20,\), got \(3,\)"),
     "negative weight": ({"sample_weight": -np.ones(20)}, "sample_weight: expected finite weights"),
     "no weight": ({"sample_weight": np.zeros(20)}, "sample_weight: .*not all of them 0"),
+    "offset": ({"offset": np.ones(3)}, r"offset: expected a number or shape \(20,\) for X of 20 rows, got \(3,\)"),
+    "softmax offset": (
+        {"offset": np.ones(20), "family": "multinomial"},
+        r"offset: expected a number or shape \(20, 2\) for X of 20 rows, got \(20,\)",
+    ),
+    "NaN offset": ({"offset": Y * np.nan}, "offset: expected finite values"),
+    "masked rows": (
+        {"X": np.ma.masked_greater(X, 1)},
+        r"X: expected an array without masked elements, got \d+ of them",
+    ),
+    "masked labels": ({"y": np.ma.masked_equal(Y, 1)}, "y: expected an array without masked elements"),
+    "masked weights": (
+        {"sample_weight": np.ma.masked_equal(Y, 1)},
+        r"sample_weight: .*masked.* pass sample_weight.filled\(value\)",
+    ),
+    "complex weights": ({"sample_weight": np.ones(20) * 1j}, "sample_weight: expected real numbers.* complex128"),
+    "weights too large to add up": ({"sample_weight": np.full(20, 1e308)}, "sample_weight: expected finite weights"),
+    "losses too large to add up": (
+        {"y": Y * 1e200, "family": "gaussian"},
+        "X, y, offset: expected values whose losses",
+    ),
+    "column of labels": ({"y": Y[:, None]}, r"y: expected shape \(20,\) .* got \(20, 1\); pass y.ravel\(\)"),
+    "column of counts": ({"y": Y[:, None], "family": "poisson"}, r"y: .* got \(20, 1\); pass y.ravel\(\)"),
     "few rows": ({"X": X.T[:2].copy(), "y": [0, 1], "l2": 0}, "l2: expected more than 0 for fewer rows"),
 }
 
@@ -541,6 +637,68 @@ def test_a_wrong_argument_is_named_with_what_was_expected(case):
         fit_glm(**{"X": X, "y": Y, **change})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_are_not_finite_have_no_prediction(family, bad):
+    """A class would be made up, silently."""
+    rows, y = problem(family, 60, 3, 3)
+    fit = fit_glm(rows, y, family)
+    rows[7, 1] = bad
+    for method in ("predict", "decision_function", *(["predict_proba"] if fit.classes is not None else [])):
+        with pytest.raises(ValueError, match="X: expected finite values, got NaN or infinity in row 7"):
+            getattr(fit, method)(rows)
+    with pytest.raises(ValueError, match="masked"):
+        fit.predict(np.ma.masked_invalid(rows))
+    assert fit.predict(rows[:0]).shape == (0,)
+
+
+def test_many_rows_are_predicted_piece_by_piece(monkeypatch):
+    rows, y = problem("multinomial", 300, 5, 3)
+    fit = fit_glm(rows, y, "multinomial")
+    want = fit.predict_proba(rows)
+    monkeypatch.setattr(fo.newton.glm_result, "SLICE", 64)
+    np.testing.assert_allclose(fit.predict_proba(rows), want, rtol=1e-13)
+
+
+# ---------------------------------------------------------------- interrupts
+
+
+@pytest.fixture
+def alarms():
+    """Alarms every millisecond, and what they do."""
+    then = signal.getsignal(signal.SIGALRM)
+
+    def start(action):
+        signal.signal(signal.SIGALRM, lambda *_: action())
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+
+    yield start
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, then)
+
+
+def test_a_pass_over_many_rows_looks_at_signals_and_an_interrupt_leaves_nothing_behind(alarms):
+    rng, classes = np.random.default_rng(0), 10
+    rows, y = rng.normal(size=(400_000, 4)), rng.integers(0, classes, 400_000).astype(float)
+    data, theta = core.GlmData("multinomial", rows, y, None, classes, True), rng.normal(size=(classes, 5)) / 10
+    grad = np.empty_like(theta)
+    want = data.value(theta, grad), grad.copy()
+    seen = []
+    alarms(lambda: seen.append(len(seen)))
+    data.value(theta, grad)
+    assert len(seen) > 1
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    alarms(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        data.value(theta, grad)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert data.value(theta, grad) == want[0]
+    np.testing.assert_array_equal(grad, want[1])
+
+
 def test_a_result_can_be_pickled():
     fit = fit_glm(X, Y)
     twin = pickle.loads(pickle.dumps(fit))
@@ -550,3 +708,31 @@ def test_a_result_can_be_pickled():
     hessian = fit.hessian
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fit)).hessian, hessian)
     assert pickle.loads(pickle.dumps(fit)).condition_number == fit.condition_number
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["Hessian asked for", "not asked for"])
+def test_a_result_of_an_older_version_predicts_and_keeps_what_it_knew(asked):
+    fit = fit_glm(X, Y)
+    state = {k: v for k, v in fit.__getstate__().items() if k not in ("_data", "_centre", "_has_offset")}
+    state |= {"_objective": None} | ({"hessian": fit.hessian} if asked else {})
+    old = object.__new__(type(fit))
+    old.__setstate__(state)
+    np.testing.assert_array_equal(old.predict_proba(X), fit.predict_proba(X))
+    if asked:
+        np.testing.assert_array_equal(old.covariance, fit.covariance)
+        assert old.condition_number == fit.condition_number
+    else:
+        with pytest.raises(ValueError, match="hessian: expected to be asked for before"):
+            _ = old.covariance
+
+
+def test_threads_that_ask_one_result_for_its_hessian_get_the_same():
+    from concurrent.futures import ThreadPoolExecutor
+
+    rows, y = problem("binomial", 5000, 30)
+    want = fit_glm(rows, y).hessian
+    for _ in range(5):
+        fit = fit_glm(rows, y)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _, fit=fit: fit.hessian, range(4)):
+                np.testing.assert_array_equal(found, want)

@@ -61,3 +61,4 @@ cdef enum:
     GLM_CHUNKS = 16             # chunks of rows at most, so members that can work at once; bits
     GLM_CHUNK_SQUARES = 4       # rows of a chunk at least, times q: its Hessian costs far more than to clear and add it; bits
     GLM_FEW_CHUNKS = 4          # but so many, for the passes without a Hessian; bits
+    SLICE_WORK = 1 << 25        # multiply-adds between two looks at signals: 5 to 20 ms on one thread, far below 100 on a slow one

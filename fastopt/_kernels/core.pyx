@@ -8,6 +8,7 @@ they call each other directly. `fastopt._kernels` chooses the level;
 
 from cython cimport floating
 from cpython.dict cimport PyDict_Next, PyDict_Size
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.module cimport PyImport_GetModuleDict
 from cpython.object cimport PyObject
 from libc.math cimport HUGE_VAL, NAN, pow, sqrt

@@ -7,7 +7,10 @@
 #   HESSIAN_ROWS rows, one symmetric update of X^T D X, lower triangle, from a panel in the dtype of the
 #   Hessian: float32 halves its time. The rest is float64, whatever X is.
 # - Rows are cut into chunks by the shape alone; each has sums of its own, added in order in the end,
-#   so the bits do not depend on the team.
+#   so the bits do not depend on the team. A pass runs in slices, each the next panels of every chunk, and
+#   signals are looked at in between: an interrupt need not wait for the last row.
+# - centre (d,) is subtracted from a row, in float64, as it is read: columns far from zero keep the digits in
+#   which their rows differ. What theta, gradient and Hessian belong to are the columns about it.
 # - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the point seen last:
 #   Hessian-vector products and the Hessian of that point need no more.
 # - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
@@ -138,16 +141,20 @@ cdef struct GlmPlan:
     void* x                 # (n, d)
     double* y               # (n,): values, 0 and 1, or classes
     double* weights         # (n,), or NULL: ones
+    double* centre          # (d,), or NULL: zeros
+    double* offset          # (n, k), part of the linear predictors, or NULL: zeros
     double* curvature       # (blocks, k, LANES)
     Py_ssize_t chunks
     Py_ssize_t chunk_taken[GLM_CHUNKS]  # rows that went into the Hessian of a chunk
     double* chunk_grad      # (chunks, k, q)
     double* chunk_loss      # (chunks,)
-    double* rows            # (chunks, LANES, d): rows of a float32 X, widened; a member uses its own
+    double* chunk_lane      # (chunks, LANES): the loss so far, from slice to slice
+    double* rows            # (chunks, LANES, d): rows widened, or about the centre; a member uses its own
     # of a call
     int kind, hessian_type  # hessian_type: type number, or -1 for none
     int buffer_type         # that panel and chunk_hessian are made for
     Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
+    Py_ssize_t part, parts  # the slice to run, and how many there are
     Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
     void* panel             # (chunks, 2, HESSIAN_ROWS, ld): [X 1] and D [X 1]; a member uses its own
     void* chunk_hessian     # (chunks, k (k + 1) / 2, q, ld)
@@ -166,6 +173,16 @@ cdef void widen_rows(const floating* x, double* to, Py_ssize_t size) noexcept no
     cdef Py_ssize_t i
     for i in range(size):
         to[i] = <double>x[i]
+
+
+cdef void centre_rows(const floating* x, const double* centre, double* to, Py_ssize_t rows, Py_ssize_t d) noexcept nogil:
+    # to (rows, d) = x - centre
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(d):
+            to[j] = <double>x[j] - centre[j]
+        x += d
+        to += d
 
 
 cdef void fill_panel(const double* x, const double* c, floating* s, Py_ssize_t rows, Py_ssize_t d, Py_ssize_t q,
@@ -284,6 +301,9 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         intercept = g.theta[a * g.q + g.d] if g.q > g.d else 0.0
         for j in range(LANES):
             s.z[a * LANES + j] += intercept
+        if g.offset != NULL and g.kind == GLM_VALUE:
+            for j in range(rows):
+                s.z[a * LANES + j] += g.offset[(i + j) * g.k + a]
         for j in range(rows, LANES):
             s.z[a * LANES + j] = 0.0
     if g.kind == GLM_PRODUCT:
@@ -308,37 +328,52 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
             grad[a * g.q + g.d] += lane_sum(s.r + a * LANES)
 
 
-cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
-    # the rows of a chunk; panel and h NULL: no Hessian. Returns the rows that went into it
-    cdef double lane[LANES]
+cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* wide, Py_ssize_t rows) noexcept nogil:
+    # the rows from x on as the kernel computes with them: where they lie if they can be, else in wide (rows, d)
+    if g.centre != NULL:
+        centre_rows(x, g.centre, wide, rows, g.d)
+        return wide
+    if floating is double:
+        return x
+    else:
+        widen_rows(x, wide, rows * g.d)
+        return wide
+
+
+cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
+    # the rows of a chunk that are in this slice; panel and h NULL: no Hessian
+    cdef double* lane = g.chunk_lane + chunk * LANES
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
     cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
-    cdef Py_ssize_t rows, first = i, panels = 0, taken = 0, j
-    cdef Py_ssize_t size
-    cdef bint wanted = h != NULL
+    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # behind us
+    cdef Py_ssize_t size, rows, first, j
+    cdef bint wanted = h != NULL and panels % g.step == 0
     cdef const double* x
     cdef const char* coming
-    for j in range(LANES):
-        lane[j] = 0
-    memset(grad, 0, g.k * g.q * sizeof(double))
-    if h != NULL:
-        memset(h, 0, g.k * (g.k + 1) // 2 * g.q * g.ld * sizeof(floating))
+    if g.part == 0:
+        memset(lane, 0, LANES * sizeof(double))
+        memset(grad, 0, g.k * g.q * sizeof(double))
+        if h != NULL:
+            memset(h, 0, g.k * (g.k + 1) // 2 * g.q * g.ld * sizeof(floating))
+        g.chunk_taken[chunk] = 0
+    stop = min(stop, i + share(stop - i, HESSIAN_ROWS, g.part + 1, g.parts))
+    i += panels * HESSIAN_ROWS
+    first = i
     while i < stop:
         rows = min(<Py_ssize_t>LANES, stop - i)
         if g.typenum == cnp.NPY_FLOAT32:
             size = rows * g.d * sizeof(float)
             coming = <const char*>(<const float*>g.x + (i + rows) * g.d)
-            widen_rows(<const float*>g.x + i * g.d, wide, rows * g.d)
-            x = wide
+            x = read_rows(g, <const float*>g.x + i * g.d, wide, rows)
         else:
             size = rows * g.d * sizeof(double)
-            x = <const double*>g.x + i * g.d
-            coming = <const char*>(x + rows * g.d)
+            coming = <const char*>(<const double*>g.x + (i + rows) * g.d)
+            x = read_rows(g, <const double*>g.x + i * g.d, wide, rows)
         if g.kind != GLM_HESSIAN:
             glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
         if wanted:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
-            taken += rows
+            g.chunk_taken[chunk] += rows
         if i + rows - first == HESSIAN_ROWS or i + rows == stop:
             if wanted:
                 hessian_update(g, panel, h, first // LANES, i + rows - first, coming, HESSIAN_ROWS * size // rows)
@@ -349,7 +384,6 @@ cdef Py_ssize_t glm_chunk(const GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, dou
     g.chunk_loss[chunk] = 0
     for j in range(LANES):
         g.chunk_loss[chunk] += lane[j]
-    return taken
 
 
 cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -377,7 +411,7 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
 
 
 cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's chunks, then its part of their sums
+    # member's chunks, as far as the slice goes; after the last slice member's part of their sums
     cdef GlmScratch s
     cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
     cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
@@ -385,8 +419,10 @@ cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t te
     s.z = g.rows + g.chunks * LANES * g.d + member * 2 * g.k * LANES
     s.r = s.z + g.k * LANES
     for c in range(share(g.chunks, 1, member, team), share(g.chunks, 1, member + 1, team)):
-        g.chunk_taken[c] = glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
-                                     h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
+        glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
+                  h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
+    if g.part + 1 < g.parts:
+        return
     team_barrier(team)
     if h != NULL:
         for c in range(g.chunks):
@@ -431,11 +467,15 @@ cdef class GlmData:
         Linear predictors: the classes of "multinomial", else 1.
     intercept : bool
         Whether theta (k, q) ends with a column of intercepts.
+    centre : ndarray, shape (d,), float64, or None
+        Subtracted from every row as it is read.
+    offset : ndarray, shape (n, k), float64, or None
+        Added to the linear predictors.
     """
     cdef GlmPlan plan
     cdef object holders     # of everything the plan points to
 
-    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept):
+    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, centre=None, offset=None):
         cdef GlmPlan* g = &self.plan
         g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
         X = as_input("X", X, g.typenum, (None, None))
@@ -444,13 +484,20 @@ cdef class GlmData:
         y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
         if weights is not None:
             weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
-        self.holders = X, y, weights
+        if centre is not None:
+            centre = as_input("centre", centre, cnp.NPY_FLOAT64, (g.d,))
+        if offset is not None:
+            offset = as_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
+        self.holders = X, y, weights, centre, offset
         g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
+        g.centre = NULL if centre is None else <double*>data(centre)
+        g.offset = NULL if offset is None else <double*>data(offset)
         g.hessian_type = g.buffer_type = -1
         g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
         g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
-        g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1) * sizeof(double))
+        g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1 + LANES) * sizeof(double))
         g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.q
+        g.chunk_lane = g.chunk_loss + g.chunks
         g.rows = <double*>aligned_block(g.chunks * LANES * (g.d + 2 * g.k) * sizeof(double))
 
     def __dealloc__(self):
@@ -462,7 +509,7 @@ cdef class GlmData:
 
     cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
         cdef GlmPlan* g = &self.plan
-        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, work = 0
+        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, part, work = 0
         g.kind, g.step = kind, step
         if kind != GLM_HESSIAN:
             theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
@@ -488,8 +535,12 @@ cdef class GlmData:
                 g.buffer_type = typenum
             g.hessian_type, g.hessian = typenum, data(hessian)
             work += g.n * g.q * g.q * pairs // 2
-        with nogil:
-            team_run(glm_job, g, min(g.chunks, team_for(work)))
+        g.parts = max(1, min(work // SLICE_WORK, g.n // (g.chunks * HESSIAN_ROWS)))
+        for part in range(g.parts):
+            PyErr_CheckSignals()
+            g.part = part
+            with nogil:
+                team_run(glm_job, g, min(g.chunks, team_for(work // g.parts)))
         return 0
 
     def value(self, theta, grad, hessian=None, step=1):

@@ -1,7 +1,8 @@
 """The second order: Newton's step, minimizers, generalised linear models, and what a Hessian says about a point."""
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
-from fastopt.newton.glm import GLMResult, glm
+from fastopt.newton.glm import glm
+from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.minimizer import minimize
 from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical_point, predicted_change, step
 

@@ -14,6 +14,9 @@ minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
 - Where a Hessian costs more than MOST_PASSES passes: Newton's steps by conjugate gradients on Hessian-vector
   products, with a diagonal preconditioner, the tighter the closer (Nocedal & Wright, algorithm 7.1).
 - With fewer rows than columns, coef is in the space of the rows: X = L Q, and L (n, n) takes the place of X.
+- Where an intercept is free and a column lies far from zero, all columns are taken about a centre, inside: the
+  squares of dates have no digit left for the differences between dates. The kernel subtracts it as it reads.
+- What rounding allows is known: that of the linear predictors, eps sum |coef_j x_j|, reaches gradient and loss.
 - Softmax does not see a number added to all classes: steps have sum zero over the classes, as the solution has
   with a penalty, and H is made regular in the directions that are left.
 - LAPACK runs on one thread: the same bits, however many threads there are.
@@ -23,9 +26,23 @@ import warnings
 
 import numpy as np
 
-from fastopt._forks import computed_once, importing
+from fastopt._forks import importing
 from fastopt._kernels import core
-from fastopt.newton.steps import Factor, condition_number, dot
+from fastopt._numbers import finite_number, whole_number
+from fastopt.newton.glm_data import (
+    CONSTANT,
+    Data,
+    as_offset,
+    as_rows,
+    as_target,
+    as_weight,
+    check_finite,
+    deviation,
+    is_constant,
+    located,
+)
+from fastopt.newton.glm_result import SLICE, GLMResult
+from fastopt.newton.steps import Factor
 from fastopt.threads import one_blas_thread
 
 __all__ = ["GLMResult", "glm"]
@@ -34,6 +51,9 @@ MOST_PASSES = 100  # conjugate gradients take fewer than that, all Newton steps 
 ROUGH = 8  # 100 000 x 50: 28.5 -> 22.4 ms, 50 000 x 100: 24.4 -> 21.0, 20 000 x 200 and x 300: as without
 PAIRS = 10  # of steps and changes of the gradient, that correct the factor
 LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # 1 - R^2 of a column on those before
+SMALL = 1 / 16  # the deviation of a column, and of a gaussian's y, below which the gradient is measured by it
+TINY = 1e-150  # what has smaller squares than float64 has numbers
+ROUNDINGS = 8  # of each product and sum on the way to a loss or a gradient, as they add up
 EPS = np.finfo(np.float64).eps
 
 
@@ -48,16 +68,18 @@ def glm(
     max_iter=200,
     verbose=False,
     hessian_dtype="float32",
+    offset=None,
 ) -> "GLMResult":
     """Fit a generalised linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
 
     Parameters
     ----------
     X : array_like, shape (n, d), float32 or float64
-        float32 is read as it is and computed with in float64; other dtypes are converted.
+        float32 is read as it is and computed with in float64; other dtypes, and data frames of numbers, are
+        converted. Columns may lie far from zero if the intercept is free (see Notes).
     y : array_like, shape (n,)
         "gaussian": values; "poisson": values of at least 0; "binomial": two classes, "multinomial": two or
-        more, any labels.
+        more, any labels but missing ones.
     family : str
         "gaussian" (identity link), "binomial" (logit), "multinomial" (softmax) or "poisson" (log).
     l2 : float
@@ -67,7 +89,8 @@ def glm(
         Finite and at least 0. A row of weight 0 is as if absent.
     tol : float
         The fit has converged when no component of the gradient exceeds ``tol * sum(w)`` and half the Newton
-        decrement does neither, or when what a step promises is below the rounding of the loss.
+        decrement does neither, or when both are as small as rounding allows. Where the deviation of a column is
+        below 1/16, or that of a gaussian's y, 16 deviations take the place of 1.
     max_iter : int
         Steps at most.
     verbose : bool
@@ -75,6 +98,9 @@ def glm(
     hessian_dtype : {"float32", "float64"}
         What steps are computed with. Where columns are too much alike for float32, it is float64 in any
         case; gradient, stopping rule and so the solution are float64 always.
+    offset : float or array_like, shape (n,), or (n, k) for multinomial, optional
+        Added to the linear predictors, with no coefficient; columns in the order of the sorted classes. A model
+        fitted with an offset predicts with one only.
 
     Returns
     -------
@@ -83,13 +109,19 @@ def glm(
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype or shape, values that are not finite, a `y` that the family does not have, fewer than
-        two classes, or linearly dependent columns with ``l2=0``.
+        Wrong dtype or shape, masked or missing values, values that are not finite, a `y` that the family does
+        not have, fewer than two classes, or linearly dependent columns with ``l2=0``.
 
     Warns
     -----
     RuntimeWarning
         The fit did not converge, as when classes can be separated and ``l2=0``.
+
+    Notes
+    -----
+    With a free intercept, columns whose mean is up to 1e7 times their deviation are fitted as if they had been
+    centred. Without one nothing may be subtracted: the Hessian knows the differences within a column to
+    ``1e-16 * (mean / deviation)**2``, and columns that it cannot tell apart are an error if ``l2=0``.
 
     Examples
     --------
@@ -103,112 +135,58 @@ def glm(
     """
     if family not in core.FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(core.FAMILIES)}, got {family!r}")
-    for name, value in (("l2", l2), ("tol", tol)):
-        if not (isinstance(value, (int, float, np.number)) and 0 <= value < np.inf):
-            raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
-    if isinstance(max_iter, bool) or not hasattr(max_iter, "__index__") or max_iter < 0:
-        raise ValueError(f"max_iter: expected a whole number of at least 0, got {max_iter!r}")
+    l2, tol = finite_number("l2", l2, 0), finite_number("tol", tol, 0)
+    max_iter = whole_number("max_iter", max_iter, 0)
     if hessian_dtype not in ("float32", "float64"):
         raise ValueError(f"hessian_dtype: expected 'float32' or 'float64', got {hessian_dtype!r}")
     X = as_rows(X)
     weight = as_weight(sample_weight, len(X))
     y, classes = as_target(y, family, weight, len(X))
     k = 1 if classes is None or family == "binomial" else len(classes)
-    objective = Objective(family, X, y, weight, k, float(l2), bool(fit_intercept))
+    if offset is not None:
+        offset = as_offset(offset, len(X), k, family)
+    data = Data(family, X, y, weight, k, bool(fit_intercept), offset)
     with one_blas_thread, np.errstate(all="ignore"):
-        inner, back = in_row_space(objective, y, weight)
-        solver = Solver(inner, float(tol), int(max_iter), bool(verbose), hessian_dtype)
-        solver.run(start(inner, y, weight))
+        objective = Objective(data, l2, *located(data))
+        inner, back = in_row_space(objective)
+        solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
+        solver.run(start(inner.data))
         solver.theta = back(solver.theta)
-    return GLMResult(objective, solver, classes)
-
-
-# ---------------------------------------------------------------- what a caller gives
-
-
-def as_rows(X) -> np.ndarray:
-    """X as a C-contiguous float32 or float64 array of at least one row and column."""
-    X = np.asarray(X)
-    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
-        raise ValueError(
-            f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
-        )
-    if X.dtype.kind not in "biuf":
-        raise TypeError(f"X: expected real numbers, got dtype {X.dtype}")
-    return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
-
-
-def as_weight(weight, n) -> np.ndarray | None:
-    if weight is None:
-        return None
-    weight = np.require(weight, np.float64, ["C", "A"])
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
-    if not (np.isfinite(weight).all() and weight.min() >= 0 and weight.max() > 0):
-        raise ValueError("sample_weight: expected finite weights of at least 0, not all of them 0")
-    return weight
-
-
-def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
-    """y as the kernel takes it, and the classes of a classifier."""
-    y = np.asarray(y)
-    if y.shape != (n,):
-        raise ValueError(f"y: expected shape ({n},) for X of {n} rows, got {y.shape}")
-    if family in ("gaussian", "poisson"):
-        if y.dtype.kind not in "biuf":
-            raise TypeError(f"y: expected real numbers for {family}, got dtype {y.dtype}")
-        y = np.require(y, np.float64, ["C", "A"])
-        if not np.isfinite(y).all():
-            raise ValueError("y: expected finite values, got NaN or infinity")
-        if family == "poisson" and y.min() < 0:
-            raise ValueError(f"y: expected values of at least 0 for poisson, got {y.min()}")
-        if family == "poisson" and not (y if weight is None else y * weight).any():
-            raise ValueError(
-                "y: expected a positive value among the rows of positive weight for poisson, got only zeros"
-            )
-        return y, None
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
-        raise ValueError("y: expected class labels, got NaN or infinity")
-    two = two_classes(y)
-    classes, codes = two if two is not None else np.unique(y, return_inverse=True)
-    if family == "binomial" and len(classes) > 2:
-        raise ValueError(
-            f"y: expected two classes for binomial, got {len(classes)} different values; "
-            "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers"
-        )
-    codes = codes.astype(np.float64)
-    if two is not None and weight is None:
-        return codes, classes
-    seen = np.bincount(codes.astype(np.intp), weight, len(classes)) > 0
-    if seen.sum() < 2 or not seen.all():
-        raise ValueError(
-            f"y: expected at least two classes, each with rows of positive weight, got {classes[seen].tolist()}"
-        )
-    return codes, classes
-
-
-def two_classes(y):
-    """Classes and codes of y if it has two, without a sort; else None."""
-    if y.dtype.kind not in "biuf" or not len(y):
-        return None
-    classes = np.array([y.min(), y.max()])
-    upper = y == classes[1]
-    return (classes, upper) if classes[0] != classes[1] and (upper | (y == classes[0])).all() else None
+        return GLMResult(objective, solver, classes)
 
 
 # ---------------------------------------------------------------- the objective
 
 
 class Objective:
-    """Loss and gradient of theta (k q,), its Hessian and products with it, penalty included."""
+    """Loss and gradient of theta (k q,), its Hessian and products with it, penalty included.
 
-    def __init__(self, family, X, y, weight, k, l2, intercept):
-        self.data = core.GlmData(family, X, y, weight, k, intercept)
-        self.family, self.X, self.k, self.d, self.l2 = family, X, k, X.shape[1], l2
-        self.q = self.d + intercept
-        self.total = float(len(X) if weight is None else weight.sum())
-        self.rows = len(X) if weight is None else int(np.count_nonzero(weight))
+    With a centre, theta belongs to the columns about it.
+    """
+
+    def __init__(self, data, l2, centre=None, deviations=None):
+        self.data, self.l2, self.centre = data, l2, centre
+        self.kernel = data.bound(centre)
+        self.family, self.X, self.k, self.d = data.family, data.X, data.k, data.X.shape[1]
+        self.q, weight = self.d + data.intercept, data.weight
+        self.total = float(len(self.X) if weight is None else weight.sum())
+        self.rows = len(self.X) if weight is None else int(np.count_nonzero(weight))
+        self.variance = self.total  # of the residuals, summed: of the order of this
+        if self.family == "poisson":
+            self.variance += float(data.y.sum() if weight is None else weight @ data.y)
         self.rotated = False  # X stands for one with more columns
+        self.deviations = np.append(np.ones(self.d) if deviations is None else deviations, np.ones(self.q - self.d))
+        self.sizes = np.minimum(1.0, self.deviations / SMALL) * self.unit()
+
+    def unit(self) -> float:
+        """The size of a residual that counts as 1: where y of a gaussian is small, smaller."""
+        if self.family != "gaussian":
+            return 1.0
+        y = self.data.y if self.data.offset is None else self.data.y - self.data.offset[:, 0]
+        size = float(deviation(y - np.average(y, weights=self.data.weight) * self.data.intercept, self.data.weight))
+        if 0 < size < TINY:
+            raise ValueError(f"y: expected values whose squares are numbers, got a deviation of {size:.0e}; scale y")
+        return min(1.0, size / SMALL) or 1.0
 
     def penalise(self, grad, theta):
         """grad += l2 coef."""
@@ -217,22 +195,32 @@ class Objective:
         return grad
 
     def norm(self, grad) -> float:
-        """The largest component; of a rotated gradient the length, which bounds it."""
+        """The largest component, over its size; of a rotated gradient the length, which bounds it."""
+        grad = grad.reshape(self.k, self.q)
         if self.rotated:
-            return float(np.sqrt((grad.reshape(self.k, self.q) ** 2).sum(axis=1).max()))
-        return float(np.abs(grad).max())
+            return float(np.sqrt((grad**2).sum(axis=1).max()) / self.sizes.min())
+        return float((np.abs(grad) / self.sizes).max())
 
     def value(self, theta, hessian=None, step=1) -> tuple[float, np.ndarray]:
         grad = np.empty((self.k, self.q))
-        loss = self.data.value(theta.reshape(self.k, self.q), grad, hessian, step)
+        loss = self.kernel.value(theta.reshape(self.k, self.q), grad, hessian, step)
         coef = theta.reshape(self.k, self.q)[:, : self.d]
         return loss + 0.5 * self.l2 * float(np.vdot(coef, coef)), self.penalise(grad.reshape(-1), theta)
 
     def product(self, v) -> np.ndarray:
-        out = self.data.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
+        out = self.kernel.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
         return self.penalise(out.reshape(-1), v)
 
-    def centre(self, step) -> np.ndarray:
+    def mean_squares(self) -> np.ndarray:
+        """Of the columns, about the centre; (d,)."""
+        if self.centre is None:
+            return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64) / len(self.X)
+        total, rows = np.zeros(self.d), max(1, SLICE // self.d)
+        for i in range(0, len(self.X), rows):
+            total += ((self.X[i : i + rows] - self.centre) ** 2).sum(axis=0)
+        return total / len(self.X)
+
+    def seen(self, step) -> np.ndarray:
         """The part of a step that softmax sees, in place."""
         if self.k > 1:
             step = step.reshape(self.k, self.q)
@@ -257,10 +245,24 @@ class Objective:
 
     def hessian(self, dtype) -> np.ndarray:
         """The Hessian at the point of the last `value`."""
-        return self.finish(self.data.hessian(self.empty(dtype)))
+        return self.finish(self.kernel.hessian(self.empty(dtype)))
+
+    def rounding(self, theta, loss, roots) -> tuple[float, np.ndarray]:
+        """What rounding may have made of loss and gradient; `roots` are those of the diagonal of the Hessian.
+
+        A linear predictor carries eps times A = sum |coef_j x_j|. By Cauchy and Schwarz, that makes at most
+        sum w l'' A |x_j| <= roots_j sum_l |coef_l| roots_l of a gradient, and sums of w l' x_j have a part in it
+        as large as roots_j times the root of sum w l'^2 / l'': about the rows, where the model holds.
+        """
+        residuals = np.sqrt(2 * loss if self.family == "gaussian" else self.variance)
+        predictors = float(np.abs(theta) @ roots)
+        if self.data.offset is not None:
+            predictors += residuals * float(np.abs(self.data.offset).max())
+        gradient = ROUNDINGS * EPS * roots * (residuals + predictors)
+        return ROUNDINGS * EPS * (abs(loss) + residuals * (residuals + predictors)), gradient
 
 
-def in_row_space(objective, y, weight):
+def in_row_space(objective):
     """The objective to solve, and the way back from its theta: with few rows, of fewer columns."""
     X, k, d = objective.X, objective.k, objective.d
     n = len(X)
@@ -272,9 +274,10 @@ def in_row_space(objective, y, weight):
         from scipy.linalg import qr
 
     check_finite(X)
-    space, factor = qr(X.T.astype(np.float64), mode="economic", overwrite_a=True, check_finite=False)
-    inner = Objective(objective.family, np.ascontiguousarray(factor.T), y, weight, k, objective.l2, objective.q > d)
-    inner.rotated = True
+    columns = X.T.astype(np.float64) if objective.centre is None else X.T - objective.centre[:, None]
+    space, factor = qr(columns, mode="economic", overwrite_a=True, check_finite=False)
+    inner = Objective(objective.data._replace(X=np.ascontiguousarray(factor.T)), objective.l2)
+    inner.rotated, inner.sizes = True, objective.sizes
 
     def back(theta):
         theta = theta.reshape(k, inner.q)
@@ -283,24 +286,25 @@ def in_row_space(objective, y, weight):
     return inner, back
 
 
-def check_finite(X):
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=0))
-    if bad.size:
-        raise ValueError(f"X: expected finite values, got NaN or infinity in column {bad[0]}")
-
-
-def start(objective, y, weight) -> np.ndarray:
+def start(data) -> np.ndarray:
     """The model without coefficients: the intercept of the mean, or zeros."""
-    theta = np.zeros((objective.k, objective.q))
-    if objective.q > objective.d:
-        if objective.family == "multinomial":
-            share = np.bincount(y.astype(np.intp), weight, objective.k) / objective.total
-            theta[:, -1] = np.log(share) - np.log(share).mean()
-        else:
-            mean = np.average(y, weights=weight)
-            if objective.family == "binomial":
-                mean = mean / (1 - mean)
-            theta[0, -1] = mean if objective.family == "gaussian" else np.log(mean)
+    family, y, weight = data.family, data.y, data.weight
+    theta = np.zeros((data.k, data.X.shape[1] + data.intercept))
+    if not data.intercept:
+        return theta.reshape(-1)
+    if family == "multinomial":
+        share = np.bincount(y.astype(np.intp), weight, data.k) / (len(y) if weight is None else weight.sum())
+        theta[:, -1] = np.log(share) - np.log(share).mean()
+    else:
+        mean = np.average(y, weights=weight)
+        if family == "binomial":
+            mean = mean / (1 - mean)
+        theta[0, -1] = mean if family == "gaussian" else np.log(mean)
+    if data.offset is not None and family == "poisson":
+        largest = data.offset.max()
+        theta[:, -1] -= largest + np.log(np.average(np.exp(data.offset - largest), axis=0, weights=weight))
+    elif data.offset is not None:
+        theta[:, -1] -= np.average(data.offset, axis=0, weights=weight)
     return theta.reshape(-1)
 
 
@@ -330,17 +334,20 @@ class Solver:
 
     def run(self, theta):
         objective, total = self.objective, self.objective.total
-        self.pairs, self.factor, self.n_iter, self.passes, self.converged = [], None, 0, 0, False
+        self.pairs, self.factor, self.n_iter, self.passes = [], None, 0, 0
+        self.converged = self.stuck = self.separated = False
         hessian = objective.empty(self.dtype) if self.dense else None
         loss, grad = objective.value(theta, hessian, self.rough)
         if not (np.isfinite(loss) and np.isfinite(grad).all()):
             check_finite(objective.X)
-            raise ValueError("X: expected finite values, got values too large to add up")
+            raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
         self.first = objective.norm(grad)
         if self.dense:
+            self.refuse_constants()
             self.take(hessian)
         else:
             self.scale = self.diagonal(theta)
+            self.roots = 1 / np.sqrt(self.scale)
         while True:
             self.theta, self.loss, self.grad_norm = theta, loss, objective.norm(grad) / total
             step = self.direction(grad)
@@ -350,18 +357,22 @@ class Solver:
             self.converged = self.grad_norm <= self.tol and -0.5 * slope <= self.tol * total
             if self.converged or self.n_iter == self.max_iter:
                 break
-            new, told = self.search(theta, loss, grad, step, slope), -slope > 8 * EPS * abs(loss)
+            roundings = objective.rounding(theta, loss, self.roots)
+            new, told = self.search(theta, loss, step, slope, roundings[0]), -slope > roundings[0]
             if new is None or not (told or objective.norm(new[2]) <= 0.5 * objective.norm(grad)):
-                self.converged = not told  # nothing is left that float64 could tell
+                # nothing is left that float64 could tell
+                self.converged = not told or bool((np.abs(grad) <= roundings[1]).all())
+                self.stuck = True
                 break
             if self.dense and (new[0] - theta) @ (new[2] - grad) > 0:
                 self.pairs = [*self.pairs, (new[0] - theta, new[2] - grad)][-PAIRS:]
             theta, loss, grad, hessian = new
             self.n_iter += 1
             if hessian is not None or self.pays(objective.norm(grad) / total):
-                self.take(objective.data.hessian(objective.empty(self.dtype)) if hessian is None else hessian)
+                self.take(objective.kernel.hessian(objective.empty(self.dtype)) if hessian is None else hessian)
         if self.converged and objective.l2 == 0 and objective.family != "gaussian":
-            self.check_finite_optimum(theta, grad)
+            self.separated = self.has_no_optimum(theta, grad)
+            self.converged = not self.separated
         if not self.converged:
             self.warn()
 
@@ -369,16 +380,17 @@ class Solver:
 
     def direction(self, grad) -> np.ndarray:
         if not self.dense:
-            return self.objective.centre(self.conjugate_gradients(-grad))
+            return self.objective.seen(self.conjugate_gradients(-grad))
         q, kept = -grad, []
         for s, y in reversed(self.pairs):
             a = (s @ q) / (s @ y)
             q -= a * y
             kept.append((a, s, y))
-        q = self.factor.solve(q.astype(self.dtype)).astype(np.float64)
+        unit = np.exp2(np.frexp(np.abs(q).max())[1])  # within float32; a power of 2 changes no digit
+        q = self.factor.solve((q / unit).astype(self.dtype)) * unit
         for a, s, y in reversed(kept):
             q += s * (a - (y @ q) / (s @ y))
-        return self.objective.centre(q)
+        return self.objective.seen(q)
 
     def conjugate_gradients(self, b, tol=None) -> np.ndarray:
         """H x = b to min(1/2, sqrt(|b| / |first gradient|)), as close as Newton's steps pay for."""
@@ -402,11 +414,10 @@ class Solver:
             p = z + (rz / before) * p
         return x if x.any() else z
 
-    def search(self, theta, loss, grad, step, slope):
+    def search(self, theta, loss, step, slope, rounding):
         """The first of theta + step, theta + step / 2, ... whose loss falls enough (Armijo), or falls as far as
         rounding tells while the gradient along the step does; None if there is none.
         """
-        rounding = 8 * EPS * abs(loss)
         t = 1.0
         while slope < 0 and t > 1e-12:
             new = theta + t * step
@@ -427,10 +438,12 @@ class Solver:
     def take(self, hessian):
         """Factor a Hessian; float64 where float32 does not do, an error where that does not either."""
         objective, rough = self.objective, self.rough > 1 and self.factor is None
-        factor = factored(objective.finish(hessian))
+        hessian = objective.finish(hessian)
+        self.roots = np.sqrt(hessian.diagonal().astype(np.float64))
+        factor = factored(hessian)
         if factor.minor and (rough or self.dtype != np.float64):
             self.dtype, self.rough = self.dtype if rough else np.dtype(np.float64), 1
-            return self.take(objective.data.hessian(objective.empty(self.dtype)))
+            return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
             self.dependent(factor.minor - 1)
             factor = self.damped()
@@ -440,11 +453,13 @@ class Solver:
         self.pairs, self.passes = [], 0
 
     def damped(self) -> Factor:
-        """Of a Hessian that is regular by its penalty only: the least ridge that rounding leaves alone."""
-        for ridge in (1e-10, 1e-8, 1e-6):
+        """Of a Hessian that is regular by its penalty only: as it is if its pivots are more than rounding, else with
+        the least ridge that rounding leaves alone.
+        """
+        for ridge in (0.0, 1e-10, 1e-8, 1e-6):
             hessian = self.objective.hessian(np.float64)
             hessian.reshape(-1)[:: len(hessian) + 1] *= 1 + ridge
-            factor = factored(hessian)
+            factor = factored(hessian) if ridge else Factor(hessian, overwrite=True)
             if not factor.minor:
                 return factor
         raise ValueError(
@@ -462,8 +477,10 @@ class Solver:
         """One over the diagonal of the Hessian, as if all rows had the mean curvature of the intercept alone."""
         objective = self.objective
         squares = np.ones((objective.k, objective.q))
-        squares[:, : objective.d] = np.einsum("ij,ij->j", objective.X, objective.X, dtype=np.float64) / len(objective.X)
+        squares[:, : objective.d] = objective.mean_squares()
         z = theta.reshape(objective.k, objective.q)[:, -1:] if objective.q > objective.d else np.zeros((objective.k, 1))
+        if objective.data.offset is not None:
+            z = z + objective.data.offset.mean(axis=0)[:, None]
         p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
         level = {
             "gaussian": lambda: np.ones(1),
@@ -477,168 +494,56 @@ class Solver:
 
     # -- what cannot be solved
 
+    def refuse_constants(self):
+        """About a centre, a constant column is rounding or 0, which need not look as if it depends on others."""
+        objective = self.objective
+        if objective.l2 == 0 and objective.centre is not None:
+            for column in np.flatnonzero(objective.deviations[: objective.d] <= CONSTANT * np.abs(objective.centre)):
+                if is_constant(objective.X[:, column]):
+                    self.dependent(column)
+
     def dependent(self, column):
         objective = self.objective
         if objective.l2 > 0:
             return
         column %= objective.q
-        which = f"column {column}, that depends on those before it"
+        if column < objective.d and objective.deviations[column] < TINY:
+            raise ValueError(
+                f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
+                f"in column {column}; scale it"
+            )
+        which, way_out = f"column {column}, that depends on those before it", ""
         if column == objective.d:
             which = "columns that add up to a constant, as the intercept"
+        elif objective.data.intercept and is_constant(objective.X[:, column]):
+            which = f"columns that add up to a constant, as the intercept: column {column}"
+        elif not objective.data.intercept:
+            way_out = " (to rounding: that of columns far from zero hides how they differ; center them)"
         raise ValueError(
-            f"X: expected linearly independent columns for l2=0, got {which}; drop a column or pass l2 > 0"
+            f"X: expected linearly independent columns for l2=0, got {which}{way_out}; drop a column or pass l2 > 0"
         )
 
-    def check_finite_optimum(self, theta, grad):
+    def has_no_optimum(self, theta, grad) -> bool:
         """Without a penalty, classes that can be separated drive theta to infinity: the gradient vanishes there
         too, but the step does not.
         """
-        self.objective.value(theta)
-        factor = factored(self.objective.hessian(np.float64)) if self.dense else None
+        objective = self.objective
+        objective.value(theta)
+        factor = factored(objective.hessian(np.float64)) if self.dense else None
         if factor is not None and factor.minor:
-            self.converged = False
-            return
+            return True
         step = self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad)
-        self.converged = bool(np.abs(step).max() <= 1e-3 * np.abs(theta).max())
+        step, theta = (np.abs(a).reshape(objective.k, objective.q) * objective.deviations for a in (step, theta))
+        return not step.max() <= 1e-3 * theta.max()
 
     def warn(self):
         way_out = "raise max_iter"
-        if self.objective.l2 == 0:
+        if self.separated or (self.objective.l2 == 0 and self.objective.family != "gaussian"):
             way_out = "classes that can be separated have no finite solution: pass l2 > 0"
+        elif self.stuck:
+            way_out = "rounding hides what is left: center and scale the columns of X"
         warnings.warn(
             f"glm: not converged after {self.n_iter} steps, gradient {self.grad_norm:.1e}; {way_out}",
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-# ---------------------------------------------------------------- the result
-
-
-class GLMResult:
-    """A fitted model.
-
-    Attributes
-    ----------
-    coef : ndarray, shape (d,), or (k, d) for multinomial
-    intercept : float, or ndarray, shape (k,), for multinomial
-        0 without an intercept.
-    family : str
-    classes : ndarray, shape (k,), or None
-        The labels in the order of `predict_proba`; None for gaussian and poisson.
-    converged : bool
-    n_iter : int
-        Steps taken.
-    loss : float
-        The objective at the solution, penalty included.
-    grad_norm : float
-        The largest component of the gradient there, over the sum of the weights: what `tol` bounds.
-    """
-
-    def __init__(self, objective, solver, classes):
-        theta = solver.theta.reshape(objective.k, objective.q)
-        coef, intercept = theta[:, : objective.d].copy(), theta[:, objective.d :]
-        intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
-        many = objective.family == "multinomial"
-        self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
-        self.family, self.classes = objective.family, classes
-        self.converged, self.n_iter = bool(solver.converged), solver.n_iter
-        self.loss, self.grad_norm = solver.loss, solver.grad_norm
-        self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
-        self._objective = objective  # holds X until the Hessian has been asked for
-
-    def __getstate__(self):
-        return self.__dict__ | {"_objective": None}  # models are kept without the data
-
-    def __repr__(self):
-        return (
-            f"GLMResult({self.family}, {self.coef.size} coefficients, n_iter={self.n_iter}, converged={self.converged})"
-        )
-
-    # -- predictions
-
-    def decision_function(self, X) -> np.ndarray:
-        """The linear predictors: (n,), or (n, k) for multinomial."""
-        X = np.asarray(X)
-        if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
-            raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
-        with one_blas_thread:
-            return X @ self.coef.T + self.intercept
-
-    def predict(self, X) -> np.ndarray:
-        """The mean of y for gaussian and poisson, else the most probable class of each row."""
-        z = self.decision_function(X)
-        if self.classes is None:
-            return np.exp(z) if self.family == "poisson" else z
-        return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
-
-    def predict_proba(self, X) -> np.ndarray:
-        """The probability of each class, (n, k)."""
-        if self.classes is None:
-            raise ValueError(
-                f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict"
-            )
-        z = self.decision_function(X)
-        z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
-
-    # -- what the Hessian says; computed when asked for
-
-    @computed_once
-    def hessian(self) -> np.ndarray:
-        """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
-        objective = self._objective
-        if objective is None:
-            raise ValueError("hessian: expected to be asked for before the model was pickled, for it needs the data")
-        lower = objective.empty(np.float64)
-        objective.value(self._theta.reshape(-1), lower)
-        penalty = np.zeros_like(self._theta)
-        penalty[:, : objective.d] = objective.l2
-        full = np.tril(lower)
-        full += np.tril(full, -1).T
-        full.reshape(-1)[:: len(full) + 1] += penalty.reshape(-1)
-        self._objective = None
-        return full
-
-    def _contrasts(self, matrix, back=False):
-        """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
-        k, q = self._theta.shape
-        if k == 1:
-            return matrix
-        with importing:
-            from scipy.linalg import helmert
-
-        basis = np.kron(helmert(k), np.eye(q))
-        with one_blas_thread:
-            return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
-
-    @computed_once
-    def covariance(self) -> np.ndarray:
-        """Dispersion times the inverse Hessian, rows and columns as in `hessian`.
-
-        The dispersion is 1, and the residual variance for gaussian: sum(w r^2) over the rows of positive weight
-        less the parameters. For multinomial it is the covariance of the parameters whose sum over the classes
-        is 0.
-        """
-        with importing:
-            from scipy.linalg import cho_factor, cho_solve
-
-        with one_blas_thread:
-            reduced = self._contrasts(self.hessian)
-            inverse = cho_solve(cho_factor(reduced), np.eye(len(reduced)))
-            return self.dispersion * self._contrasts(inverse, back=True)
-
-    @property
-    def dispersion(self) -> float:
-        """1, or the residual variance for gaussian."""
-        if self.family != "gaussian":
-            return 1.0
-        freedom = self._rows - self._theta.size
-        squares = 2 * self.loss - self._l2 * dot(self.coef, self.coef)
-        return squares / freedom if freedom > 0 else np.nan
-
-    @computed_once
-    def condition_number(self) -> float:
-        """Largest over smallest eigenvalue of the Hessian (for multinomial, over the directions it sees)."""
-        return condition_number(self._contrasts(self.hessian))

@@ -1,0 +1,147 @@
+"""What a generalised linear model is given: the arrays of a caller, checked, and where their columns lie.
+
+The columns are looked at in a sample of the rows, which costs nothing beside a fit. Where an intercept is free and one
+of them lies far from zero, a centre comes out: the squares of dates have no digit left for the differences between
+dates. The kernel subtracts it as it reads.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt._inputs import as_real, class_labels
+from fastopt._kernels import core
+
+SAMPLE = 128  # rows that tell where the columns lie; the mean of all is sqrt(n / SAMPLE) deviations farther at most
+FAR = 10  # deviations from zero, beyond which columns are centred: a Hessian in float32 is good for some 50
+CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
+
+
+# ---------------------------------------------------------------- what a caller gives
+
+
+def as_rows(X) -> np.ndarray:
+    """X as a C-contiguous float32 or float64 array of at least one row and column."""
+    X = as_real("X", X)
+    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
+        raise ValueError(
+            f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
+        )
+    return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
+
+
+def as_weight(weight, n) -> np.ndarray | None:
+    if weight is None:
+        return None
+    weight = np.require(as_real("sample_weight", weight), np.float64, ["C", "A"])
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not (np.isfinite(total) and weight.min() >= 0 and total > 0):
+        raise ValueError("sample_weight: expected finite weights of at least 0, not all of them 0")
+    return weight
+
+
+def as_offset(offset, n, k, family) -> np.ndarray:
+    """An offset as the kernel takes it, (n, k)."""
+    offset = as_real("offset", offset)
+    shape = (n, k) if family == "multinomial" else (n,)
+    if offset.shape not in ((), shape):
+        raise ValueError(f"offset: expected a number or shape {shape} for X of {n} rows, got {offset.shape}")
+    if not np.isfinite(offset).all():
+        raise ValueError("offset: expected finite values, got NaN or infinity")
+    return np.require(np.broadcast_to(offset.reshape(-1, k) if offset.ndim else offset, (n, k)), np.float64, ["C", "A"])
+
+
+def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
+    """y as the kernel takes it, and the classes of a classifier."""
+    if family in ("gaussian", "poisson"):
+        return as_values(y, family, weight, n), None
+    classes, codes = class_labels("y", y, n)
+    if family == "binomial" and len(classes) > 2:
+        raise ValueError(
+            f"y: expected two classes for binomial, got {len(classes)} different values; "
+            "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers"
+        )
+    seen = np.full(len(classes), True)
+    if weight is not None:
+        seen = np.bincount(codes.astype(np.intp), weight, len(classes)) > 0
+    if seen.sum() < 2 or not seen.all():
+        raise ValueError(
+            f"y: expected at least two classes, each with rows of positive weight, got {classes[seen].tolist()}"
+        )
+    return codes.astype(np.float64), classes
+
+
+def as_values(y, family, weight, n) -> np.ndarray:
+    """y of a family of numbers."""
+    y = np.require(as_real("y", y), np.float64, ["C", "A"])
+    if y.shape != (n,):
+        way_out = "; pass y.ravel()" if y.shape == (n, 1) else ""
+        raise ValueError(f"y: expected shape ({n},) for {n} rows, got {y.shape}{way_out}")
+    if not np.isfinite(y).all():
+        raise ValueError("y: expected finite values, got NaN or infinity")
+    if family == "poisson" and y.min() < 0:
+        raise ValueError(f"y: expected values of at least 0 for poisson, got {y.min()}")
+    if family == "poisson" and not (y if weight is None else y * weight).any():
+        raise ValueError("y: expected a positive value among the rows of positive weight for poisson, got only zeros")
+    return y
+
+
+# ---------------------------------------------------------------- the data and where they lie
+
+
+class Data(NamedTuple):
+    """What is fitted, checked; the arguments of the kernel."""
+
+    family: str
+    X: np.ndarray  # (n, d)
+    y: np.ndarray  # (n,)
+    weight: np.ndarray | None  # (n,)
+    k: int
+    intercept: bool
+    offset: np.ndarray | None  # (n, k)
+
+    def bound(self, centre):
+        """The kernel, with scratch of its own."""
+        return core.GlmData(*self[:6], centre, self.offset)
+
+
+def located(data) -> tuple[np.ndarray | None, np.ndarray]:
+    """The centre to take the columns about, None if they lie near zero, and their deviations, 1 where none is seen.
+
+    From a sample of the rows, by weight. Without an intercept the deviations are from zero.
+    """
+    rows = (np.arange(SAMPLE) * 2 + 1) * len(data.X) // (2 * SAMPLE) if len(data.X) > SAMPLE else slice(None)
+    if data.weight is not None:
+        upto = np.cumsum(data.weight)
+        rows = np.searchsorted(upto, (np.arange(SAMPLE) + 0.5) / SAMPLE * upto[-1])
+    sample = data.X[rows].astype(np.float64)
+    if not data.intercept:
+        deviations = deviation(sample)
+        return None, np.where(deviations > 0, deviations, 1.0)
+    apart = sample - sample[0]  # a constant has a deviation of exactly 0, and is its own mean
+    mean = apart.mean(axis=0)
+    deviations = deviation(apart - mean)
+    far = (np.abs(sample[0] + mean) > FAR * deviations).any()
+    return sample[0] + mean if far else None, np.where(deviations > 0, deviations, 1.0)
+
+
+def deviation(a, weight=None):
+    """The root of the mean square over the rows, also where squares over- or underflow."""
+    largest = np.abs(a).max(axis=0)
+    return largest * np.sqrt(np.average((a / np.where(largest > 0, largest, 1.0)) ** 2, axis=0, weights=weight))
+
+
+def check_finite(X, what="column"):
+    """Raise ValueError, naming the first row or column, if X holds NaN or infinity."""
+    bad = np.flatnonzero(~np.isfinite(X).all(axis=0 if what == "column" else 1))
+    if bad.size:
+        raise ValueError(f"X: expected finite values, got NaN or infinity in {what} {bad[0]}")
+
+
+def is_constant(column) -> bool:
+    """Whether the values of a column are one number, not 0, to rounding."""
+    column = column.astype(np.float64)
+    return bool(column.any() and np.ptp(column) <= CONSTANT * np.abs(column).max())

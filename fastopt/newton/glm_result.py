@@ -1,0 +1,211 @@
+"""A fitted generalised linear model: predictions, and what the Hessian says about them."""
+
+import numpy as np
+
+from fastopt._forks import computed_once, importing
+from fastopt._inputs import as_real
+from fastopt.newton.glm_data import as_offset, check_finite
+from fastopt.newton.steps import Factor, dot, eigenvalues
+from fastopt.threads import one_blas_thread
+
+SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
+
+
+class GLMResult:
+    """A fitted model.
+
+    Attributes
+    ----------
+    coef : ndarray, shape (d,), or (k, d) for multinomial
+    intercept : float, or ndarray, shape (k,), for multinomial
+        0 without an intercept.
+    family : str
+    classes : ndarray, shape (k,), or None
+        The labels in the order of `predict_proba`; None for gaussian and poisson.
+    converged : bool
+    n_iter : int
+        Steps taken.
+    loss : float
+        The objective at the solution, penalty included.
+    grad_norm : float
+        The largest component of the gradient there, over the sum of the weights: what `tol` bounds.
+    """
+
+    # what models pickled by older versions lack
+    _centre: np.ndarray | None = None
+    _has_offset = False
+    _data = None
+
+    def __init__(self, objective, solver, classes):
+        d, theta, centre = objective.d, solver.theta.reshape(objective.k, objective.q), objective.centre
+        coef, intercept = theta[:, :d].copy(), theta[:, d:]
+        intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
+        if centre is not None:
+            intercept -= coef @ centre
+        many = objective.family == "multinomial"
+        self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
+        self.family, self.classes = objective.family, classes
+        self.converged, self.n_iter = bool(solver.converged), solver.n_iter
+        self.loss, self.grad_norm = solver.loss, solver.grad_norm
+        self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
+        self._centre, self._has_offset = centre, objective.data.offset is not None
+        self._data = objective.data  # until the Hessian has been asked for
+
+    def __getstate__(self):
+        return self.__dict__ | {"_data": None}  # models are kept without the data
+
+    def __setstate__(self, state):
+        if "hessian" in state and "_centre" not in state:  # of an older version
+            state = state | {"_hessian": state["hessian"]}
+        self.__dict__ |= state
+
+    def __repr__(self):
+        return (
+            f"GLMResult({self.family}, {self.coef.size} coefficients, n_iter={self.n_iter}, converged={self.converged})"
+        )
+
+    # -- predictions
+
+    def decision_function(self, X, offset=None) -> np.ndarray:
+        """The linear predictors: (n,), or (n, k) for multinomial.
+
+        `offset` is a number or of their shape. A model fitted with one needs one: 0.0 predicts without.
+        """
+        X = as_real("X", X)
+        if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
+            raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
+        if offset is None and self._has_offset:
+            raise ValueError(
+                "offset: expected one, for the model was fitted with an offset, got None; pass offset=0.0 for none"
+            )
+        rows = max(1, SLICE // X.shape[1])
+        with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
+            parts = [X[i : i + rows] @ self.coef.T for i in range(0, len(X), rows)]
+        z = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *self.coef.shape[:-1])), *parts])
+        z = z + self.intercept
+        if not np.isfinite(z).all():
+            check_finite(X, "row")
+        if offset is not None:
+            z = z + as_offset(offset, len(X), z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
+        if np.isnan(z).any():
+            raise ValueError("X: expected values whose predictors can be added up, got infinities of both signs")
+        return z
+
+    def predict(self, X, offset=None) -> np.ndarray:
+        """The mean of y for gaussian and poisson, else the most probable class of each row."""
+        z = self.decision_function(X, offset)
+        if self.classes is None:
+            return np.exp(z) if self.family == "poisson" else z
+        return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
+
+    def predict_proba(self, X, offset=None) -> np.ndarray:
+        """The probability of each class, (n, k)."""
+        if self.classes is None:
+            raise ValueError(
+                f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict"
+            )
+        z = self.decision_function(X, offset)
+        z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+    # -- what the Hessian says; computed when asked for
+
+    @computed_once
+    def _hessian(self) -> np.ndarray:
+        """The Hessian by theta, that of the columns about the centre."""
+        data = self._data
+        if data is None and "_hessian" in self.__dict__:  # another thread has found it since this one looked
+            return self.__dict__["_hessian"]
+        if data is None:
+            raise ValueError("hessian: expected to be asked for before the model was pickled, for it needs the data")
+        lower, grad = np.empty((self._theta.size,) * 2), np.empty_like(self._theta)
+        data.bound(self._centre).value(self._theta, grad, lower)
+        penalty = np.zeros_like(self._theta)
+        penalty[:, : data.X.shape[1]] = self._l2
+        full = symmetric(lower)
+        full.reshape(-1)[:: len(full) + 1] += penalty.reshape(-1)
+        self.__dict__["_hessian"], self._data = full, None
+        return full
+
+    @computed_once
+    def hessian(self) -> np.ndarray:
+        """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
+        return self._hessian if self._centre is None else by_columns(self._hessian, self._centre)
+
+    def _contrasts(self, matrix, back=False):
+        """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
+        k, q = self._theta.shape
+        if k == 1:
+            return matrix
+        with importing:
+            from scipy.linalg import helmert
+
+        basis = np.kron(helmert(k), np.eye(q))
+        with one_blas_thread:
+            return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
+
+    @computed_once
+    def covariance(self) -> np.ndarray:
+        """Dispersion times the inverse Hessian, rows and columns as in `hessian`.
+
+        The dispersion is 1, and the residual variance for gaussian: sum(w r^2) over the rows of positive weight
+        less the parameters. For multinomial it is the covariance of the parameters whose sum over the classes
+        is 0.
+        """
+        with one_blas_thread:
+            return self.dispersion * self._contrasts(self._inverse(), back=True)
+
+    def _inverse(self) -> np.ndarray:
+        """Of the Hessian, for softmax over the directions that it sees."""
+        with importing:
+            from scipy.linalg import cho_factor, cho_solve
+
+        reduced = self._contrasts(self._hessian)
+        inverse = cho_solve(cho_factor(reduced), np.eye(len(reduced)))
+        return inverse if self._centre is None else covariance_by_columns(inverse, self._centre)
+
+    @property
+    def dispersion(self) -> float:
+        """1, or the residual variance for gaussian."""
+        if self.family != "gaussian":
+            return 1.0
+        freedom = self._rows - self._theta.size
+        squares = 2 * self.loss - self._l2 * dot(self.coef, self.coef)
+        return squares / freedom if freedom > 0 else np.nan
+
+    @computed_once
+    def condition_number(self) -> float:
+        """Largest over smallest eigenvalue of the Hessian (for multinomial, over the directions it sees)."""
+        with one_blas_thread:
+            if Factor(self._contrasts(self._hessian)).minor:
+                return np.inf
+            # the largest eigenvalue of the inverse keeps its digits where the smallest of a Hessian has lost them
+            return float(eigenvalues(self._contrasts(self.hessian))[-1] * eigenvalues(self._inverse())[-1])
+
+
+def by_columns(hessian, centre) -> np.ndarray:
+    """The Hessian by coef and intercept of the columns, from that of the columns about a centre."""
+    d = len(centre)
+    blocks = hessian.copy().reshape(len(hessian) // (d + 1), d + 1, -1)
+    blocks[:, :d] += centre[:, None] * blocks[:, d:]
+    blocks = blocks.reshape(len(hessian), -1, d + 1)
+    blocks[..., :d] += blocks[..., d:] * centre
+    return symmetric(blocks.reshape(hessian.shape))
+
+
+def covariance_by_columns(covariance, centre) -> np.ndarray:
+    """The same for a covariance: the intercept is that about the centre less centre @ coef."""
+    d = len(centre)
+    blocks = covariance.copy().reshape(len(covariance) // (d + 1), d + 1, -1)
+    blocks[:, d] -= centre @ blocks[:, :d]
+    blocks = blocks.reshape(len(covariance), -1, d + 1)
+    blocks[..., d] -= blocks[..., :d] @ centre
+    return symmetric(blocks.reshape(covariance.shape))
+
+
+def symmetric(lower) -> np.ndarray:
+    """The matrix whose lower triangle this is."""
+    full = np.tril(lower)
+    full += np.tril(full, -1).T
+    return full
