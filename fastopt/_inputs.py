@@ -59,6 +59,8 @@ def _from_frame(name, frame) -> np.ndarray:
     """A frame or series of pandas whose columns have several types; values missing from them are NaN."""
     names = list(getattr(frame, "columns", ["values"]))
     dtypes = list(frame.dtypes) if hasattr(frame, "columns") else [frame.dtypes]
+    if object in dtypes:
+        return _from_objects(name, np.asarray(frame))
     for column, dtype in zip(names, dtypes, strict=True):
         if getattr(dtype, "kind", "O") not in "biuf":
             raise TypeError(f"{name}: expected real numbers, got dtype {dtype} in column {column!r}; encode or drop it")
@@ -116,7 +118,7 @@ def _is_missing(label) -> bool:
     if isinstance(label, (float, np.floating)):
         return not np.isfinite(label)
     try:
-        return label is None or label != label  # NaT is not
+        return label is None or bool(label != label)  # NaT is not
     except TypeError:  # NA has no truth
         return True
 

@@ -10,8 +10,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import OBJECTIVES
-from scipy import optimize
+from scipy import optimize, sparse
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastopt as fo
@@ -82,8 +84,8 @@ def test_only_the_lower_triangle_is_read_in_any_layout(d, method):
     lower = np.where(np.tri(d, dtype=bool), H, np.nan)
     wide = np.zeros((d, 2 * d))
     wide[:, ::2] = lower
-    for given in (lower, np.asfortranarray(lower), wide[:, ::2]):
-        found = fo.newton.step(given, g, method=method)
+    for layout in (lower, np.asfortranarray(lower), wide[:, ::2]):
+        found = fo.newton.step(layout, g, method=method)
         np.testing.assert_allclose(found.delta, want.delta, rtol=1e-10)
     assert fo.newton.condition_number(lower) == pytest.approx(np.linalg.cond(H), rel=1e-9)
     assert fo.newton.critical_point(lower).kind == "minimum"
@@ -448,10 +450,12 @@ def test_a_callback_sees_each_iteration_and_may_end_it(method):
     def stop(state):
         raise StopIteration
 
-    for end in (stop, lambda state: True):
+    for end in (stop, lambda state: True, lambda state: np.True_, lambda state: state.fun < np.inf):
         found = fo.newton.minimize(f, [-1.2, 1.0], method, callback=end)
         assert (found.status, found.success, found.nit) == (99, False, 1)
         assert "callback" in found.message
+    for other in (np.False_, 1, "yes", [True]):  # no answer to the question whether to end
+        assert fo.newton.minimize(f, [-1.2, 1.0], method, callback=lambda state, other=other: other).success
 
 
 @pytest.mark.parametrize("method", MODELS)
@@ -536,6 +540,161 @@ def test_trial_points_that_are_not_finite_are_too_far(where, method):
     found = fo.newton.minimize(value, [5.0], method, jac=slope, hess=lambda x: [[1 / x[0] ** 2]])
     assert found.success
     assert found.x[0] == pytest.approx(1, abs=1e-8)
+
+
+def beyond(kind):
+    """exp(x) - 5 x, which from -5 is asked for at 700 and more: what it is there, value and gradient."""
+
+    def value(x):
+        if kind == "math":
+            return math.exp(x[0]) - 5 * x[0]
+        if kind == "raises":
+            with np.errstate(over="raise"):
+                return float(np.exp(x[0]) - 5 * x[0])
+        if x[0] > 50 and kind in ("inf", "nan"):
+            return float(kind)
+        return -1e6 if x[0] > 50 and kind == "gradient" else math.exp(min(x[0], 700)) - 5 * x[0]
+
+    def slope(x):
+        if x[0] > 50:
+            return [math.exp(1e4)] if kind == "math" else [np.inf]
+        return [math.exp(x[0]) - 5]
+
+    return value, slope
+
+
+@pytest.mark.parametrize("method", MODELS)
+@pytest.mark.parametrize("kind", ["inf", "nan", "huge", "gradient", "math", "raises"])
+def test_the_region_shrinks_where_an_objective_is_infinite_undefined_or_fails(kind, method):
+    value, slope = beyond(kind)
+    found = fo.newton.minimize(value, [-5.0], method, jac=slope, hess=lambda x: [[math.exp(x[0])]])
+    assert found.success
+    assert found.x[0] == pytest.approx(math.log(5), abs=1e-9)
+
+
+@given(
+    st.floats(-30, 4),
+    st.floats(-3, 3),
+    st.sampled_from(sorted(MODELS)),
+    st.sampled_from([np.inf, np.nan, 1e300]),
+    st.floats(0, 1e8),
+)
+def test_a_barrier_anywhere_is_no_end(start, minimum, method, beyond, level):
+    """exp(x) - e^m x + level, which from x = m + 1 on is not there."""
+
+    def value(x):
+        return math.exp(x[0]) - math.exp(minimum) * x[0] + level if x[0] < minimum + 1 else beyond
+
+    found = fo.newton.minimize(
+        value,
+        [min(start, minimum + 0.9)],
+        method,
+        jac=lambda x: [math.exp(x[0]) - math.exp(minimum)],
+        hess=lambda x: [[math.exp(x[0])]],
+        tol=1e-6,
+    )
+    assert found.status in (0, 2)  # 2: where level hides the rest
+    if level < 1:
+        assert found.success
+        assert found.x[0] == pytest.approx(minimum, abs=1e-3)
+
+
+def test_an_error_of_arithmetic_at_the_start_is_the_callers():
+    with pytest.raises(ZeroDivisionError):
+        fo.newton.minimize(lambda x: 1 / 0, [1.0], jac=lambda x: x, hess=lambda x: [[1.0]])
+
+
+FORMATS = {
+    "csr": sparse.csr_matrix,
+    "csc": sparse.csc_matrix,
+    "coo array": sparse.coo_array,
+    "lil": sparse.lil_matrix,
+    "float32": lambda H: sparse.csr_array(H.astype(np.float32)),
+    "integers": lambda H: sparse.csr_array(H.astype(int)),
+}
+
+
+@pytest.mark.parametrize("method", MODELS)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_sparse_hessian_is_a_hessian(kind, method):
+    H = 4 * np.eye(30) + np.eye(30, k=1) + np.eye(30, k=-1)
+    stored = FORMATS[kind](H)
+    before = stored.dtype, stored.toarray()
+
+    def solved(hess):
+        return fo.newton.minimize(
+            lambda x: 0.5 * x @ H @ x - x.sum(), np.zeros(30), method, jac=lambda x: H @ x - 1, hess=hess, tol=1e-6
+        )
+
+    found, want = solved(lambda x: stored), solved(lambda x: H)
+    assert found.success
+    np.testing.assert_allclose(found.x, want.x, rtol=0, atol=1e-6)
+    assert stored.dtype == before[0]
+    np.testing.assert_array_equal(stored.toarray(), before[1])
+
+
+def test_a_large_sparse_hessian_is_multiplied_by_and_not_made_dense():
+    H = sparse.diags([np.linspace(1, 2, 6000)], [0]).tocsr()
+    problem = {"jac": lambda x: H @ x - 1, "hess": lambda x: H}
+    assert fo.newton.minimize(lambda x: 0.5 * x @ (H @ x) - x.sum(), np.zeros(6000), "newton_cg", **problem).success
+    with pytest.raises(ValueError, match=r"hess: expected at most 5000 parameters .* got 6000; use method='newton_cg'"):
+        fo.newton.minimize(lambda x: 0.5 * x @ (H @ x) - x.sum(), np.zeros(6000), **problem)
+
+
+QUADRATIC = {"objective": lambda x: x @ x, "x0": [1.0, 2.0], "jac": lambda x: 2 * x, "hess": lambda x: 2 * np.eye(2)}
+WRONG = {
+    "no value": ({"objective": lambda x: None}, "value: expected real numbers, got None"),
+    "complex value": ({"objective": lambda x: 1j * (x @ x)}, "value: expected real numbers, got dtype complex128"),
+    "masked gradient": ({"jac": lambda x: np.ma.masked_equal(2 * x, 2)}, "gradient: .*masked"),
+    "text": ({"hess": lambda x: [["a", "b"]] * 2}, "hessian: expected real numbers, got dtype <U1"),
+    "complex start": ({"x0": np.array([1j, 2])}, "x0: expected real numbers, got dtype complex128; pass x0.real"),
+    "sparse of another shape": ({"hess": lambda x: sparse.eye(3)}, r"a hessian of shape \(2, 2\), got \(3, 3\)"),
+    "name of SciPy's": (
+        {"method": "trust-exact"},
+        "method: expected one of newton, newton_cg, saddle_free, got 'trust-",
+    ),
+    "tol": ({"tol": "1e-8"}, "tol: expected a finite number of at least 0, got '1e-8'"),
+    "max_iter": ({"max_iter": 2.0}, "max_iter: expected a whole number of at least 1, got 2.0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_real_number_is_named(case):
+    change, message = WRONG[case]
+    with pytest.raises((TypeError, ValueError), match=message):
+        fo.newton.minimize(**{**QUADRATIC, **change})
+
+
+@pytest.mark.parametrize("method", MODELS)
+def test_numbers_of_any_dtype_will_do(method):
+    found = fo.newton.minimize(
+        lambda x: int(x @ x) if (x == x.astype(int)).all() else x @ x,
+        np.array([3, 4]),
+        method,
+        jac=lambda x: list(2 * x),
+        hess=lambda x: 2 * np.eye(2, dtype=int),
+        tol=np.float32(1e-6),
+        max_iter=np.int64(50),
+    )
+    assert found.success
+    np.testing.assert_allclose(found.x, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call", [fo.newton.condition_number, fo.newton.critical_point, lambda H: fo.newton.step(H, [1, 2])]
+)
+@pytest.mark.parametrize(
+    ("H", "message"),
+    [
+        (sparse.eye(2), r"H: expected a dense array, got a sparse .*; pass H.toarray\(\)"),
+        (np.ma.masked_equal(np.eye(2), 0), "H: expected an array without masked elements"),
+        (1j * np.eye(2), "H: expected real numbers, got dtype complex128"),
+    ],
+    ids=["sparse", "masked", "complex"],
+)
+def test_a_matrix_that_would_lose_something_is_refused(call, H, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(H)
 
 
 @pytest.mark.parametrize("method", MODELS)

@@ -10,6 +10,8 @@ import numpy as np
 
 from fastopt._forks import importing
 from fastopt._kernels import core
+from fastopt._numbers import whole_number
+from fastopt.newton.steps import is_number
 from fastopt.nn.losses import loss_name, loss_options
 from fastopt.threads import one_blas_thread
 
@@ -153,10 +155,12 @@ def spectrum(
     (array([  1., 100.]), 100)
     """
     products = Products(net, x, y, loss, sample_weight, gauss_newton)
-    if not hasattr(k, "__index__") or not 1 <= k <= products.size:
+    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= products.size:
         raise ValueError(f"k: expected a whole number from 1 to {products.size}, the number of parameters, got {k!r}")
-    if not 0 < tol < 1:
+    if not (is_number(tol) and 0 < tol < 1):
         raise ValueError(f"tol: expected a number between 0 and 1, got {tol!r}")
+    if max_iter is not None:
+        max_iter = whole_number("max_iter", max_iter)
     whole = products.size <= max(DENSE, k + 1)
     with one_blas_thread:
         values = np.linalg.eigvalsh(products.dense()) if whole else _lanczos(products, max(int(k), 2), tol, max_iter)

@@ -15,14 +15,15 @@ A gradient within tol ends nothing by itself: the curvature there is looked at, 
 """
 
 import math
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import require_finite
 from fastopt._forks import computed_once, importing
-from fastopt.newton.steps import Factor, dot, eigensystem, is_number, rounding
+from fastopt._inputs import as_real, is_sparse
+from fastopt._numbers import finite_number, whole_number
+from fastopt.newton.steps import Factor, dot, eigensystem, rounding
 from fastopt.threads import one_blas_thread
 
 EPS = float(np.finfo(np.float64).eps)
@@ -30,6 +31,7 @@ ACCEPTED = 0.1  # the least share of the predicted decrease that a step must bri
 POOR, GOOD = 0.25, 0.75  # shares below which the radius shrinks, above which it grows
 SHRUNK, GROWN = 0.5, 2.0
 NOISE = 10  # eps of the objective: smaller differences are rounding
+LARGEST = 5000  # parameters up to which a sparse Hessian is made dense, 200 MB
 LOWEST = -1e150  # what falls below has no lower bound, or none whose square is a number
 PROBES = 100  # the most products that a search for negative curvature takes
 
@@ -88,7 +90,7 @@ class _Objective:
         value = self._value(x.copy())
         if self._both:
             value, self._gradient_there = value
-        value = np.asarray(value)
+        value = as_real("value", value)
         if value.size != 1:
             raise ValueError(f"objective: expected a number as its value, got shape {value.shape}")
         return float(self._checked("value", value, *value.shape).item())
@@ -99,19 +101,38 @@ class _Objective:
         return self._checked("gradient", self._gradient_there if self._both else self._gradient(x.copy()), self._d)
 
     def hessian(self, x) -> np.ndarray:
+        H = self._hessian_at(x)
+        if not is_sparse(H):
+            return H
+        if self._d > LARGEST:
+            raise ValueError(
+                f"hess: expected at most {LARGEST} parameters of a sparse Hessian for a method that factors it, "
+                f"got {self._d}; use method='newton_cg'"
+            )
+        return H.toarray()
+
+    def _hessian_at(self, x):
+        """Dense or sparse, as it comes."""
         self.nhev += 1
-        return self._checked("hessian", self._hessian(x.copy()), self._d, self._d)
+        H = self._hessian(x.copy())
+        if not is_sparse(H):
+            return self._checked("hessian", H, self._d, self._d)
+        if H.shape != (self._d, self._d):
+            raise ValueError(f"objective: expected a hessian of shape ({self._d}, {self._d}), got {H.shape}")
+        H = H.tocsr()
+        self._checked("hessian", H.data, *H.data.shape)
+        return H.astype(np.float64)
 
     def product(self, x):
         """The function v -> H v at x."""
         if not self._hvp:
-            H = self.hessian(x)
+            H = self._hessian_at(x)
 
-            def dense_product(v):
+            def product_of_hessian(v):
                 with one_blas_thread:
                     return H @ v
 
-            return dense_product
+            return product_of_hessian
 
         def product(v):
             self.nhev += 1
@@ -120,7 +141,7 @@ class _Objective:
         return product
 
     def _checked(self, name, array, *shape):
-        array = np.asarray(array)
+        array = as_real(name, array)
         if array.shape != shape:
             raise ValueError(f"objective: expected a {name} of shape {shape}, got {array.shape}")
         if array.dtype.kind == "f":
@@ -329,16 +350,17 @@ class _Search:
         if not self.model.finite:
             return 3
         trial = self.x + step
-        value = self.f.value(trial)
+        value = _tried(self.f.value, trial)
         self.nit += 1
         if value < LOWEST:
             return 4
-        # what rounding can hide is granted; where it can hide all of the decrease, the gradient must be shorter
-        noise = NOISE * self.f.eps * max(abs(self.value), abs(value))
+        # what rounding can hide is granted; where it can hide all of the decrease, the gradient must be shorter.
+        # A value larger than model and decrease allow is no rounding, however much of that it has
+        noise = NOISE * self.f.eps * max(abs(self.value), min(abs(value), abs(self.value) + decrease))
         hidden = not decrease > noise or np.array_equal(trial, self.x)
         share = (self.value - value + noise) / (decrease + noise) if math.isfinite(value) and decrease > 0 else -1.0
-        g = self.f.gradient(trial) if share >= ACCEPTED else None
-        taken = g is not None and bool(np.isfinite(g).all()) and not (hidden and _norm(g) >= _norm(self.g))
+        g = _tried(self.f.gradient, trial) if share >= ACCEPTED else math.nan
+        taken = bool(np.isfinite(g).all()) and not (hidden and _norm(g) >= _norm(self.g))
         if hidden and not taken:
             self.note = FAINT if self.leaving else None
             return 0 if self.leaving else 2
@@ -384,13 +406,16 @@ def minimize(
         The gradient of a function; True if the function returns (value, gradient).
     hess, hessp : callable, optional
         ``hess(x)`` and ``hessp(x, v)`` of a function.
+
+        Value, gradient and products are real numbers of any dtype. A Hessian is an array or one of SciPy's sparse
+        matrices: "newton_cg" multiplies by it as it is, the others make it dense, up to 5000 parameters.
     tol : float
         The Euclidean norm of the gradient to reach.
     max_iter : int
         Iterations at most, rejected steps included.
     callback : callable, optional
         Called after each iteration with an OptimizeResult of x, fun, jac and the counts. If it returns
-        True or raises StopIteration, the minimization ends.
+        True, Python's or NumPy's, or raises StopIteration, the minimization ends; other answers mean nothing.
 
     Returns
     -------
@@ -403,7 +428,13 @@ def minimize(
     Raises
     ------
     TypeError, ValueError
-        Missing derivatives, results of another shape, or a value or gradient at x0 that is not finite.
+        Missing derivatives, results of another shape or that are no real numbers, or a value or gradient at x0
+        that is not finite.
+
+    Notes
+    -----
+    A trial point is too far where value or gradient are not finite, or raise an ArithmeticError (OverflowError,
+    ZeroDivisionError, FloatingPointError): the region shrinks, and the search goes on. At x0 the error is the caller's.
 
     Examples
     --------
@@ -417,19 +448,16 @@ def minimize(
     >>> np.abs(result.x).round(4)
     array([0.7071, 0.    ])
     """
-    x = np.array(x0, np.float64)
+    x = as_real("x0", x0).astype(np.float64)
     if x.ndim != 1 or not x.size:
         raise ValueError(f"x0: expected shape (d,), got {x.shape}")
     require_finite("x0", x)
     if method not in MODELS:
         raise ValueError(f"method: expected one of {', '.join(MODELS)}, got {method!r}")
-    if not is_number(tol, 0):
-        raise ValueError(f"tol: expected a finite number of at least 0, got {tol!r}")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, Integral) or max_iter < 1:
-        raise ValueError(f"max_iter: expected a whole number of at least 1, got {max_iter!r}")
+    tol, max_iter = finite_number("tol", tol, 0), whole_number("max_iter", max_iter)
     f = _Objective(objective, jac, hess, hessp, len(x))
     f.require(method)
-    search = _Search(f, x, MODELS[method], float(tol))
+    search = _Search(f, x, MODELS[method], tol)
     status = search.ended(max_iter)
     while status is None:
         status = search.advance()
@@ -445,9 +473,18 @@ def minimize(
 
 def _wants_to_end(callback, state) -> bool:
     try:
-        return callback(state) is True
+        answer = callback(state)
     except StopIteration:
         return True
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+
+def _tried(function, x):
+    """What a function is at a trial point; NaN if its arithmetic fails there, as that of `math.exp` does."""
+    try:
+        return function(x)
+    except ArithmeticError:
+        return math.nan
 
 
 def _norm(a) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastopt._arrays import require_finite
 from fastopt._forks import importing
+from fastopt._inputs import as_real
 from fastopt.threads import one_blas_thread
 
 METHODS = ("cholesky", "saddle_free")
@@ -47,28 +48,24 @@ class CriticalPoint(NamedTuple):
 
 def as_hessian(H) -> np.ndarray:
     """H as a square array of float32 or float64."""
-    H = np.asarray(H)
+    H = as_real("H", H)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or not H.size:
         raise ValueError(f"H: expected shape (d, d), got {H.shape}")
-    return _as_real("H", H)
+    return _as_float(H)
 
 
 def as_gradient(g, d) -> np.ndarray:
     """g as a finite array of float32 or float64, one element a column of H."""
-    g = np.asarray(g)
+    g = as_real("g", g)
     if g.shape != (d,):
         raise ValueError(f"g: expected shape ({d},) to match H, got {g.shape}")
-    g = _as_real("g", g)
+    g = _as_float(g)
     require_finite("g", g)
     return g
 
 
-def _as_real(name, array):
-    if array.dtype in (np.float32, np.float64):
-        return array
-    if array.dtype.kind not in "biu":
-        raise TypeError(f"{name}: expected dtype float32 or float64, got {array.dtype}")
-    return array.astype(np.float64)
+def _as_float(array):
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
 
 def is_number(value, least=-math.inf) -> bool:
