@@ -264,6 +264,20 @@ def test_weights_count_rows_and_rows_of_weight_zero_are_absent(family):
 
 
 @every
+def test_rows_of_weight_zero_may_be_anywhere(family):
+    X, y = problem(family, 200, 3, 3)
+    weight, offset = np.ones(len(X)), np.zeros((len(X), 3) if family == "multinomial" else len(X))
+    want = fit_glm(X[20:], y[20:], family, **TIGHT)
+    weight[:20], X[:20], offset[:20] = 0, 1e12, 1e6
+    if family in ("gaussian", "poisson"):
+        y[:20] = 1e200
+    got = fit_glm(X, y, family, sample_weight=weight, offset=offset, **TIGHT)
+    assert got.converged
+    np.testing.assert_allclose(as_theta(got), as_theta(want), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(got.covariance, want.covariance, rtol=0, atol=1e-9)
+
+
+@every
 def test_float32_rows_give_the_solution_of_the_same_numbers_in_float64(family):
     X, y = problem(family, dtype=np.float32)
     got, want = fit_glm(X, y, family), fit_glm(X.astype(np.float64), y, family)
@@ -410,8 +424,8 @@ def test_covariance_is_dispersion_times_the_inverse_hessian(family):
     np.testing.assert_allclose(fit.hessian, hessian, rtol=0, atol=1e-12 * hessian.max())
     inverse = np.linalg.pinv(hessian, rcond=1e-12)
     if family == "multinomial":  # among the parameters whose sum over the classes is 0
-        centre = np.kron(np.eye(3) - 1 / 3, np.eye(5))
-        inverse = centre @ inverse @ centre
+        center = np.kron(np.eye(3) - 1 / 3, np.eye(5))
+        inverse = center @ inverse @ center
     np.testing.assert_allclose(fit.covariance, fit.dispersion * inverse, rtol=0, atol=1e-10 * np.abs(inverse).max())
     values = np.linalg.eigvalsh(hessian)
     if family != "multinomial":
@@ -713,7 +727,7 @@ def test_a_result_can_be_pickled():
 @pytest.mark.parametrize("asked", [True, False], ids=["Hessian asked for", "not asked for"])
 def test_a_result_of_an_older_version_predicts_and_keeps_what_it_knew(asked):
     fit = fit_glm(X, Y)
-    state = {k: v for k, v in fit.__getstate__().items() if k not in ("_data", "_centre", "_has_offset")}
+    state = {k: v for k, v in fit.__getstate__().items() if k not in ("_data", "_center", "_has_offset")}
     state |= {"_objective": None} | ({"hessian": fit.hessian} if asked else {})
     old = object.__new__(type(fit))
     old.__setstate__(state)

@@ -1,7 +1,7 @@
 """Generalised linear models on columns far from zero, of very unlike size, or constant.
 
 Pass criterion: coefficients, in units of the columns' deviations, and the intercept within NEAR of those of the
-columns centred by NumPy, relative to the largest; standard errors and what statsmodels 0.15 gives to the digits
+columns centered by NumPy, relative to the largest; standard errors and what statsmodels 0.15 gives to the digits
 written here.
 """
 
@@ -30,19 +30,19 @@ def drawn(family, n, d, weighted, seed=0):
     return X, y, weight
 
 
-def check_as_if_centred(X, y, family, l2, weight, within=NEAR):
+def check_as_if_centered(X, y, family, l2, weight, within=NEAR):
     """The fit of X beside that of X less its mean."""
-    centre = np.average(X.astype(float), axis=0, weights=weight)
-    centred = X.astype(float) - centre
-    size = np.sqrt(np.average(centred**2, axis=0, weights=weight))
+    center = np.average(X.astype(float), axis=0, weights=weight)
+    centered = X.astype(float) - center
+    size = np.sqrt(np.average(centered**2, axis=0, weights=weight))
     got = fit_glm(X, y, family, l2, sample_weight=weight)
-    want = fit_glm(centred, y, family, l2, sample_weight=weight, tol=1e-11)
+    want = fit_glm(centered, y, family, l2, sample_weight=weight, tol=1e-11)
     assert got.converged
     coef = np.atleast_2d(want.coef) * size
     np.testing.assert_allclose(
         np.atleast_2d(got.coef) * size, coef, rtol=0, atol=within * max(1e-2, np.abs(coef).max())
     )
-    intercept = np.atleast_1d(want.intercept) - np.atleast_2d(want.coef) @ centre
+    intercept = np.atleast_1d(want.intercept) - np.atleast_2d(want.coef) @ center
     np.testing.assert_allclose(got.intercept, intercept, rtol=0, atol=within * max(1, np.abs(intercept).max()))
     return got, want
 
@@ -84,7 +84,7 @@ def test_a_free_intercept_lets_columns_lie_anywhere(family, ratio, scale, l2, dt
         ratio = min(ratio, 5)  # what lies farther has few digits left
     signs = np.where(np.arange(shape[1]) % 3 == 2, -1, 1)
     X = ((X + signs * 10**ratio) * 10.0**scale).astype(dtype)
-    check_as_if_centred(X, y, family, l2, weight)
+    check_as_if_centered(X, y, family, l2, weight)
 
 
 @every
@@ -95,14 +95,14 @@ def test_far_columns_by_every_way(family, way, monkeypatch):
     X, y, weight = drawn(family, *way, True)
     if way[0] > way[1]:
         monkeypatch.setattr(sys.modules["fastopt.newton.glm"], "MOST_PASSES", 0)
-    check_as_if_centred(X + 1e5, y, family, 1.0, weight)
+    check_as_if_centered(X + 1e5, y, family, 1.0, weight)
 
 
 def test_drifting_rows_and_rows_of_weight_zero_do_not_hide_where_the_columns_lie():
     X, y, _ = drawn("binomial", 3000, 2, False)
     order = np.argsort(X[:, 0])
     X, y = X[order], y[order]
-    check_as_if_centred(1e7 + X, y, "binomial", 0.0, None)
+    check_as_if_centered(1e7 + X, y, "binomial", 0.0, None)
     fillers = np.zeros((27_000, 2))
     many, labels = np.vstack([fillers, 1e7 + X]), np.append(np.zeros(27_000), y)
     weight = np.append(np.zeros(27_000), np.ones(3000))
@@ -240,8 +240,8 @@ def test_a_far_column_that_depends_on_another_is_named():
         fit_glm(X, y, l2=0.0)
 
 
-def test_columns_near_zero_keep_the_bits_of_a_fit_without_a_centre():
-    """A centre is for far columns: nobody else pays for it."""
+def test_columns_near_zero_are_not_centered():
+    """Nobody pays for a center but far columns, in time or in other bits."""
     X, y, _ = drawn("binomial", 500, 4, False)
     data = fo.newton.glm_data.Data("binomial", X + 5, y, None, 1, True, None)
     assert fo.newton.glm_data.located(data)[0] is None

@@ -27,9 +27,13 @@ class Fit(Timed):
     def setup(self, threads, family, shape):
         fo.set_num_threads(threads)
         self.x, self.y = random("float64", *shape) / 10, TARGETS[family](shape[0])
+        self.far = self.x + 100
 
     def time_glm(self, threads, family, shape):
         fo.newton.glm(self.x, self.y, family)
+
+    def time_glm_of_far_columns(self, threads, family, shape):
+        fo.newton.glm(self.far, self.y, family)
 
 
 class Pass(Timed):

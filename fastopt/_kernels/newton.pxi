@@ -9,7 +9,7 @@
 # - Rows are cut into chunks by the shape alone; each has sums of its own, added in order in the end,
 #   so the bits do not depend on the team. A pass runs in slices, each the next panels of every chunk, and
 #   signals are looked at in between: an interrupt need not wait for the last row.
-# - centre (d,) is subtracted from a row, in float64, as it is read: columns far from zero keep the digits in
+# - center (d,) is subtracted from a row, in float64, as it is read: columns far from zero keep the digits in
 #   which their rows differ. What theta, gradient and Hessian belong to are the columns about it.
 # - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the point seen last:
 #   Hessian-vector products and the Hessian of that point need no more.
@@ -141,7 +141,7 @@ cdef struct GlmPlan:
     void* x                 # (n, d)
     double* y               # (n,): values, 0 and 1, or classes
     double* weights         # (n,), or NULL: ones
-    double* centre          # (d,), or NULL: zeros
+    double* center          # (d,), or NULL: zeros
     double* offset          # (n, k), part of the linear predictors, or NULL: zeros
     double* curvature       # (blocks, k, LANES)
     Py_ssize_t chunks
@@ -149,7 +149,7 @@ cdef struct GlmPlan:
     double* chunk_grad      # (chunks, k, q)
     double* chunk_loss      # (chunks,)
     double* chunk_lane      # (chunks, LANES): the loss so far, from slice to slice
-    double* rows            # (chunks, LANES, d): rows widened, or about the centre; a member uses its own
+    double* rows            # (chunks, LANES, d): rows widened, or about the center; a member uses its own
     # of a call
     int kind, hessian_type  # hessian_type: type number, or -1 for none
     int buffer_type         # that panel and chunk_hessian are made for
@@ -175,12 +175,12 @@ cdef void widen_rows(const floating* x, double* to, Py_ssize_t size) noexcept no
         to[i] = <double>x[i]
 
 
-cdef void centre_rows(const floating* x, const double* centre, double* to, Py_ssize_t rows, Py_ssize_t d) noexcept nogil:
-    # to (rows, d) = x - centre
+cdef void center_rows(const floating* x, const double* center, double* to, Py_ssize_t rows, Py_ssize_t d) noexcept nogil:
+    # to (rows, d) = x - center
     cdef Py_ssize_t i, j
     for i in range(rows):
         for j in range(d):
-            to[j] = <double>x[j] - centre[j]
+            to[j] = <double>x[j] - center[j]
         x += d
         to += d
 
@@ -304,8 +304,9 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         if g.offset != NULL and g.kind == GLM_VALUE:
             for j in range(rows):
                 s.z[a * LANES + j] += g.offset[(i + j) * g.k + a]
-        for j in range(rows, LANES):
-            s.z[a * LANES + j] = 0.0
+        for j in range(LANES):      # no row, or one as if absent: what is far out would be 0 times infinity
+            if w[j] == 0:
+                s.z[a * LANES + j] = 0.0
     if g.kind == GLM_PRODUCT:
         product_block(s.z, c, w, s.r, g.k)
     elif g.family == GAUSSIAN:
@@ -330,8 +331,8 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
 
 cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* wide, Py_ssize_t rows) noexcept nogil:
     # the rows from x on as the kernel computes with them: where they lie if they can be, else in wide (rows, d)
-    if g.centre != NULL:
-        centre_rows(x, g.centre, wide, rows, g.d)
+    if g.center != NULL:
+        center_rows(x, g.center, wide, rows, g.d)
         return wide
     if floating is double:
         return x
@@ -467,7 +468,7 @@ cdef class GlmData:
         Linear predictors: the classes of "multinomial", else 1.
     intercept : bool
         Whether theta (k, q) ends with a column of intercepts.
-    centre : ndarray, shape (d,), float64, or None
+    center : ndarray, shape (d,), float64, or None
         Subtracted from every row as it is read.
     offset : ndarray, shape (n, k), float64, or None
         Added to the linear predictors.
@@ -475,7 +476,7 @@ cdef class GlmData:
     cdef GlmPlan plan
     cdef object holders     # of everything the plan points to
 
-    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, centre=None, offset=None):
+    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None):
         cdef GlmPlan* g = &self.plan
         g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
         X = as_input("X", X, g.typenum, (None, None))
@@ -484,13 +485,13 @@ cdef class GlmData:
         y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
         if weights is not None:
             weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
-        if centre is not None:
-            centre = as_input("centre", centre, cnp.NPY_FLOAT64, (g.d,))
+        if center is not None:
+            center = as_input("center", center, cnp.NPY_FLOAT64, (g.d,))
         if offset is not None:
             offset = as_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
-        self.holders = X, y, weights, centre, offset
+        self.holders = X, y, weights, center, offset
         g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
-        g.centre = NULL if centre is None else <double*>data(centre)
+        g.center = NULL if center is None else <double*>data(center)
         g.offset = NULL if offset is None else <double*>data(offset)
         g.hessian_type = g.buffer_type = -1
         g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))

@@ -14,7 +14,7 @@ minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
 - Where a Hessian costs more than MOST_PASSES passes: Newton's steps by conjugate gradients on Hessian-vector
   products, with a diagonal preconditioner, the tighter the closer (Nocedal & Wright, algorithm 7.1).
 - With fewer rows than columns, coef is in the space of the rows: X = L Q, and L (n, n) takes the place of X.
-- Where an intercept is free and a column lies far from zero, all columns are taken about a centre, inside: the
+- Where an intercept is free and a column lies far from zero, all columns are taken about a center, inside: the
   squares of dates have no digit left for the differences between dates. The kernel subtracts it as it reads.
 - What rounding allows is known: that of the linear predictors, eps sum |coef_j x_j|, reaches gradient and loss.
 - Softmax does not see a number added to all classes: steps have sum zero over the classes, as the solution has
@@ -120,7 +120,7 @@ def glm(
     Notes
     -----
     With a free intercept, columns whose mean is up to 1e7 times their deviation are fitted as if they had been
-    centred. Without one nothing may be subtracted: the Hessian knows the differences within a column to
+    centered. Without one nothing may be subtracted: the Hessian knows the differences within a column to
     ``1e-16 * (mean / deviation)**2``, and columns that it cannot tell apart are an error if ``l2=0``.
 
     Examples
@@ -145,6 +145,9 @@ def glm(
     k = 1 if classes is None or family == "binomial" else len(classes)
     if offset is not None:
         offset = as_offset(offset, len(X), k, family)
+    if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
+        y = np.where(weight > 0, y, 0.0)
+        offset = None if offset is None else offset * (weight > 0)[:, None]
     data = Data(family, X, y, weight, k, bool(fit_intercept), offset)
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
@@ -161,12 +164,12 @@ def glm(
 class Objective:
     """Loss and gradient of theta (k q,), its Hessian and products with it, penalty included.
 
-    With a centre, theta belongs to the columns about it.
+    With a center, theta belongs to the columns about it.
     """
 
-    def __init__(self, data, l2, centre=None, deviations=None):
-        self.data, self.l2, self.centre = data, l2, centre
-        self.kernel = data.bound(centre)
+    def __init__(self, data, l2, center=None, deviations=None):
+        self.data, self.l2, self.center = data, l2, center
+        self.kernel = data.bound(center)
         self.family, self.X, self.k, self.d = data.family, data.X, data.k, data.X.shape[1]
         self.q, weight = self.d + data.intercept, data.weight
         self.total = float(len(self.X) if weight is None else weight.sum())
@@ -212,12 +215,12 @@ class Objective:
         return self.penalise(out.reshape(-1), v)
 
     def mean_squares(self) -> np.ndarray:
-        """Of the columns, about the centre; (d,)."""
-        if self.centre is None:
+        """Of the columns, about the center; (d,)."""
+        if self.center is None:
             return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64) / len(self.X)
         total, rows = np.zeros(self.d), max(1, SLICE // self.d)
         for i in range(0, len(self.X), rows):
-            total += ((self.X[i : i + rows] - self.centre) ** 2).sum(axis=0)
+            total += ((self.X[i : i + rows] - self.center) ** 2).sum(axis=0)
         return total / len(self.X)
 
     def seen(self, step) -> np.ndarray:
@@ -274,7 +277,7 @@ def in_row_space(objective):
         from scipy.linalg import qr
 
     check_finite(X)
-    columns = X.T.astype(np.float64) if objective.centre is None else X.T - objective.centre[:, None]
+    columns = X.T.astype(np.float64) if objective.center is None else X.T - objective.center[:, None]
     space, factor = qr(columns, mode="economic", overwrite_a=True, check_finite=False)
     inner = Objective(objective.data._replace(X=np.ascontiguousarray(factor.T)), objective.l2)
     inner.rotated, inner.sizes = True, objective.sizes
@@ -495,10 +498,10 @@ class Solver:
     # -- what cannot be solved
 
     def refuse_constants(self):
-        """About a centre, a constant column is rounding or 0, which need not look as if it depends on others."""
+        """About a center, a constant column is rounding or 0, which need not look as if it depends on others."""
         objective = self.objective
-        if objective.l2 == 0 and objective.centre is not None:
-            for column in np.flatnonzero(objective.deviations[: objective.d] <= CONSTANT * np.abs(objective.centre)):
+        if objective.l2 == 0 and objective.center is not None:
+            for column in np.flatnonzero(objective.deviations[: objective.d] <= CONSTANT * np.abs(objective.center)):
                 if is_constant(objective.X[:, column]):
                     self.dependent(column)
 

@@ -1,7 +1,7 @@
 """What a generalised linear model is given: the arrays of a caller, checked, and where their columns lie.
 
 The columns are looked at in a sample of the rows, which costs nothing beside a fit. Where an intercept is free and one
-of them lies far from zero, a centre comes out: the squares of dates have no digit left for the differences between
+of them lies far from zero, a center comes out: the squares of dates have no digit left for the differences between
 dates. The kernel subtracts it as it reads.
 """
 
@@ -13,7 +13,7 @@ from fastopt._inputs import as_real, class_labels
 from fastopt._kernels import core
 
 SAMPLE = 128  # rows that tell where the columns lie; the mean of all is sqrt(n / SAMPLE) deviations farther at most
-FAR = 10  # deviations from zero, beyond which columns are centred: a Hessian in float32 is good for some 50
+FAR = 10  # deviations from zero, beyond which columns are centered: a Hessian in float32 is good for some 50
 CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
 
 
@@ -103,13 +103,13 @@ class Data(NamedTuple):
     intercept: bool
     offset: np.ndarray | None  # (n, k)
 
-    def bound(self, centre):
+    def bound(self, center):
         """The kernel, with scratch of its own."""
-        return core.GlmData(*self[:6], centre, self.offset)
+        return core.GlmData(*self[:6], center, self.offset)
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:
-    """The centre to take the columns about, None if they lie near zero, and their deviations, 1 where none is seen.
+    """The center to take the columns about, None if they lie near zero, and their deviations, 1 where none is seen.
 
     From a sample of the rows, by weight. Without an intercept the deviations are from zero.
     """

@@ -28,34 +28,35 @@ class GLMResult:
     loss : float
         The objective at the solution, penalty included.
     grad_norm : float
-        The largest component of the gradient there, over the sum of the weights: what `tol` bounds.
+        The largest component of the gradient there, over the sum of the weights: what `tol` bounds. That by
+        columns about their center if some lie far from zero, and of small ones in units of 16 deviations.
     """
 
     # what models pickled by older versions lack
-    _centre: np.ndarray | None = None
+    _center: np.ndarray | None = None
     _has_offset = False
     _data = None
 
     def __init__(self, objective, solver, classes):
-        d, theta, centre = objective.d, solver.theta.reshape(objective.k, objective.q), objective.centre
+        d, theta, center = objective.d, solver.theta.reshape(objective.k, objective.q), objective.center
         coef, intercept = theta[:, :d].copy(), theta[:, d:]
         intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
-        if centre is not None:
-            intercept -= coef @ centre
+        if center is not None:
+            intercept -= coef @ center
         many = objective.family == "multinomial"
         self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
         self.family, self.classes = objective.family, classes
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
-        self._centre, self._has_offset = centre, objective.data.offset is not None
+        self._center, self._has_offset = center, objective.data.offset is not None
         self._data = objective.data  # until the Hessian has been asked for
 
     def __getstate__(self):
         return self.__dict__ | {"_data": None}  # models are kept without the data
 
     def __setstate__(self, state):
-        if "hessian" in state and "_centre" not in state:  # of an older version
+        if "hessian" in state and "_center" not in state:  # of an older version
             state = state | {"_hessian": state["hessian"]}
         self.__dict__ |= state
 
@@ -113,14 +114,14 @@ class GLMResult:
 
     @computed_once
     def _hessian(self) -> np.ndarray:
-        """The Hessian by theta, that of the columns about the centre."""
+        """The Hessian by theta, that of the columns about the center."""
         data = self._data
         if data is None and "_hessian" in self.__dict__:  # another thread has found it since this one looked
             return self.__dict__["_hessian"]
         if data is None:
             raise ValueError("hessian: expected to be asked for before the model was pickled, for it needs the data")
         lower, grad = np.empty((self._theta.size,) * 2), np.empty_like(self._theta)
-        data.bound(self._centre).value(self._theta, grad, lower)
+        data.bound(self._center).value(self._theta, grad, lower)
         penalty = np.zeros_like(self._theta)
         penalty[:, : data.X.shape[1]] = self._l2
         full = symmetric(lower)
@@ -131,7 +132,7 @@ class GLMResult:
     @computed_once
     def hessian(self) -> np.ndarray:
         """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
-        return self._hessian if self._centre is None else by_columns(self._hessian, self._centre)
+        return self._hessian if self._center is None else by_columns(self._hessian, self._center)
 
     def _contrasts(self, matrix, back=False):
         """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
@@ -163,7 +164,7 @@ class GLMResult:
 
         reduced = self._contrasts(self._hessian)
         inverse = cho_solve(cho_factor(reduced), np.eye(len(reduced)))
-        return inverse if self._centre is None else covariance_by_columns(inverse, self._centre)
+        return inverse if self._center is None else covariance_by_columns(inverse, self._center)
 
     @property
     def dispersion(self) -> float:
@@ -184,23 +185,23 @@ class GLMResult:
             return float(eigenvalues(self._contrasts(self.hessian))[-1] * eigenvalues(self._inverse())[-1])
 
 
-def by_columns(hessian, centre) -> np.ndarray:
-    """The Hessian by coef and intercept of the columns, from that of the columns about a centre."""
-    d = len(centre)
+def by_columns(hessian, center) -> np.ndarray:
+    """The Hessian by coef and intercept of the columns, from that of the columns about a center."""
+    d = len(center)
     blocks = hessian.copy().reshape(len(hessian) // (d + 1), d + 1, -1)
-    blocks[:, :d] += centre[:, None] * blocks[:, d:]
+    blocks[:, :d] += center[:, None] * blocks[:, d:]
     blocks = blocks.reshape(len(hessian), -1, d + 1)
-    blocks[..., :d] += blocks[..., d:] * centre
+    blocks[..., :d] += blocks[..., d:] * center
     return symmetric(blocks.reshape(hessian.shape))
 
 
-def covariance_by_columns(covariance, centre) -> np.ndarray:
-    """The same for a covariance: the intercept is that about the centre less centre @ coef."""
-    d = len(centre)
+def covariance_by_columns(covariance, center) -> np.ndarray:
+    """The same for a covariance: the intercept is that about the center less center @ coef."""
+    d = len(center)
     blocks = covariance.copy().reshape(len(covariance) // (d + 1), d + 1, -1)
-    blocks[:, d] -= centre @ blocks[:, :d]
+    blocks[:, d] -= center @ blocks[:, :d]
     blocks = blocks.reshape(len(covariance), -1, d + 1)
-    blocks[..., d] -= blocks[..., :d] @ centre
+    blocks[..., d] -= blocks[..., :d] @ center
     return symmetric(blocks.reshape(covariance.shape))
 
 
