@@ -5,6 +5,7 @@ gradient or of a row's share, whichever is larger, rtol a few eps times the leng
 float64 gradients within 1e-7 of central differences.
 """
 
+import math
 import pickle
 
 import numpy as np
@@ -521,3 +522,51 @@ def test_a_binary_network_learns(dtype):
     trainer = fo.nn.Trainer(net, "binary_cross_entropy", fo.optim.Adam(net.parameters(), lr=0.02))
     trainer.fit(X, y, epochs=20)
     assert fo.metrics.accuracy(y, net.predict_proba(X)[:, 0] > 0.5) > 0.97
+
+
+# ---------------------------------------------------------------- class weights, however they are written
+
+BY_CLASS = {
+    "a dict": lambda: {0: 1.0, 1: 2.0, 2: 0.5},
+    "a dict in another order": lambda: {2: 0.5, 0: 1, 1: 2},
+    "a dict of NumPy's numbers": lambda: {np.int64(1): np.float32(2), np.int64(0): np.float64(1), np.int64(2): 0.5},
+    "a Series in order of frequency": lambda: pytest.importorskip("pandas").Series([0.5, 1.0, 2.0], index=[2, 0, 1]),
+    "an array": lambda: np.array([1.0, 2.0, 0.5]),
+    "a float32 array": lambda: np.array([1, 2, 0.5], np.float32),
+    "a generator": lambda: (w for w in (1.0, 2.0, 0.5)),
+    "a torch tensor": lambda: pytest.importorskip("torch").tensor([1.0, 2.0, 0.5]),
+}
+
+
+@pytest.mark.parametrize("way", BY_CLASS)
+def test_class_weights_are_those_of_their_classes_however_they_are_written(way):
+    loss = fo.nn.CrossEntropy(class_weight=BY_CLASS[way]())
+    assert loss == fo.nn.CrossEntropy(class_weight=(1.0, 2.0, 0.5))
+    assert loss.class_weight == (1.0, 2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *({1.0, 2.0}, frozenset({1.0}), "balanced", b"12", 3, [[1.0], [2.0]], [True, False], ["1", "2"], [1.0, None]),
+        *({0: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0}, {"a": 1.0}, {0: -1.0}, {0: None}, [1.0, -1.0], [math.nan], [math.inf]),
+    ],
+    ids=str,
+)
+def test_class_weights_that_cannot_be_read_are_refused(weights):
+    with pytest.raises((TypeError, ValueError), match=r"^class_weight: expected .*, got "):
+        fo.nn.CrossEntropy(class_weight=weights)
+
+
+@pytest.mark.parametrize("make", [lambda v: fo.nn.CrossEntropy(label_smoothing=v), lambda v: fo.nn.Huber(delta=v)])
+@pytest.mark.parametrize("value", ["0.5", None, True, math.nan, math.inf, -0.1, 10**400])
+def test_an_option_of_a_loss_is_a_number_in_its_range(make, value):
+    with pytest.raises(ValueError, match=r"^(label_smoothing|delta): expected a finite number"):
+        make(value)
+
+
+def test_options_of_a_loss_given_as_numpy_numbers_are_saved(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 3)], rng=0)
+    for loss in (fo.nn.Huber(delta=np.float32(0.5)), fo.nn.CrossEntropy(np.float32(0.25), np.float32([1, 2, 3]))):
+        fo.nn.Trainer(net, loss, "sgd").save(tmp_path / "run")
+        fo.nn.Trainer(net, loss, "sgd").resume(tmp_path / "run")

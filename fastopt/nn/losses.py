@@ -4,11 +4,12 @@ What computes them is in `functional`; here are only names and options, frozen, 
 a network's loss can be compared, pickled and written into the file of a run.
 """
 
-import math
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from fastopt._kernels import core
-from fastopt._numbers import whole_number
+from fastopt._numbers import finite_number, whole_number
 
 LOSSES = core.LOSSES
 
@@ -21,8 +22,9 @@ class CrossEntropy:
     ----------
     label_smoothing : float in [0, 1)
         The part of every target that is spread evenly over the classes.
-    class_weight : sequence of float, optional
-        One a class, finite and at least 0; see `functional.cross_entropy`.
+    class_weight : sequence of float, or dict, optional
+        One a class, finite and at least 0; see `functional.cross_entropy`. A dict, or a pandas Series, has a weight
+        for each of the classes 0, 1, ..., k - 1.
     ignore_index : int
         Rows with this label do not count.
 
@@ -38,13 +40,9 @@ class CrossEntropy:
     ignore_index: int = core.IGNORE_INDEX
 
     def __post_init__(self):
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing: expected a number in [0, 1), got {self.label_smoothing!r}")
+        object.__setattr__(self, "label_smoothing", finite_number("label_smoothing", self.label_smoothing, 0, 1))
         if self.class_weight is not None:
-            weight = tuple(float(w) for w in self.class_weight)
-            if not all(0 <= w < math.inf for w in weight):
-                raise ValueError("class_weight: expected finite weights of at least 0")
-            object.__setattr__(self, "class_weight", weight)
+            object.__setattr__(self, "class_weight", _class_weights(self.class_weight))
         whole_number("ignore_index", self.ignore_index, -(2**63), 2**63 - 1)
 
 
@@ -67,8 +65,29 @@ class Huber:
     delta: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.delta < math.inf:
+        delta = finite_number("delta", self.delta)
+        if not delta > 0:
             raise ValueError(f"delta: expected a finite number above 0, got {self.delta!r}")
+        object.__setattr__(self, "delta", delta)
+
+
+def _class_weights(given) -> tuple[float, ...]:
+    """Weights by class. A set has no order and a mapping that of its keys, so neither is read as a sequence."""
+    expected = "class_weight: expected a sequence of numbers, one a class, or a dict of the classes from 0 on"
+    if isinstance(given, str | bytes | set | frozenset):
+        raise TypeError(f"{expected}, got {given!r}")
+    if hasattr(given, "keys"):
+        by_class = dict(given)
+        if by_class.keys() != set(range(len(by_class))):
+            raise ValueError(f"{expected}, got the classes {list(by_class)}; write 1 for a class that stays as it is")
+        given = [by_class[k] for k in range(len(by_class))]
+    try:
+        weights = np.asarray(given if hasattr(given, "__array__") else list(given))
+    except (TypeError, ValueError):
+        raise TypeError(f"{expected}, got {given!r}") from None
+    if weights.ndim != 1 or weights.dtype.kind not in "iuf":
+        raise TypeError(f"{expected}, got {given!r}")
+    return tuple(finite_number("class_weight", w, 0) for w in weights.tolist())
 
 
 Loss = str | CrossEntropy | Huber
