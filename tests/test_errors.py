@@ -390,8 +390,8 @@ OBJECTS = {
     "net().value_and_grad(x, z, fo.nn.Dense)": r"ValueError: loss: expected one of cross_entropy, .*nn\.CrossEntropy",
     "net().value_and_grad(x, classes, fo.nn.CrossEntropy(class_weight=[1]))": r"ValueError: class_weight: .*\(5,\)",
     "net().predict_proba(x, 'mse')": r"ValueError: loss: expected binary_cross_entropy or cross_entropy, got 'mse'",
-    "fo.nn.CrossEntropy(label_smoothing=1.0)": r"ValueError: label_smoothing: expected a number in \[0, 1\), got 1",
-    "fo.nn.CrossEntropy(class_weight=[1, -1])": r"ValueError: class_weight: expected finite weights of at least 0",
+    "fo.nn.CrossEntropy(label_smoothing=1.0)": r"ValueError: label_smoothing: .* at least 0 and below 1, got 1\.0",
+    "fo.nn.CrossEntropy(class_weight=[1, -1])": r"ValueError: class_weight: expected a finite .* at least 0, got -1",
     "fo.nn.Huber(delta=-1.0)": r"ValueError: delta: expected a finite number above 0, got -1\.0",
     "fo.metrics.accuracy(classes, dy[:, :1])": r"ValueError: y_pred: expected classes or scores .*\[:, 0\] > 0",
     "fo.metrics.accuracy(classes, dy[:2])": r"ValueError: y_pred: expected classes \(4,\) or scores \(4, k\)",
@@ -575,3 +575,43 @@ def test_what_memory_cannot_hold_is_an_error_and_no_crash(call):
     classes = np.broadcast_to(np.int64(0), (2**44,))
     with pytest.raises((MemoryError, ValueError, OverflowError)):
         eval(call, {"F": F, "fo": fo, "np": np, "net": net, "huge": huge, "huge_classes": classes, **arrays()})
+
+
+class OwnLayer(fo.nn.Layer):
+    """A layer as one would write it for another library."""
+
+    def __init__(self):
+        self.in_features = self.out_features = 3
+
+    def forward(self, x):
+        return x
+
+
+class OwnRule(fo.optim.Optimizer):
+    """An optimizer as one would write it for another library."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+
+
+class OwnData(fo.nn.layers.FromData):
+    """A layer of statistics without kernels."""
+
+
+@pytest.mark.parametrize("wrap", [list, lambda layers: [fo.nn.Residual(layers)]])
+@pytest.mark.parametrize("layer", [OwnLayer, fo.nn.Layer, lambda: OwnData(3)])
+def test_a_layer_without_kernels_is_refused_by_name_with_what_to_do_instead(layer, wrap):
+    with pytest.raises(
+        TypeError, match=r"layers\[0\], a \w+: expected a layer that has kernels, .*; compose the layers"
+    ):
+        fo.nn.Sequential(wrap([layer()]))
+    with pytest.raises(NotImplementedError, match=r"config: expected a layer that has kernels"):
+        fo.nn.Layer.config(layer())
+
+
+@pytest.mark.parametrize("rule", [OwnRule, lambda params: fo.optim.Optimizer(params, {})])
+def test_an_optimizer_without_a_kernel_is_refused_by_name_with_what_to_do_instead(rule):
+    with pytest.raises(
+        TypeError, match=r"(OwnRule|Optimizer): expected a rule that has a kernel, .*; start from a rule"
+    ):
+        rule([np.ones(3)])

@@ -48,6 +48,12 @@ class _Array:
         mine[...] = value
 
 
+NO_KERNEL = (
+    "expected a layer that has kernels, got a subclass of Layer without them; compose the layers of fastopt.nn, "
+    "or compute outside the network"
+)
+
+
 class Layer:
     """Base of the layers.
 
@@ -66,7 +72,7 @@ class Layer:
 
     def config(self) -> dict:
         """Constructor arguments, as plain values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.config: {NO_KERNEL}")
 
     def array_specs(self, dtype) -> dict[str, ArraySpec]:
         """What each array will be in a network of this dtype, by name; nothing is allocated."""
@@ -96,7 +102,7 @@ class Layer:
 
     def lay_out(self, program, src: int) -> int:
         """Add the layer's entries to a layout, reading value `src`; returns the value they end in."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.lay_out: {NO_KERNEL}")
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
@@ -724,6 +730,8 @@ def check_chain(layers) -> list[Layer]:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
+        if type(layer).lay_out is Layer.lay_out:
+            raise TypeError(f"layers[{i}], a {type(layer).__name__}: {NO_KERNEL}")
     _widen_dropout(layers)
     for i, layer in enumerate(layers):
         if i and layer.in_features != layers[i - 1].out_features:
