@@ -7,7 +7,7 @@ element; identities (symmetry, equal matrices) to EXACT of it; float32 within FL
 import numpy as np
 import pytest
 from reference import ACTIVATIONS, draw_targets, normal_density
-from test_program import FORMS, LAYOUTS, inputs, with_random_arrays
+from test_program import FORMS, LAYOUTS, inputs, refuses_logits, with_random_arrays
 
 import fastopt as fo
 
@@ -67,8 +67,8 @@ def network(name, dtype=np.float64):
 
 
 def problem(net, form, n):
-    """Rows, targets and loss."""
-    loss, kind, _ = FORMS[form]
+    """Rows, targets and loss: mse on probabilities, where the loss is one on logits and the network has none."""
+    loss, kind, _ = FORMS["mse" if refuses_logits(net, FORMS[form][0]) else form]
     if net.out_features != 3:  # of which the class weights are
         loss = fo.nn.losses.loss_name(loss)
     return inputs(n, net.dtype) / 3, draw_targets(kind, n, net.out_features), loss

@@ -372,7 +372,7 @@ def test_the_history_does_not_depend_on_where_slices_end(small_net, monkeypatch)
 def interrupt_after(trainer, slices, monkeypatch):
     """The trainer's slices become one batch long, and Ctrl-C comes after so many."""
     monkeypatch.setattr(trainer_module, "SLICE", 0.0)
-    send, count = trainer.optimizer._ready, itertools.count()
+    send, count = trainer.optimizer._ready, itertools.count(-1)  # fit asks once before its first slice
 
     def counted():
         if next(count) == slices:

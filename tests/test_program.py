@@ -4,6 +4,7 @@ Pass criterion: outputs within rtol of the NumPy oracle; float64 gradients withi
 of central differences, relative to the largest gradient.
 """
 
+import copy
 import threading
 
 import numpy as np
@@ -34,8 +35,20 @@ def inputs(n, dtype=np.float64, width=4):
     return np.random.default_rng(n).normal(2, 3, (n, width)).astype(dtype)
 
 
+def refuses_logits(net, loss):
+    """Whether the outputs are probabilities already, to a loss that makes them of logits; it says so then."""
+    last = getattr(net.layers[-1], "activation", None)
+    if last not in ("softmax", "sigmoid") or "cross_entropy" not in fo.nn.losses.loss_name(loss):
+        return False
+    with pytest.raises(ValueError, match=rf"^loss: .* without {last}, .* takes logits, .* leave its activation out"):
+        net.require_logits(loss)
+    return True
+
+
 def check_gradients(net, x, form, weight=None):
     loss, kind, options = FORMS[form]
+    if refuses_logits(net, loss):
+        return
     targets, oracle = draw_targets(kind, len(x), net.out_features), LOSSES[fo.nn.losses.loss_name(loss)]
     if net.out_features != 3:  # of which the class weights are
         loss, options = fo.nn.losses.loss_name(loss), {}
@@ -203,8 +216,110 @@ def test_check_finite_finds_what_is_not(small_net):
 def test_probabilities_sum_to_one_and_a_softmax_is_not_applied_twice(small_net):
     net, x = small_net(), inputs(9)
     np.testing.assert_allclose(net.predict_proba(x), ACTIVATIONS["softmax"](net.predict(x)), rtol=1e-14)
-    soft = fo.nn.Sequential([fo.nn.Dense(4, 3, activation="softmax")], rng=0)
-    np.testing.assert_array_equal(soft.predict_proba(x), soft.predict(x))
+    for end in ([fo.nn.Dense(4, 3, "softmax")], [fo.nn.Dense(4, 3), fo.nn.BatchNorm(3, activation="softmax")]):
+        soft = fo.nn.Sequential([*end, fo.nn.Dropout(0.5)], rng=0)
+        np.testing.assert_array_equal(soft.predict_proba(x), soft.predict(x))
+
+
+ENDS = {
+    "dense": lambda activation: [fo.nn.Dense(4, 2, activation)],
+    "grouped": lambda activation: [fo.nn.GroupedDense(4, 2, 2, activation)],
+    "batch norm": lambda activation: [fo.nn.Dense(4, 2), fo.nn.BatchNorm(2, activation=activation)],
+    "before dropout": lambda activation: [fo.nn.Dense(4, 2, activation), fo.nn.Dropout(0.5), fo.nn.Dropout(0)],
+}
+TRAINING = {
+    "a Trainer": lambda net, x, y, loss: fo.nn.Trainer(net, loss, "sgd"),
+    "value_and_grad": lambda net, x, y, loss: net.value_and_grad(x, y, loss),
+    "hvp": lambda net, x, y, loss: net.hvp(x, y, net.parameters(), loss),
+    "hessian": lambda net, x, y, loss: fo.newton.hessian(net, x, y, loss),
+    "spectrum": lambda net, x, y, loss: fo.newton.spectrum(net, x, y, loss, k=1),
+    "evaluate": lambda net, x, y, loss: net.evaluate(x, y, loss),
+}
+
+
+@pytest.mark.parametrize("call", TRAINING)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("end", ENDS)
+def test_probabilities_are_no_logits_for_any_loss_on_logits(end, activation, call):
+    net, x = fo.nn.Sequential(ENDS[end](activation), rng=0), inputs(9, np.float32)
+    for loss, y in (
+        ("cross_entropy", np.zeros(9, int)),
+        (fo.nn.CrossEntropy(0.1), np.zeros(9, int)),
+        ("binary_cross_entropy", np.zeros((9, 2))),
+    ):
+        message = rf"^loss: expected a last layer without {activation}, .* predict_proba gives the probabilities"
+        with pytest.raises(ValueError, match=message):
+            TRAINING[call](net, x, y, loss)
+    TRAINING[call](net, x, np.zeros((9, 2)), "mse")  # Brier's score
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_saved_network_of_probabilities_still_predicts(end, tmp_path):
+    net, x = fo.nn.Sequential(ENDS[end]("softmax"), rng=0), inputs(9, np.float32)
+    net.save(tmp_path / "m.safetensors")
+    again = fo.nn.load(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(x), net.predict(x))
+
+
+# ---------------------------------------------------------------- one output, several outputs
+
+
+def scored(net, x, y, loss):
+    """Everything that takes targets, by name: numbers that (n,) and (n, 1) must agree in."""
+
+    def trained(call):
+        trainer = fo.nn.Trainer(copy.deepcopy(net), loss, "sgd")
+        return call(trainer), trainer.net.parameters()
+
+    return {
+        "step": lambda: trained(lambda trainer: trainer.step(x, y)),
+        "fit": lambda: trained(lambda trainer: trainer.fit(x, y, validation=(x, y))),
+        "fit of batches": lambda: trained(lambda trainer: trainer.fit([(x, y)])),
+        "evaluate": lambda: net.evaluate(x, y, loss),
+        "value_and_grad": lambda: net.value_and_grad(x, y, loss),
+        "hvp": lambda: net.hvp(x, y, net.parameters(), loss),
+        "hessian": lambda: fo.newton.hessian(net, x, y, loss),
+        "functional": lambda: getattr(fo.functional, loss)(net.predict(x), y),
+    }
+
+
+ON_VALUES = ["mse", "mae", "huber", "binary_cross_entropy"]
+
+
+@pytest.mark.parametrize("loss", ON_VALUES)
+@pytest.mark.parametrize("call", scored(None, None, None, None))
+def test_flat_targets_are_a_column_where_there_is_one_output(call, loss):
+    net, x = fo.nn.Sequential([fo.nn.Dense(4, 1)], rng=0, dtype=np.float64), inputs(7)
+    y = np.linspace(0, 1, 7)
+    want = scored(net, x, y[:, None], loss)[call]()
+    for flat in (y, y.tolist()):
+        np.testing.assert_equal(scored(net, x, flat, loss)[call](), want)
+    assert net.predict(x).shape == (7, 1)
+    assert fo.metrics.r2_score(y, net.predict(x)) == fo.metrics.r2_score(y[:, None], net.predict(x)[:, 0])
+
+
+@pytest.mark.parametrize("loss", ON_VALUES)
+@pytest.mark.parametrize("call", scored(None, None, None, None))
+def test_flat_targets_of_two_outputs_are_refused_with_both_ways_out(call, loss):
+    net, x = fo.nn.Sequential([fo.nn.Dense(4, 2)], rng=0, dtype=np.float64), inputs(7)
+    message = (
+        r"targets: expected shape \(7, 2\), got \(7,\); pass a column for each of the 2 outputs; "
+        "classes take the loss cross_entropy, one value a row a network of one output"
+    )
+    with pytest.raises(ValueError, match=message):
+        scored(net, x, np.zeros(7), loss)[call]()
+
+
+# ---------------------------------------------------------------- a long call in several regions
+
+
+def test_rows_of_a_long_call_have_the_bits_of_short_ones(dtype):
+    net = fo.nn.Sequential([fo.nn.Dense(8, 256, "gelu"), fo.nn.Dense(256, 130, "tanh")], rng=0, dtype=dtype)
+    x = inputs(9000, dtype, 8)  # 300 million multiply-adds
+    short = np.concatenate([net.predict(x[i : i + 250]) for i in range(0, 9000, 250)])
+    for threads in (1, 2, 3):
+        with fo.num_threads(threads):
+            np.testing.assert_array_equal(net.predict(x), short)
 
 
 def test_one_row_predicts_from_many_threads_agree(small_net):

@@ -7,6 +7,13 @@ largest change of a parameter, and moments of the largest of their kind.
 import contextlib
 import copy
 import functools
+import json
+import linecache
+import math
+import os
+import pickle
+import signal
+import sys
 import threading
 
 import numpy as np
@@ -337,3 +344,610 @@ def test_a_refused_step_leaves_every_bit_and_the_run_goes_on(rule, own, options,
     for each in (one, other):
         each.step(*batch(one.net, 8, 3))
     np.testing.assert_equal(state_of(one), state_of(other))
+
+
+# ---------------------------------------------------------------- interrupted anywhere, saved, resumed
+
+
+def stopping_run(batches=False):
+    """A trainer with everything a run has, and the arguments of its fit: early stopping ends it after some epochs."""
+    layers = [fo.nn.Dense(3, 8, "tanh"), fo.nn.BatchNorm(8), fo.nn.Dropout(0.2), fo.nn.Dense(8, 2)]
+    net = fo.nn.Sequential(layers, rng=0)
+    lr = fo.schedules.ReduceOnPlateau(0.01, patience=0, factor=0.7)
+    trainer = fo.nn.Trainer(net, "mse", fo.optim.Adam(net.parameters(), lr=lr), seed=3)
+    X, noise = rows(60)
+    Y = np.sin(X[:, :2]) + 0.2 * noise
+    data = (
+        {"X": [(X[i : i + 20], Y[i : i + 20]) for i in (0, 20, 40)]} if batches else {"X": X, "y": Y, "batch_size": 20}
+    )
+    held = (X[:15] + 0.5, Y[:15])
+    return trainer, {**data, "validation": held, "patience": 3}
+
+
+def everything(trainer):
+    """All that a run is made of."""
+    state = trainer.optimizer.state_dict()
+    return [[a.copy() for a in arrays_of(trainer.net).values()], state, trainer.epoch, trainer._training.batches]
+
+
+class InterruptAt:
+    """Ctrl-C before the k-th line of the Trainer's (and the schedules') code that runs."""
+
+    FILES = tuple(module.__file__ for module in (fo.nn.trainer, fo.schedules))
+
+    def __init__(self, k):
+        self.k, self.seen = k, 0
+
+    def __call__(self, frame, event, arg):
+        if frame.f_code.co_filename not in self.FILES or frame.f_code.co_name in ("_at", "<genexpr>", "_alone"):
+            return None
+        if event == "line" and "with self._alone" not in (linecache.getline(*at(frame)) or ""):
+            self.seen += 1
+            if self.seen == self.k:
+                raise KeyboardInterrupt
+        return self
+
+    def run(self, call):
+        """Whether the interrupt came."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            call()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+
+def at(frame):
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+@pytest.mark.parametrize("batches", [False, True], ids=["rows", "iterable"])
+def test_a_fit_interrupted_at_any_line_saved_and_resumed_equals_one_without_a_break(batches, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.nn.trainer.SLICE", 0.0)  # a batch at a time
+    whole, options = stopping_run(batches)
+    history = whole.fit(epochs=30, **options)
+    assert 4 < whole.epoch < 30
+    want, shown, k, saved = everything(whole), 0, 0, tmp_path / "run"
+    while True:
+        k += 1 if k < 60 else 29  # the first lines one by one
+        broken, options = stopping_run(batches)
+        if not InterruptAt(k).run(lambda broken=broken, options=options: broken.fit(epochs=30, **options)):
+            break
+        shown += broken._stopping is not None and broken._stopping.last is not None
+        broken.save(saved)
+        resumed, options = stopping_run(batches)
+        resumed.seed = 9
+        resumed.resume(saved)
+        np.testing.assert_equal(everything(resumed), everything(broken))
+        last = resumed.fit(epochs=max(1, 30 - resumed.epoch), **options)
+        np.testing.assert_equal(everything(resumed), want)
+        assert last.best_loss == history.best_loss
+        assert last.best_epoch is None or last["val_loss"][last.best_epoch] == history.best_loss
+    assert k > 300
+    assert shown > 10
+
+
+def interrupted(epoch=10):
+    """A trainer whose fit was interrupted by a callback, and the networks and the best epoch that it saw."""
+    trainer, arguments = stopping_run()
+    seen = []
+
+    def stop(trainer, history):
+        seen.append([a.copy() for a in arrays_of(trainer.net).values()])
+        if len(seen) == epoch:
+            seen.append(history.best_epoch)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(epochs=30, callbacks=stop, **arguments)
+    return trainer, arguments, seen[:-1], seen[-1]
+
+
+WAYS = {
+    "as it is": lambda trainer, path: trainer,
+    "a copy": lambda trainer, path: copy.deepcopy(trainer),
+    "pickled": lambda trainer, path: pickle.loads(pickle.dumps(trainer)),
+    "saved": lambda trainer, path: resumed(trainer, path),
+}
+
+
+def resumed(trainer, path):
+    trainer.save(path)
+    other = stopping_run()[0]
+    other.resume(path)
+    return other
+
+
+@pytest.mark.parametrize("epoch", [1, 5, 10, 12])  # of 12, the ninth being the best
+@pytest.mark.parametrize("way", WAYS)
+def test_after_an_interrupt_the_network_shows_the_best_epoch_and_training_goes_on_from_the_last(way, epoch, tmp_path):
+    trainer, options, seen, best = interrupted(epoch)
+    trainer = WAYS[way](trainer, tmp_path / "run")
+    np.testing.assert_equal(list(arrays_of(trainer.net).values()), seen[best])
+    whole, _ = stopping_run()
+    history = whole.fit(epochs=30, **options)
+    assert (whole.epoch, history.best_epoch) == (12, 8)
+    rest = trainer.fit(epochs=30 - epoch, **options)
+    np.testing.assert_equal(everything(trainer), everything(whole))
+    assert rest.get("loss", []) == history["loss"][epoch:]
+    assert rest.best_loss == history.best_loss
+    assert rest.best_epoch == (8 - epoch if epoch <= 8 else None)
+
+
+def test_a_step_after_an_interrupt_starts_from_the_last_step_and_a_refused_one_shows_the_best_again():
+    trainer, options, seen, best = interrupted()
+    x, y = rows(20)
+    for bad in (x[:0], np.full_like(x, np.nan)):
+        with pytest.raises((ValueError, FloatingPointError)):
+            trainer.step(bad, y[: len(bad)])
+        np.testing.assert_equal(list(arrays_of(trainer.net).values()), seen[best])
+    whole, _ = stopping_run()
+    whole.fit(epochs=10, **{**options, "patience": None})
+    assert trainer.step(x, y) == whole.step(x, y)
+    np.testing.assert_equal(everything(trainer), everything(whole))
+
+
+def test_parameters_changed_after_an_interrupt_are_trained_on_and_early_stopping_starts_anew():
+    trainer, options, _, _ = interrupted()
+    trainer.net.layers[0].weight[0, 0] += 1
+    whole = copy.deepcopy(trainer)
+    whole.abandon_fit()
+    assert trainer.fit(epochs=2, **options) == whole.fit(epochs=2, **options)
+    np.testing.assert_equal(everything(trainer), everything(whole))
+
+
+def test_an_abandoned_fit_leaves_the_best_epoch_and_starts_an_epoch_of_its_own():
+    trainer, options, seen, best = interrupted()
+    trainer.abandon_fit()
+    np.testing.assert_equal(list(arrays_of(trainer.net).values()), seen[best])
+    assert trainer.epoch == 10  # the interrupt came after the epoch
+    history = trainer.fit(epochs=1, **options)
+    assert history.best_epoch == 0
+
+
+def test_the_rest_of_an_interrupted_epoch_can_be_dropped(monkeypatch):
+    monkeypatch.setattr("fastopt.nn.trainer.SLICE", 0.0)
+    trainer = make(lr=0.1)
+    trainer.abandon_fit()
+    assert trainer.epoch == 0  # nothing was interrupted
+    ready, calls = trainer.optimizer._ready, []
+
+    def stop():
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        ready()
+
+    monkeypatch.setattr(trainer.optimizer, "_ready", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(*rows(), batch_size=30)
+    assert trainer._training.position == 30
+    for name in ("seed", "epoch"):  # the order of the epoch depends on both
+        with pytest.raises(ValueError, match=f"^{name}: expected to stay .* abandon_fit"):
+            setattr(trainer, name, 7)
+    with pytest.raises(ValueError, match=r"at least the 30 rows .* got 20; .* abandon_fit\(\)"):
+        trainer.fit(*rows(20))
+    with pytest.raises(ValueError, match=r"first batches of the 30 rows .* got 40; .* abandon_fit\(\)"):
+        trainer.fit([rows(20), rows(20), rows(20)])
+    with pytest.raises(ValueError, match=r"first batches of the 30 rows .* got 20; .* abandon_fit\(\)"):
+        trainer.fit([rows(20)])
+    trainer.abandon_fit()
+    assert (trainer.epoch, trainer._training.position, trainer._training.loss_sum) == (1, 0, 0)
+    trainer.fit(*rows(20))
+    assert trainer.epoch == 2
+
+
+# ---------------------------------------------------------------- numbers of a run file
+
+
+def rewritten(path, change):
+    """The run file with another document."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(path, framework="numpy") as stream:
+        arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        document = json.loads(stream.metadata()["fastopt"])
+    change(document, arrays)
+    save_file(arrays, path, {"fastopt": json.dumps(document)})
+
+
+BAD_NUMBERS = {
+    **{
+        name: (-1, 2**53 + 1, 2**63, 2**64, 1.0, "3", None, True, [1], math.nan)
+        for name in ("epoch", "position", "batches")
+    },
+    "seed": (-1, 2**128, 0.5, "3", None, False),
+    "weight_sum": (-1, -1e-300, math.nan, math.inf, "1", None, True, 10**400),
+    "loss_sum": (math.nan, -math.inf, "1", None, True, -(10**400)),
+    "early_stopping": (None, {}, [], 3, *({"loss": 1.0, "waited": bad} for bad in (-1, 2**63, 0.5, None, True))),
+    "early_stopping ": ({"loss": bad, "waited": 1} for bad in (math.nan, -math.inf, "1", True, [1.0])),
+    "calibrated": ("true", 1, 0, None, [], "missing"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_NUMBERS.items() for value in values])
+def test_a_run_file_with_a_number_no_run_can_have_is_refused_before_anything_changes(name, value, tmp_path):
+    def new():
+        trainer, options = stopping_run()
+        net = fo.nn.Sequential([fo.nn.Standardize(3), *trainer.net.layers], rng=0)
+        return fo.nn.Trainer(net, "mse", fo.optim.Adam(net.parameters())), options
+
+    saved, options = new()
+
+    def stop(trainer, history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        saved.fit(epochs=2, callbacks=stop, **options)
+    saved.save(tmp_path / "run")
+
+    def change(document, arrays):
+        if name == "calibrated" and value == "missing":
+            del document["layers"][0]["calibrated"]
+        elif name == "calibrated":
+            document["layers"][0]["calibrated"] = value
+        else:
+            assert document[name.strip()] is not None
+            document[name.strip()] = value
+
+    rewritten(tmp_path / "run", change)
+    one, other = new()[0], new()[0]
+    with pytest.raises(ValueError, match="does not fit this trainer"):
+        one.resume(tmp_path / "run")
+    np.testing.assert_equal(everything(one), everything(other))
+    assert (one.seed, one._stopping, one.net.layers[0].calibrated) == (0, None, False)
+
+
+@pytest.mark.parametrize("change", ["missing", "too many", "of another shape", "of both kinds"])
+def test_a_run_file_whose_best_epoch_does_not_fit_is_refused_before_anything_changes(change, tmp_path):
+    saved = interrupted()[0]
+    saved.save(tmp_path / "run")
+
+    def damage(document, arrays):
+        name = next(name for name in arrays if name.startswith("last."))
+        if change == "missing":
+            del arrays[name]
+        elif change == "too many":
+            arrays[f"{name}.more"] = np.zeros(3)
+        elif change == "of another shape":
+            arrays[name] = np.zeros((1, 2), np.float32)
+        else:
+            arrays["best." + name.removeprefix("last.")] = arrays[name]
+
+    rewritten(tmp_path / "run", damage)
+    one, other = stopping_run()[0], stopping_run()[0]
+    with pytest.raises(ValueError, match="does not fit this trainer"):
+        one.resume(tmp_path / "run")
+    np.testing.assert_equal(everything(one), everything(other))
+
+
+def test_a_run_file_is_refused_by_a_network_with_a_read_only_array(tmp_path):
+    saved, one, other = make(lr=0.1), make(lr=0.1, momentum=0.9), make(lr=0.1, momentum=0.9)
+    saved.fit(*rows())
+    saved.save(tmp_path / "run")
+    one.net.layers[-1].bias.flags.writeable = False
+    with pytest.raises(ValueError, match=r"layers\.1\.bias: expected a writable array"):
+        one.resume(tmp_path / "run")
+    np.testing.assert_equal(everything(one), everything(other))
+
+
+def test_a_loss_of_infinity_is_a_run_that_resumes(tmp_path):
+    trainer = make(lr=0.1)
+    trainer._training.loss_sum, trainer._training.weight_sum, trainer._training.position = math.inf, 1.0, 1
+    trainer.save(tmp_path / "run")
+    other = make(lr=0.1)
+    other.resume(tmp_path / "run")
+    assert other._training.loss_sum == math.inf
+
+
+# ---------------------------------------------------------------- what is checked once
+
+
+def meddle(what, data):
+    """A callback that spoils the caller's arrays after the first epoch."""
+
+    def callback(trainer, history):
+        for name in what:
+            a = data[name]
+            a[...] = 10**12 if a.dtype.kind == "i" else np.nan
+
+    return callback
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities", "binary"])
+def test_labels_weights_and_validation_changed_during_fit_do_not_matter(kind):
+    results = []
+    for spoiled in (False, True):
+        x, y = rows(64)
+        labels = y.argmax(axis=1) if kind == "classes" else (y > 0).astype(np.float32)
+        data = {"y": labels, "w": np.ones(64, np.float32), "yv": labels[:9].copy(), "wv": np.ones(9, np.float32)}
+        net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+        trainer = fo.nn.Trainer(net, "binary_cross_entropy" if kind == "binary" else "cross_entropy", "sgd")
+        history = trainer.fit(
+            x,
+            data["y"],
+            epochs=3,
+            sample_weight=data["w"],
+            validation=(x[:9], data["yv"], data["wv"]),
+            callbacks=meddle(data if spoiled else (), data),
+        )
+        results.append((dict(history), everything(trainer)))
+    np.testing.assert_equal(results[0], results[1])
+
+
+def test_arrays_whose_shape_is_assigned_during_fit_stay_as_they_were():
+    results = []
+    for spoiled in (False, True):
+        x, y = rows(64)
+
+        def reshape(trainer, history, x=x, y=y, spoiled=spoiled):
+            if spoiled:
+                x.shape, y.shape = (3, 64), (1, 128)
+
+        trainer = make(lr=0.1)
+        history = trainer.fit(x, y, epochs=3, validation=(x, y), callbacks=reshape)
+        results.append((dict(history), everything(trainer)))
+    np.testing.assert_equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("call", ["fit", "resume", "abandon_fit"])
+def test_a_callback_cannot_start_what_would_end_its_fit(call, tmp_path):
+    trainer = make(lr=0.1)
+    trainer.save(tmp_path / "run")
+    arguments = {"fit": rows(), "resume": (tmp_path / "run",), "abandon_fit": ()}[call]
+    refused = []
+
+    def callback(trainer, history):
+        with pytest.raises(RuntimeError, match="this trainer is training already"):
+            getattr(trainer, call)(*arguments)
+        refused.append(trainer.epoch)
+
+    trainer.fit(*rows(), epochs=2, callbacks=callback)
+    assert refused == [1, 2]
+    getattr(trainer, call)(*arguments)  # afterwards all is well
+
+
+def test_a_child_forked_inside_fit_trains_on(tmp_path):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    trainer = make(lr=0.1)
+    status = []
+
+    def fork(trainer, history):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                trainer.fit(*rows())
+                code = 0
+            finally:
+                os._exit(code)
+        status.append(os.waitpid(child, 0)[1])
+
+    trainer.fit(*rows(), callbacks=fork)
+    assert status == [0]
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n in ("seed", "epoch") for v in ("abc", -1, 1.5, None, True)])
+def test_an_assigned_seed_or_epoch_is_checked(name, value):
+    trainer = make(lr=0.1)
+
+    def callback(trainer, history):
+        setattr(trainer, name, value)
+
+    with pytest.raises(ValueError, match=f"^{name}: expected a whole number"):
+        setattr(trainer, name, value)
+    with pytest.raises(ValueError, match=f"^{name}: expected a whole number"):
+        trainer.fit(*rows(), epochs=3, callbacks=callback)
+    assert (trainer.seed, trainer.epoch) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["net", "loss", "optimizer"])
+def test_what_a_trainer_is_compiled_for_cannot_be_assigned(name):
+    trainer = make(lr=0.1)
+    before = getattr(trainer, name)
+    with pytest.raises(AttributeError, match=f"^{name}: expected to stay, .*; make a new Trainer"):
+        setattr(trainer, name, before)
+    assert getattr(trainer, name) is before
+
+
+# ---------------------------------------------------------------- what a Trainer takes
+
+
+@pytest.mark.parametrize("rule", [name for name in fo.optim.__all__ if name != "Optimizer"])
+def test_an_optimizer_can_be_named_in_any_case(rule):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    for name in (rule, rule.lower(), rule.upper()):
+        optimizer = fo.nn.Trainer(net, "mse", name).optimizer
+        assert type(optimizer) is getattr(fo.optim, rule)
+        assert optimizer.defaults == getattr(fo.optim, rule)(net.parameters()).defaults
+
+
+@pytest.mark.parametrize("optimizer", ["adamm", "optimizer", "", fo.optim.Adam, None, 3])
+def test_what_is_no_optimizer_is_named_with_what_is(optimizer):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    with pytest.raises(TypeError, match=r"optimizer: expected .*optim\.Adam\(net\.parameters\(\)\).* NAdam, .*, got "):
+        fo.nn.Trainer(net, "mse", optimizer)
+
+
+@pytest.mark.parametrize("options", [{"seed": -1}, {"seed": "x"}, {"seed": 1.5}, {"max_batch": -1}, {"max_batch": 2.5}])
+def test_a_seed_or_room_that_cannot_be_is_refused(options):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))}: expected a whole number"):
+        fo.nn.Trainer(net, "mse", "sgd", **options)
+    assert fo.nn.Trainer(net, "mse", "sgd", seed=2**128 - 1).fit(*rows())["loss"]
+
+
+def no_tqdm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    return {"progress": True}
+
+
+REFUSED_FITS = {
+    "batch size 0": {"batch_size": 0},
+    "half a row": {"batch_size": 0.5},
+    "a batch size in words": {"batch_size": "32"},
+    "a batch size that is true": {"batch_size": True},
+    "one row for BatchNorm": {"batch_size": 1},
+    "a schedule that starts below one": {"batch_size": fo.schedules.Constant(0.2)},
+    "epochs 0": {"epochs": 0},
+    "epochs true": {"epochs": True},
+    "epochs 2.0": {"epochs": 2.0},
+    "callbacks of numbers": {"callbacks": [3]},
+    "a callback that is a number": {"callbacks": 3},
+    "a callback that is a word": {"callbacks": "abc"},
+    "patience without validation": {"patience": 2},
+    "patience 0": {"patience": 0, "validation": rows(9)},
+    "patience true": {"patience": True, "validation": rows(9)},
+    "validation without targets": {"validation": rows(9)[0]},
+    "validation of four": {"validation": (*rows(9), None, None)},
+    "validation of other columns": {"validation": (rows(9)[0][:, :2], rows(9)[1])},
+    "validation of too few targets": {"validation": (rows(9)[0], rows(8)[1])},
+    "validation with bad weights": {"validation": (*rows(9), -np.ones(9))},
+    "validation with weights of nothing": {"validation": (*rows(9), np.zeros(9))},
+    "weights below 0": {"sample_weight": -np.ones(90)},
+    "no tqdm": no_tqdm,
+    "lr below 0": {},
+    "parameters at the interim point": {},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_FITS)
+def test_a_refused_fit_has_changed_nothing_not_even_a_standardize(case, monkeypatch):
+    layers = [fo.nn.Standardize(3), fo.nn.Dense(3, 4), fo.nn.BatchNorm(4), fo.nn.Dense(4, 2)]
+    net = fo.nn.Sequential(layers, rng=0)
+    trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), momentum=0.9, nesterov="interim"))
+    options = REFUSED_FITS[case](monkeypatch) if callable(REFUSED_FITS[case]) else REFUSED_FITS[case]
+    if case == "lr below 0":
+        trainer.optimizer.param_groups[0]["lr"] = -1.0
+    away = trainer.optimizer.interim_point() if case.startswith("parameters") else contextlib.nullcontext()
+    with away:
+        before = everything(trainer)
+        with pytest.raises((TypeError, ValueError, ImportError, RuntimeError)):
+            trainer.fit(*rows(), **options)
+        np.testing.assert_equal(everything(trainer), before)
+    assert not net.layers[0].calibrated
+    assert trainer.epoch == 0
+
+
+def test_a_bad_batch_of_an_iterable_leaves_what_was_done_and_is_where_the_next_fit_goes_on():
+    x, y = rows(60)
+    good = [(x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
+    whole = make(lr=0.1)
+    history = whole.fit(good)
+    for bad in (x[20:40], 3, (x[20:40],), (x[20:40, :2], y[20:40]), (x[20:40], y[:7]), {"x": x, "y": y}):
+        trainer, other = make(lr=0.1), make(lr=0.1)
+        with pytest.raises((TypeError, ValueError)):
+            trainer.fit([good[0], bad, good[2]])
+        other.step(*good[0])
+        np.testing.assert_equal(everything(trainer), everything(other))
+        assert trainer.fit(good) == history
+        np.testing.assert_equal(everything(trainer), everything(whole))
+
+
+def test_an_iterable_is_searched_for_nan_batch_by_batch():
+    x, y = rows(40)
+    bad = x.copy()
+    bad[30, 1] = np.nan
+    trainer, other = make(lr=0.1), make(lr=0.1)
+    with pytest.raises(ValueError, match=r"^X: expected finite values, got nan at \(10, 1\)"):
+        trainer.fit([(x[:20], y[:20]), (bad[20:], y[20:])], check_finite=True)
+    other.step(x[:20], y[:20])
+    np.testing.assert_equal(everything(trainer), everything(other))
+
+
+def test_validation_rows_count_by_their_weight():
+    x, y = rows(40)
+    labels, weight = y.argmax(axis=1), np.linspace(0, 2, 40, dtype=np.float32)
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    history = fo.nn.Trainer(net, "cross_entropy", "sgd").fit(x, labels, validation=(x, labels, weight))
+    assert history["val_loss"] == [net.evaluate(x, labels, sample_weight=weight)]
+    assert history["val_accuracy"] == [fo.metrics.accuracy(labels, net.predict(x), sample_weight=weight)]
+
+
+def test_gradients_that_wait_for_an_update_are_told_of_and_used_by_the_next_fit():
+    x, y = rows(60)
+    whole, parts = make(lr=0.1, accumulate=4), make(lr=0.1, accumulate=4)
+    whole.fit(x, y, epochs=4, batch_size=20)  # 12 batches: whole updates
+    before = [a.copy() for a in parts.net.parameters()]
+    with pytest.warns(UserWarning, match="accumulate: expected a multiple of 4 batches, .* got 3 more; .* wait"):
+        parts.fit(x, y, batch_size=20)
+    np.testing.assert_equal(parts.net.parameters(), before)
+    parts.optimizer.param_groups[0]["lr"] = 0.1
+    with pytest.warns(UserWarning, match="got 2 more"):
+        parts.fit(x, y, batch_size=20)
+    parts.fit(x, y, epochs=2, batch_size=20)
+    np.testing.assert_equal(everything(parts), everything(whole))
+
+
+# ---------------------------------------------------------------- Ctrl-C in long calls
+
+
+class Pressed(Exception):
+    """What the handler of the alarm raises."""
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    """A signal to this thread after so many seconds of the call inside."""
+
+    def press(signum, frame):
+        raise Pressed
+
+    before = signal.signal(signal.SIGALRM, press)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def long_rows():
+    """A network and rows that keep it busy for seconds."""
+    net = fo.nn.Sequential([fo.nn.Dense(8, 256, "gelu"), *(fo.nn.Dense(256, 256, "gelu") for _ in range(12))], rng=0)
+    return net, np.ones((200_000, 8), np.float32)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_ends_predict_between_two_of_its_rows(threads, long_rows):
+    net, X = long_rows
+    out = np.full((len(X), 256), 7, np.float32)
+    with fo.num_threads(threads), pytest.raises(Pressed), alarm(0.1):
+        net.predict(X, out)
+    assert (out[0] != 7).all()
+    assert (out[-1] == 7).all()
+    np.testing.assert_array_equal(net.predict(X[:300])[0], out[0])  # and the network is as good as before
+
+
+def longest_calls():
+    def standardized(net):
+        return fo.nn.Sequential([*net.layers, fo.nn.Standardize(256)], rng=0)
+
+    def fit(net, X):
+        y = np.zeros((len(X), 256), np.float32)
+        fo.nn.Trainer(net, "mse", "sgd").fit(X[:32], y[:32], validation=(X, y))
+
+    return {
+        "predict_proba": lambda net, X: net.predict_proba(X),
+        "evaluate": lambda net, X: net.evaluate(X, np.zeros(len(X), np.int64)),
+        "calibrate": lambda net, X: standardized(copy.deepcopy(net)).calibrate(X),
+        "validation": lambda net, X: fit(copy.deepcopy(net), X),
+    }
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
+@pytest.mark.parametrize("call", longest_calls())
+def test_a_signal_ends_what_predicts_long(call, long_rows, monkeypatch):
+    finished = []
+    predict = fo.nn.Sequential.predict
+    monkeypatch.setattr(fo.nn.Sequential, "predict", lambda *args: (predict(*args), finished.append(0))[0])
+    with pytest.raises(Pressed), alarm(0.2):
+        longest_calls()[call](*long_rows)
+    assert not finished

@@ -625,6 +625,9 @@ cdef object as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_s
             targets = _arrays.as_numbers("targets", targets)
         if targets.ndim == 1 and k == 1:
             targets = targets.reshape(-1, 1)
+        if targets.ndim == 1:
+            check_shape("targets", targets, (n, k), f"; pass a column for each of the {k} outputs; classes take the loss "
+                                                    f"cross_entropy, one value a row a network of one output")
         targets = as_numbers("targets", targets, typenum, (n, k))
         return targets if loss != "binary_cross_entropy" else as_probabilities(targets, typenum)
     if not is_plain(targets, cnp.NPY_INT64, 1):

@@ -335,15 +335,19 @@ cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
 # ---------------------------------------------------------------- predict
 
 # With enough rows each member walks the program over rows of its own and meets nobody;
-# few rows are walked by all members together.
+# few rows are walked by all members together. A long call is made of several regions, each over the
+# next rows, between which Python answers signals; kernels are chosen by the rows of the whole call.
 
 cdef enum:
     MAX_PREDICT_TEAM = 256
+
+cdef double PREDICT_SECONDS = 0.025     # regions grow until they last so long, so none lasts twice as long
 
 cdef struct PredictCall:
     Run run
     bint apart                  # each member has rows and values of its own
     Py_ssize_t n, n_in, n_out
+    Py_ssize_t start, stop      # rows of this region
     void *x
     void *y
     void** values[MAX_PREDICT_TEAM]
@@ -366,11 +370,11 @@ cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
     cdef PredictCall* c = <PredictCall*>args
     cdef Run own = c.run
     cdef Run* run = &c.run
-    cdef Py_ssize_t start = 0, stop = c.n
+    cdef Py_ssize_t start = c.start, stop = c.stop, rows = c.stop - c.start
     if c.apart:
         own.values, own.scratch = c.values[member], c.scratch[member]
         run = &own
-        start, stop = share(c.n, DOT_ROWS, member, team), share(c.n, DOT_ROWS, member + 1, team)
+        start, stop = c.start + share(rows, DOT_ROWS, member, team), c.start + share(rows, DOT_ROWS, member + 1, team)
         member, team = 0, 1
     if run.typenum == cnp.NPY_FLOAT32:
         predict_rows(c, run, <float*>NULL, start, stop, member, team)
@@ -773,7 +777,8 @@ cdef class Program:
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Py_ssize_t team, i
+        cdef Py_ssize_t team, i, unit, rows
+        cdef double began
         x = as_numbers("x", x, self.typenum, (None, self.n_in))
         c.n, c.n_in, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_in, self.n_out
         if out is None:
@@ -791,10 +796,23 @@ cdef class Program:
         for i in range(len(workspaces)):
             c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)
-        c.x, c.y, c.run.n = data(x), data(out), c.n
-        with nogil:
-            team_run(predict_job, &c, team)
-        self.pool.extend(workspaces)
+        c.x, c.y, c.run.n, c.start = data(x), data(out), c.n, 0
+        unit = PREDICT_ROWS * (team if c.apart else 1)
+        rows = max(1, PREDICT_WORK // (self.work * unit)) * unit
+        try:
+            while c.start + rows < c.n:
+                c.stop, began = c.start + rows, team_seconds()
+                with nogil:
+                    team_run(predict_job, &c, team)
+                PyErr_CheckSignals()
+                c.start = c.stop
+                if team_seconds() - began < PREDICT_SECONDS:
+                    rows *= 2
+            c.stop = c.n
+            with nogil:
+                team_run(predict_job, &c, team)
+        finally:
+            self.pool.extend(workspaces)
         return out
 
     cdef Workspace take_workspace(self, Py_ssize_t rows):
@@ -820,7 +838,8 @@ cdef class Training:
     cdef Loss rule
     cdef object class_weight                # held for the rule
     cdef readonly double batch_weight       # what the mean of the last step divided by
-    cdef public Py_ssize_t position         # next row of the epoch that `run` works on
+    cdef public Py_ssize_t epoch            # number of the epoch under way
+    cdef public Py_ssize_t position         # its next row
     cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
@@ -914,8 +933,11 @@ cdef class Training:
             self.update.require_in_place()
         return self.program.require_writable()
 
-    def step(self, x, targets, sample_weight=None):
-        """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss."""
+    def step(self, x, targets, sample_weight=None, *, bint in_epoch=False):
+        """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss.
+
+        `in_epoch`: counted as rows of the epoch under way, as `run` counts its batches.
+        """
         cdef TrainCall c
         cdef int64_t rows
         x, targets, weights = self.check_batch(x, targets, sample_weight)
@@ -926,6 +948,10 @@ cdef class Training:
             c.sizes, c.n_sizes = &rows, 1
             c.run.values[0] = c.x
             self.execute(&c, rows)
+            if in_epoch:
+                self.position += c.position
+                self.loss_sum += c.loss_sum
+                self.weight_sum += c.weight_sum
         finally:
             self.leave()
         self.report(&c)
@@ -1007,6 +1033,8 @@ cdef class Training:
         cdef Py_ssize_t batch = min(sizes.max(), x.shape[0])
         self.enter()
         try:
+            if not 0 <= self.position < x.shape[0]:
+                raise ValueError(f"X: expected more than the {self.position} rows the interrupted epoch used, got {x.shape[0]}")
             self.fill(&c, x, targets, sample_weight, batch)
             c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
             c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
@@ -1018,3 +1046,17 @@ cdef class Training:
         finally:
             self.leave()
         self.report(&c)
+
+    def end_epoch(self):
+        """Start the next epoch: one call, which Ctrl-C cannot part."""
+        self.epoch += 1
+        self.position, self.loss_sum, self.weight_sum = 0, 0, 0
+
+
+def copy_arrays(list targets, list sources):
+    """Copy arrays into others of their shapes and dtypes, all C-contiguous: one call, which Ctrl-C cannot part."""
+    for target, source in zip(targets, sources, strict=True):
+        if source.dtype != target.dtype or source.shape != target.shape or not source.flags.c_contiguous:
+            raise ValueError(f"expected a contiguous {target.dtype} array of shape {target.shape}, got {source.dtype} {source.shape}")
+    for target, source in zip(targets, sources):
+        memcpy(data(target), data(source), target.nbytes)

@@ -12,7 +12,6 @@ from fastopt._forks import importing
 from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.newton.steps import is_number
-from fastopt.nn.losses import loss_name, loss_options
 from fastopt.threads import one_blas_thread
 
 LARGEST = 5000  # parameters of a dense Hessian: 200 MB
@@ -45,7 +44,7 @@ class Products:
 
     def __init__(self, net, x, y, loss, sample_weight, gauss_newton):
         net.require_calibrated()
-        self.training = core.Training(net._training_program, loss_name(loss), None, 0, **loss_options(loss))
+        self.training = net._bound_to(loss)
         self.training.batches = net.draws
         self.shapes = [p.shape for p in net.parameters()]
         self.ends = np.cumsum([p.size for p in net.parameters()], dtype=np.intp)

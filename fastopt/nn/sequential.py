@@ -123,13 +123,14 @@ class Sequential:
         x : array_like, shape (n, in)
             Real numbers; converted to the network's dtype if they have another.
         out : ndarray, shape (n, out), optional
-            Overwritten with the result.
+            Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool
             Raise ValueError if x holds NaN or infinity, at the price of a read.
 
         Returns
         -------
         ndarray, shape (n, out)
+            A column an output, also where there is only one: ``net.predict(x)[:, 0]`` is flat.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class Sequential:
             raise ValueError(f"loss: expected binary_cross_entropy or cross_entropy, got {loss!r}")
         y = self._program.predict(x)
         link = "sigmoid" if name == "binary_cross_entropy" else "softmax"
-        return y if getattr(self.layers[-1], "activation", None) == link else core.activation(y, link, y)
+        return y if self._last_activation() == link else core.activation(y, link, y)
 
     def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
         """Mean loss of rows x with targets y, and the gradients of all parameters.
@@ -172,7 +173,7 @@ class Sequential:
         x : array_like, shape (n, in)
         y : array_like
             Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
-            binary_cross_entropy, values (n, out) for the others.
+            binary_cross_entropy, values (n, out) for the others. For a single output (n,) is taken for (n, 1).
         loss : str, CrossEntropy or Huber
             cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and
             `Huber` carry options.
@@ -185,9 +186,14 @@ class Sequential:
             NaN where it is not defined; an optimizer's `check_finite` finds that in the gradients.
         grads : list of ndarray
             New arrays in the order of `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data that does not fit, or a loss on logits of a network that ends in a softmax or sigmoid.
         """
         self.require_calibrated()
-        training = core.Training(self._training_program, loss_name(loss), None, 0, **loss_options(loss))
+        training = self._bound_to(loss)
         training.batches = self.draws
         value = training.step(x, y, sample_weight)
         self.draws += 1
@@ -214,7 +220,7 @@ class Sequential:
         Raises
         ------
         TypeError, ValueError
-            Data or a direction that does not fit.
+            Data, a direction or a loss that does not fit.
 
         Notes
         -----
@@ -231,13 +237,35 @@ class Sequential:
         [array([[1., 2.]])]
         """
         self.require_calibrated()
-        training = core.Training(self._training_program, loss_name(loss), None, 0, **loss_options(loss))
+        training = self._bound_to(loss)
         training.batches = self.draws
         return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
-        """Mean loss over a data set, in inference mode."""
-        loss_name(loss)  # an unknown one is refused before the work
+        """Mean loss over a data set, in inference mode.
+
+        Parameters
+        ----------
+        X, y, loss, sample_weight
+            As for `value_and_grad`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data or a loss that does not fit, as there, or predictions whose loss is not defined.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt as fo
+        >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1, init="zeros")])
+        >>> net.evaluate(np.eye(2), [1.0, 3.0], "mse")
+        5.0
+        """
+        self.require_logits(loss)  # before the work, as an unknown loss
         return measure(loss, self._program.predict(X), y, sample_weight)
 
     def fold(self) -> "Sequential":
@@ -303,6 +331,25 @@ class Sequential:
             if not layer.calibrated:
                 name = type(layer).__name__
                 raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
+
+    def require_logits(self, loss) -> None:
+        """Raise ValueError if the loss turns logits into probabilities and the last layer has already done so."""
+        name, last = loss_name(loss), self._last_activation()
+        if name in ("cross_entropy", "binary_cross_entropy") and last in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"loss: expected a last layer without {last}, for {name} takes logits, got a network that ends in one; "
+                "leave its activation out, and predict_proba gives the probabilities"
+            )
+
+    def _last_activation(self) -> str | None:
+        """What the outputs have passed; Dropout only scales them."""
+        last = next(layer for layer in reversed(self.layers) if not isinstance(layer, Dropout))
+        return getattr(last, "activation", None)
+
+    def _bound_to(self, loss, update=None, max_batch=0):
+        """The compiled program with a loss, gradients, and an optimizer's update unless None."""
+        self.require_logits(loss)
+        return core.Training(self._training_program, loss_name(loss), update, max_batch, **loss_options(loss))
 
     def save(self, path, metadata=None) -> None:
         """Write the network to a safetensors file; whole or not at all.

@@ -4,14 +4,22 @@
   after at most SLICE seconds, so that Ctrl-C, callbacks and the progress bar get their turn.
 - An optimizer whose step is no update of elements (NewtonCG) makes it of several such calls.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run
-  continues bit for bit, wherever it was interrupted.
+  continues bit for bit, wherever it was interrupted. An epoch is over when its measurements
+  have been told to schedules and early stopping; until then it is an interrupted one (`_end_epoch`).
+- What `fit` has checked and reads later is its own: classes, probabilities and weights are
+  copies. The values of X and of a regression's targets are read where they lie.
 """
 
-from collections.abc import Iterable
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fastopt import _files
+from fastopt import _files, optim
 from fastopt._arrays import require_finite
 from fastopt._forks import importing
 from fastopt._kernels import core
@@ -19,24 +27,46 @@ from fastopt._numbers import finite_number, whole_number
 from fastopt.metrics import accuracy
 from fastopt.nn import files
 from fastopt.nn.layers import FromData
-from fastopt.nn.losses import describe_loss, loss_name, loss_options, measure
+from fastopt.nn.losses import describe_loss, loss_name, measure
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
 AHEAD = 1024  # batches whose sizes are worked out at once
+LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of 128 bits
 
 
 class History(dict):
-    """Lists by name, one number an epoch: loss, val_loss and, for classes, val_accuracy.
+    """Lists by name, one number an epoch of this call: loss, val_loss and, for classes, val_accuracy.
 
     Attributes
     ----------
     best_epoch : int or None
-        Index of the epoch with the lowest validation loss, where there was validation.
+        Index of the epoch with the lowest validation loss. None without validation, and where an interrupted
+        `fit` that this call went on with had the best epoch.
+    best_loss : float or None
+        The loss of the best epoch, whichever call had it.
     """
 
     best_epoch: int | None = None
+    best_loss: float | None = None
+
+
+class _Bound:
+    """An attribute of a Trainer that is set once: what its program was bound to."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, trainer, owner=None):
+        return self if trainer is None else vars(trainer)[self.name]
+
+    def __set__(self, trainer, value):
+        if self.name in vars(trainer):
+            raise AttributeError(
+                f"{self.name}: expected to stay, for a Trainer is compiled for it; make a new Trainer for another"
+            )
+        vars(trainer)[self.name] = value
 
 
 class Trainer:
@@ -48,12 +78,25 @@ class Trainer:
     loss : str, CrossEntropy or Huber
         cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and `Huber`
         carry options.
-    optimizer : Optimizer
-        Over exactly ``net.parameters()``, in that order.
+    optimizer : Optimizer or str
+        Over exactly ``net.parameters()``, in that order; or the name of a rule of `fastopt.optim`, in any case, for
+        one with its defaults.
     max_batch : int
         Rows to make room for; a larger batch makes more.
     seed : int
         Of the order of the rows.
+
+    Attributes
+    ----------
+    net, loss, optimizer
+        As given, for life.
+    seed, epoch : int
+        What the order of the coming epoch is drawn from; assigned between epochs only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An optimizer over other arrays, a loss or a number that does not fit.
 
     Examples
     --------
@@ -67,14 +110,48 @@ class Trainer:
     """
 
     def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
+        optimizer = _optimizer(optimizer, net)
         mine = net.parameters()
         theirs = optimizer._arrays
         if [id(a) for a in mine] != [id(a) for a in theirs]:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
-        self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.seed, self.epoch = int(seed), 0
+        seed, max_batch = whole_number("seed", seed, 0, LARGEST_SEED), whole_number("max_batch", max_batch, 0)
         update = None if optimizer._by_itself else optimizer._update
-        self._training = core.Training(net._training_program, loss_name(loss), update, max_batch, **loss_options(loss))
+        self._training = net._bound_to(loss, update, max_batch)
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self._seed, self._stopping = seed, None
+        self._held = (threading.Lock(), os.getpid())
+
+    net, loss, optimizer = _Bound(), _Bound(), _Bound()
+
+    @property
+    def seed(self) -> int:
+        """What the order of the rows is drawn from, with the epoch."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value):
+        value = whole_number("seed", value, 0, LARGEST_SEED)
+        self._require_between_epochs("seed")
+        self._seed = value
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done so far."""
+        return self._training.epoch
+
+    @epoch.setter
+    def epoch(self, value):
+        value = whole_number("epoch", value, 0)
+        self._require_between_epochs("epoch")
+        self._training.epoch = value
+
+    def _require_between_epochs(self, name):
+        if self._training.position:
+            raise ValueError(
+                f"{name}: expected to stay until the interrupted epoch is over, for its order depends on it; "
+                "fit finishes that epoch, abandon_fit drops it"
+            )
 
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
@@ -84,7 +161,7 @@ class Trainer:
         x : array_like, shape (n, in)
         y : array_like
             Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
-            binary_cross_entropy, values (n, out) for the others.
+            binary_cross_entropy, values (n, out) for the others. For a single output (n,) is taken for (n, 1).
         sample_weight : array_like, shape (n,), optional
             The loss is then ``sum(w * l) / sum(w)``.
 
@@ -100,9 +177,20 @@ class Trainer:
         FloatingPointError
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
+        return self._step(x, y, sample_weight)
+
+    def _step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         self.net.require_calibrated()
         self.optimizer._ready()
-        return self.optimizer._step_on(self._training, x, y, sample_weight)
+        interrupted = self._stopping is not None and self._stopping.last is not None
+        try:
+            if interrupted:
+                self._go_on()
+            return self.optimizer._step_on(self._training, x, y, sample_weight, in_epoch)
+        except BaseException:
+            if interrupted:
+                self._show_best()
+            raise
 
     def fit(
         self,
@@ -133,11 +221,11 @@ class Trainer:
             The last batch of an epoch may be smaller; in a network with `BatchNorm`, which takes two rows at
             least, a last row alone joins the batch before it. A schedule gives the size of the t-th batch this trainer
             trains on, rounded to the nearest whole number. Not used with an iterable of batches.
-        validation : (array_like, array_like), optional
-            Data whose loss is measured after every epoch.
+        validation : (array_like, array_like) or (array_like, array_like, array_like), optional
+            (X, y) or (X, y, sample_weight): data whose loss is measured after every epoch.
         patience : int, optional
             Stop after so many epochs without a lower validation loss. Whenever `validation` and `patience`
-            are given, the parameters of the best epoch are restored at the end, also on an exception.
+            are given, the network holds the parameters of the best epoch at the end, also after an exception.
         sample_weight : array_like, shape (n,), optional
             Weights of the rows of X.
         shuffle : bool
@@ -147,7 +235,8 @@ class Trainer:
         progress : bool
             Show a progress bar (needs tqdm).
         check_finite : bool
-            Raise ValueError if the data holds NaN or infinity, before anything is changed.
+            Raise ValueError if the data holds NaN or infinity, before anything is changed; with an iterable, before
+            the step of the batch that does.
 
         Returns
         -------
@@ -156,93 +245,189 @@ class Trainer:
         Raises
         ------
         TypeError, ValueError
-            Data or options that do not fit; nothing has been changed then.
+            Data or options that do not fit; nothing has been changed then, but by batches of an iterable before
+            one that does not fit.
+        ImportError
+            `progress` without tqdm; nothing has been changed then.
+        RuntimeError
+            Called by a callback of `fit`; nothing has been changed then.
         FloatingPointError
             The loss of a batch is NaN, unless the optimizer skips such steps; the network then holds the
             step before it, or the best epoch if early stopping was on. A validation loss may be NaN.
+
+        Warns
+        -----
+        UserWarning
+            The optimizer accumulates gradients, and those of the last batches still wait for their update.
 
         Notes
         -----
         A `ReduceOnPlateau` among the optimizer's options is told the validation loss after each epoch, or the
         training loss where there is no validation.
+
+        X, and y of mse, mae and huber, are read where they lie, in each epoch: leave them alone, or what is learned
+        changes with them. Classes, probabilities and weights are copied.
+
+        After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
+        the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
         """
-        callbacks = [callbacks] if callable(callbacks) else list(callbacks)
-        if patience is not None and validation is None:
-            raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
-        for name, value in (
-            ("epochs", epochs),
-            ("batch_size", 1 if isinstance(batch_size, Schedule) else batch_size),
-            ("patience", 1 if patience is None else patience),
-        ):
-            if not hasattr(value, "__index__") or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        epoch_of = self._batches_epoch if y is None else self._rows_epoch
-        least = self.net._program.least_rows
-        if y is not None and not isinstance(batch_size, Schedule) and batch_size < least:
-            raise ValueError(f"batch_size: expected at least {least} rows for BatchNorm, got {batch_size}")
-        data = (
-            self._check_batches(X, sample_weight) if y is None else self._check_rows(X, y, sample_weight, check_finite)
-        )
-        if validation is not None:
-            X_held, y_held = validation
-            validation = self._check_rows(X_held, y_held, None, check_finite, training=False)[:2]
-        if y is not None and not all(layer.calibrated for layer in self.net.layers):
-            self.net._calibrate(self.net.layers, data[0], FromData)
-        history, best, bar = History(), _Best(self.net, patience), _Bar(progress, epochs)
-        try:
-            for _ in range(epochs):
-                loss = epoch_of(data, batch_size, shuffle, bar)
-                self._record(history, loss, validation)
-                self.optimizer.measured(history["loss" if validation is None else "val_loss"][-1])
-                done = best.update(history) if patience is not None else False
-                bar.epoch(history)
-                wishes = [callback(self, history) for callback in callbacks]
-                if done or any(wishes):
-                    break
-        finally:
-            bar.close()
-            best.restore()
+        callbacks = _callables(callbacks)
+        epochs = whole_number("epochs", epochs)
+        if not isinstance(batch_size, Schedule):
+            batch_size = whole_number("batch_size", batch_size)
+        if patience is not None:
+            patience = whole_number("patience", patience)
+            if validation is None:
+                raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
+        with self._alone():
+            if y is None:
+                batches = self._check_batches(X, sample_weight, epochs)
+                self.net.require_calibrated()
+            else:
+                rows = self._check_rows(X, y, sample_weight, check_finite, batch_size)
+            if validation is not None:
+                validation = self._check_validation(validation, check_finite)
+            self.optimizer._update.require_idle()
+            self.optimizer._ready()
+            bar = _Bar(progress, epochs)
+
+            def train():
+                if y is None:
+                    self._batches_epoch(batches, check_finite)
+                else:
+                    self._rows_epoch(*rows, batch_size, shuffle, bar)
+
+            try:
+                self._go_on()
+                if patience is None:
+                    self._stopping = None
+                if y is not None and not all(layer.calibrated for layer in self.net.layers):
+                    self.net._calibrate(self.net.layers, rows[0], FromData)
+                history = self._epochs(train, epochs, validation, patience, callbacks, bar)
+            except BaseException:
+                self._show_best()
+                raise
+            finally:
+                bar.close()
+        self._warn_of_waiting_gradients()
         return history
 
-    def _check_rows(self, X, y, sample_weight, check_finite, training=True):
-        X = X if isinstance(X, np.ndarray) else np.asarray(X)
+    def _epochs(self, train, epochs, validation, patience, callbacks, bar) -> History:
+        """Epochs of the rows that `train` trains on, and what follows each; at the end the best one is restored."""
+        history, best = History(), self._stopping or _Best()
+        history.best_loss = best.loss
+        for _ in range(epochs):
+            if patience is not None and best.waited >= patience:  # also where an interrupt came just before this
+                break
+            train()
+            best = self._end_epoch(best, history, validation, patience)
+            bar.epoch(history)
+            wishes = [callback(self, history) for callback in callbacks]
+            if any(wishes):
+                break
+        if self._stopping is not None:
+            core.copy_arrays(self._arrays(), self._stopping.arrays)
+            self._stopping = None
+        return history
+
+    def abandon_fit(self) -> None:
+        """Drop what an interrupted `fit` has left to be done: the rest of its epoch, and its early stopping.
+
+        The network stays as it is, with the parameters of the best epoch where early stopping was on; the next `fit`
+        starts an epoch of its own. The optimizer keeps its state. Where nothing was interrupted, nothing changes.
+
+        Raises
+        ------
+        RuntimeError
+            Called by a callback of `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt as fo
+        >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
+        >>> trainer = fo.nn.Trainer(net, "mse", "sgd")
+        >>> batches = [(np.eye(2), [1.0, 2.0]), (np.eye(2), [np.nan, 2.0])]
+        >>> try:
+        ...     trainer.fit(batches)
+        ... except FloatingPointError:
+        ...     trainer.abandon_fit()
+        >>> trainer.epoch
+        1
+        """
+        with self._alone():
+            self._stopping = None
+            if self._training.position:
+                self._training.end_epoch()
+
+    def _alone(self):
+        """The lock of what must not run inside `fit`; a new one in a forked child, where its holder is gone."""
+        if self._held[1] != os.getpid():
+            self._held = (threading.Lock(), os.getpid())
+        if self._held[0].locked():
+            raise RuntimeError("fit: this trainer is training already, in a fit that called this or in another thread")
+        return self._held[0]
+
+    def _check_rows(self, X, y, sample_weight, check_finite, batch_size):
+        data = self._own(X, y, sample_weight, check_finite)
+        n, least, position = len(data[0]), self.net._program.least_rows, self._training.position
+        if n < least:
+            raise ValueError("X: expected at least two rows to take batch statistics of, got 1")
+        if not isinstance(batch_size, Schedule) and batch_size < least:
+            raise ValueError(f"batch_size: expected at least {least} rows for BatchNorm, got {batch_size}")
+        if position > n:
+            raise ValueError(
+                f"X: expected at least the {position} rows the interrupted epoch used, got {n}; pass the data of that "
+                "epoch, or call abandon_fit() to drop the rest of it"
+            )
+        if position < n:
+            self._sizes(batch_size, n - position)
+        return data
+
+    def _check_validation(self, validation, check_finite):
+        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+            raise TypeError(f"validation: expected (X, y) or (X, y, sample_weight), got {type(validation).__name__}")
+        try:
+            data = self._own(*validation, check_finite=check_finite)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation: {error}") from None
+        if data[2] is not None and not data[2].any():
+            raise ValueError("validation: expected a sample_weight above 0, got none")
+        return data
+
+    def _own(self, X, y, sample_weight=None, check_finite=False):
+        """Rows, targets and weights, checked: nothing the caller does to his arrays can make them unfit."""
         x, targets, weights = self._training.check(X, y, sample_weight)
         if not len(x):
             raise ValueError("X: expected at least one row, got none")
-        if training and len(x) < self.net._program.least_rows:
-            raise ValueError("X: expected at least two rows to take batch statistics of, got 1")
         if check_finite:
-            require_finite("X", x)
-            if targets.dtype.kind == "f":
-                require_finite("y", targets)
-        return x, targets, weights
+            _require_finite(x, targets)
+        checked = loss_name(self.loss) in ("cross_entropy", "binary_cross_entropy")  # by value, and not by shape alone
+        targets = targets.copy() if checked else targets.view()
+        weights = None if weights is None else weights.copy()
+        return self._training.check(x.view(np.ndarray), targets, weights)  # the copies: threads may have meddled
 
-    def _check_batches(self, batches, sample_weight):
-        if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray):
+    def _check_batches(self, batches, sample_weight, epochs):
+        if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray | str | dict):
             raise TypeError(f"X: expected an iterable of batches where y is None, got {type(batches).__name__}; pass y")
         if sample_weight is not None:
             raise ValueError("sample_weight: expected None with an iterable of batches; yield (x, y, sample_weight)")
-        self.net.require_calibrated()
+        if epochs > 1 and isinstance(batches, Iterator):
+            raise ValueError(
+                f"X: expected an iterable that can start anew for each of {epochs} epochs, got an iterator, "
+                f"{type(batches).__name__}; pass a list, or an object whose __iter__ starts from the first batch"
+            )
         return batches
 
-    def _rows_epoch(self, data, batch_size, shuffle, bar) -> float:
-        x, targets, weights = data
-        if self._training.position > len(x):
-            raise ValueError(
-                f"X: expected at least the {self._training.position} rows the interrupted epoch used, got {len(x)}"
-            )
-        order = np.arange(len(x))
+    def _rows_epoch(self, x, targets, weights, batch_size, shuffle, bar):
+        """Train on the rows that are left of the epoch; they have been checked."""
+        run, order = self._training, np.arange(len(x))
         if shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        run = self._training
         while run.position < len(x):
             self.optimizer._ready()
             before = run.position
             self.optimizer._run_on(run, x, targets, weights, order, self._sizes(batch_size, len(x) - before), SLICE)
             bar.rows((run.position - before) / len(x))
-        loss = run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0
-        run.position, run.loss_sum, run.weight_sum, self.epoch = 0, 0.0, 0.0, self.epoch + 1
-        return loss
 
     def _sizes(self, batch_size, n) -> np.ndarray:
         """Rows of the coming batches, as many as n rows and AHEAD allow."""
@@ -260,39 +445,115 @@ class Trainer:
         sizes = sizes[: np.searchsorted(np.cumsum(sizes), n) + 1]
         return sizes if least == 1 else _without_lone_row(sizes, n)
 
-    def _batches_epoch(self, batches, batch_size, shuffle, bar) -> float:
-        loss_sum, weight_sum, empty = 0.0, 0.0, True
-        for batch in batches:
-            skipped, loss = self.optimizer.skipped, self.step(*batch)
-            weight = self._training.batch_weight
-            if self.optimizer.skipped == skipped:  # a step left out does not count
-                loss_sum += loss * weight
-                weight_sum += weight
+    def _batches_epoch(self, batches, check_finite):
+        """Train on the batches that are left of the epoch; those an interrupted one has used are passed over."""
+        used, passed, empty = self._training.position, 0, True
+        for number, batch in enumerate(batches):
             empty = False
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise TypeError(
+                    f"X: expected batches (x, y) or (x, y, sample_weight), got {type(batch).__name__} as batch {number}"
+                )
+            if passed < used:
+                passed += len(batch[0])
+                continue
+            _require_same_batches(used, passed)
+            if check_finite:
+                _require_finite(*self._training.check(*batch)[:2])
+            self._step(*batch, in_epoch=True)
         if empty:
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
-        self.epoch += 1
-        return loss_sum / weight_sum if weight_sum > 0 else 0.0
+        _require_same_batches(used, passed)
 
-    def _record(self, history, loss, validation):
-        history.setdefault("loss", []).append(loss)
-        if validation is None:
-            return
-        output = self.net.predict(validation[0])
+    def _end_epoch(self, best, history, validation, patience):
+        """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""
+        run, stopping, epoch = self._training, self._stopping, self.epoch
+        measured = {"loss": run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0}
+        if validation is not None:
+            measured |= self._validate(*validation)
+            best = best.after(measured["val_loss"], self._arrays() if patience is not None else [])
+        schedules = self.optimizer._plateaus()
+        states = [dict(vars(schedule)) for schedule in schedules]
         try:
-            value = measure(self.loss, output, validation[1])
-        except ValueError:  # the data have been checked: a loss that is not defined, so a bad epoch
-            value = np.nan
-        history.setdefault("val_loss", []).append(value)
-        if loss_name(self.loss) == "cross_entropy" and validation[1].ndim == 1:
-            score = np.nan if np.isnan(value) else accuracy(validation[1], output)
-            history.setdefault("val_accuracy", []).append(score)
-        history.best_epoch = int(np.argmin(np.nan_to_num(history["val_loss"], nan=np.inf)))
+            self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
+            if patience is not None:
+                self._stopping = best
+            run.end_epoch()
+        except BaseException:
+            if self.epoch == epoch:
+                self._stopping = stopping
+                for schedule, state in zip(schedules, states, strict=True):
+                    vars(schedule).update(state)
+            raise
+        for name, value in measured.items():
+            history.setdefault(name, []).append(value)
+        if validation is not None:
+            since = len(history["val_loss"]) - 1 - best.waited
+            history.best_epoch, history.best_loss = since if since >= 0 else None, best.loss
+        return best
+
+    def _validate(self, x, targets, weights) -> dict[str, float]:
+        output = self.net.predict(x)
+        # the data have been checked: an error is a loss that is not defined, so a bad epoch
+        measured = {"val_loss": _or_nan(measure, self.loss, output, targets, weights)}
+        if loss_name(self.loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
+            measured["val_accuracy"] = _or_nan(accuracy, targets, output, sample_weight=weights)
+        return measured
+
+    # --- early stopping, before and after an interrupt
+
+    def _arrays(self) -> list[np.ndarray]:
+        """What early stopping keeps: parameters, running averages and seeds."""
+        return list(files.arrays_of(self.net).values())
+
+    def _left(self):
+        """The early stopping that an interrupt has left; None if the caller has changed the parameters since."""
+        left = self._stopping
+        if left is None or left.last is None:
+            return left
+        mine = self._arrays()
+        if _same_bits(mine, left.last):
+            return replace(left, last=None)
+        return left if _same_bits(mine, left.arrays) else None
+
+    def _go_on(self):
+        """Put the parameters back to where an interrupt came, unless the caller has changed them since."""
+        left = self._left()
+        if left is not None and left.last is not None:
+            core.copy_arrays(self._arrays(), left.last)
+            left = replace(left, last=None)
+        self._stopping = left
+
+    def _show_best(self):
+        """Let the network hold the best epoch, and keep where training stands."""
+        if self._stopping is not None:
+            mine = self._arrays()
+            if self._stopping.last is None:
+                self._stopping = replace(self._stopping, last=[a.copy() for a in mine])
+            core.copy_arrays(mine, self._stopping.arrays)
+
+    def _warn_of_waiting_gradients(self):
+        waiting, whole = self.optimizer._update.accumulated, self.optimizer._accumulate
+        if waiting:
+            warnings.warn(
+                f"accumulate: expected a multiple of {whole} batches, an update each, got {waiting} more; "
+                "their gradients wait for the batches of the next fit or step",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def save(self, path) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
         arrays, state = pack_state(self.optimizer.state_dict())
-        _files.write(path, {**files.arrays_of(self.net), **arrays}, {**self._document(), "optimizer": state})
+        arrays, document = {**files.arrays_of(self.net), **arrays}, {**self._document(), "optimizer": state}
+        left = self._left()
+        if left is not None:
+            names = files.arrays_of(self.net)
+            other, values = ("best", left.arrays) if left.last is None else ("last", left.last)
+            arrays |= {f"{other}.{name}": a for name, a in zip(names, values, strict=True)}
+            loss = None if left.loss is None or math.isnan(left.loss) else left.loss
+            document["early_stopping"] = {"loss": loss, "waited": left.waited}
+        _files.write(path, arrays, document)
 
     def _document(self):
         return {
@@ -321,35 +582,43 @@ class Trainer:
         """
         arrays, document = _files.read(path, "trainer")
         mine = files.arrays_of(self.net)
-        try:
-            expected = self._document()
-            for name in ("dtype", "rule", "loss"):
-                if document[name] != expected[name]:
-                    raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
-            moments = {n: a for n, a in arrays.items() if n.startswith("optimizer.")}
-            files.check_arrays(self.net, {n: a for n, a in arrays.items() if n not in moments})
-            state = unpack_state(moments, document["optimizer"])
-            counts = ("seed", "epoch", "position", "batches")
-            seed, epoch, position, batches = (whole_number(name, document[name], 0) for name in counts)
-            loss_sum, weight_sum = (finite_number(name, document[name], 0) for name in ("loss_sum", "weight_sum"))
-            calibrated = [config.pop("calibrated", None) for config in document["layers"]]
-            if document["layers"] != [{k: v for k, v in c.items() if k != "calibrated"} for c in expected["layers"]]:
-                raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
-            theirs = {id(a): arrays[name] for name, a in mine.items()}
-            self.optimizer._load(state, [theirs[id(a)] for a in self.net.parameters()])
-        except _files.MALFORMED as error:
-            raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
-        for name, a in mine.items():
-            a[...] = arrays[name]
-        for layer, known in zip(self.net.layers, calibrated, strict=True):
-            if known is not None:
-                layer.calibrated = known
-        self.seed, self.epoch = seed, epoch
-        self._training.position, self._training.batches = position, batches
-        self._training.loss_sum, self._training.weight_sum = loss_sum, weight_sum
+        with self._alone():
+            try:
+                expected = self._document()
+                for name in ("dtype", "rule", "loss"):
+                    if document[name] != expected[name]:
+                        raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
+                parts = _by_part(arrays)
+                theirs = parts.pop("layers")
+                files.check_arrays(self.net, theirs)
+                state = unpack_state(parts.pop("optimizer", {}), document["optimizer"])
+                numbers, stopping = _run_numbers(document), _early_stopping(document, parts, mine)
+                calibrated = [config.pop("calibrated", None) for config in document["layers"]]
+                plain = [{k: v for k, v in config.items() if k != "calibrated"} for config in expected["layers"]]
+                if document["layers"] != plain:
+                    raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
+                for layer, known in zip(self.net.layers, calibrated, strict=True):
+                    if not isinstance(known, bool if isinstance(layer, FromData) else type(None)):
+                        raise ValueError(f"calibrated: expected true or false for {layer}, got {known!r}")
+                for name, a in mine.items():
+                    if not a.flags.writeable:
+                        raise ValueError(f"{name}: expected a writable array, got a read-only one")
+                started = {id(a): theirs[name] for name, a in mine.items()}
+                self.optimizer._load(state, [started[id(a)] for a in self.net.parameters()])
+            except _files.MALFORMED as error:
+                raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
+            core.copy_arrays(list(mine.values()), [theirs[name] for name in mine])
+            for layer, known in zip(self.net.layers, calibrated, strict=True):
+                if known is not None:
+                    layer.calibrated = known
+            if stopping is not None and stopping.last is not None:
+                stopping = replace(stopping, arrays=[a.copy() for a in mine.values()])
+            self._stopping, self._seed = stopping, numbers.pop("seed")
+            for name, value in numbers.items():
+                setattr(self._training, name, value)
 
     def __getstate__(self):
-        names = ("net", "loss", "seed", "epoch")
+        names = ("net", "loss", "seed", "epoch", "_stopping")
         progress = ("position", "batches", "loss_sum", "weight_sum", "max_batch")
         return {
             **{name: getattr(self, name) for name in names},
@@ -364,9 +633,96 @@ class Trainer:
         optimizer, progress = rule.__new__(rule), dict(state["progress"])
         optimizer.__setstate__({**theirs, "param_groups": groups})  # over the parameters of the copied network
         Trainer.__init__(self, state["net"], state["loss"], optimizer, progress.pop("max_batch"), state["seed"])
-        self.epoch = state["epoch"]
+        self.epoch, self._stopping = state["epoch"], state.get("_stopping")
         for name, value in progress.items():
             setattr(self._training, name, value)
+
+
+def _optimizer(optimizer, net):
+    """An optimizer as given, or one by the name of its rule over the parameters of a network."""
+    if isinstance(optimizer, optim.Optimizer):
+        return optimizer
+    rules = {name.lower(): name for name in optim.__all__ if name != "Optimizer"}
+    if isinstance(optimizer, str) and optimizer.lower() in rules:
+        return getattr(optim, rules[optimizer.lower()])(net.parameters())
+    got = repr(optimizer) if isinstance(optimizer, str | type) else type(optimizer).__name__
+    raise TypeError(
+        "optimizer: expected one of fastopt.optim over net.parameters(), like optim.Adam(net.parameters()), or a name "
+        f"of {', '.join(rules.values())}, got {got}"
+    )
+
+
+def _callables(callbacks) -> list:
+    callbacks = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks: expected functions of (trainer, history), got {callback!r}")
+    return callbacks
+
+
+def _require_finite(x, targets):
+    require_finite("X", x)
+    if targets.dtype.kind == "f":
+        require_finite("y", targets)
+
+
+def _require_same_batches(used, passed):
+    """After the batches an interrupted epoch has used: they must have been of as many rows."""
+    if passed != used:
+        raise ValueError(
+            f"X: expected first batches of the {used} rows the interrupted epoch used, got {passed}; "
+            "pass the data of that epoch, or call abandon_fit() to drop the rest of it"
+        )
+
+
+def _or_nan(function, *args, **options) -> float:
+    try:
+        return function(*args, **options)
+    except ValueError:
+        return math.nan
+
+
+def _same_bits(arrays, others) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(arrays, others, strict=True))
+
+
+def _by_part(arrays) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays of a run file: "layers" and "optimizer" by their names, what follows "best." or "last." likewise."""
+    parts: dict[str, dict[str, np.ndarray]] = {"layers": {}}
+    for name, a in arrays.items():
+        first, _, rest = name.partition(".")
+        parts.setdefault(first, {})[rest if first in ("best", "last") else name] = a
+    return parts
+
+
+def _run_numbers(document) -> dict:
+    """Where a run stands, from a run file; ValueError for a number that no run can have."""
+    numbers: dict[str, float] = {
+        name: whole_number(name, document[name], 0) for name in ("epoch", "position", "batches")
+    }
+    numbers["seed"] = whole_number("seed", document["seed"], 0, LARGEST_SEED)
+    numbers["weight_sum"] = finite_number("weight_sum", document["weight_sum"], 0)
+    numbers["loss_sum"] = _loss("loss_sum", document["loss_sum"])
+    return numbers
+
+
+def _loss(name, value) -> float:
+    """A loss in a file: finite, or infinity, which a batch may have."""
+    return value if value == math.inf else finite_number(name, value)
+
+
+def _early_stopping(document, parts, mine):
+    """The early stopping of a run file, if it has one; ValueError where its arrays or numbers do not fit."""
+    entry = document.get("early_stopping")
+    if (entry is None) != (not parts) or len(parts) > 1 or not parts.keys() <= {"best", "last"}:
+        raise ValueError(f"expected arrays of layers, optimizer and early stopping, got {sorted(parts)} besides")
+    if entry is None:
+        return None
+    ((part, arrays),) = parts.items()
+    files.check_arrays(mine, arrays)
+    loss = math.nan if entry["loss"] is None else _loss("early_stopping.loss", entry["loss"])
+    best = _Best(loss, whole_number("early_stopping.waited", entry["waited"], 0))
+    return replace(best, **{"arrays" if part == "best" else "last": [arrays[name] for name in mine]})
 
 
 def _without_lone_row(sizes, n) -> np.ndarray:
@@ -381,24 +737,19 @@ def _without_lone_row(sizes, n) -> np.ndarray:
     return sizes
 
 
+@dataclass(frozen=True)
 class _Best:
-    """The parameters of the best epoch, kept while early stopping watches."""
+    """The best epoch so far, by its validation loss, and what early stopping needs to know of it."""
 
-    def __init__(self, net, patience):
-        self.params, self.patience = list(files.arrays_of(net).values()), patience  # running averages, too
-        self.copies: list[np.ndarray] = []  # empty until an epoch has been measured
+    loss: float | None = None  # None before the first epoch
+    waited: int = 0  # epochs since
+    arrays: list[np.ndarray] = field(default_factory=list)  # of the network in that epoch, copies
+    last: list[np.ndarray] | None = None  # where training stands, while the network shows the best epoch
 
-    def update(self, history) -> bool:
-        """Whether to stop; keeps a copy of the parameters of a new best epoch."""
-        last = len(history["val_loss"]) - 1
-        if history.best_epoch == last:
-            self.copies = [a.copy() for a in self.params]
-        return last - history.best_epoch >= self.patience
-
-    def restore(self):
-        if self.copies:
-            for a, copy in zip(self.params, self.copies, strict=True):
-                a[...] = copy
+    def after(self, loss, arrays) -> "_Best":
+        """With one epoch more, whose network has these arrays; NaN is worse than any number."""
+        lower = self.loss is None or loss < self.loss or (math.isnan(self.loss) and not math.isnan(loss))
+        return _Best(loss, 0, [a.copy() for a in arrays]) if lower else replace(self, waited=self.waited + 1)
 
 
 class _Bar:

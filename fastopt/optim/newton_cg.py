@@ -91,12 +91,9 @@ class NewtonCG(Optimizer):
     def _run_on(self, training, x, targets, weights, order, sizes, seconds):
         """One batch of an epoch."""
         rows = order[training.position : training.position + int(sizes[0])]
-        loss = self._step_on(training, x[rows], targets[rows], None if weights is None else weights[rows])
-        training.loss_sum += loss * training.batch_weight
-        training.weight_sum += training.batch_weight
-        training.position += len(rows)
+        self._step_on(training, x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
 
-    def _step_on(self, training, x, targets, weights) -> float:
+    def _step_on(self, training, x, targets, weights, in_epoch=False) -> float:
         batch = training.check(x, targets, weights)
         self._update.require_in_place()
         training.require_in_place()
@@ -107,6 +104,10 @@ class NewtonCG(Optimizer):
             self._update.set_counts(k, self.steps + 1, False, 1.0, False)
         self._update.updates += 1
         training.batches += 1
+        if in_epoch:
+            training.loss_sum += loss * training.batch_weight
+            training.weight_sum += training.batch_weight
+            training.position += len(batch[0])
         return loss
 
     def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:

@@ -154,7 +154,10 @@ class Optimizer:
 
     def _formula(self, group) -> tuple[str, tuple[str | None, ...]]:
         """The kernel's formula for these options, and the names of its moments by slot; ValueError if none fits."""
-        raise NotImplementedError
+        raise TypeError(
+            f"{type(self).__name__}: expected a rule that has a kernel, got a subclass of Optimizer without one; start "
+            "from a rule of fastopt.optim, or write to net.parameters() what the gradients of value_and_grad call for"
+        )
 
     def _decoupled(self, group) -> bool:
         """Whether weight decay shrinks the parameter instead of joining the gradient."""
@@ -270,18 +273,22 @@ class Optimizer:
         self._ready()
         self._update.step(grads)
 
-    def _step_on(self, training, x, y, sample_weight) -> float:
-        """One step of a Trainer; returns the loss before it."""
-        return training.step(x, y, sample_weight)
+    def _step_on(self, training, x, y, sample_weight, in_epoch=False) -> float:
+        """One step of a Trainer; returns the loss before it. `in_epoch`: its rows are counted as `_run_on` counts."""
+        return training.step(x, y, sample_weight, in_epoch=in_epoch)
 
     def _run_on(self, training, x, targets, weights, order, sizes, seconds) -> None:
         """Steps of a Trainer over the rows in `order`, from ``training.position`` on, for about `seconds`."""
         training.run(x, targets, weights, order, sizes, seconds)
 
+    def _plateaus(self) -> list:
+        """Every `ReduceOnPlateau` among the options, once."""
+        found = [p for group in self.param_groups for p in opt.plateaus(group)]
+        return list({id(p): p for p in found}.values())
+
     def measured(self, value) -> None:
         """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""
-        found = [p for group in self.param_groups for p in opt.plateaus(group)]
-        for schedule in {id(p): p for p in found}.values():
+        for schedule in self._plateaus():
             schedule.update(value)
 
     @property
