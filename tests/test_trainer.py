@@ -422,7 +422,10 @@ def test_a_fit_interrupted_at_any_line_saved_and_resumed_equals_one_without_a_br
         resumed.seed = 9
         resumed.resume(saved)
         np.testing.assert_equal(everything(resumed), everything(broken))
-        last = resumed.fit(epochs=max(1, 30 - resumed.epoch), **options)
+        if resumed.epoch == whole.epoch and resumed._stopping is None:  # all that was left was to return
+            np.testing.assert_equal(everything(resumed), want)
+            continue
+        last = resumed.fit(epochs=30 - resumed.epoch, **options)
         np.testing.assert_equal(everything(resumed), want)
         assert last.best_loss == history.best_loss
         assert last.best_epoch is None or last["val_loss"][last.best_epoch] == history.best_loss
@@ -951,3 +954,34 @@ def test_a_signal_ends_what_predicts_long(call, long_rows, monkeypatch):
     with pytest.raises(Pressed), alarm(0.2):
         longest_calls()[call](*long_rows)
     assert not finished
+
+
+def test_a_fit_in_another_thread_is_refused_while_one_runs():
+    trainer, refused = make(lr=0.1), []
+
+    def fit():
+        try:
+            trainer.fit(*rows())
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    def callback(trainer, history):
+        worker = threading.Thread(target=fit)
+        worker.start()
+        worker.join()
+
+    trainer.fit(*rows(), epochs=2, callbacks=callback)
+    assert trainer.epoch == 2
+    assert len(refused) == 2
+    assert all("training already" in text for text in refused)
+
+
+@pytest.mark.parametrize("position", [-1, -(2**62), 90, 2**62])
+def test_the_compiled_run_itself_refuses_a_position_outside_its_rows(position):
+    trainer = make(lr=0.1)
+    before = everything(trainer)
+    trainer._training.position = position
+    x, targets, weights = trainer._training.check(*rows())
+    with pytest.raises(ValueError, match=f"X: expected more than the {position} rows"):
+        trainer._training.run(x, targets, weights, np.arange(90), np.array([30]), 1.0)
+    np.testing.assert_equal(everything(trainer), before)

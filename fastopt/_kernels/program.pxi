@@ -777,8 +777,7 @@ cdef class Program:
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Py_ssize_t team, i, unit, rows
-        cdef double began
+        cdef Py_ssize_t team, i
         x = as_numbers("x", x, self.typenum, (None, self.n_in))
         c.n, c.n_in, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_in, self.n_out
         if out is None:
@@ -797,23 +796,29 @@ cdef class Program:
             c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)
         c.x, c.y, c.run.n, c.start = data(x), data(out), c.n, 0
-        unit = PREDICT_ROWS * (team if c.apart else 1)
-        rows = max(1, PREDICT_WORK // (self.work * unit)) * unit
-        try:
-            while c.start + rows < c.n:
-                c.stop, began = c.start + rows, team_seconds()
-                with nogil:
-                    team_run(predict_job, &c, team)
-                PyErr_CheckSignals()
-                c.start = c.stop
-                if team_seconds() - began < PREDICT_SECONDS:
-                    rows *= 2
-            c.stop = c.n
+        c.stop = c.n
+        if self.work * c.n > PREDICT_WORK:
+            self.predict_long(&c, team)
+        else:
             with nogil:
                 team_run(predict_job, &c, team)
-        finally:
-            self.pool.extend(workspaces)
+        self.pool.extend(workspaces)
         return out
+
+    cdef int predict_long(self, PredictCall* c, Py_ssize_t team) except -1:
+        # region after region; a signal's exception ends the call with the rows done so far
+        cdef Py_ssize_t unit = PREDICT_ROWS * (team if c.apart else 1)
+        cdef Py_ssize_t rows = max(1, PREDICT_WORK // (self.work * unit)) * unit
+        cdef double began
+        while c.start < c.n:
+            c.stop, began = min(c.n, c.start + rows), team_seconds()
+            with nogil:
+                team_run(predict_job, c, team)
+            c.start = c.stop
+            PyErr_CheckSignals()
+            if team_seconds() - began < PREDICT_SECONDS:
+                rows *= 2
+        return 0
 
     cdef Workspace take_workspace(self, Py_ssize_t rows):
         # one at rest, if it is large enough; the pool's first entry stays, so that the list keeps its memory
@@ -933,7 +938,7 @@ cdef class Training:
             self.update.require_in_place()
         return self.program.require_writable()
 
-    def step(self, x, targets, sample_weight=None, *, bint in_epoch=False):
+    def step(self, x, targets, sample_weight=None, bint in_epoch=False):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss.
 
         `in_epoch`: counted as rows of the epoch under way, as `run` counts its batches.
@@ -1058,5 +1063,7 @@ def copy_arrays(list targets, list sources):
     for target, source in zip(targets, sources, strict=True):
         if source.dtype != target.dtype or source.shape != target.shape or not source.flags.c_contiguous:
             raise ValueError(f"expected a contiguous {target.dtype} array of shape {target.shape}, got {source.dtype} {source.shape}")
+        if not target.flags.writeable:
+            raise ValueError(f"expected arrays that can be written, got a read-only one of shape {target.shape}")
     for target, source in zip(targets, sources):
         memcpy(data(target), data(source), target.nbytes)

@@ -92,6 +92,8 @@ class Sequential:
         drops = any(isinstance(layer, Dropout) for layer in walk(self.layers))
         self._program = self._lay_out(training=False)
         self._training_program = self._lay_out(training=True) if drops else self._program
+        last = next(layer for layer in reversed(self.layers) if not isinstance(layer, Dropout))  # which only scales
+        self._ends_in = getattr(last, "activation", None)
 
     def _lay_out(self, training):
         layout = _Layout(self.layers[0].in_features, training)
@@ -163,7 +165,7 @@ class Sequential:
             raise ValueError(f"loss: expected binary_cross_entropy or cross_entropy, got {loss!r}")
         y = self._program.predict(x)
         link = "sigmoid" if name == "binary_cross_entropy" else "softmax"
-        return y if self._last_activation() == link else core.activation(y, link, y)
+        return y if self._ends_in == link else core.activation(y, link, y)
 
     def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
         """Mean loss of rows x with targets y, and the gradients of all parameters.
@@ -265,7 +267,7 @@ class Sequential:
         >>> net.evaluate(np.eye(2), [1.0, 3.0], "mse")
         5.0
         """
-        self.require_logits(loss)  # before the work, as an unknown loss
+        self._name_of(loss)  # what does not fit is refused before the work
         return measure(loss, self._program.predict(X), y, sample_weight)
 
     def fold(self) -> "Sequential":
@@ -332,24 +334,19 @@ class Sequential:
                 name = type(layer).__name__
                 raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
 
-    def require_logits(self, loss) -> None:
-        """Raise ValueError if the loss turns logits into probabilities and the last layer has already done so."""
-        name, last = loss_name(loss), self._last_activation()
-        if name in ("cross_entropy", "binary_cross_entropy") and last in ("softmax", "sigmoid"):
+    def _name_of(self, loss) -> str:
+        """The name of a loss; ValueError if it makes probabilities of logits and the last layer has already done so."""
+        name, last = loss_name(loss), self._ends_in
+        if last in ("softmax", "sigmoid") and name in ("cross_entropy", "binary_cross_entropy"):
             raise ValueError(
                 f"loss: expected a last layer without {last}, for {name} takes logits, got a network that ends in one; "
                 "leave its activation out, and predict_proba gives the probabilities"
             )
-
-    def _last_activation(self) -> str | None:
-        """What the outputs have passed; Dropout only scales them."""
-        last = next(layer for layer in reversed(self.layers) if not isinstance(layer, Dropout))
-        return getattr(last, "activation", None)
+        return name
 
     def _bound_to(self, loss, update=None, max_batch=0):
         """The compiled program with a loss, gradients, and an optimizer's update unless None."""
-        self.require_logits(loss)
-        return core.Training(self._training_program, loss_name(loss), update, max_batch, **loss_options(loss))
+        return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
 
     def save(self, path, metadata=None) -> None:
         """Write the network to a safetensors file; whole or not at all.

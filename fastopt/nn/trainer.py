@@ -33,6 +33,7 @@ from fastopt.schedules import Schedule
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
 AHEAD = 1024  # batches whose sizes are worked out at once
+COMPILED = ("net", "loss", "optimizer")  # what a Trainer is bound to for life
 LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of 128 bits
 
 
@@ -50,23 +51,6 @@ class History(dict):
 
     best_epoch: int | None = None
     best_loss: float | None = None
-
-
-class _Bound:
-    """An attribute of a Trainer that is set once: what its program was bound to."""
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, trainer, owner=None):
-        return self if trainer is None else vars(trainer)[self.name]
-
-    def __set__(self, trainer, value):
-        if self.name in vars(trainer):
-            raise AttributeError(
-                f"{self.name}: expected to stay, for a Trainer is compiled for it; make a new Trainer for another"
-            )
-        vars(trainer)[self.name] = value
 
 
 class Trainer:
@@ -122,7 +106,12 @@ class Trainer:
         self._seed, self._stopping = seed, None
         self._held = (threading.Lock(), os.getpid())
 
-    net, loss, optimizer = _Bound(), _Bound(), _Bound()
+    def __setattr__(self, name, value):
+        if name in COMPILED and hasattr(self, name):
+            raise AttributeError(
+                f"{name}: expected to stay, for a Trainer is compiled for it; make a new Trainer for another"
+            )
+        super().__setattr__(name, value)
 
     @property
     def seed(self) -> int:
@@ -177,19 +166,15 @@ class Trainer:
         FloatingPointError
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
-        return self._step(x, y, sample_weight)
-
-    def _step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         self.net.require_calibrated()
         self.optimizer._ready()
-        interrupted = self._stopping is not None and self._stopping.last is not None
+        if self._stopping is None or self._stopping.last is None:
+            return self.optimizer._step_on(self._training, x, y, sample_weight)
         try:
-            if interrupted:
-                self._go_on()
-            return self.optimizer._step_on(self._training, x, y, sample_weight, in_epoch)
+            self._go_on()
+            return self.optimizer._step_on(self._training, x, y, sample_weight)
         except BaseException:
-            if interrupted:
-                self._show_best()
+            self._show_best()
             raise
 
     def fit(
@@ -250,7 +235,7 @@ class Trainer:
         ImportError
             `progress` without tqdm; nothing has been changed then.
         RuntimeError
-            Called by a callback of `fit`; nothing has been changed then.
+            Called by a callback of `fit`, or while another thread is in it; nothing has been changed then.
         FloatingPointError
             The loss of a batch is NaN, unless the optimizer skips such steps; the network then holds the
             step before it, or the best epoch if early stopping was on. A validation loss may be NaN.
@@ -460,7 +445,9 @@ class Trainer:
             _require_same_batches(used, passed)
             if check_finite:
                 _require_finite(*self._training.check(*batch)[:2])
-            self._step(*batch, in_epoch=True)
+            x, targets, weights = (*batch, None)[:3]
+            self.optimizer._ready()
+            self.optimizer._step_on(self._training, x, targets, weights, True)
         if empty:
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
         _require_same_batches(used, passed)
@@ -581,41 +568,50 @@ class Trainer:
             It is damaged or belongs to another network, loss or rule; nothing has been changed then.
         """
         arrays, document = _files.read(path, "trainer")
-        mine = files.arrays_of(self.net)
         with self._alone():
+            mine = files.arrays_of(self.net)
             try:
-                expected = self._document()
-                for name in ("dtype", "rule", "loss"):
-                    if document[name] != expected[name]:
-                        raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
-                parts = _by_part(arrays)
-                theirs = parts.pop("layers")
-                files.check_arrays(self.net, theirs)
-                state = unpack_state(parts.pop("optimizer", {}), document["optimizer"])
-                numbers, stopping = _run_numbers(document), _early_stopping(document, parts, mine)
-                calibrated = [config.pop("calibrated", None) for config in document["layers"]]
-                plain = [{k: v for k, v in config.items() if k != "calibrated"} for config in expected["layers"]]
-                if document["layers"] != plain:
-                    raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
-                for layer, known in zip(self.net.layers, calibrated, strict=True):
-                    if not isinstance(known, bool if isinstance(layer, FromData) else type(None)):
-                        raise ValueError(f"calibrated: expected true or false for {layer}, got {known!r}")
-                for name, a in mine.items():
-                    if not a.flags.writeable:
-                        raise ValueError(f"{name}: expected a writable array, got a read-only one")
+                theirs, state, numbers, stopping, calibrated = self._checked(arrays, document, mine)
                 started = {id(a): theirs[name] for name, a in mine.items()}
                 self.optimizer._load(state, [started[id(a)] for a in self.net.parameters()])
             except _files.MALFORMED as error:
                 raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
-            core.copy_arrays(list(mine.values()), [theirs[name] for name in mine])
+            core.copy_arrays(list(mine.values()), list(theirs.values()))
             for layer, known in zip(self.net.layers, calibrated, strict=True):
-                if known is not None:
-                    layer.calibrated = known
-            if stopping is not None and stopping.last is not None:
-                stopping = replace(stopping, arrays=[a.copy() for a in mine.values()])
+                layer.calibrated = known
             self._stopping, self._seed = stopping, numbers.pop("seed")
             for name, value in numbers.items():
                 setattr(self._training, name, value)
+
+    def _checked(self, arrays, document, mine):
+        """A run file's arrays of the layers, optimizer state, numbers, early stopping and calibrated layers.
+
+        Raises what says that they do not fit this trainer, whose layers have the arrays `mine`.
+        """
+        expected = self._document()
+        for name in ("dtype", "rule", "loss"):
+            if document[name] != expected[name]:
+                raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
+        waits = [isinstance(layer, FromData) for layer in self.net.layers]  # for statistics, until it is calibrated
+        calibrated = [
+            config.pop("calibrated", None if may else True)
+            for may, config in zip(waits, document["layers"], strict=True)
+        ]
+        for may, known in zip(waits, calibrated, strict=True):
+            if not isinstance(known, bool) or not (known or may):
+                raise ValueError(f"calibrated: expected true or false of a layer with statistics, got {known!r}")
+        plain = [{k: v for k, v in config.items() if k != "calibrated"} for config in expected["layers"]]
+        if document["layers"] != plain:
+            raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
+        parts = _by_part(arrays)
+        theirs, moments = parts.pop("layers"), parts.pop("optimizer", {})
+        files.check_arrays(self.net, theirs)
+        theirs = {name: theirs[name] for name in mine}  # in the order of the layers, not of the file
+        for name, a in mine.items():
+            if not a.flags.writeable:
+                raise ValueError(f"{name}: expected a writable array, got a read-only one")
+        state = unpack_state(moments, document["optimizer"])
+        return theirs, state, _run_numbers(document), _early_stopping(self.net, document, parts, theirs), calibrated
 
     def __getstate__(self):
         names = ("net", "loss", "seed", "epoch", "_stopping")
@@ -711,18 +707,22 @@ def _loss(name, value) -> float:
     return value if value == math.inf else finite_number(name, value)
 
 
-def _early_stopping(document, parts, mine):
-    """The early stopping of a run file, if it has one; ValueError where its arrays or numbers do not fit."""
+def _early_stopping(net, document, parts, shown):
+    """The early stopping of a run file, if it has one; ValueError where its arrays or numbers do not fit.
+
+    `shown` are the arrays of the network: where the file holds those of the last step, they are the best epoch's.
+    """
     entry = document.get("early_stopping")
     if (entry is None) != (not parts) or len(parts) > 1 or not parts.keys() <= {"best", "last"}:
         raise ValueError(f"expected arrays of layers, optimizer and early stopping, got {sorted(parts)} besides")
     if entry is None:
         return None
     ((part, arrays),) = parts.items()
-    files.check_arrays(mine, arrays)
+    files.check_arrays(net, arrays)
     loss = math.nan if entry["loss"] is None else _loss("early_stopping.loss", entry["loss"])
-    best = _Best(loss, whole_number("early_stopping.waited", entry["waited"], 0))
-    return replace(best, **{"arrays" if part == "best" else "last": [arrays[name] for name in mine]})
+    waited = whole_number("early_stopping.waited", entry["waited"], 0)
+    best, last = (arrays, None) if part == "best" else (shown, arrays)
+    return _Best(loss, waited, [best[name] for name in shown], None if last is None else [last[name] for name in shown])
 
 
 def _without_lone_row(sizes, n) -> np.ndarray:

@@ -275,7 +275,7 @@ class Optimizer:
 
     def _step_on(self, training, x, y, sample_weight, in_epoch=False) -> float:
         """One step of a Trainer; returns the loss before it. `in_epoch`: its rows are counted as `_run_on` counts."""
-        return training.step(x, y, sample_weight, in_epoch=in_epoch)
+        return training.step(x, y, sample_weight, in_epoch)
 
     def _run_on(self, training, x, targets, weights, order, sizes, seconds) -> None:
         """Steps of a Trainer over the rows in `order`, from ``training.position`` on, for about `seconds`."""
