@@ -985,3 +985,17 @@ def test_the_compiled_run_itself_refuses_a_position_outside_its_rows(position):
     with pytest.raises(ValueError, match=f"X: expected more than the {position} rows"):
         trainer._training.run(x, targets, weights, np.arange(90), np.array([30]), 1.0)
     np.testing.assert_equal(everything(trainer), before)
+
+
+def test_validation_leaves_out_the_rows_that_the_loss_ignores():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    y = np.arange(20) % 2
+    marked = np.where(np.arange(20) < 5, -100, y)
+    weight = (marked != -100).astype(float)
+    histories = []
+    for validation in ((X, marked), (X, y, weight)):
+        net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+        trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.SGD(net.parameters(), lr=0.1))
+        histories.append(trainer.fit(X, y, epochs=3, validation=validation))
+    assert dict(histories[0]) == dict(histories[1])
+    assert np.isfinite(histories[0]["val_accuracy"]).all()

@@ -484,7 +484,9 @@ class Trainer:
         # the data have been checked: an error is a loss that is not defined, so a bad epoch
         measured = {"val_loss": _or_nan(measure, self.loss, output, targets, weights)}
         if loss_name(self.loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
-            measured["val_accuracy"] = _or_nan(accuracy, targets, output, sample_weight=weights)
+            ignored = getattr(self.loss, "ignore_index", core.IGNORE_INDEX)
+            counted = (targets != ignored) * (1.0 if weights is None else weights)
+            measured["val_accuracy"] = _or_nan(accuracy, targets, output, sample_weight=counted)
         return measured
 
     # --- early stopping, before and after an interrupt
