@@ -700,15 +700,19 @@ def test_a_pass_over_many_rows_looks_at_signals_and_an_interrupt_leaves_nothing_
     seen = []
     alarms(lambda: seen.append(len(seen)))
     data.value(theta, grad)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     assert len(seen) > 1
 
     def interrupt():
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise KeyboardInterrupt
 
-    alarms(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    def interrupted():
+        alarms(interrupt)
         data.value(theta, grad)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert data.value(theta, grad) == want[0]
     np.testing.assert_array_equal(grad, want[1])
 
