@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Set
 from numbers import Integral, Real
 
-import math
-
 import numpy as np
 
 ALIGNMENT = 64

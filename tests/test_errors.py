@@ -404,8 +404,8 @@ OBJECTS = {
     "fo.newton.step(x, row)": r"ValueError: H: expected shape \(d, d\), got \(4, 3\)",
     "fo.newton.step(np.eye(0), [])": r"ValueError: H: expected shape \(d, d\), got \(0, 0\)",
     "fo.newton.step(np.eye(3), x)": r"ValueError: g: expected shape \(3,\) to match H, got \(4, 3\)",
-    "fo.newton.step(np.eye(3, dtype=complex), row)": r"TypeError: H: expected dtype float32 or float64, got complex128",
-    "fo.newton.step(np.eye(3), ['a', 'b', 'c'])": r"TypeError: g: expected dtype float32 or float64, got <U1",
+    "fo.newton.step(np.eye(3, dtype=complex), row)": r"TypeError: H: expected real numbers, got dtype complex128",
+    "fo.newton.step(np.eye(3), ['a', 'b', 'c'])": r"TypeError: g: expected real numbers, got dtype <U1",
     "fo.newton.step(np.eye(3), row, -1)": r"ValueError: damping: expected 'auto' or a finite number of at least 0, got",
     "fo.newton.step(np.eye(3), row, np.nan)": r"ValueError: damping: expected 'auto' or .*, got nan",
     "fo.newton.step(np.eye(3), row, method='qr')": r"ValueError: method: expected 'cholesky' or 'saddle_free', got 'q",
@@ -429,10 +429,10 @@ OBJECTS = {
     "fo.newton.minimize(np.sign, row, jac=np.sign, hess=np.diag)": r"ValueError: objective: expected a number as its",
     "fo.newton.minimize(np.sum, row, jac=lambda x: x * np.nan, hess=np.diag)": r"ValueError: x0: .*value and gradient",
     # threads
-    "fo.set_num_threads(0)": r"ValueError: n: expected a number of threads of at least 1, got 0",
-    "fo.set_num_threads('2')": r"ValueError: n: expected a number of threads of at least 1, got '2'",
-    "fo.num_threads(True).__enter__()": r"ValueError: n: expected a number of threads of at least 1, got True",
-    "fo.num_threads(1.5).__enter__()": r"ValueError: n: expected a number of threads of at least 1, got 1\.5",
+    "fo.set_num_threads(0)": r"ValueError: n: expected a whole number .*, got 0",
+    "fo.set_num_threads('2')": r"ValueError: n: expected a whole number .*, got '2'",
+    "fo.num_threads(True).__enter__()": r"ValueError: n: expected a whole number .*, got True",
+    "fo.num_threads(1.5).__enter__()": r"ValueError: n: expected a whole number .*, got 1\.5",
 }
 
 
