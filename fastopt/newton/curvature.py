@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastopt._forks import importing
-from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.newton.steps import is_number
 from fastopt.threads import one_blas_thread
