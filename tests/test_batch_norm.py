@@ -118,6 +118,105 @@ def test_a_constant_column_has_variance_zero(dtype):
     np.testing.assert_array_equal(F.batch_norm(x)[0], 0)
 
 
+# ---------------------------------------------------------------- columns at the ends of the dtype's range
+
+EXACT = np.longdouble  # of a wider range, and more digits, than float64
+POWERS = {np.float32: st.integers(-37, 36), np.float64: st.integers(-290, 305)}
+scaled = st.sampled_from(DTYPES).flatmap(lambda dtype: st.tuples(st.just(dtype), POWERS[dtype]))
+
+
+def scaled_column(n, dtype, power, ratio):
+    """A column of deviations near 10^power about a mean of `ratio` of them, and its neighbors of ordinary size."""
+    rng = np.random.default_rng((n, power + 400))
+    x = rng.normal(size=(n, 3))
+    x[:, 1] = (x[:, 1] + ratio) * 10.0**power
+    return x.astype(dtype)
+
+
+def exact_statistics(x):
+    """Mean and variance of the columns, in extended precision."""
+    mean = x.astype(EXACT).mean(axis=0)
+    return mean, ((x.astype(EXACT) - mean) ** 2).mean(axis=0)
+
+
+def assert_held(got, want, rtol):
+    """Equal as far as the dtype holds it: beyond, infinity; below, within a few of the smallest numbers."""
+    info = np.finfo(got.dtype)
+    beyond = want > info.max
+    assert (got[beyond] == np.inf).all()
+    want = np.where(beyond, 0, want)
+    bound = rtol * np.abs(want) + 4 * EXACT(info.smallest_subnormal)
+    assert (np.abs(np.where(beyond, 0, got).astype(EXACT) - want) <= bound).all()
+
+
+@given(st.sampled_from([2, 5, 64, 200]), scaled, st.sampled_from([0, 7]), st.booleans())
+@example(5, (np.float32, -25), 7, False)
+@example(5, (np.float32, 18), 0, False)
+@example(200, (np.float64, 200), 0, True)
+@example(64, (np.float64, -200), 7, True)
+def test_statistics_are_right_wherever_the_dtype_holds_them(n, kind, ratio, images):
+    dtype, power = kind
+    x = scaled_column(n, dtype, power, ratio)
+    mean, var = exact_statistics(x)
+    got = F.batch_statistics(np.ascontiguousarray(x.T)[None, :, :, None] if images else x)
+    rtol = STATISTICS_RTOL[np.dtype(dtype)]
+    assert (np.abs(got[0] - mean) <= rtol * (np.abs(mean) + np.sqrt(var))).all()
+    assert_held(got[1], var, rtol)
+
+
+@given(st.sampled_from([2, 5, 64, 200]), scaled, st.sampled_from([0, 7]), st.sampled_from([1e-5, 1e-300]))
+@example(2, (np.float32, 18), 0, 1e-5)
+@example(64, (np.float32, 20), 0, 1e-5)
+@example(64, (np.float32, 35), 7, 1e-5)
+@example(64, (np.float32, -25), 7, 1e-300)
+@example(64, (np.float64, 200), 0, 1e-5)
+@example(64, (np.float64, -200), 0, 1e-300)
+def test_columns_of_any_size_are_normalized_and_have_gradients(n, kind, ratio, eps):
+    dtype, power = kind
+    x = scaled_column(n, dtype, power, ratio)
+    dy, gamma = np.random.default_rng(n).normal(size=(n, 3)).astype(dtype), np.array([1.5, 0.5, 2.0], dtype)
+    with np.errstate(under="ignore"):
+        mean, var = exact_statistics(x)
+        sigma = np.sqrt(var + EXACT(eps))
+        hat = (x - mean) / sigma
+        want = gamma * hat
+        dz = dy.astype(EXACT)
+        dgamma, dbeta = (dz * hat).sum(axis=0), dz.sum(axis=0)
+        dx = gamma / sigma * (dz - dbeta / n - hat * (dgamma / n))
+    y, *statistics = F.batch_norm(x, gamma, eps=eps)
+    got = F.batch_norm_backward(dy, x, gamma, *statistics, eps=eps)
+    rtol = 10 * RTOL[np.dtype(dtype)] * (1 + ratio) * n**0.5
+    tiny = float(np.finfo(dtype).tiny)
+    assert (np.abs(y - want).max(axis=0) <= rtol * np.abs(want).max(axis=0) + tiny).all()
+    assert (np.abs(got[1] - dgamma) <= rtol * np.abs(dz * hat).sum(axis=0) + tiny).all()
+    assert_close(got[2], dbeta, rtol)
+    if n > 2:  # of two rows the gradient is all but zero, rounding apart
+        size = np.abs(gamma / sigma) * np.abs(dz).max()
+        held = size < np.finfo(dtype).max
+        assert (np.abs(got[0] - dx).max(axis=0) <= rtol * size + tiny)[held].all()
+
+
+def test_two_levels_of_any_size_become_one_and_minus_one(dtype):
+    for power in (-10, 5, 18, 20, 37) if dtype == np.float32 else (-100, 18, 170, 300):
+        x = np.array([[5.0], [-5.0]] * 9).astype(dtype) * dtype.type(10.0**power)
+        np.testing.assert_allclose(F.batch_norm(x, eps=1e-250)[0], np.sign(x), rtol=2e-7)
+
+
+def test_a_column_of_any_size_is_trained_on_and_leaves_its_neighbors_bits(dtype):
+    x, y = rows(40, dtype)
+    large = x.copy()
+    large[:, 2] *= dtype.type(1e19)
+    steps = [build("first", dtype).value_and_grad(a, y, "mse")[1] for a in (x, large)]
+    np.testing.assert_allclose(steps[1][0], steps[0][0], rtol=1e-3, atol=1e-5)
+    for n in (1, 2, 3):
+        with fo.num_threads(n):
+            again = build("first", dtype).value_and_grad(large, y, "mse")[1]
+        for a, b in zip(again, steps[1], strict=True):
+            np.testing.assert_array_equal(a, b)
+    one, other = (F.batch_norm(a, eps=1e-3)[0][:, [0, 1, 3]] for a in (x, large))
+    np.testing.assert_array_equal(one, other)
+
+
 # ---------------------------------------------------------------- the kernels
 
 
@@ -271,9 +370,9 @@ def norms(net):
     return [layer for layer in fo.nn.layers.walk(net.layers) if isinstance(layer, fo.nn.BatchNorm)]
 
 
-def build(layout, dtype=np.float64):
+def build(layout, dtype=np.float64, layers=None):
     """A network with other arrays than those it starts with."""
-    net, rng = fo.nn.Sequential(LAYOUTS[layout](), rng=0, dtype=dtype), np.random.default_rng(1)
+    net, rng = fo.nn.Sequential(layers or LAYOUTS[layout](), rng=0, dtype=dtype), np.random.default_rng(1)
     for layer in norms(net):
         layer.running_mean, layer.running_var = rng.normal(size=layer.in_features), rng.uniform(1, 2, layer.in_features)
         if layer.affine:
@@ -333,9 +432,9 @@ def torch_twin(torch, net):
 @pytest.mark.parametrize("momentum", [0.1, 1.0])
 def test_several_steps_of_a_trainer_equal_those_of_torch(momentum, dtype):
     torch = require_torch()
-    net = build("between", dtype)
-    net.layers[1].momentum = momentum
-    net._compile()
+    layers = LAYOUTS["between"]()
+    layers[1] = fo.nn.BatchNorm(6, momentum=momentum, activation="tanh")
+    net = build("between", dtype, layers)
     twin = torch_twin(torch, net)
     trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1))
     theirs = torch.optim.SGD(twin.parameters(), lr=0.1)
@@ -500,6 +599,64 @@ def test_calibration_takes_the_statistics_of_what_reaches_each_layer(layout):
             x = forward([layer], x)
 
     check(net.layers, x)
+
+
+@pytest.mark.parametrize("size", [2, 7, 50, 300])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_calibration_by_mini_batches_takes_the_mean_of_their_statistics(layout, size, dtype):
+    net, x = build(layout, dtype), rows(300, dtype)[0]
+    assert net.calibrate(x, batch_size=size) is net
+
+    def check(layers, x):
+        for layer in layers:
+            if isinstance(layer, fo.nn.BatchNorm):
+                batches = [x[i : i + size] for i in range(0, len(x) - size + 1, size)]
+                mean = np.mean([b.mean(axis=0) for b in batches], axis=0)
+                var = size / (size - 1) * np.mean([b.var(axis=0) for b in batches], axis=0)
+                assert_close(layer.running_mean, mean, 10 * STATISTICS_RTOL[dtype])
+                assert_close(layer.running_var, var, 10 * STATISTICS_RTOL[dtype])
+            check(getattr(layer, "layers", []), x)
+            x = forward([layer], x)
+
+    check(net.layers, x.astype(float))
+
+
+def test_one_mini_batch_of_all_rows_is_the_whole_and_other_layers_do_not_heed_it():
+    x = rows(60)[0]
+    nets = [
+        fo.nn.Sequential([fo.nn.Standardize(4), fo.nn.Whiten(4), fo.nn.BatchNorm(4)], dtype=np.float64)
+        for _ in range(3)
+    ]
+    for net, size in zip(nets, (None, 60, 20), strict=True):
+        net.calibrate(x, batch_size=size)
+    arrays = [fo.nn.files.arrays_of(net) for net in nets]
+    for name, a in arrays[0].items():
+        np.testing.assert_array_equal(arrays[1][name], a)
+        if "running" not in name:
+            np.testing.assert_array_equal(arrays[2][name], a)
+
+
+@pytest.mark.parametrize("size", [1, 0, -3, 61, 2.0, True, "all"])
+def test_a_batch_size_that_does_not_fit_is_refused_before_anything_is_changed(size):
+    net = build("first")
+    kept = [a.tobytes() for a in fo.nn.files.arrays_of(net).values()]
+    with pytest.raises(ValueError, match="batch_size: expected a whole number from 2 to 60"):
+        net.calibrate(rows(60)[0], batch_size=size)
+    assert [a.tobytes() for a in fo.nn.files.arrays_of(net).values()] == kept
+
+
+def test_a_calibration_that_fails_later_leaves_the_layers_before_as_they_were():
+    net = fo.nn.Sequential([fo.nn.Standardize(2), fo.nn.Dense(2, 2), fo.nn.BatchNorm(2)], rng=0)
+    with pytest.raises(ValueError, match="at least two rows"):
+        net.calibrate([[1.0, 2.0]])
+    assert not net.layers[0].calibrated
+    np.testing.assert_array_equal(net.layers[0].mean, 0)
+    np.testing.assert_array_equal(net.layers[0].scale, 1)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"got {bad} in column 1"):
+            fo.nn.Sequential([fo.nn.BatchNorm(2)]).calibrate([[0.0, bad], [1.0, 2.0]])
+    with pytest.raises(ValueError, match="got a variance that float32 cannot hold in column 0"):
+        fo.nn.Sequential([fo.nn.BatchNorm(2)]).calibrate([[1e20, 1.0], [3e20, 2.0]])
 
 
 def test_fit_calibrates_standardize_and_leaves_batch_norm_alone():

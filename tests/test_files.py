@@ -93,7 +93,7 @@ BAD_FILES = {
     "an array missing": lambda path: rewrite(path, lambda document, arrays: arrays.popitem()),
     "an array too many": lambda path: rewrite(path, lambda d, arrays: arrays.update({"layers.9.x": one()})),
     "an array of another shape": lambda path: rewrite(path, lambda d, arrays: arrays.update({first(arrays): one()})),
-    "an array of another dtype": lambda path: rewrite(path, lambda d, arrays: retype(arrays, "F64", 8)),
+    "an array of another dtype": lambda path: rewrite(path, lambda d, arrays: retype(arrays, "I64", 8)),
     "bfloat16": lambda path: rewrite(path, lambda d, arrays: retype(arrays, "BF16", 2)),
     "float16": lambda path: rewrite(path, lambda d, arrays: retype(arrays, "F16", 2)),
     "8 bits": lambda path: rewrite(path, lambda d, arrays: retype(arrays, "F8_E4M3", 1)),

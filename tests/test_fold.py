@@ -66,6 +66,38 @@ def test_standardize_is_absorbed_by_the_dense_that_follows(bias, dtype):
     assert_close(fast.predict(x), net.predict(x))
 
 
+FIRST = {
+    "Standardize": lambda: fo.nn.Standardize(3),
+    "Whiten": lambda: fo.nn.Whiten(3),
+    "BatchNorm": lambda: fo.nn.BatchNorm(3, eps=1e-12),
+}
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 15, 17, 1e4])
+@pytest.mark.parametrize("first", FIRST)
+def test_a_first_layer_is_absorbed_where_no_more_than_4_bits_are_lost(first, ratio, tmp_path):
+    x = np.random.default_rng(0).normal(size=(500, 3))
+    x = ((x - x.mean(axis=0)) / x.std(axis=0) + [0, ratio, 0]) * [1.0, 0.1, 10.0]
+    net = fo.nn.Sequential([FIRST[first](), fo.nn.Dense(3, 8, "tanh"), fo.nn.Dense(8, 2)], rng=0).calibrate(x)
+    fast = net.fold()
+    assert [type(layer).__name__ for layer in fast.layers] == [first] * (ratio > 16) + ["Dense", "Dense"]
+    assert len(fo.nn.summary(fast).splitlines()) == 2 + len(fast.layers)
+    eps = np.finfo(np.float32).eps
+    fast.save(tmp_path / "m.safetensors")
+    for other in (fast, copy.deepcopy(fast), fo.nn.load(tmp_path / "m.safetensors")):
+        for rows_at_once in (1, 7, 100):
+            got, want = other.predict(x[:rows_at_once]), net.predict(x[:rows_at_once])
+            np.testing.assert_allclose(got, want, rtol=0, atol=64 * eps)
+
+
+def test_a_first_layer_of_columns_near_the_ends_of_the_range_is_not_absorbed(dtype):
+    x = np.random.default_rng(0).normal(size=(50, 2)) * ([1e25, 1e-25] if dtype == np.float32 else [1e250, 1e-250])
+    net = fo.nn.Sequential([fo.nn.Standardize(2), fo.nn.Dense(2, 2)], rng=0, dtype=dtype).calibrate(x)
+    fast = net.fold()
+    assert [type(layer).__name__ for layer in fast.layers] == ["Standardize", "Dense"]
+    assert_close(fast.predict(x), net.predict(x))
+
+
 def test_the_two_networks_go_separate_ways(small_net):
     net = small_net()
     x, fast = rows(9, 4, np.float64), net.fold()

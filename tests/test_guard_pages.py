@@ -172,6 +172,10 @@ def run_network(place, dtype, n, width):
     trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
     trainer.step(x, y, weight)
     trainer.fit(x, y, batch_size=4, sample_weight=weight)
+    other = place(x.astype(np.float64 if dtype == np.float32 else np.float32))  # read as it comes
+    trainer.fit(other, y, batch_size=4, sample_weight=weight)
+    trainer.step(other, y, weight)
+    net.predict(other, out)
     return [out, *products, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
 
 

@@ -193,9 +193,16 @@ def test_no_rows_give_no_rows(dtype, small_net):
 def test_predict_takes_what_can_be_converted(small_net):
     net = small_net(dtype=np.float32)
     x = np.arange(8).reshape(2, 4)
-    want = net.predict(x.astype(np.float32))
-    for same in (x, x.tolist(), x.astype(np.float64), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+    want = net.predict(x.astype(np.float64))
+    for same in (x, x.tolist(), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x.astype(">f8")):
         np.testing.assert_array_equal(net.predict(same), want)
+    narrow = net.predict(x.astype(np.float32))
+    np.testing.assert_allclose(narrow, want, rtol=1e-6)
+    for same in (x.astype(np.uint8), x.astype(np.int16), x.astype(np.float16), x.astype(">f4")):
+        np.testing.assert_array_equal(net.predict(same), narrow)
+    plain = fo.nn.Sequential(net.layers[1:], dtype=np.float32)  # no first Standardize: in the network's dtype
+    for same in (x, x.astype(np.float64)):
+        np.testing.assert_array_equal(plain.predict(same), plain.predict(x.astype(np.float32)))
 
 
 def test_predict_writes_to_the_array_given(dtype, small_net):

@@ -71,14 +71,42 @@ def test_columns_that_repeat_or_stand_still_are_not_blown_up(kind, dtype):
         network(kind, 0.0, dtype).calibrate(x)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_calibration_refuses_what_is_not_finite_and_keeps_its_statistics(bad):
     net, x = network().calibrate(rows()), rows()
     kept = net.layers[0].weight.copy()
     x[3, 2] = bad
-    with pytest.raises(ValueError, match="column 2"):
+    with pytest.raises(ValueError, match=f"got {bad} in column 2"):
         net.calibrate(x)
     np.testing.assert_array_equal(net.layers[0].weight, kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("given", "power"), [(np.float32, -25), (np.float32, 19), (np.float64, -200), (np.float64, 200)]
+)
+def test_data_of_any_size_is_whitened_as_data_of_size_one(given, power, kind):
+    x = rows(dtype=given)
+    scaled = np.ldexp(x, int(power / np.log10(2)))
+    dtype = np.float64 if given is np.float64 else np.float32
+    want = network(kind, dtype=dtype).calibrate(x).predict(x)
+    np.testing.assert_array_equal(network(kind, dtype=dtype).calibrate(scaled).predict(scaled), want)
+    assert fo.nn.condition_number(scaled) == fo.nn.condition_number(x)
+
+
+def test_weights_that_the_network_cannot_hold_are_refused():
+    net = network(dtype=np.float32)
+    with pytest.raises(ValueError, match="X: expected deviations that float32 can divide by"):
+        net.calibrate(rows() * 1e-60)
+    assert not net.layers[0].calibrated
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float64_data_far_from_zero_keeps_its_digits_in_a_network_of_float32(kind):
+    near = rows(offset=0.0)
+    far = near + 1e6
+    want = network(kind).calibrate(near).predict(near)
+    np.testing.assert_allclose(network(kind, dtype=np.float32).calibrate(far).predict(far), want, atol=2e-4)
 
 
 def test_condition_numbers_of_known_spectra():
@@ -117,11 +145,21 @@ FIRST = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("first", FIRST)
 def test_folding_takes_it_and_a_standardize_before_it_over(first, kind):
-    x = rows()
+    x = rows(offset=2.0)
     net = classifier(kind, FIRST[first]()).calibrate(x)
     fast = net.fold()
     assert [type(layer).__name__ for layer in fast.layers] == [first.split()[0], "Dense"]
     np.testing.assert_allclose(fast.predict(x), net.predict(x), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_leaves_it_where_the_mean_is_far_from_zero(kind):
+    x = rows(offset=1e6)
+    net = fo.nn.Sequential([fo.nn.Whiten(C, kind), fo.nn.Dense(C, 8, "tanh"), fo.nn.Dense(8, 2)], rng=0).calibrate(x)
+    fast = net.fold()
+    assert [type(layer).__name__ for layer in fast.layers] == ["Whiten", "Dense", "Dense"]
+    np.testing.assert_allclose(fast.predict(x), net.predict(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fast.predict(x[:1]), net.predict(x[:1]), rtol=1e-5, atol=1e-6)
 
 
 def test_groups_cannot_take_a_whole_matrix_over():

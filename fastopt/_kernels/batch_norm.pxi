@@ -4,6 +4,8 @@
 #   of the rows before it, and joined to them in float64 (Chan et al. 1983). A block far from that
 #   mean is what most of the variance then comes from: no digits are lost, wherever the data lie.
 #   The first block is summed about the mean of a few of its rows.
+# - A column whose squares leave the range of the dtype is summed once more in float64, over a power of two
+#   (careful_statistics). Its variance may be beyond the dtype; y and dx are not, and come from the deviation.
 # - y = (x - m) scale + shift, m the mean in the dtype; shift makes up for its rounding.
 # - For sums a member owns columns, and blocks of rows are cut at fixed borders and added in order. For maps it
 #   owns rows: cores that write parts of the same rows take each other's next lines by prefetch (1024x512 on two
@@ -73,12 +75,73 @@ cdef inline void join(double* mean, double* m2, floating* centre, floating* plai
         plain[j] = squares[j] = <floating>0
 
 
-cdef void column_statistics(const floating* x, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t cols, double* mean, double* m2) noexcept nogil:
-    # x (n, cols) -> mean, m2 (cols,); n >= 1, cols <= COLUMN_BLOCK
+cdef inline double least_variance(floating* dtype) noexcept nogil:
+    # below, squares lose digits to the smallest number of the dtype, or vanish
+    return 1e-30 if floating is float else 1e-290
+
+
+cdef inline double most_variance(floating* dtype) noexcept nogil:
+    # above, what backward multiplies x by may vanish
+    return 1e30 if floating is float else 1e250
+
+
+cdef inline double relevant_variance(double eps, floating* dtype) noexcept nogil:
+    # from where digits of a variance matter beside eps: a column of zeros, usual after relu, costs nothing more
+    return least_variance(dtype) if eps < 1e17 * least_variance(dtype) else -HUGE_VAL
+
+
+cdef void careful_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t size, double* mean, double* m2,
+                             int* power) noexcept nogil:
+    # x: n runs of `size` elements, `step` apart, whose squares may have left the range of the dtype -> mean, and m2 of the
+    # elements over 2^power; of NaN or infinity mean and m2 stay as they are
+    cdef double first = <double>x[0], far = 0, total = 0, squares = 0, rest = 0, count = <double>(n * size), d, scale, origin
+    cdef Py_ssize_t i, k
+    cdef bint known = True
+    for i in range(n):
+        for k in range(size):
+            d = fabs(<double>x[i * step + k] - first)
+            far = d if d > far else far
+            known &= x[i * step + k] - x[i * step + k] == 0
+    if not known:
+        return
+    mean[0], m2[0], power[0] = first, 0, 0
+    if far == 0:
+        return
+    frexp(min(far, DBL_MAX), power)
+    power[0] = max(-1000, min(1000, power[0]))          # the scale has to be a number, too
+    scale = ldexp(1, -power[0])
+    origin = first * scale
+    for i in range(n):
+        for k in range(size):
+            total += <double>x[i * step + k] * scale - origin
+    total /= count
+    for i in range(n):
+        for k in range(size):
+            d = (<double>x[i * step + k] * scale - origin) - total
+            squares += d * d
+            rest += d
+    mean[0], m2[0] = ldexp(origin + total, power[0]), squares - rest * rest / count
+
+
+cdef inline double variance(double m2, double n, int power) noexcept nogil:
+    return m2 / n if power == 0 else ldexp(m2 / n, 2 * power)
+
+
+cdef inline double deviation(double m2, double n, int power, double eps) noexcept nogil:
+    # sqrt(variance + eps), which float64 holds also where it cannot hold the variance
+    return hypot(ldexp(sqrt(m2 / n), power), sqrt(eps))
+
+
+cdef bint column_statistics(const floating* x, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t cols, double least, double* mean, double* m2,
+                            int* power) noexcept nogil:
+    # x (n, cols) -> mean, m2, power (cols,) as in careful_statistics, power 0 for ordinary columns; whether there are others.
+    # Digits of variances below `least` do not matter; n >= 1, cols <= COLUMN_BLOCK
     cdef floating centre[COLUMN_BLOCK]
     cdef floating plain[COLUMN_BLOCK]
     cdef floating squares[COLUMN_BLOCK]
     cdef Py_ssize_t i = 0, j, rows = min(<Py_ssize_t>CENTRE_ROWS, n)
+    cdef double floor = <double>n * least
+    cdef int outside = 0
     for j in range(cols):
         centre[j] = x[j]
         plain[j] = squares[j] = <floating>0
@@ -93,6 +156,14 @@ cdef void column_statistics(const floating* x, Py_ssize_t ld, Py_ssize_t n, Py_s
         column_moments(<const floating*>NULL, x + i * ld, ld, rows, cols, centre, plain, squares)
         join(mean, m2, centre, plain, squares, cols, <double>i, <double>rows)
         i += rows
+    memset(power, 0, cols * sizeof(int))
+    for j in range(cols):
+        outside |= (m2[j] < floor) | (m2[j] >= HUGE_VAL) | (m2[j] != m2[j])
+    if outside:
+        for j in range(cols):
+            if not (m2[j] >= floor and m2[j] < HUGE_VAL):
+                careful_statistics(x + j, n, ld, 1, &mean[j], &m2[j], &power[j])
+    return outside != 0
 
 
 cdef one_body_void piece_moments(const floating* x, floating centre, floating* plain, floating* squares,
@@ -116,8 +187,10 @@ cdef one_body_void piece_moments(const floating* x, floating centre, floating* p
         squares[j] = second[j]
 
 
-cdef void channel_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t size, double* mean, double* m2) noexcept nogil:
-    # x: n runs of `size` elements, `step` apart -> mean, m2 of them all
+cdef void channel_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t size, double* mean, double* m2,
+                             int* power) noexcept nogil:
+    # x: n runs of `size` elements, `step` apart -> mean, m2, power of them all, as in careful_statistics
+    cdef const floating* start = x
     cdef floating plain[LANES]
     cdef floating squares[LANES]
     cdef floating block[LANES]
@@ -146,19 +219,31 @@ cdef void channel_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, P
             before += <double>length
             k += length
         x += step
+    power[0] = 0
+    if not (m2[0] >= before * least_variance(<floating*>NULL) and m2[0] < HUGE_VAL):
+        careful_statistics(start, n, step, size, mean, m2, power)
 
 
 # --- forward and backward ----------------------------------------------------------
 
 cdef inline void affine(const floating* gamma, const floating* beta, const floating* var, floating* scale, floating* shift,
-                        Py_ssize_t cols, floating eps) noexcept nogil:
+                        Py_ssize_t cols, double eps) noexcept nogil:
     # scale = gamma / sqrt(var + eps), shift = beta; gamma or beta NULL: 1, 0
     cdef Py_ssize_t j
-    cdef floating deviation
+    cdef floating small = <floating>eps, sigma
     for j in range(cols):
-        deviation = root(var[j] + eps)
-        scale[j] = (gamma[j] if gamma != NULL else <floating>1) / deviation
+        sigma = root(var[j] + small)
+        scale[j] = (gamma[j] if gamma != NULL else <floating>1) / sigma
         shift[j] = beta[j] if beta != NULL else <floating>0
+    if floating is float and eps < <double>FLT_MIN:     # float32 does not hold eps
+        for j in range(cols):
+            scale[j] = scale_of(gamma, j, sqrt(<double>var[j] + eps))
+
+
+cdef inline floating scale_of(const floating* gamma, Py_ssize_t j, double sigma) noexcept nogil:
+    # gamma / sigma, within the range of the dtype: 0 times it is 0
+    cdef double scale = (<double>gamma[j] if gamma != NULL else 1) / sigma, most = <double>FLT_MAX if floating is float else DBL_MAX
+    return <floating>max(-most, min(most, scale))
 
 
 cdef void scale_rows(const floating* x, Py_ssize_t ld, Py_ssize_t n, Py_ssize_t cols, const floating* centre,
@@ -181,6 +266,9 @@ cdef void forward_batch_norm(const floating* x, const floating* gamma, const flo
     # receives what the activation is taken of; coefficients (3, c): scratch
     cdef double middle[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
+    cdef int power[COLUMN_BLOCK]
+    cdef double least = relevant_variance(eps, <floating*>NULL)
+    cdef bint outside
     cdef floating* scale = coefficients
     cdef floating* shift = coefficients + c
     cdef floating* pre = y if z == NULL else z
@@ -190,12 +278,17 @@ cdef void forward_batch_norm(const floating* x, const floating* gamma, const flo
         c0, c1 = first + share(last - first, COLUMN_GRAIN, member, team), first + share(last - first, COLUMN_GRAIN, member + 1, team)
         while c0 < c1:
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
-            column_statistics(x + c0, c, n, cols, middle, m2)
+            outside = column_statistics(x + c0, c, n, cols, least, middle, m2, power)
             for j in range(cols):
                 mean[c0 + j] = <floating>middle[j]
                 var[c0 + j] = <floating>(m2[j] / <double>n)
             affine(gamma + c0 if gamma != NULL else NULL, beta + c0 if beta != NULL else NULL, var + c0, scale + c0, shift + c0,
-                   cols, <floating>eps)
+                   cols, eps)
+            if outside:
+                for j in range(cols):
+                    if power[j] != 0:
+                        var[c0 + j] = <floating>variance(m2[j], <double>n, power[j])
+                        scale[c0 + j] = scale_of(gamma, c0 + j, deviation(m2[j], <double>n, power[j], eps))
             for j in range(cols):
                 shift[c0 + j] += <floating>(<double>mean[c0 + j] - middle[j]) * scale[c0 + j]
             c0 += cols
@@ -222,7 +315,7 @@ cdef void inference_batch_norm(const floating* x, const floating* gamma, const f
     while c0 < c and r0 < r1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c - c0)
         affine(gamma + c0 if gamma != NULL else NULL, beta + c0 if beta != NULL else NULL, var + c0, scale, shift,
-               cols, <floating>eps)
+               cols, eps)
         scale_rows(x + r0 * c + c0, c, r1 - r0, cols, mean + c0, scale, shift, y + r0 * c + c0, y + r0 * c + c0, activation)
         c0 += cols
     if activation == SOFTMAX:
@@ -244,6 +337,7 @@ cdef void backward_batch_norm(const floating* dy, const floating* x, const float
     cdef floating* scale = coefficients + c
     cdef floating* shift = coefficients + 2 * c
     cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = share(n, 1, member, team), r1 = share(n, 1, member + 1, team)
+    cdef bint far
     if activation == SOFTMAX or (team > 1 and activation != IDENTITY):
         activation_gradient(dy, v, dz, n, c, activation, member, team)
         team_barrier(team)
@@ -254,8 +348,11 @@ cdef void backward_batch_norm(const floating* dy, const floating* x, const float
         while c0 < c1:
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
             gradient_sums(dy + c0, x + c0, mean + c0, v + c0, dz + c0, total, product, n, c, cols, activation)
-            for j in range(cols):
-                inverse[j] = 1 / sqrt(<double>var[c0 + j] + eps)
+            far = inverse_deviations(x + c0, var + c0, inverse, n, c, cols, eps)
+            if far:
+                for j in range(cols):
+                    if is_far(var[c0 + j], eps):
+                        product[j] = far_product(dz + c0 + j, x + c0 + j, mean[c0 + j], inverse[j], n, c)
             if dgamma != NULL:
                 for j in range(cols):
                     dgamma[c0 + j] = <floating>(product[j] * inverse[j])
@@ -264,12 +361,82 @@ cdef void backward_batch_norm(const floating* dy, const floating* x, const float
                     dbeta[c0 + j] = <floating>total[j]
             input_coefficients(gamma + c0 if gamma != NULL else NULL, inverse, total, product,
                                weight + c0, scale + c0, shift + c0, n, cols)
+            if far:
+                for j in range(cols):
+                    if is_far(var[c0 + j], eps):        # of x^
+                        scale[c0 + j] = <floating>(-<double>weight[c0 + j] * product[j] * inverse[j] / <double>n)
             c0 += cols
         team_barrier(team)
-        if dx != NULL:
+        if dx != NULL and not any_far(var + first, last - first, eps):
             slope_rows(dz + r0 * c + first, x + r0 * c + first, c, r1 - r0, last - first, mean + first, weight + first,
                        scale + first, shift + first, dx + r0 * c + first, accumulate_dx)
+        elif dx != NULL:
+            for j in range(first, last):
+                if is_far(var[j], eps):
+                    far_slope(dz + r0 * c + j, x + r0 * c + j, c, r1 - r0, mean[j], <double>gamma[j] if gamma != NULL else 1,
+                              weight[j], scale[j], shift[j], dx + r0 * c + j, accumulate_dx)
+                else:
+                    slope_rows(dz + r0 * c + j, x + r0 * c + j, c, r1 - r0, 1, mean + j, weight + j, scale + j, shift + j,
+                               dx + r0 * c + j, accumulate_dx)
         first = last
+
+
+# --- columns so far from the middle of the dtype's range that what is of the order of 1 / var leaves it
+
+cdef inline bint is_far(floating var, double eps) noexcept nogil:
+    return (var > <floating>most_variance(<floating*>NULL)) | (var < least_far(eps, <floating*>NULL))
+
+
+cdef inline floating least_far(double eps, floating* dtype) noexcept nogil:
+    # beside an ordinary eps no variance is too small
+    return <floating>(least_variance(dtype) if eps < least_variance(dtype) else -1)
+
+
+cdef inline bint any_far(const floating* var, Py_ssize_t cols, double eps) noexcept nogil:
+    cdef floating most = <floating>most_variance(<floating*>NULL), least = least_far(eps, <floating*>NULL)
+    cdef Py_ssize_t j
+    cdef int far = 0
+    for j in range(cols):
+        far |= (var[j] > most) | (var[j] < least)
+    return far != 0
+
+
+cdef inline bint inverse_deviations(const floating* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t ld,
+                                    Py_ssize_t cols, double eps) noexcept nogil:
+    # inverse (cols,) = 1 / sqrt(var + eps), and whether columns are far; the variance of those is taken once more, of the batch x
+    cdef Py_ssize_t j
+    cdef double mean, m2
+    cdef int power
+    cdef bint far = any_far(var, cols, eps)
+    for j in range(cols):
+        inverse[j] = 1 / sqrt(<double>var[j] + eps)
+    if far:
+        for j in range(cols):
+            if is_far(var[j], eps):
+                m2, power = <double>var[j] * <double>n, 0
+                careful_statistics(x + j, n, ld, 1, &mean, &m2, &power)
+                inverse[j] = 1 / deviation(m2, <double>n, power, eps)
+    return far
+
+
+cdef inline double far_product(const floating* dz, const floating* x, floating mean, double inverse, Py_ssize_t n,
+                               Py_ssize_t ld) noexcept nogil:
+    # sum dz (x - mean) of a column
+    cdef Py_ssize_t i
+    cdef double total = 0
+    for i in range(n):
+        total += <double>dz[i * ld] * ((<double>x[i * ld] - <double>mean) * inverse)
+    return total / inverse
+
+
+cdef inline void far_slope(const floating* dz, const floating* x, Py_ssize_t ld, Py_ssize_t n, floating mean, double gamma,
+                           floating weight, floating scale, floating shift, floating* dx, bint accumulate) noexcept nogil:
+    # dx (+)= dz weight + x^ scale + shift, x^ = (x - mean) weight / gamma, a column
+    cdef Py_ssize_t i
+    cdef double inverse = <double>weight / gamma if gamma != 0 else 0, out
+    for i in range(n):
+        out = <double>dz[i * ld] * <double>weight + (<double>x[i * ld] - <double>mean) * inverse * <double>scale + <double>shift
+        dx[i * ld] = <floating>(<double>dx[i * ld] + out if accumulate else out)
 
 
 cdef inline void gradient_sums(const floating* dy, const floating* x, const floating* mean, const floating* v, floating* dz,
@@ -331,13 +498,15 @@ cdef void tangent_batch_norm(const floating* x, const floating* tx, const floati
     cdef floating weight[COLUMN_BLOCK]
     cdef floating scale[COLUMN_BLOCK]
     cdef floating shift[COLUMN_BLOCK]
+    cdef double inverses[COLUMN_BLOCK]
     cdef Py_ssize_t first = share(c, COLUMN_GRAIN, member, team), c1 = share(c, COLUMN_GRAIN, member + 1, team), c0 = first, cols, j
     cdef double inverse, factor
     while c0 < c1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         sum_products(tx + c0 if tx != NULL else NULL, x + c0, mean + c0, total, product, n, c, cols)
+        inverse_deviations(x + c0, var + c0, inverses, n, c, cols, eps)
         for j in range(cols):
-            inverse = 1 / sqrt(<double>var[c0 + j] + eps)
+            inverse = inverses[j]
             factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
             tmean[c0 + j] = <floating>(total[j] / <double>n)
             pull[c0 + j] = <floating>(product[j] / <double>n * inverse)
@@ -377,8 +546,7 @@ cdef void tangent_backward_batch_norm(floating* dy, floating* tdy, const floatin
     while c0 < c1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         sum_products(tdy + c0, x + c0, mean + c0, ttotal, tproduct, n, c, cols)
-        for j in range(cols):
-            inverse[j] = 1 / sqrt(<double>var[c0 + j] + eps)
+        inverse_deviations(x + c0, var + c0, inverse, n, c, cols, eps)
         if tx != NULL:
             sum_products(dy + c0, x + c0, mean + c0, total, product, n, c, cols)
             sum_products(dy + c0, tx + c0, tmean + c0, again, moved, n, c, cols)
@@ -469,18 +637,19 @@ cdef void statistics_of(BatchNormCall* a, floating* dtype, Py_ssize_t member, Py
     # x (n, c) or (n, c, size) -> mean, var (c,)
     cdef double middle[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
+    cdef int power[COLUMN_BLOCK]
     cdef Py_ssize_t j, cols, c0 = share(a.c, COLUMN_GRAIN, member, team), c1 = share(a.c, COLUMN_GRAIN, member + 1, team)
     cdef double divisor = <double>(a.n * a.size - a.correction)
     while c0 < c1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         if a.size == 1:
-            column_statistics(<floating*>a.x + c0, a.c, a.n, cols, middle, m2)
+            column_statistics(<floating*>a.x + c0, a.c, a.n, cols, least_variance(dtype), middle, m2, power)
         else:
             for j in range(cols):
-                channel_statistics(<floating*>a.x + (c0 + j) * a.size, a.n, a.c * a.size, a.size, &middle[j], &m2[j])
+                channel_statistics(<floating*>a.x + (c0 + j) * a.size, a.n, a.c * a.size, a.size, &middle[j], &m2[j], &power[j])
         for j in range(cols):
             (<floating*>a.mean)[c0 + j] = <floating>middle[j]
-            (<floating*>a.var)[c0 + j] = <floating>(m2[j] / divisor)
+            (<floating*>a.var)[c0 + j] = <floating>variance(m2[j], divisor, power[j])
         c0 += cols
 
 
@@ -549,7 +718,8 @@ def batch_statistics(x, correction=0):
     Returns
     -------
     mean, var : ndarray, shape (c,), dtype of `x`
-        Of float32 to six digits, however far the mean is from zero.
+        Of float32 to six digits, however far the mean is from zero, and wherever the dtype holds them. A variance it
+        does not hold is infinite or 0.
 
     Raises
     ------
@@ -621,7 +791,8 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     y : ndarray, shape (n, c)
         `out` if given, else a new array.
     mean, var : ndarray, shape (c,)
-        Of the batch; the population variance.
+        Of the batch; the population variance. It may be infinite in the dtype where y is not: columns of float32
+        that deviate by more than 1e19.
 
     Raises
     ------

@@ -11,8 +11,9 @@ from cpython.dict cimport PyDict_Next, PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.module cimport PyImport_GetModuleDict
 from cpython.object cimport PyObject
-from libc.math cimport HUGE_VAL, NAN, pow, sqrt
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.float cimport DBL_MAX, FLT_MAX, FLT_MIN
+from libc.math cimport HUGE_VAL, NAN, fabs, frexp, hypot, ldexp, pow, sqrt
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign

@@ -1,8 +1,9 @@
 # The compiled program: a network laid out as a flat list of entries over numbered values.
 #
-# Value 0 is the input; every entry reads one value (ADD two) and writes the next.
+# Value 0 is the input; every entry reads one value (ADD two) and writes the next. The input comes in the
+# program's dtype, or, where standardize alone reads it, in float32 or float64 as the caller has it.
 # The contract of an entry, whatever its kind:
-#   shapes      n_in, n_out; src (and shortcut) before dst
+#   shapes      n_in, n_out; src (and shortcut) before dst. Program has checked every array against them
 #   parameters  weight and bias point into the layer's arrays, and what regularizes the weight; its gradients are
 #               numbers first_grad, first_grad + 1 of the caller's table; in a descent
 #               weights of dense entries take their steps instead
@@ -36,9 +37,11 @@ cdef struct Entry:
     Py_ssize_t n_in, n_out, groups, src, shortcut, dst, keep, first_grad
     bint needs_dx, accumulate_dx, needs_dshortcut, accumulate_dshortcut
     bint trained                # weight and bias have gradients
-    # dense: weight (out, in / groups); standardize: mean (c,); whiten: matrix (c, c); batch_norm: gamma (c,) or NULL
+    # dense: weight (out, in / groups); standardize: mean (c,) in float64; whiten: matrix (c, c); batch_norm: gamma (c,) or NULL
     void *weight
-    void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,); batch_norm: beta (c,) or NULL
+    void *bias                  # dense: bias (out,) or NULL; standardize: scale (c,) in float64; batch_norm: beta (c,) or NULL
+    float *split                # standardize, (3, c): the mean in two parts and the scale, in float32
+    uint8_t *reading            # standardize: where its layer keeps how x is read
     void *running_mean          # batch_norm, (c,)
     void *running_var
     double eps, momentum
@@ -50,7 +53,7 @@ cdef struct Entry:
     void *packed                # dense: weight again, in strips, in a network that stays as it is; else NULL
 
 cdef struct Run:                # one pass of a program over some rows
-    int typenum
+    int typenum, x_typenum      # of everything, and of value 0
     bint training
     Py_ssize_t n_entries, rows
     Py_ssize_t n                # rows of the whole call or batch: what chooses a kernel, for `rows` follows the team
@@ -92,8 +95,12 @@ cdef void forward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                               e.activation, not r.training, member, team)
     elif e.kind == ENTRY_MAXOUT:
         forward_maxout(x, y, r.rows * e.n_out, e.n_in // e.n_out, member, team)
+    elif e.kind == ENTRY_STANDARDIZE and (r.x_typenum if e.src == 0 else r.typenum) == cnp.NPY_FLOAT32:
+        forward_standardize(<float*>r.values[e.src], <double*>e.weight, <double*>e.bias, e.split, e.reading[0], y, r.rows, e.n_in,
+                            member, team)
     elif e.kind == ENTRY_STANDARDIZE:
-        forward_standardize(x, <floating*>e.weight, <floating*>e.bias, y, r.rows, e.n_in, member, team)
+        forward_standardize(<double*>r.values[e.src], <double*>e.weight, <double*>e.bias, e.split, e.reading[0], y, r.rows, e.n_in,
+                            member, team)
     elif e.kind == ENTRY_BATCH_NORM and r.training:
         statistics = <floating*>r.values[e.statistics]
         forward_batch_norm(x, <floating*>e.weight, <floating*>e.bias, z, y, statistics, statistics + e.n_in,
@@ -136,7 +143,7 @@ cdef void backward_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
                             e.accumulate_dx, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
         if e.needs_dx:
-            backward_standardize(dy, <floating*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
+            backward_standardize(dy, <double*>e.bias, dx, r.rows, e.n_in, e.accumulate_dx, member, team)
     elif e.kind == ENTRY_BATCH_NORM:
         if not e.needs_dx and e.weight == NULL:
             return
@@ -189,7 +196,7 @@ cdef void tangent_entry(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     elif e.kind == ENTRY_MAXOUT:
         tangent_maxout(x, tx, ty, r.rows * e.n_out, e.n_in // e.n_out, member, team)
     elif e.kind == ENTRY_STANDARDIZE:
-        backward_standardize(tx, <floating*>e.bias, ty, r.rows, e.n_in, False, member, team)
+        backward_standardize(tx, <double*>e.bias, ty, r.rows, e.n_in, False, member, team)
     elif e.kind == ENTRY_WHITEN:
         forward_dense(tx, <floating*>e.weight, NULL, NULL, NULL, ty, scratch, r.rows, e.n_in, e.n_out, IDENTITY, True,
                       member, team)
@@ -346,7 +353,7 @@ cdef double PREDICT_SECONDS = 0.025     # regions grow until they last so long, 
 cdef struct PredictCall:
     Run run
     bint apart                  # each member has rows and values of its own
-    Py_ssize_t n, n_in, n_out
+    Py_ssize_t n, x_bytes, n_out            # x_bytes: of one row of x
     Py_ssize_t start, stop      # rows of this region
     void *x
     void *y
@@ -359,7 +366,7 @@ cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t sta
     while start < stop:
         if member == 0:
             run.rows = min(PREDICT_ROWS, stop - start)
-            run.values[0] = <floating*>c.x + start * c.n_in
+            run.values[0] = <char*>c.x + start * c.x_bytes
             run.values[run.entries[run.n_entries - 1].dst] = <floating*>c.y + start * c.n_out
         team_barrier(team)
         forward(run, dtype, member, team)
@@ -387,7 +394,7 @@ cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
 cdef struct TrainCall:
     Run run
     Loss loss
-    Py_ssize_t n_in, n_out, target_bytes    # target_bytes: of one row of targets
+    Py_ssize_t n_out, x_bytes, target_bytes  # bytes: of one row of x, of targets
     Py_ssize_t n, position                  # rows of data, next row to use
     int64_t* sizes                          # (n_sizes,) rows of the coming batches
     Py_ssize_t n_sizes, batches             # batches: done in this call
@@ -409,10 +416,9 @@ cdef struct TrainCall:
 cdef void gather_rows(TrainCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # rows order[position : position + rows] of the data -> the batch arrays
     cdef Py_ssize_t i, row, rows = c.run.rows
-    cdef Py_ssize_t width = c.n_in * <Py_ssize_t>sizeof(floating)
     for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
         row = c.order[c.position + i]
-        memcpy(<char*>c.batch_x + i * width, <char*>c.x + row * width, width)
+        memcpy(<char*>c.batch_x + i * c.x_bytes, <char*>c.x + row * c.x_bytes, c.x_bytes)
         memcpy(<char*>c.batch_targets + i * c.target_bytes, <char*>c.targets + row * c.target_bytes, c.target_bytes)
         if c.weights != NULL:
             (<floating*>c.batch_weights)[i] = (<floating*>c.weights)[row]
@@ -632,13 +638,14 @@ cdef class Workspace:
         cdef Py_ssize_t tables = (2 * n_values * <Py_ssize_t>sizeof(void*) + 63) // 64 * 64
         cdef Py_ssize_t first = 1 if tangents else 0, values = rows * sum(program.widths[first:]) * item
         cdef Py_ssize_t target = max(8, program.widths[n_values - 1] * item)
+        cdef Py_ssize_t x_bytes = program.n_in * (8 if program.reads_either else item)
         cdef Py_ssize_t extra = 0               # for a batch that is gathered, its weights and losses
         cdef Py_ssize_t scratch = item * program.scratch(rows, training)
         cdef char* p
         if <double>rows * (sum(program.widths) + 16.0) * 64 > 2.0**62:      # sizes below stay whole numbers of 63 bits
             raise MemoryError(f"no memory for a batch of {capacity} rows")
         if training and not tangents:
-            extra = rows * (8 + 8 + program.widths[0] * item + target) + 8 * program.n_penalties
+            extra = rows * (8 + 8 + x_bytes + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + extra)
         self.values, self.dvalues = <void**>self.block, <void**>self.block + n_values
         self.scratch = <char*>self.block + tables
@@ -651,7 +658,7 @@ cdef class Workspace:
             p += values
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
-            self.batch_targets = self.batch_x + rows * <Py_ssize_t>program.widths[0] * item
+            self.batch_targets = self.batch_x + rows * x_bytes
             self.row_penalty = <double*>(self.batch_targets + rows * target)
         self.capacity = rows
 
@@ -678,6 +685,7 @@ cdef class Program:
     cdef Py_ssize_t n_entries
     cdef Py_ssize_t work                    # multiply-adds of one row, forward
     cdef readonly int typenum
+    cdef bint reads_either                  # the input may be float32 or float64
     cdef readonly Py_ssize_t n_in, n_out
     cdef readonly Py_ssize_t least_rows     # of a batch to train on
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
@@ -698,21 +706,10 @@ cdef class Program:
         has_gradient, written = [False] * len(widths), set()
         for i, spec in enumerate(entries):
             e = &self.entries[i]
-            e.kind, e.src, e.dst = ENTRY_KINDS.index(spec["kind"]), spec["src"], spec["dst"]
-            e.n_in, e.n_out = widths[e.src], widths[e.dst]
-            e.keep, e.shortcut = spec.get("keep", -1), spec.get("shortcut", 0)
-            e.activation, e.groups = activation_code(spec.get("activation", "identity")), spec.get("groups", 1)
-            e.weight, e.bias = self.hold(spec.get("weight"), packed), self.hold(spec.get("bias"), packed)
-            e.running_mean, e.running_var = self.hold(spec.get("mean"), packed), self.hold(spec.get("var"), packed)
-            e.eps, e.momentum, e.statistics = spec.get("eps", 0.0), spec.get("momentum", 0.0), spec.get("statistics", -1)
+            self.place(e, spec, f"entries[{i}] ({spec['kind']})")
+            self.hold_arrays(e, spec, f"entries[{i}] ({spec['kind']})", packed)
             if e.kind == ENTRY_BATCH_NORM:
                 self.least_rows = 2
-            if e.kind == ENTRY_DROPOUT:
-                self.arrays.append(spec["seed"])
-                e.rate, e.seed = spec["rate"], <uint64_t*>data(spec["seed"])
-            if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
-                self.arrays.append(pack_weight(spec["weight"]))
-                e.packed = data(self.arrays[len(self.arrays) - 1])
             e.needs_dx = has_gradient[e.src]
             e.needs_dshortcut = e.kind == ENTRY_ADD and has_gradient[e.shortcut]
             product = e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE)
@@ -726,6 +723,7 @@ cdef class Program:
             if e.trained:
                 e.first_grad = len(self.grad_shapes)
                 self.grad_shapes += [a.shape for a in (spec["weight"], spec.get("bias")) if a is not None]
+        self.reads_either = self.standardize_alone_reads_input()
         for i in range(self.n_entries - 1, -1, -1):       # the order of backward: who comes first overwrites
             e = &self.entries[i]
             e.accumulate_dx = e.src in written
@@ -745,13 +743,80 @@ cdef class Program:
                 refuse_changed("running averages of BatchNorm", array)
         return 0
 
-    cdef void* hold(self, object array, bint only_read) except? NULL:
+    cdef bint standardize_alone_reads_input(self) noexcept:
+        cdef Py_ssize_t i, readers = 0
+        cdef bint standardize = True
+        for i in range(self.n_entries):
+            if self.entries[i].src == 0 or (self.entries[i].kind == ENTRY_ADD and self.entries[i].shortcut == 0):
+                readers += 1
+                standardize &= self.entries[i].kind == ENTRY_STANDARDIZE
+        return readers == 1 and standardize
+
+    cdef int place(self, Entry* e, dict spec, str name) except -1:
+        # what an entry reads and writes: values that are there, of widths that fit its kind
+        cdef Py_ssize_t n = len(self.widths)
+        e.kind, e.src, e.dst = ENTRY_KINDS.index(spec["kind"]), spec["src"], spec["dst"]
+        e.keep, e.shortcut, e.statistics = spec.get("keep", -1), spec.get("shortcut", 0), spec.get("statistics", -1)
+        e.activation, e.groups = activation_code(spec.get("activation", "identity")), whole_number("groups", spec.get("groups", 1))
+        e.eps, e.momentum, e.rate = spec.get("eps", 0.0), spec.get("momentum", 0.0), spec.get("rate", 0.0)
+        if not (0 <= e.src < e.dst < n and 0 <= e.shortcut < e.dst and -1 <= e.keep < n and -1 <= e.statistics < n):
+            raise ValueError(f"{name}: expected values from 0 to {n - 1}, read before they are written, got {spec}")
+        e.n_in, e.n_out = self.widths[e.src], self.widths[e.dst]
+        fit = e.n_in > 0 and e.n_out > 0
+        if e.kind == ENTRY_MAXOUT:
+            fit &= e.n_in % e.n_out == 0
+        elif e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE):
+            fit &= e.n_in % e.groups == 0 and e.n_out % e.groups == 0 and (e.groups == 1 or e.kind == ENTRY_GROUPED_DENSE)
+        else:
+            fit &= e.n_in == e.n_out
+        if e.kind == ENTRY_ADD:
+            fit &= self.widths[e.shortcut] == e.n_out
+        if e.kind == ENTRY_BATCH_NORM:                  # a value has 16 rows at least
+            fit &= e.statistics >= 0 and 16 * <Py_ssize_t>self.widths[e.statistics] >= 5 * e.n_in
+        if e.keep >= 0:
+            fit &= self.widths[e.keep] == e.n_out
+        if not fit:
+            raise ValueError(f"{name}: expected widths that fit this kind, got {e.n_in} -> {e.n_out} among {self.widths}")
+        return 0
+
+    cdef int hold_arrays(self, Entry* e, dict spec, str name, bint packed) except -1:
+        # pointers to an entry's arrays, each of the shape that its kernels read
+        cdef tuple column = (e.n_in,), rows = (e.n_out,)
+        if e.kind in (ENTRY_DENSE, ENTRY_GROUPED_DENSE):
+            e.weight = self.hold(f"{name} weight", spec["weight"], self.typenum, (e.n_out, e.n_in // e.groups), packed)
+            e.bias = self.hold(f"{name} bias", spec.get("bias"), self.typenum, rows, packed)
+        elif e.kind == ENTRY_WHITEN:
+            e.weight = self.hold(f"{name} weight", spec["weight"], self.typenum, (e.n_out, e.n_in), packed)
+        elif e.kind == ENTRY_STANDARDIZE:
+            e.weight = self.hold(f"{name} mean", spec["mean"], cnp.NPY_FLOAT64, column, packed)
+            e.bias = self.hold(f"{name} scale", spec["scale"], cnp.NPY_FLOAT64, column, packed)
+            e.split = <float*>self.hold(f"{name} split", spec["split"], cnp.NPY_FLOAT32, (3, e.n_in), packed)
+            e.reading = <uint8_t*>self.hold(f"{name} reading", spec["reading"], cnp.NPY_UINT8, (), packed)
+        elif e.kind == ENTRY_BATCH_NORM:
+            e.weight = self.hold(f"{name} gamma", spec["weight"], self.typenum, column, packed)
+            e.bias = self.hold(f"{name} beta", spec["bias"], self.typenum, column, packed)
+            e.running_mean = self.hold(f"{name} running_mean", spec["mean"], self.typenum, column, packed)
+            e.running_var = self.hold(f"{name} running_var", spec["var"], self.typenum, column, packed)
+            if (e.weight == NULL) != (e.bias == NULL) or e.running_mean == NULL or e.running_var == NULL:
+                raise ValueError(f"{name}: expected gamma and beta or neither, and running averages, got {spec}")
+        elif e.kind == ENTRY_DROPOUT:
+            e.seed = <uint64_t*>self.hold(f"{name} seed", spec["seed"], cnp.NPY_UINT64, (), packed)
+        if packed and e.kind == ENTRY_DENSE and spec["weight"].nbytes <= PACKED_BYTES:
+            self.arrays.append(pack_weight(spec["weight"]))
+            e.packed = data(self.arrays[len(self.arrays) - 1])
+        return 0
+
+    cdef void* hold(self, str name, object array, int typenum, tuple shape, bint only_read) except? NULL:
+        # a pointer to an array that lives as long as the program; NULL for None
         if array is None:
             return NULL
-        if only_read:
-            array = as_input("parameter", array, self.typenum, array.shape)
-        else:
-            as_output("parameter", array, self.typenum, array.shape)
+        if not (is_plain(array, typenum, <int>len(shape)) and fits(array, shape)):
+            dtype = cnp.PyArray_DescrFromType(typenum)
+            kind = TypeError if array.dtype != dtype else ValueError
+            raise kind(f"{name}: expected a C-contiguous {dtype} array of shape {shape_text(shape)}, "
+                       f"got {array.dtype} of shape {array.shape}")
+        if not (only_read or cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array)):
+            raise ValueError(f"{name}: expected a writable array, got a read-only one; pass a copy")
         self.arrays.append(array)
         return data(array)
 
@@ -768,18 +833,31 @@ cdef class Program:
 
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
         run.typenum, run.training, run.n_entries, run.entries = self.typenum, training, self.n_entries, self.entries
+        run.x_typenum = self.typenum
         run.values, run.dvalues, run.dparams, run.scratch = workspace.values, workspace.dvalues, NULL, workspace.scratch
         run.plan, run.may_descend, run.descent, run.step = NULL, False, DESCENT_NONE, 0
         run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
         run.tangents = run.dtangents = run.directions = NULL
         run.tscratch = NULL
 
+    cpdef object rows(self, object x, str name="x"):
+        """x (n, n_in) as the program reads it, in its own dtype or, where it reads either, in float32 or float64."""
+        cdef int typenum = self.typenum
+        if self.reads_either:
+            if not is_array(x):
+                x = _arrays.as_numbers(name, x)
+            typenum = cnp.PyArray_TYPE(<cnp.ndarray>x)
+            if typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64:
+                typenum = cnp.NPY_FLOAT32 if np.can_cast(x.dtype, np.float32) else cnp.NPY_FLOAT64
+        return as_numbers(name, x, typenum, (None, self.n_in))
+
     def predict(self, x, out=None):
         """Inference output for rows x; any thread may call it at any time."""
         cdef PredictCall c
         cdef Py_ssize_t team, i
-        x = as_numbers("x", x, self.typenum, (None, self.n_in))
-        c.n, c.n_in, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_in, self.n_out
+        x = self.rows(x)
+        c.n, c.n_out = cnp.PyArray_DIM(<cnp.ndarray>x, 0), self.n_out
+        c.x_bytes = self.n_in * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
         if out is None:
             out = np.empty((c.n, c.n_out), dtype_of(self.typenum))
         else:
@@ -796,7 +874,7 @@ cdef class Program:
             c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)
         c.x, c.y, c.run.n, c.start = data(x), data(out), c.n, 0
-        c.stop = c.n
+        c.stop, c.run.x_typenum = c.n, cnp.PyArray_TYPE(<cnp.ndarray>x)
         if self.work * c.n > PREDICT_WORK:
             self.predict_long(&c, team)
         else:
@@ -874,7 +952,7 @@ cdef class Training:
     def check(self, x, targets, sample_weight=None):
         """The arrays as the kernels take them; raises what `step` and `run` would."""
         cdef int typenum = self.program.typenum
-        x = as_numbers("x", x, typenum, (None, self.program.n_in))
+        x = self.program.rows(x)
         weights = as_weights("sample_weight", sample_weight, typenum, x.shape[0])
         targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out, self.rule.ignore, weights)
         return x, targets, weights
@@ -894,7 +972,8 @@ cdef class Training:
         c.run.dparams = self.dparams
         c.loss = self.rule
         c.loss.kind = kind_of(self.loss, targets)
-        c.n, c.n_in, c.n_out, c.position, c.batches = x.shape[0], x.shape[1], self.program.n_out, 0, 0
+        c.n, c.n_out, c.position, c.batches = x.shape[0], self.program.n_out, 0, 0
+        c.x_bytes, c.run.x_typenum = x.nbytes // x.shape[0], cnp.PyArray_TYPE(<cnp.ndarray>x)
         c.target_bytes = targets.nbytes // x.shape[0]
         c.x, c.targets = data(x), data(targets)
         c.weights = NULL if weights is None else data(weights)

@@ -1,12 +1,48 @@
-# Standardisation: y = (x - mean) * scale per column. The column statistics it needs are those of
+# Standardization: y = (x - mean) * scale per column. The column statistics it needs are those of
 # batch_norm.pxi.
+#
+# In a network mean and scale are float64 whatever the network's dtype, and the first entry reads x in the dtype that
+# came, float32 or float64: a column far from zero beside its deviation keeps its digits.
+# - float32 into float32 stays in float32, with the mean in two parts, (x - high) - low: where x is near
+#   the mean, x - high is exact. Its layer keeps high, low and scale in float32 beside mean and scale.
+# - Everything else, and a mean or scale outside the range of float32, is computed in float64 and rounded once.
+# - Statistics of files written before were taken of data rounded to the network's dtype. With them x is rounded
+#   to it first, and low is 0: such a network keeps its bits.
 
-cdef void forward_standardize(const floating* x, const floating* mean, const floating* scale, floating* y,
-                              Py_ssize_t n, Py_ssize_t c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c), mean (c,), scale (c,) -> y (n, c)
+ctypedef fused given:           # the dtype of x, where that of y is `floating`
+    float
+    double
+
+cdef enum:                      # how a network of float32 reads x
+    READ_IN_FLOAT64
+    READ_AS_IT_COMES            # float32 in float32, float64 in float64
+    READ_ROUNDED
+
+
+cdef void forward_standardize(const given* x, const double* mean, const double* scale, const float* split, int reading,
+                              floating* y, Py_ssize_t n, Py_ssize_t c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, c), mean, scale (c,), split (3, c): high, low and scale -> y (n, c)
+    cdef bint in_float32 = reading == READ_ROUNDED or (reading == READ_AS_IT_COMES and sizeof(given) == sizeof(float))
     cdef Py_ssize_t i
     for i in range(share(n, 1, member, team), share(n, 1, member + 1, team)):
-        standardize_row(x + i * c, mean, scale, y + i * c, c)
+        if floating is float and in_float32:
+            standardize_split_row(x + i * c, split, split + c, split + 2 * c, <float*>y + i * c, c)
+        else:
+            standardize_wide_row(x + i * c, mean, scale, y + i * c, c)
+
+
+cdef inline void standardize_split_row(const given* x, const float* high, const float* low, const float* scale, float* y,
+                                       Py_ssize_t c) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(c):
+        y[j] = ((<float>x[j] - high[j]) - low[j]) * scale[j]
+
+
+cdef inline void standardize_wide_row(const given* x, const double* mean, const double* scale, floating* y,
+                                      Py_ssize_t c) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(c):
+        y[j] = <floating>((<double>x[j] - mean[j]) * scale[j])
 
 
 cdef inline void standardize_row(const floating* x, const floating* mean, const floating* scale, floating* y,
@@ -16,13 +52,13 @@ cdef inline void standardize_row(const floating* x, const floating* mean, const 
         y[j] = (x[j] - mean[j]) * scale[j]
 
 
-cdef void backward_standardize(const floating* dy, const floating* scale, floating* dx, Py_ssize_t n, Py_ssize_t c,
+cdef void backward_standardize(const floating* dy, const double* scale, floating* dx, Py_ssize_t n, Py_ssize_t c,
                                bint accumulate_dx, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # dy (n, c), scale (c,) -> dx (n, c) (+)= dy * scale
     cdef Py_ssize_t i, j
     for i in range(share(n, 1, member, team), share(n, 1, member + 1, team)):
         for j in range(c):
-            dx[i * c + j] = (dx[i * c + j] if accumulate_dx else <floating>0) + dy[i * c + j] * scale[j]
+            dx[i * c + j] = (dx[i * c + j] if accumulate_dx else <floating>0) + dy[i * c + j] * <floating>scale[j]
 
 
 # ---------------------------------------------------------------- entry points
@@ -36,12 +72,19 @@ cdef struct StandardizeCall:
     void *y
 
 
+cdef void standardize_rows(StandardizeCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, c), mean (c,), scale (c,) -> y (n, c)
+    cdef Py_ssize_t i
+    for i in range(share(a.n, 1, member, team), share(a.n, 1, member + 1, team)):
+        standardize_row(<floating*>a.x + i * a.c, <floating*>a.mean, <floating*>a.scale, <floating*>a.y + i * a.c, a.c)
+
+
 cdef void standardize_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef StandardizeCall* a = <StandardizeCall*>args
     if a.typenum == cnp.NPY_FLOAT32:
-        forward_standardize[float](<float*>a.x, <float*>a.mean, <float*>a.scale, <float*>a.y, a.n, a.c, member, team)
+        standardize_rows(a, <float*>NULL, member, team)
     else:
-        forward_standardize[double](<double*>a.x, <double*>a.mean, <double*>a.scale, <double*>a.y, a.n, a.c, member, team)
+        standardize_rows(a, <double*>NULL, member, team)
 
 
 def standardize(x, mean, scale, out=None):

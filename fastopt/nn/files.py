@@ -91,12 +91,27 @@ def arrays_of(net) -> dict[str, np.ndarray]:
     return {f"{place}.{name}": a for place, layer in kinds.named(net.layers) for name, a in layer.arrays().items()}
 
 
+def stored_arrays(net) -> dict[str, np.ndarray]:
+    """`arrays_of`, as they are written."""
+    return {f"{place}.{name}": a for place, layer in kinds.named(net.layers) for name, a in layer.stored().items()}
+
+
+def take_statistics(net, arrays) -> None:
+    """Tell layers that the checked arrays of a file, now copied into them, are their statistics."""
+    for place, layer in kinds.named(net.layers):
+        if isinstance(layer, kinds.FromData):
+            layer.take_stored({name: arrays[f"{place}.{name}"].dtype for name in layer.wide()})
+
+
 def check_arrays(net, arrays: Mapping[str, Any]) -> None:
     """Raise ValueError unless `arrays`, which have shape and dtype, are those that a file of this network holds."""
     specs = _specs(net.layers, net.dtype)
     _check_names(specs, arrays)
     for name, spec in specs.items():
         _check_array(name, spec, arrays)
+    for place, layer in kinds.named(net.layers):
+        if isinstance(layer, kinds.FromData):
+            layer.stored_dtype({name: arrays[f"{place}.{name}"].dtype for name in layer.wide()})
 
 
 def _specs(layers, dtype) -> dict[str, kinds.ArraySpec]:

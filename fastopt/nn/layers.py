@@ -3,7 +3,8 @@
 A layer owns its arrays for life: assigning to ``layer.weight`` copies into them,
 because compiled programs and optimizers point there. It says what they are before
 they exist (`array_specs`), and gets them from the network it is put into, which knows
-dtype and random numbers (`build`), or from a file (`adopt`).
+dtype and random numbers (`build`), or from a file (`adopt`). Everything else it is made
+with stays as it is: compiled programs would not follow.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import conditioning, initialization
 from fastopt.threads import one_blas_thread
+
+READ_IN_FLOAT64, READ_AS_IT_COMES, READ_ROUNDED = range(3)  # as standardize.pxi has them
+FAR = 16  # deviations from zero to the centre of a column: absorbing the centre loses so many bits, 4
 
 
 class ArraySpec(NamedTuple):
@@ -34,18 +38,51 @@ class _Array:
         self.name = name
 
     def __get__(self, layer, owner=None):
-        if layer is None:
-            return self
+        return self if layer is None else self._of(layer)
+
+    def _of(self, layer):
         if not layer._arrays:
             raise AttributeError(f"{self.name}: made when the layer is put into a Sequential")
         return layer._arrays.get(self.name)
 
     def __set__(self, layer, value):
-        mine, value = self.__get__(layer), as_numbers(self.name, value)
+        mine, value = self._of(layer), as_numbers(self.name, value)
         if mine is None or value.shape != mine.shape:
             shape = None if mine is None else mine.shape
             raise ValueError(f"{self.name}: expected shape {shape}, got {value.shape}")
         mine[...] = value
+
+
+class _Statistic(_Array):
+    """An array that others are derived from: read-only but for assignment."""
+
+    def __get__(self, layer, owner=None):
+        if layer is None:
+            return self
+        view = self._of(layer).view()
+        view.flags.writeable = False
+        return view
+
+    def __set__(self, layer, value):
+        super().__set__(layer, value)
+        layer.split()
+
+
+class Fixed:
+    """What is set once, by the constructor, and refuses to be set again.
+
+    ``object.__setattr__`` sets it all the same, in copies that no program has been compiled from.
+    """
+
+    _parameters: tuple[str, ...] = ()  # fixed besides what the constructor sets
+    _free: tuple[str, ...] = ()  # set by the constructor, and may change
+
+    def __setattr__(self, name, value):
+        fixed = name in self.__dict__ or name in self._parameters
+        if fixed and not name.startswith("_") and name not in self._free:
+            kind = type(self).__name__
+            raise AttributeError(f"{name}: stays what the {kind} was made with, got {value!r}; make a new {kind}")
+        super().__setattr__(name, value)
 
 
 NO_KERNEL = (
@@ -54,7 +91,7 @@ NO_KERNEL = (
 )
 
 
-class Layer:
+class Layer(Fixed):
     """Base of the layers.
 
     Attributes
@@ -68,6 +105,7 @@ class Layer:
     in_features: int
     out_features: int
     calibrated: bool = True
+    _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
 
     def config(self) -> dict:
@@ -99,6 +137,21 @@ class Layer:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a model file keeps, by name."""
         return dict(self._arrays)
+
+    def restore(self, calibrated, arrays) -> None:
+        """Go back to copies of the arrays."""
+        self.calibrated = calibrated
+        for name, a in self._arrays.items():
+            if a is not None and a.flags.writeable:
+                a[...] = arrays[name]
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """`arrays` in the dtypes of a model file."""
+        return self.arrays()
+
+    def loses_digits(self, dtype) -> bool:
+        """Whether a layer with a weight that takes this one over computes less exactly than the two in a row."""
+        return False
 
     def lay_out(self, program, src: int) -> int:
         """Add the layer's entries to a layout, reading value `src`; returns the value they end in."""
@@ -186,7 +239,7 @@ class _Product(Layer):
         scale, shift = layer.scale_and_shift()
         bias = shift if self.bias is None else self.bias * scale + shift
         self._replace(self.weight * scale[:, None], bias)
-        self.activation = layer.activation
+        object.__setattr__(self, "activation", layer.activation)
 
     def _replace(self, weight, bias):
         if self.bias is None:
@@ -245,6 +298,8 @@ class Dense(_Product):
     >>> net.layers[0].weight.shape
     (2, 3)
     """
+
+    _parameters = ("groups",)
 
     def __init__(
         self, in_features, out_features, activation="identity", bias=True, init=None, l1=0.0, l2=0.0, max_norm=None
@@ -374,6 +429,8 @@ class Maxout(_Product):
     ((12, 8), 4)
     """
 
+    _parameters = ("activation", "groups")
+
     def __init__(self, in_features, out_features, pieces=2, bias=True, init=None, l1=0.0, l2=0.0, max_norm=None):
         super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
         self.pieces = whole_number("pieces", pieces)
@@ -394,13 +451,81 @@ class Maxout(_Product):
 
 
 class FromData(Layer):
-    """What the layers share whose arrays are not trained but statistics of data."""
+    """What the layers share whose arrays are not trained but statistics of data.
 
-    mean = _Array()
+    `mean`, and the scale beside it, are float64 whatever the network's dtype, and as the first layer they read the
+    input in the dtype that came. Statistics of files and pickles written before were taken of data rounded to the
+    network's dtype; the layer then rounds the input likewise and gives the same bits. The kernel reads rows of float32
+    by `_arrays["split"]`, which `split` makes, in the way of `_arrays["reading"]`.
+    """
+
+    mean = _Statistic()
+    _parameters = ("features",)
 
     def __init__(self, features):
         self.in_features = self.out_features = whole_number("features", features)
         self.calibrated = False
+
+    def array_specs(self, dtype):
+        older = (np.dtype(np.float32),) if dtype == np.float32 else ()
+        return {name: ArraySpec((self.in_features,), np.dtype(np.float64), older) for name in self.wide()}
+
+    def adopt(self, arrays):
+        split = aligned_zeros((3, self.in_features), np.float32)
+        self._arrays = {**arrays, "split": split, "reading": aligned_zeros((), np.uint8)}
+        for name in self.wide():
+            self._arrays[name] = aligned_copy(arrays[name].astype(np.float64))
+        self.take_stored({name: arrays[name].dtype for name in self.wide()})
+
+    def arrays(self):
+        return {name: a for name, a in self._arrays.items() if name not in ("split", "reading")}
+
+    def wide(self) -> list[str]:
+        """Names of the arrays that are float64 in a network of float32."""
+        return ["mean"]
+
+    def stored(self):
+        narrow = self.wide() if self._rounds() else []
+        return {name: a.astype(np.float32) if name in narrow else a for name, a in self.arrays().items()}
+
+    def stored_dtype(self, dtypes) -> np.dtype:
+        """The dtype of a file's statistics, given by name: float32 where the data was rounded to it."""
+        if len(set(dtypes.values())) > 1:
+            kinds = " and ".join(map(str, dtypes.values()))
+            raise ValueError(f"{', '.join(dtypes)}: expected arrays of one dtype, got {kinds}")
+        return dtypes["mean"]
+
+    def take_stored(self, dtypes) -> None:
+        """The statistics have come from a file, in these dtypes."""
+        self.split(self.stored_dtype(dtypes) == np.float32)
+
+    def _rounds(self) -> bool:
+        return bool(self._arrays) and int(self._arrays["reading"]) == READ_ROUNDED
+
+    def split(self, rounded=None) -> None:
+        """Make what rows of float32 are read by, for `mean` and `scale` have changed; `rounded` stays if None."""
+        rounded = self._rounds() if rounded is None else rounded
+        with np.errstate(all="ignore"):
+            mean, scale = self._arrays["mean"], self._arrays.get("scale", np.float64(1))
+            high, factor = mean.astype(np.float32), scale.astype(np.float32)
+            low = np.zeros_like(high) if rounded else (mean - high).astype(np.float32)
+        limits, size = np.finfo(np.float32), np.abs(factor)
+        held = np.isfinite(high).all() and ((size >= limits.tiny) & (size <= limits.max)).all()
+        for row, a in zip(self._arrays["split"], (high, low, factor), strict=True):
+            row[...] = a
+        self._arrays["reading"][...] = READ_ROUNDED if rounded else READ_AS_IT_COMES if held else READ_IN_FLOAT64
+
+    def _take(self, **statistics) -> None:
+        """Put statistics of data in its own dtype in place."""
+        for name, a in statistics.items():
+            setattr(self, name, a)
+        self.split(rounded=False)
+        self.calibrated = True
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if self._arrays and "reading" not in self._arrays:  # pickled before statistics were float64
+            self.adopt(self._arrays)
 
     def calibrate(self, x) -> None:
         """Take the statistics of the rows of x."""
@@ -419,9 +544,10 @@ class Standardize(FromData):
 
     Attributes
     ----------
-    mean : ndarray, shape (features,)
-    scale : ndarray, shape (features,)
-        One over the standard deviation; 1 for a constant column.
+    mean : ndarray, shape (features,), float64
+        Read-only; assign to it.
+    scale : ndarray, shape (features,), float64
+        One over the standard deviation; 1 for a constant column. Read-only; assign to it.
     calibrated : bool
         Whether the statistics have been taken.
 
@@ -433,34 +559,32 @@ class Standardize(FromData):
     array([[1.]])
     """
 
-    scale = _Array()
+    scale = _Statistic()
 
     def config(self):
         return {"features": self.in_features}
 
-    def array_specs(self, dtype):
-        return {name: ArraySpec((self.in_features,), dtype) for name in ("mean", "scale")}
-
     def start(self, rng):
-        self.scale[...] = 1
+        self.scale = np.ones(self.in_features)
+
+    def wide(self):
+        return ["mean", "scale"]
 
     def calibrate(self, x) -> None:
         """Take the statistics of the rows of x."""
-        mean, var = core.batch_statistics(x)
-        if not (np.isfinite(mean).all() and np.isfinite(var).all()):
-            column = int(np.flatnonzero(~np.isfinite(mean + var))[0])
-            raise ValueError(f"X: expected finite values to standardize, got NaN or infinity in column {column}")
-        self.mean, self.scale = mean, 1 / np.sqrt(np.where(var > 0, var, 1))
-        self.calibrated = True
+        mean, deviation = conditioning.column_statistics(x)
+        self._take(mean=mean, scale=1 / np.where(deviation > 0, np.maximum(deviation, 1e-308), 1))
 
     def scale_and_shift(self):
         """The layer as ``x * scale + shift``, in float64."""
-        scale = self.scale.astype(np.float64)
-        return scale, -scale * self.mean
+        return self.scale, -self.scale * self.mean
+
+    def loses_digits(self, dtype):
+        return _loses_digits(self.scale, self.scale * self.mean, dtype)
 
     def lay_out(self, program, src):
         dst = program.value(self.out_features)
-        program.add("standardize", src, dst, weight=self.mean, bias=self.scale)
+        program.add("standardize", src, dst, **self._arrays)
         return dst
 
 
@@ -481,7 +605,8 @@ class Whiten(FromData):
 
     Attributes
     ----------
-    mean : ndarray, shape (features,)
+    mean : ndarray, shape (features,), float64
+        Read-only; assign to it.
     weight : ndarray, shape (features, features)
     calibrated : bool
         Whether the statistics have been taken.
@@ -509,8 +634,7 @@ class Whiten(FromData):
         return {"features": self.in_features, "kind": self.kind, "eps": self.eps}
 
     def array_specs(self, dtype):
-        n = self.in_features
-        return {"mean": ArraySpec((n,), dtype), "weight": ArraySpec((n, n), dtype)}
+        return super().array_specs(dtype) | {"weight": ArraySpec((self.in_features, self.in_features), dtype)}
 
     def start(self, rng):
         np.fill_diagonal(self.weight, 1)
@@ -521,14 +645,22 @@ class Whiten(FromData):
         with one_blas_thread:
             return scale, -scale @ self.mean
 
+    def loses_digits(self, dtype):
+        scale = self.scale_and_shift()[0]
+        return _loses_digits(np.abs(scale).max(axis=1), np.abs(scale) @ np.abs(self.mean), dtype)
+
     def calibrate(self, x):
-        mean, cov = conditioning.covariance(x)
-        self.weight, self.mean = conditioning.whitening(cov, self.kind, self.eps), mean
-        self.calibrated = True
+        mean, weight = conditioning.whitening(x, self.kind, self.eps)
+        largest = float(np.finfo(self.weight.dtype).max)
+        if np.abs(weight).max() > largest:
+            what = f"deviations that {self.weight.dtype} can divide by"
+            raise ValueError(f"X: expected {what}, got so small ones that weights reach {np.abs(weight).max():.0e}")
+        self._take(mean=mean, weight=weight)
 
     def lay_out(self, program, src):
         centred, dst = program.value(self.out_features), program.value(self.out_features)
-        program.add("standardize", src, centred, weight=self.mean, bias=np.ones_like(self.mean))
+        centring = {**self._arrays, "scale": np.ones(self.in_features)}
+        program.add("standardize", src, centred, **centring)
         program.add("whiten", centred, dst, weight=self.weight)
         return dst
 
@@ -563,6 +695,13 @@ class Dropout(Layer):
 
     def config(self):
         return {"rate": self.rate}
+
+    def widen(self, width, place) -> None:
+        """Take the width of the layers beside it, once."""
+        if self.__dict__.setdefault("in_features", width) != width:
+            expected = f"{self.in_features} inputs, as where this Dropout stands already"
+            raise ValueError(f"layers[{place}]: expected {expected}, got {width}; make another Dropout")
+        self.__dict__["out_features"] = width
 
     def array_specs(self, dtype):
         return {"seed": ArraySpec((), np.dtype(np.uint64))}
@@ -620,6 +759,7 @@ class BatchNorm(Layer):
     beta = _Array()
     running_mean = _Array()
     running_var = _Array()
+    _parameters = ("features",)
 
     def __init__(self, features, eps=1e-5, momentum=0.1, activation="identity", affine=True):
         self.in_features = self.out_features = whole_number("features", features)
@@ -647,15 +787,25 @@ class BatchNorm(Layer):
     def parameters(self):
         return [self.gamma, self.beta] if self.affine else []
 
-    def calibrate(self, x) -> None:
-        """Take the statistics of a population from the rows of x, a sample of it."""
+    def calibrate(self, x, batch_size=None) -> None:
+        """Take the statistics of a population from the rows of x, a sample of it, or from mini-batches of them."""
         if len(x) < 2:
             raise ValueError(f"X: expected at least two rows to take statistics of, got {len(x)}")
-        mean, var = core.batch_statistics(x, 1)
-        if not (np.isfinite(mean).all() and np.isfinite(var).all()):
-            column = int(np.flatnonzero(~np.isfinite(mean + var))[0])
-            raise ValueError(f"X: expected finite values to normalise, got NaN or infinity in column {column}")
+        if batch_size is None:
+            mean, var = core.batch_statistics(x, 1)
+        else:
+            starts = range(0, len(x) - batch_size + 1, batch_size)
+            batches = [core.batch_statistics(x[i : i + batch_size], 1) for i in starts]
+            mean, var = (np.mean(a, axis=0, dtype=np.float64).astype(x.dtype) for a in zip(*batches, strict=True))
+        bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
+        if bad.size:
+            found = next((a for a in x[:, bad[0]] if not np.isfinite(a)), f"a variance that {x.dtype} cannot hold")
+            raise ValueError(f"X: expected finite values to normalize, got {found} in column {bad[0]}")
         self.running_mean, self.running_var = mean, var
+
+    def loses_digits(self, dtype):
+        scale = 1 / np.sqrt(self.running_var.astype(np.float64) + self.eps)
+        return _loses_digits(scale, scale * self.running_mean, dtype)
 
     def scale_and_shift(self):
         """Inference without the activation as ``x * scale + shift``, in float64."""
@@ -690,7 +840,7 @@ class Residual(Layer):
     """
 
     def __init__(self, layers):
-        self.layers = check_chain(layers)
+        self.layers = tuple(check_chain(layers))
         for layer in self.layers:
             if isinstance(layer, FromData):
                 name = type(layer).__name__
@@ -701,7 +851,7 @@ class Residual(Layer):
             raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {ends}")
 
     def config(self):
-        return {"layers": self.layers}
+        return {"layers": list(self.layers)}
 
     def build(self, rng, dtype):
         for layer in self.layers:
@@ -712,6 +862,9 @@ class Residual(Layer):
 
     def arrays(self):
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.arrays().items()}
+
+    def __setstate__(self, state):
+        super().__setstate__({**state, "layers": tuple(state["layers"])})
 
     def lay_out(self, program, src):
         end = src
@@ -745,9 +898,9 @@ def _widen_dropout(layers) -> None:
     width = next((layer.in_features for layer in layers if not isinstance(layer, Dropout)), None)
     if width is None:
         raise ValueError("layers: expected a layer besides Dropout, which has no width of its own, got none")
-    for layer in layers:
+    for i, layer in enumerate(layers):
         if isinstance(layer, Dropout):
-            layer.in_features = layer.out_features = width
+            layer.widen(width, i)
         width = layer.out_features
 
 
@@ -755,21 +908,22 @@ def without_dropout(layers) -> list[Layer]:
     """The layers of an inference network; changes those that hold others."""
     for layer in layers:
         if isinstance(layer, Residual):
-            layer.layers = without_dropout(layer.layers)
+            object.__setattr__(layer, "layers", tuple(without_dropout(layer.layers)))
     return [layer for layer in layers if not isinstance(layer, Dropout)]
 
 
-def fold_chain(layers) -> list[Layer]:
+def fold_chain(layers, dtype) -> list[Layer]:
     """The layers with every scale and shift absorbed into a layer with a weight beside it; changes that layer.
 
     After a BatchNorm without activation, a Standardize or a Whiten (s a matrix): W (s x + t) + b = (W s) x + (b + W t).
     Before a BatchNorm, without activation between: s (W x + b) + t = (s W) x + (s b + t). Computed in float64.
+    A layer stays where W s x and W t, far larger than their sum, would lose digits in the dtype of the network.
     """
     folded: list[Layer] = []
     for layer in layers:
         before = folded[-1] if folded else None
         if isinstance(layer, Residual):
-            layer.layers = fold_chain(layer.layers)
+            object.__setattr__(layer, "layers", tuple(fold_chain(layer.layers, dtype)))
         if (
             isinstance(layer, BatchNorm)
             and isinstance(before, (Dense, GroupedDense))
@@ -777,10 +931,19 @@ def fold_chain(layers) -> list[Layer]:
         ):
             before.absorb_next(layer)
             continue
-        while isinstance(layer, _Product) and folded and layer.absorbs(folded[-1]):
+        while (
+            isinstance(layer, _Product) and folded and layer.absorbs(folded[-1]) and not folded[-1].loses_digits(dtype)
+        ):
             layer.absorb(folded.pop())
         folded.append(layer)
     return folded
+
+
+def _loses_digits(scale, shift, dtype) -> bool:
+    """Whether ``x * scale - shift`` cancels more than 4 bits near the centre, or scale nears the ends of the dtype."""
+    scale, limits = np.abs(scale[scale != 0]), np.finfo(dtype)
+    held = (scale > np.sqrt(limits.tiny)) & (scale < np.sqrt(limits.max))
+    return bool(np.abs(shift).max() > FAR or not held.all())
 
 
 def _is_affine(layer) -> bool:

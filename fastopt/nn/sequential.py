@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 
 from fastopt import _files
-from fastopt._arrays import as_numbers, require_finite
+from fastopt._arrays import require_finite
 from fastopt._kernels import core
+from fastopt._numbers import whole_number
 from fastopt.nn import files
-from fastopt.nn.layers import BatchNorm, Dropout, FromData, check_chain, fold_chain, walk, without_dropout
+from fastopt.nn.layers import BatchNorm, Dropout, Fixed, FromData, check_chain, fold_chain, walk, without_dropout
 from fastopt.nn.losses import loss_name, loss_options, measure
 
 
@@ -27,7 +28,7 @@ class _Layout:
         self.entries.append({"kind": kind, "src": src, "dst": dst, **parts})
 
 
-class Sequential:
+class Sequential(Fixed):
     """A network of layers in a row.
 
     Parameters
@@ -46,6 +47,8 @@ class Sequential:
 
     Attributes
     ----------
+    layers : tuple of Layer
+        The layers and the dtype stay those the network was made with.
     draws : int
         Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
         drop the same elements again.
@@ -60,6 +63,8 @@ class Sequential:
     >>> net.predict(np.zeros((2, 4))).shape
     (2, 3)
     """
+
+    _free = ("draws", "metadata")
 
     def __init__(self, layers, rng=None, dtype=np.float32):
         self._assemble(layers, rng, dtype)
@@ -76,7 +81,7 @@ class Sequential:
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
-        self.layers = check_chain(layers)
+        self.layers = tuple(check_chain(layers))
         everyone = list(walk(self.layers))
         if len({id(layer) for layer in everyone}) < len(everyone):
             raise ValueError(
@@ -123,7 +128,8 @@ class Sequential:
         Parameters
         ----------
         x : array_like, shape (n, in)
-            Real numbers; converted to the network's dtype if they have another.
+            Real numbers. `Standardize` and `Whiten` as the first layer read float32 and float64 as they come;
+            everything else is converted to the network's dtype.
         out : ndarray, shape (n, out), optional
             Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool
@@ -140,7 +146,7 @@ class Sequential:
             Input or `out` that does not fit; nothing has been written then.
         """
         if check_finite:
-            x = np.asarray(as_numbers("x", x), self.dtype)
+            x = self._program.rows(x)
             require_finite("x", x)
         return self._program.predict(x, out)
 
@@ -275,8 +281,9 @@ class Sequential:
 
         Dropout is gone. Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense
         or Maxout that follows, Whiten into the Dense or Maxout; any BatchNorm into the Dense or GroupedDense
-        without activation before it. The parameters are copies, read-only for good, so the weights can be kept
-        packed for the products besides.
+        without activation before it. A layer stays where absorbing it would lose digits: where the mean of a
+        column is more than 16 deviations from zero, 4 bits, or a deviation is near the ends of the dtype's range.
+        The parameters are copies, read-only for good, so the weights can be kept packed for the products besides.
         This network stays as it is.
 
         Returns
@@ -301,29 +308,60 @@ class Sequential:
         """
         self.require_calibrated()
         twin = copy.deepcopy(self)
-        twin.layers = fold_chain(without_dropout(twin.layers))
+        object.__setattr__(twin, "layers", tuple(fold_chain(without_dropout(twin.layers), twin.dtype)))
         _protect(twin.layers)
         twin._folded = True
         twin._compile()
         return twin
 
-    def calibrate(self, X) -> "Sequential":
+    def calibrate(self, X, batch_size=None) -> "Sequential":
         """Take the statistics of every Standardize, Whiten and BatchNorm layer from rows X; returns the network.
 
         Layer after layer, in inference mode: each sees X as the calibrated layers before it give it. A
         BatchNorm takes the mean and the unbiased variance in place of its running averages.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, in)
+            A first Standardize or Whiten takes its statistics in float64, of float32 or float64 as they come.
+        batch_size : int, optional
+            What a BatchNorm takes are then population statistics by mini-batches of so many rows m, in the order of X
+            (Ioffe & Szegedy 2015, algorithm 2): the mean of their means, and m / (m - 1) times the mean of their
+            variances. Rows left over by the last whole mini-batch do not count. The other layers do not heed it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data that does not fit or has no statistics; nothing has been changed then.
         """
-        self._calibrate(self.layers, X, (FromData, BatchNorm))
+        x = self._program.rows(X, "X")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, least=2, most=max(len(x), 2))
+        self._calibrate(self.layers, x, (FromData, BatchNorm), batch_size)
         return self
 
-    def _calibrate(self, layers, x, kinds):
+    def _calibrate(self, layers, x, kinds, batch_size=None):
+        """Calibrate the layers of these kinds from rows x as the network reads them; all or none."""
+        waiting = [layer for layer in walk(layers) if isinstance(layer, kinds)]
+        kept = [(layer, layer.calibrated, copy.deepcopy(layer._arrays)) for layer in waiting]
+        try:
+            self._calibrate_chain(layers, x, kinds, batch_size)
+        except BaseException:
+            for layer, calibrated, arrays in kept:
+                layer.restore(calibrated, arrays)
+            raise
+
+    def _calibrate_chain(self, layers, x, kinds, batch_size):
         last = max(
             (i for i, layer in enumerate(layers) if any(isinstance(a, kinds) for a in walk([layer]))), default=-1
         )
         for i, layer in enumerate(layers[: last + 1]):
             if isinstance(layer, kinds):
-                layer.calibrate(np.require(x, self.dtype, ["C", "A"]))
-            self._calibrate(getattr(layer, "layers", ()), x, kinds)
+                if isinstance(layer, BatchNorm):
+                    layer.calibrate(np.require(x, self.dtype, ["C", "A"]), batch_size)
+                else:
+                    layer.calibrate(x)
+            self._calibrate_chain(getattr(layer, "layers", ()), x, kinds, batch_size)
             if i < last and not isinstance(layer, Dropout):
                 x = _assembled([layer], self.dtype).predict(x)
 
@@ -368,7 +406,7 @@ class Sequential:
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)
         if metadata:
             document["metadata"] = metadata
-        _files.write(path, files.arrays_of(self), document)
+        _files.write(path, files.stored_arrays(self), document)
 
     def __repr__(self):
         inside = "".join(f"    {layer!r},\n" for layer in self.layers)
@@ -379,7 +417,7 @@ class Sequential:
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state):
-        self.__dict__.update({"metadata": {}, **state})
+        self.__dict__.update({"metadata": {}, **state, "layers": tuple(state["layers"])})
         if self._folded:
             _protect(self.layers)
         self._compile()

@@ -49,7 +49,7 @@ def summary(net) -> str:
 def _rows(layer, depth):
     """(name, shape, parameters, multiply-adds, bytes) of a layer and of those inside it, which hold its arrays."""
     inside = getattr(layer, "layers", ())
-    own = [] if inside else layer.arrays().values()
+    own = [] if inside else layer.stored().values()
     parameters = 0 if inside else sum(a.size for a in layer.parameters())
     products = getattr(layer, "weight", None)
     yield (

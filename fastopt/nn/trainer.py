@@ -534,7 +534,7 @@ class Trainer:
     def save(self, path) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
         arrays, state = pack_state(self.optimizer.state_dict())
-        arrays, document = {**files.arrays_of(self.net), **arrays}, {**self._document(), "optimizer": state}
+        arrays, document = {**files.stored_arrays(self.net), **arrays}, {**self._document(), "optimizer": state}
         left = self._left()
         if left is not None:
             names = files.arrays_of(self.net)
@@ -579,6 +579,7 @@ class Trainer:
             except _files.MALFORMED as error:
                 raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
             core.copy_arrays(list(mine.values()), list(theirs.values()))
+            files.take_statistics(self.net, arrays)
             for layer, known in zip(self.net.layers, calibrated, strict=True):
                 layer.calibrated = known
             self._stopping, self._seed = stopping, numbers.pop("seed")
@@ -608,7 +609,8 @@ class Trainer:
         parts = _by_part(arrays)
         theirs, moments = parts.pop("layers"), parts.pop("optimizer", {})
         files.check_arrays(self.net, theirs)
-        theirs = {name: theirs[name] for name in mine}  # in the order of the layers, not of the file
+        # in the order of the layers, not of the file; statistics of an earlier version may be narrower
+        theirs = {name: theirs[name].astype(a.dtype, copy=False) for name, a in mine.items()}
         for name, a in mine.items():
             if not a.flags.writeable:
                 raise ValueError(f"{name}: expected a writable array, got a read-only one")
@@ -721,6 +723,7 @@ def _early_stopping(net, document, parts, shown):
         return None
     ((part, arrays),) = parts.items()
     files.check_arrays(net, arrays)
+    arrays = {name: arrays[name].astype(a.dtype, copy=False) for name, a in shown.items()}
     loss = math.nan if entry["loss"] is None else _loss("early_stopping.loss", entry["loss"])
     waited = whole_number("early_stopping.waited", entry["waited"], 0)
     best, last = (arrays, None) if part == "best" else (shown, arrays)

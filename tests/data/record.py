@@ -1,0 +1,119 @@
+"""Writes the files of earlier versions in this folder, and what they give: run with the version to be recorded.
+
+    python tests/data/record.py write                       # once
+    FASTOPT_ISA=v3 python tests/data/record.py predict      # at every instruction-set level
+
+The data lie far from zero beside their deviations: float32 rounds them, which a version that did not would show.
+"""
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import fastopt as fo
+
+FOLDER = Path(__file__).parent
+DTYPES = ("float32", "float64")
+FRONTS = {"standardize": lambda: fo.nn.Standardize(3), "whiten": lambda: fo.nn.Whiten(3, "pca")}
+ROWS = 24
+
+
+def data():
+    """x (n, 3), targets (n, 2)."""
+    return [1e3, -50.0, 0.1] + near(3) * [0.5, 3.0, 1e-3], near(2)
+
+
+def near(c):
+    """Numbers (n, c) from -1.25 to 1.25, without a function whose last bit may differ elsewhere."""
+    t = np.arange(ROWS * c).reshape(ROWS, c)
+    return ((7 * t * t + 3 * t) % 11 - 5) / 4
+
+
+def network(front, dtype):
+    layers = [
+        FRONTS[front](),
+        fo.nn.Dense(3, 4, "tanh"),
+        fo.nn.BatchNorm(4, activation="silu"),
+        fo.nn.Dropout(0.25),
+        fo.nn.Residual([fo.nn.Dense(4, 4, "relu"), fo.nn.Dropout(0.25), fo.nn.BatchNorm(4)]),
+        fo.nn.Dense(4, 2),
+    ]
+    return fo.nn.Sequential(layers, rng=0, dtype=np.dtype(dtype))
+
+
+def new_trainer(net):
+    return fo.nn.Trainer(net, "mse", fo.optim.Adam(net.parameters(), lr=0.01), seed=3)
+
+
+def continued(trainer):
+    """All arrays after the rest of the interrupted epoch and another."""
+    x, y = data()
+    trainer.fit(x, y, epochs=2, batch_size=5)
+    return np.concatenate([np.ravel(a).astype(np.float64) for a in trainer.net.parameters()])
+
+
+def canary():
+    """Kernels that read no file: whether this build computes as the one that recorded did."""
+    outputs = []
+    for x in (near(3).astype(np.float32), near(3)):
+        hidden = fo.functional.batch_norm(fo.functional.dense(x, x[:4], None, activation="tanh"), activation="silu")[0]
+        outputs += [hidden, fo.functional.dense_backward(hidden, x, x[:4], z=hidden, activation="relu")]
+    return np.concatenate([a.ravel() for a in outputs], dtype=np.float64)
+
+
+def results():
+    """What every file gives, by name."""
+    x, _ = data()
+    found = {"canary": canary()}
+    for dtype in DTYPES:
+        for front in FRONTS:
+            name = f"{front}-{dtype}"
+            net = fo.nn.load(FOLDER / f"{name}.safetensors")
+            found[f"{name}.predict32"] = net.predict(x.astype(np.float32))
+            found[f"{name}.predict64"] = net.predict(x)
+            found[f"{name}.grad"] = np.concatenate([g.ravel() for g in net.value_and_grad(x, data()[1], "mse")[1]])
+            trainer = new_trainer(network(front, dtype))
+            trainer.resume(FOLDER / f"{name}.run.safetensors")
+            found[f"{name}.resumed"] = continued(trainer)
+    return found
+
+
+def write():
+    x, y = data()
+    for dtype in DTYPES:
+        for front in FRONTS:
+            trainer = new_trainer(network(front, dtype))
+            trainer.fit(x, y, epochs=1, batch_size=5)
+            trainer.net.save(FOLDER / f"{front}-{dtype}.safetensors")
+            (FOLDER / f"{front}-{dtype}.pickle").write_bytes(pickle.dumps(trainer.net))
+            interrupt_second_batch(trainer)
+            trainer.save(FOLDER / f"{front}-{dtype}.run.safetensors")
+
+
+def interrupt_second_batch(trainer):
+    fo.nn.trainer.SLICE, ready, calls = 0.0, trainer.optimizer._ready, []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        ready()
+
+    trainer.optimizer._ready = stop
+    try:
+        trainer.fit(*data(), batch_size=5)
+    except KeyboardInterrupt:
+        del trainer.optimizer._ready
+
+
+def predict():
+    path, level = FOLDER / "recorded.safetensors", fo.config()["isa"]
+    known = load_file(path) if path.exists() else {}
+    save_file({**known, **{f"{level}.{name}": a for name, a in results().items()}}, path)
+
+
+if __name__ == "__main__":
+    {"write": write, "predict": predict}[sys.argv[1]]()
