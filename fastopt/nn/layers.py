@@ -646,8 +646,10 @@ class Whiten(FromData):
             return scale, -scale @ self.mean
 
     def loses_digits(self, dtype):
-        scale = self.scale_and_shift()[0]
-        return _loses_digits(np.abs(scale).max(axis=1), np.abs(scale) @ np.abs(self.mean), dtype)
+        scale = np.abs(self.weight.astype(np.float64))
+        with one_blas_thread:
+            shift = scale @ np.abs(self.mean)
+        return _loses_digits(scale.max(axis=1), shift, dtype)
 
     def calibrate(self, x):
         mean, weight = conditioning.whitening(x, self.kind, self.eps)
