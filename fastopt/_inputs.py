@@ -103,6 +103,8 @@ def class_labels(name, labels, n) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_present(name, labels):
+    if labels.dtype.kind in "biuUS":  # which have no value for it
+        return
     if labels.dtype.kind == "O":
         missing = np.fromiter(map(_is_missing, labels), bool, len(labels))
     elif labels.dtype.kind in "fc":

@@ -22,6 +22,7 @@ minimise  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
 - LAPACK runs on one thread: the same bits, however many threads there are.
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -178,8 +179,13 @@ class Objective:
         if self.family == "poisson":
             self.variance += float(data.y.sum() if weight is None else weight @ data.y)
         self.rotated = False  # X stands for one with more columns
-        self.deviations = np.append(np.ones(self.d) if deviations is None else deviations, np.ones(self.q - self.d))
+        self.deviations = np.ones(self.q)
+        if deviations is not None:
+            self.deviations[: self.d] = np.where(deviations > 0, deviations, 1.0)
+        # columns that look constant
+        self.level = () if center is None else np.flatnonzero(deviations <= CONSTANT * np.abs(center))
         self.sizes = np.minimum(1.0, self.deviations / SMALL) * self.unit()
+        self.plain = self.sizes.min() == 1.0
 
     def unit(self) -> float:
         """The size of a residual that counts as 1: where y of a gaussian is small, smaller."""
@@ -202,7 +208,8 @@ class Objective:
         grad = grad.reshape(self.k, self.q)
         if self.rotated:
             return float(np.sqrt((grad**2).sum(axis=1).max()) / self.sizes.min())
-        return float((np.abs(grad) / self.sizes).max())
+        grad = np.abs(grad)
+        return float((grad if self.plain else grad / self.sizes).max())
 
     def value(self, theta, hessian=None, step=1) -> tuple[float, np.ndarray]:
         grad = np.empty((self.k, self.q))
@@ -250,19 +257,20 @@ class Objective:
         """The Hessian at the point of the last `value`."""
         return self.finish(self.kernel.hessian(self.empty(dtype)))
 
-    def rounding(self, theta, loss, roots) -> tuple[float, np.ndarray]:
-        """What rounding may have made of loss and gradient; `roots` are those of the diagonal of the Hessian.
+    def rounding(self, theta, loss, roots) -> tuple[float, float]:
+        """What rounding may have made of the loss, and, times `roots`, of the gradient; `roots` are those of the
+        diagonal of the Hessian.
 
         A linear predictor carries eps times A = sum |coef_j x_j|. By Cauchy and Schwarz, that makes at most
         sum w l'' A |x_j| <= roots_j sum_l |coef_l| roots_l of a gradient, and sums of w l' x_j have a part in it
         as large as roots_j times the root of sum w l'^2 / l'': about the rows, where the model holds.
         """
-        residuals = np.sqrt(2 * loss if self.family == "gaussian" else self.variance)
+        residuals = math.sqrt(2 * loss if self.family == "gaussian" else self.variance)
         predictors = float(np.abs(theta) @ roots)
         if self.data.offset is not None:
             predictors += residuals * float(np.abs(self.data.offset).max())
-        gradient = ROUNDINGS * EPS * roots * (residuals + predictors)
-        return ROUNDINGS * EPS * (abs(loss) + residuals * (residuals + predictors)), gradient
+        terms = residuals + predictors
+        return ROUNDINGS * EPS * (abs(loss) + residuals * terms), ROUNDINGS * EPS * terms
 
 
 def in_row_space(objective):
@@ -345,6 +353,8 @@ class Solver:
             check_finite(objective.X)
             raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
         self.first = objective.norm(grad)
+        largest = float(np.abs(grad).max())
+        self.unit = 1.0 if 1e-15 < largest < 1e30 else largest or 1.0  # that keeps gradients within float32
         if self.dense:
             self.refuse_constants()
             self.take(hessian)
@@ -360,11 +370,11 @@ class Solver:
             self.converged = self.grad_norm <= self.tol and -0.5 * slope <= self.tol * total
             if self.converged or self.n_iter == self.max_iter:
                 break
-            roundings = objective.rounding(theta, loss, self.roots)
-            new, told = self.search(theta, loss, step, slope, roundings[0]), -slope > roundings[0]
+            of_loss, of_gradient = objective.rounding(theta, loss, self.roots)
+            new, told = self.search(theta, loss, step, slope, of_loss), -slope > of_loss
             if new is None or not (told or objective.norm(new[2]) <= 0.5 * objective.norm(grad)):
                 # nothing is left that float64 could tell
-                self.converged = not told or bool((np.abs(grad) <= roundings[1]).all())
+                self.converged = not told or bool((np.abs(grad) <= of_gradient * self.roots).all())
                 self.stuck = True
                 break
             if self.dense and (new[0] - theta) @ (new[2] - grad) > 0:
@@ -389,8 +399,7 @@ class Solver:
             a = (s @ q) / (s @ y)
             q -= a * y
             kept.append((a, s, y))
-        unit = np.exp2(np.frexp(np.abs(q).max())[1])  # within float32; a power of 2 changes no digit
-        q = self.factor.solve((q / unit).astype(self.dtype)) * unit
+        q = self.factor.solve((q / self.unit).astype(self.dtype)).astype(np.float64) * self.unit
         for a, s, y in reversed(kept):
             q += s * (a - (y @ q) / (s @ y))
         return self.objective.seen(q)
@@ -500,10 +509,9 @@ class Solver:
     def refuse_constants(self):
         """About a center, a constant column is rounding or 0, which need not look as if it depends on others."""
         objective = self.objective
-        if objective.l2 == 0 and objective.center is not None:
-            for column in np.flatnonzero(objective.deviations[: objective.d] <= CONSTANT * np.abs(objective.center)):
-                if is_constant(objective.X[:, column]):
-                    self.dependent(column)
+        for column in objective.level if objective.l2 == 0 else ():
+            if is_constant(objective.X[:, column]):
+                self.dependent(column)
 
     def dependent(self, column):
         objective = self.objective

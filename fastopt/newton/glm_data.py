@@ -12,7 +12,9 @@ import numpy as np
 from fastopt._inputs import as_real, class_labels
 from fastopt._kernels import core
 
-SAMPLE = 128  # rows that tell where the columns lie; the mean of all is sqrt(n / SAMPLE) deviations farther at most
+# Where the rows lie that tell where the columns do: spread by the golden ratio, which follows no period of the data.
+# The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
+SHARES = np.arange(128) * 0.6180339887498949 % 1
 FAR = 10  # deviations from zero, beyond which columns are centered: a Hessian in float32 is good for some 50
 CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
 
@@ -109,29 +111,30 @@ class Data(NamedTuple):
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:
-    """The center to take the columns about, None if they lie near zero, and their deviations, 1 where none is seen.
+    """The center to take the columns about, None if they lie near zero, and their deviations, as far as they are seen.
 
     From a sample of the rows, by weight. Without an intercept the deviations are from zero.
     """
-    rows = (np.arange(SAMPLE) * 2 + 1) * len(data.X) // (2 * SAMPLE) if len(data.X) > SAMPLE else slice(None)
+    rows = (SHARES * len(data.X)).astype(np.intp)
     if data.weight is not None:
         upto = np.cumsum(data.weight)
-        rows = np.searchsorted(upto, (np.arange(SAMPLE) + 0.5) / SAMPLE * upto[-1])
+        rows = np.searchsorted(upto, SHARES * upto[-1], side="right")
     sample = data.X[rows].astype(np.float64)
     if not data.intercept:
-        deviations = deviation(sample)
-        return None, np.where(deviations > 0, deviations, 1.0)
+        return None, deviation(sample)
     apart = sample - sample[0]  # a constant has a deviation of exactly 0, and is its own mean
     mean = apart.mean(axis=0)
     deviations = deviation(apart - mean)
-    far = (np.abs(sample[0] + mean) > FAR * deviations).any()
-    return sample[0] + mean if far else None, np.where(deviations > 0, deviations, 1.0)
+    center = sample[0] + mean
+    far = (np.abs(center) > FAR * deviations).any()
+    return center if far else None, deviations
 
 
 def deviation(a, weight=None):
     """The root of the mean square over the rows, also where squares over- or underflow."""
     largest = np.abs(a).max(axis=0)
-    return largest * np.sqrt(np.average((a / np.where(largest > 0, largest, 1.0)) ** 2, axis=0, weights=weight))
+    squares = (a / (largest + (largest == 0))) ** 2
+    return largest * np.sqrt(squares.mean(axis=0) if weight is None else np.average(squares, axis=0, weights=weight))
 
 
 def check_finite(X, what="column"):
