@@ -2,7 +2,7 @@
 
 `as_numbers` and `as_classes` are the one way from what a caller passes as data to an ndarray of real
 numbers: they take whatever is numerically clear, and say what to pass instead of all else. Nothing is
-lost on the way: no mask, no imaginary part, no missing value.
+lost on the way: no mask, no imaginary part, no missing value. Labels of any kind: `_labels.py`.
 """
 
 import math
@@ -78,6 +78,16 @@ def as_numbers(name, value, expected="real numbers") -> np.ndarray:
     Frames and object arrays are taken where every element is a real number; TypeError names the first column
     or element that is not.
     """
+    array = as_plain(name, value, expected)
+    if array.dtype == object:
+        array = _unboxed(name, value, array, expected)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected {expected}, got dtype {array.dtype}{_way_out(name, array)}")
+    return array
+
+
+def as_plain(name, value, expected) -> np.ndarray:
+    """Data as an ndarray of any dtype, without a copy where it is one; TypeError where something would be lost."""
     if isinstance(value, Mapping | Set | Iterator):
         raise TypeError(f"{name}: expected {expected}, got {_a(type(value).__name__)}{_way_out(name, value)}")
     masked = has_masked(value) or (isinstance(value, list | tuple) and any(map(has_masked, value)))
@@ -85,16 +95,11 @@ def as_numbers(name, value, expected="real numbers") -> np.ndarray:
         kind = "a masked array" if masked else f"a sparse {type(value).__name__}"
         raise TypeError(f"{name}: expected {expected}, got {kind}{_way_out(name, value)}")
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         found = f"{_a(type(value).__name__)} that makes no array ({error}){_way_out(name, value)}"
         refusal = ValueError if isinstance(error, ValueError) else TypeError
         raise refusal(f"{name}: expected {expected}, got {found}") from None
-    if array.dtype == object:
-        array = _unboxed(name, value, array, expected)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected {expected}, got dtype {array.dtype}{_way_out(name, array)}")
-    return array
 
 
 def as_classes(name, value, k) -> np.ndarray:

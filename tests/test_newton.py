@@ -643,7 +643,7 @@ def test_a_large_sparse_hessian_is_multiplied_by_and_not_made_dense():
 
 QUADRATIC = {"objective": lambda x: x @ x, "x0": [1.0, 2.0], "jac": lambda x: 2 * x, "hess": lambda x: 2 * np.eye(2)}
 WRONG = {
-    "no value": ({"objective": lambda x: None}, "value: expected real numbers, got None"),
+    "no value": ({"objective": lambda x: None}, "value: expected real numbers, got a NoneType"),
     "complex value": ({"objective": lambda x: 1j * (x @ x)}, "value: expected real numbers, got dtype complex128"),
     "masked gradient": ({"jac": lambda x: np.ma.masked_equal(2 * x, 2)}, "gradient: .*masked"),
     "text": ({"hess": lambda x: [["a", "b"]] * 2}, "hessian: expected real numbers, got dtype <U1"),
@@ -686,8 +686,8 @@ def test_numbers_of_any_dtype_will_do(method):
 @pytest.mark.parametrize(
     ("H", "message"),
     [
-        (sparse.eye(2), r"H: expected a dense array, got a sparse .*; pass H.toarray\(\)"),
-        (np.ma.masked_equal(np.eye(2), 0), "H: expected an array without masked elements"),
+        (sparse.eye(2), r"H: expected real numbers, got a sparse .*; pass H.toarray\(\)"),
+        (np.ma.masked_equal(np.eye(2), 0), "H: expected real numbers, got a masked array"),
         (1j * np.eye(2), "H: expected real numbers, got dtype complex128"),
     ],
     ids=["sparse", "masked", "complex"],

@@ -625,12 +625,12 @@ WRONG = {
     "NaN offset": ({"offset": Y * np.nan}, "offset: expected finite values"),
     "masked rows": (
         {"X": np.ma.masked_greater(X, 1)},
-        r"X: expected an array without masked elements, got \d+ of them",
+        "X: expected real numbers, got a masked array",
     ),
-    "masked labels": ({"y": np.ma.masked_equal(Y, 1)}, "y: expected an array without masked elements"),
+    "masked labels": ({"y": np.ma.masked_equal(Y, 1)}, "y: expected class labels, got a masked array"),
     "masked weights": (
         {"sample_weight": np.ma.masked_equal(Y, 1)},
-        r"sample_weight: .*masked.* pass sample_weight.filled\(value\)",
+        r"sample_weight: .*masked.* pass sample_weight.filled\(",
     ),
     "complex weights": ({"sample_weight": np.ones(20) * 1j}, "sample_weight: expected real numbers.* complex128"),
     "weights too large to add up": ({"sample_weight": np.full(20, 1e308)}, "sample_weight: expected finite weights"),
@@ -661,7 +661,7 @@ def test_rows_that_are_not_finite_have_no_prediction(family, bad):
     for method in ("predict", "decision_function", *(["predict_proba"] if fit.classes is not None else [])):
         with pytest.raises(ValueError, match="X: expected finite values, got NaN or infinity in row 7"):
             getattr(fit, method)(rows)
-    with pytest.raises(ValueError, match="masked"):
+    with pytest.raises(TypeError, match="masked"):
         fit.predict(np.ma.masked_invalid(rows))
     assert fit.predict(rows[:0]).shape == (0,)
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._inputs import as_real, class_labels
+from fastopt._arrays import as_numbers
 from fastopt._kernels import core
+from fastopt._labels import class_labels
 
 # Where the rows lie that tell where the columns do: spread by the golden ratio, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
@@ -24,7 +25,7 @@ CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by l
 
 def as_rows(X) -> np.ndarray:
     """X as a C-contiguous float32 or float64 array of at least one row and column."""
-    X = as_real("X", X)
+    X = as_numbers("X", X)
     if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
         raise ValueError(
             f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
@@ -35,7 +36,7 @@ def as_rows(X) -> np.ndarray:
 def as_weight(weight, n) -> np.ndarray | None:
     if weight is None:
         return None
-    weight = np.require(as_real("sample_weight", weight), np.float64, ["C", "A"])
+    weight = np.require(as_numbers("sample_weight", weight), np.float64, ["C", "A"])
     if weight.shape != (n,):
         raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
     with np.errstate(over="ignore"):
@@ -47,7 +48,7 @@ def as_weight(weight, n) -> np.ndarray | None:
 
 def as_offset(offset, n, k, family) -> np.ndarray:
     """An offset as the kernel takes it, (n, k)."""
-    offset = as_real("offset", offset)
+    offset = as_numbers("offset", offset)
     shape = (n, k) if family == "multinomial" else (n,)
     if offset.shape not in ((), shape):
         raise ValueError(f"offset: expected a number or shape {shape} for X of {n} rows, got {offset.shape}")
@@ -78,7 +79,7 @@ def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
 
 def as_values(y, family, weight, n) -> np.ndarray:
     """y of a family of numbers."""
-    y = np.require(as_real("y", y), np.float64, ["C", "A"])
+    y = np.require(as_numbers("y", y), np.float64, ["C", "A"])
     if y.shape != (n,):
         way_out = "; pass y.ravel()" if y.shape == (n, 1) else ""
         raise ValueError(f"y: expected shape ({n},) for {n} rows, got {y.shape}{way_out}")

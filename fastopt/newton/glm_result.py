@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from fastopt._arrays import as_numbers
 from fastopt._forks import computed_once, importing
-from fastopt._inputs import as_real
 from fastopt.newton.glm_data import as_offset, check_finite
 from fastopt.newton.steps import Factor, dot, eigenvalues
 from fastopt.threads import one_blas_thread
@@ -72,7 +72,7 @@ class GLMResult:
 
         `offset` is a number or of their shape. A model fitted with one needs one: 0.0 predicts without.
         """
-        X = as_real("X", X)
+        X = as_numbers("X", X)
         if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
             raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
         if offset is None and self._has_offset:

@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._arrays import require_finite
+from fastopt._arrays import as_numbers, require_finite
 from fastopt._forks import computed_once, importing
-from fastopt._inputs import as_real, is_sparse
 from fastopt._numbers import finite_number, whole_number
 from fastopt.newton.steps import Factor, dot, eigensystem, rounding
 from fastopt.threads import one_blas_thread
@@ -90,7 +89,7 @@ class _Objective:
         value = self._value(x.copy())
         if self._both:
             value, self._gradient_there = value
-        value = as_real("value", value)
+        value = as_numbers("value", value)
         if value.size != 1:
             raise ValueError(f"objective: expected a number as its value, got shape {value.shape}")
         return float(self._checked("value", value, *value.shape).item())
@@ -102,7 +101,7 @@ class _Objective:
 
     def hessian(self, x) -> np.ndarray:
         H = self._hessian_at(x)
-        if not is_sparse(H):
+        if not hasattr(H, "toarray"):
             return H
         if self._d > LARGEST:
             raise ValueError(
@@ -115,7 +114,7 @@ class _Objective:
         """Dense or sparse, as it comes."""
         self.nhev += 1
         H = self._hessian(x.copy())
-        if not is_sparse(H):
+        if not hasattr(H, "toarray"):
             return self._checked("hessian", H, self._d, self._d)
         if H.shape != (self._d, self._d):
             raise ValueError(f"objective: expected a hessian of shape ({self._d}, {self._d}), got {H.shape}")
@@ -141,7 +140,7 @@ class _Objective:
         return product
 
     def _checked(self, name, array, *shape):
-        array = as_real(name, array)
+        array = as_numbers(name, array)
         if array.shape != shape:
             raise ValueError(f"objective: expected a {name} of shape {shape}, got {array.shape}")
         if array.dtype.kind == "f":
@@ -448,7 +447,7 @@ def minimize(
     >>> np.abs(result.x).round(4)
     array([0.7071, 0.    ])
     """
-    x = as_real("x0", x0).astype(np.float64)
+    x = as_numbers("x0", x0).astype(np.float64)
     if x.ndim != 1 or not x.size:
         raise ValueError(f"x0: expected shape (d,), got {x.shape}")
     require_finite("x0", x)

@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._arrays import require_finite
+from fastopt._arrays import as_numbers, require_finite
 from fastopt._forks import importing
-from fastopt._inputs import as_real
 from fastopt.threads import one_blas_thread
 
 METHODS = ("cholesky", "saddle_free")
@@ -48,7 +47,7 @@ class CriticalPoint(NamedTuple):
 
 def as_hessian(H) -> np.ndarray:
     """H as a square array of float32 or float64."""
-    H = as_real("H", H)
+    H = as_numbers("H", H)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or not H.size:
         raise ValueError(f"H: expected shape (d, d), got {H.shape}")
     return _as_float(H)
@@ -56,7 +55,7 @@ def as_hessian(H) -> np.ndarray:
 
 def as_gradient(g, d) -> np.ndarray:
     """g as a finite array of float32 or float64, one element a column of H."""
-    g = as_real("g", g)
+    g = as_numbers("g", g)
     if g.shape != (d,):
         raise ValueError(f"g: expected shape ({d},) to match H, got {g.shape}")
     g = _as_float(g)
