@@ -6,6 +6,7 @@ beside scores of other classes, negative weights. Rows of weight 0 may hold anyt
 
 import numpy as np
 
+from fastopt._arrays import as_plain
 from fastopt.threads import one_blas_thread
 
 __all__ = ["accuracy", "r2_score", "zero_one_loss"]
@@ -30,7 +31,7 @@ def accuracy(y_true, y_pred, *, sample_weight=None) -> float:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         Shapes that do not fit, no rows, NaN, masked elements, numbers beside text, classes that are not
         whole or have no score, weights that are no weights; one column of scores, whose threshold is unknown.
 
@@ -83,7 +84,7 @@ def zero_one_loss(y_true, y_pred, *, sample_weight=None) -> float:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As `accuracy`.
 
     Examples
@@ -113,7 +114,7 @@ def r2_score(y_true, y_pred, *, sample_weight=None) -> float:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         Shapes that do not fit, fewer than two rows, values that are not real numbers, NaN or infinity, masked
         elements, weights that are no weights.
 
@@ -146,9 +147,7 @@ def r2_score(y_true, y_pred, *, sample_weight=None) -> float:
 
 def _plain(name, value) -> np.ndarray:
     """An array of real numbers or of text, nothing lost on the way."""
-    if np.ma.is_masked(value):
-        raise ValueError(f"{name}: expected no masked elements; leave those rows out, or give them the weight 0")
-    array = np.asarray(value)
+    array = as_plain(name, value, "an array")
     if array.dtype.kind == "U" and not isinstance(value, np.ndarray):
         array = np.asarray(value, dtype=object)  # numbers in a list of text have become text
     if array.dtype.kind == "O" and len({isinstance(element, str) for element in array.flat}) == 1:

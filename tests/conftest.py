@@ -1,6 +1,7 @@
 """What all tests share: one deterministic hypothesis profile, random numbers, a small network."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import fastopt as fo
 
 settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, database=None)
 settings.load_profile("ci")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 
 @pytest.fixture

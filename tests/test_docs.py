@@ -65,3 +65,11 @@ def test_every_kernel_documents_arguments_errors_and_an_example(name):
     text = getattr(fo.functional, name).__doc__
     for section in ("Parameters", "Returns", "Raises", "Examples"):
         assert f"    {section}\n    {'-' * len(section)}\n" in text
+
+
+def test_every_test_that_the_page_of_promises_names_exists():
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
+    assert named
+    for file, test in named:
+        text = (ROOT / "tests" / file).read_text()
+        assert not test or f"def {test}(" in text, f"{file}::{test}"

@@ -118,8 +118,8 @@ REFUSED = [
     (([0, 1, "2"], [0, 1, 2]), "y_true: expected an array of real numbers or of text, got dtype object"),
     (([0, 1, None], [0, 1, 2]), "y_true: expected an array of real numbers or of text, got dtype object"),
     (([0, 1, 2], [0, 1, 2j]), "y_pred: expected an array of real numbers or of text, got dtype complex128"),
-    ((MASKED, [0, 1, 2]), "y_true: expected no masked elements"),
-    (([0, 1, 2], MASKED), "y_pred: expected no masked elements"),
+    ((MASKED, [0, 1, 2]), "y_true: expected an array, got a masked array"),
+    (([0, 1, 2], MASKED), "y_pred: expected an array, got a masked array"),
     (([[0], [1], [2]], SCORES), "y_true: expected classes (n,) of at least one row, got shape (3, 1)"),
     (([], []), "y_true: expected classes (n,) of at least one row, got shape (0,)"),
     (([0, 1, 2], np.ones((3, 0))), "y_pred: expected classes (3,) or scores (3, k), got shape (3, 0)"),
@@ -131,7 +131,7 @@ REFUSED = [
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[message[:60] for _, message in REFUSED])
 def test_what_has_no_accuracy_is_refused(arguments, message):
     for metric in (fo.metrics.accuracy, fo.metrics.zero_one_loss):
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}"):
             metric(*arguments)
 
 
@@ -145,14 +145,14 @@ NO_WEIGHTS = [
     (1.0, "shape (3,), got ()"),
     ([1, 1, 1j], "an array of real numbers or of text, got dtype complex128"),
     (["1", "1", "1"], "real numbers, got text"),
-    (MASKED, "no masked elements; leave those rows out"),
+    (MASKED, "an array, got a masked array"),
 ]
 
 
 @pytest.mark.parametrize("metric", [fo.metrics.accuracy, fo.metrics.zero_one_loss, fo.metrics.r2_score])
 @pytest.mark.parametrize(("weight", "message"), NO_WEIGHTS, ids=[message[:60] for _, message in NO_WEIGHTS])
 def test_what_is_no_weight_is_refused(weight, message, metric):
-    with pytest.raises(ValueError, match=f"^{re.escape('sample_weight: expected ' + message)}"):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape('sample_weight: expected ' + message)}"):
         metric([0, 1, 2], [0, 1, 2], sample_weight=weight)
 
 
@@ -161,7 +161,7 @@ NO_VALUES = [
     (([1.0, 2.0], [np.inf, 2.0]), "y_pred: expected finite values, got [inf] in row 0"),
     ((["1", "2"], [1.0, 2.0]), "y_true: expected real numbers, got text"),
     (([1.0, 2.0], [1.0, 2j]), "y_pred: expected an array of real numbers or of text, got dtype complex128"),
-    ((MASKED, [0, 1, 2]), "y_true: expected no masked elements"),
+    ((MASKED, [0, 1, 2]), "y_true: expected an array, got a masked array"),
     (([1.0], [1.0]), "y_true: expected values (n, k) of at least two rows, got shape (1,)"),
     ((np.ones((2, 0)), np.ones((2, 0))), "y_true: expected values (n, k) of at least two rows, got shape (2, 0)"),
     (([1.0, 2.0], [1.0, 2.0, 3.0]), "y_pred: expected shape (2, 1), got (3,)"),
@@ -170,7 +170,7 @@ NO_VALUES = [
 
 @pytest.mark.parametrize(("arguments", "message"), NO_VALUES, ids=[message[:60] for _, message in NO_VALUES])
 def test_what_has_no_r2_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(message)}"):
         fo.metrics.r2_score(*arguments)
 
 
