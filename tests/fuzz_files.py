@@ -25,6 +25,7 @@ import json
 import math
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -475,6 +476,8 @@ def main():
     if guided:
         fuzzer.run_guided(seed, args.files, args.seconds)
     fuzzer.run(seed, args.files, args.seconds)
+    if not args.folder:
+        shutil.rmtree(folder)
     print(f"fuzz: {fuzzer.accepted} files accepted, {fuzzer.refused} refused, no failure")
 
 
