@@ -789,6 +789,7 @@ def test_a_trainers_step_is_value_and_grad_and_the_optimizers_step_bit_for_bit(f
         assert one.optimizer.grad_norm == other.optimizer.grad_norm
 
 
+@pytest.mark.filterwarnings("ignore:accumulate:UserWarning")  # gradients that wait for an update
 @every_trained
 def test_fit_is_its_batches_by_hand_bit_for_bit(form, small_net):
     X, y = rows(100)
@@ -810,6 +811,7 @@ def test_fit_follows_a_schedule_for_more_than_a_thousand_updates(small_net):
     assert_trained_alike(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:accumulate:UserWarning")  # gradients that wait for an update
 @every_trained
 def test_save_and_resume_continue_bit_for_bit(form, small_net, tmp_path):
     X, y = rows(100)
@@ -838,6 +840,7 @@ def test_check_finite_raises_in_a_trainer_changes_nothing_and_the_step_can_be_re
     assert_same(everything(one.optimizer), everything(other.optimizer))
 
 
+@pytest.mark.filterwarnings("ignore:accumulate:UserWarning")  # gradients that wait for an update
 @pytest.mark.parametrize("form", ["Adam", "interim", "accumulate", "schedule"])
 def test_check_finite_skips_batches_in_fit_and_counts_them(form, small_net):
     X, y = rows(96)

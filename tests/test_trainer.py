@@ -953,7 +953,7 @@ def test_a_signal_ends_what_predicts_long(call, long_rows, monkeypatch):
     monkeypatch.setattr(fo.nn.Sequential, "predict", lambda *args: (predict(*args), finished.append(0))[0])
     with pytest.raises(Pressed), alarm(0.2):
         longest_calls()[call](*long_rows)
-    assert not finished
+    assert len(finished) < (4 if call == "calibrate" else 1)  # which predicts layer by layer, of 13
 
 
 def test_a_fit_in_another_thread_is_refused_while_one_runs():

@@ -481,12 +481,14 @@ class Trainer:
 
     def _validate(self, x, targets, weights) -> dict[str, float]:
         output = self.net.predict(x)
-        # the data have been checked: an error is a loss that is not defined, so a bad epoch
-        measured = {"val_loss": _or_nan(measure, self.loss, output, targets, weights)}
+        # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
+        loss = _or_nan(measure, self.loss, output, targets, weights)
+        measured = {"val_loss": loss}
         if loss_name(self.loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
             ignored = getattr(self.loss, "ignore_index", core.IGNORE_INDEX)
             counted = (targets != ignored) * (1.0 if weights is None else weights)
-            measured["val_accuracy"] = _or_nan(accuracy, targets, output, sample_weight=counted)
+            score = math.nan if math.isnan(loss) else _or_nan(accuracy, targets, output, sample_weight=counted)
+            measured["val_accuracy"] = score
         return measured
 
     # --- early stopping, before and after an interrupt

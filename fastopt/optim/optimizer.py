@@ -63,7 +63,7 @@ class Optimizer:
 
     defaults: dict = {}
     _rule: str
-    _rules: list[type["Optimizer"]] = []  # every subclass
+    _rules: list[type["Optimizer"]] = []  # every subclass that has a kernel
     _named_first: frozenset[str]  # options before the keyword-only ones: those that torch has always had
     _by_itself = False  # whether a Trainer leaves the whole step to `_step_on`, none of it to the compiled program
 
@@ -72,7 +72,8 @@ class Optimizer:
         shared = [p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.defaults = {p.name: p.default for p in own if p.default is not p.empty}
         cls._named_first = frozenset(p.name for p in own if p.name in cls.defaults and p.kind is not p.KEYWORD_ONLY)
-        Optimizer._rules.append(cls)
+        if hasattr(cls, "_rule"):
+            Optimizer._rules.append(cls)
         takes_shared = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
         cls.__signature__ = inspect.Signature([*own[1:], *(shared if takes_shared else ())])  # what help() shows
 
