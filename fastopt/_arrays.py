@@ -136,7 +136,14 @@ def _unboxed(name, value, array, expected) -> np.ndarray:
             at = f"{element!r} at {place}"
             raise TypeError(f"{name}: expected {expected}, got dtype object with {at}{_way_out(name, element)}")
         whole &= isinstance(element, Integral)
-    return array.astype(np.int64 if whole and array.size else np.float64)
+    try:
+        return array.astype(np.int64 if whole and array.size else np.float64)
+    except OverflowError:  # a whole number of Python has no limit
+        pass
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        raise ValueError(f"{name}: expected {expected}, got a whole number too large for float64") from None
 
 
 def _a(noun) -> str:

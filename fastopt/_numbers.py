@@ -10,17 +10,20 @@ LARGEST = 2**53  # the largest count: float64 and JSON hold every whole number u
 
 def whole_number(name, value, least=1, most=LARGEST) -> int:
     """`value` as an int from `least` to `most`; ValueError, also for a bool, for 3.0 and for "3"."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most:
-        return int(value)
-    limit = f"of at least {least}" if most >= LARGEST else f"from {least} to {most}"
+    number = _scalar(value)
+    if isinstance(number, Integral) and not isinstance(number, bool) and least <= number <= most:
+        return int(number)
+    named = most < LARGEST or (isinstance(number, Integral) and number > most)
+    limit = f"from {least} to {most}" if named else f"of at least {least}"
     raise ValueError(f"{name}: expected a whole number {limit}, got {value!r}")
 
 
 def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.inf, most=math.inf) -> float:
     """`value` as a finite float within the limits that are given; ValueError, also for a bool and for "3"."""
-    if isinstance(value, Real) and not isinstance(value, bool):
+    given = _scalar(value)
+    if isinstance(given, Real) and not isinstance(given, bool):
         try:
-            number = float(value)
+            number = float(given)
         except OverflowError:
             number = math.inf
         if math.isfinite(number) and least <= number < below and above < number <= most:
@@ -28,6 +31,11 @@ def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.i
     words = (("of at least", least), ("above", above), ("below", below), ("at most", most))
     limits = " and ".join(f"{word} {limit:g}" for word, limit in words if math.isfinite(limit))
     raise ValueError(f"{name}: expected a finite number {limits}".rstrip() + f", got {value!r}")
+
+
+def _scalar(value):
+    """An array without dimensions as its number; anything else as it is."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def flag(name, value) -> bool:

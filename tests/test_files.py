@@ -656,3 +656,23 @@ def test_the_fuzzer_finds_a_reader_that_changes_something_before_it_refuses(tmp_
     with pytest.raises(AssertionError, match="a refused file changed"):
         fuzzer.run(seed=1, files=200)
     assert list(tmp_path.glob("failed-*.safetensors"))
+
+
+def test_a_variance_below_0_is_refused(tmp_path):
+    net = fo.nn.Sequential([fo.nn.BatchNorm(3), fo.nn.Dense(3, 2)], rng=0)
+    trainer = fo.nn.Trainer(net, "mse", "sgd")
+    net.layers[0].running_var = [1.0, -1.0, 1.0]
+    net.save(tmp_path / "net")
+    trainer.save(tmp_path / "run")
+    net.layers[0].running_var = [1.0, 2.0, 1.0]
+    for read in (lambda: fo.nn.load(tmp_path / "net"), lambda: trainer.resume(tmp_path / "run")):
+        with pytest.raises(ValueError, match=r"running_var: expected variances of at least 0, got -1\.0"):
+            read()
+    assert net.layers[0].running_var.tolist() == [1.0, 2.0, 1.0]
+
+
+def test_an_ignored_label_of_numpy_is_saved(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    trainer = fo.nn.Trainer(net, fo.nn.CrossEntropy(ignore_index=np.int64(-1)), "sgd")
+    trainer.save(tmp_path / "run")
+    trainer.resume(tmp_path / "run")

@@ -999,3 +999,28 @@ def test_validation_leaves_out_the_rows_that_the_loss_ignores():
         histories.append(trainer.fit(X, y, epochs=3, validation=validation))
     assert dict(histories[0]) == dict(histories[1])
     assert np.isfinite(histories[0]["val_accuracy"]).all()
+
+
+def test_a_validation_without_a_class_is_refused():
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    trainer, X, y = fo.nn.Trainer(net, "cross_entropy", "sgd"), rows()[0], np.arange(90) % 2
+    with pytest.raises(ValueError, match="validation: expected rows with a class, got only the ignored label -100"):
+        trainer.fit(X, y, validation=(X, np.full(len(X), -100)), patience=2)
+
+
+@pytest.mark.parametrize("answer", [0.3, "go on", np.array([1, 2]), [0], None, False])
+def test_only_true_ends_training(answer):
+    trainer = make(lr=0.1)
+    trainer.fit(*rows(), epochs=3, callbacks=lambda trainer, history: answer)
+    assert trainer.epoch == 3
+    trainer.fit(*rows(), epochs=3, callbacks=lambda trainer, history: np.True_)
+    assert trainer.epoch == 4
+
+
+def test_the_file_of_a_run_keeps_the_metadata_of_its_network(tmp_path):
+    trainer, other = make(lr=0.1), make(lr=0.1)
+    trainer.net.metadata = {"columns": ["a", "b"]}
+    trainer.save(tmp_path / "run")
+    assert fo.nn.load(tmp_path / "run").metadata == {"columns": ["a", "b"]}
+    other.resume(tmp_path / "run")
+    assert other.net.metadata == {"columns": ["a", "b"]}

@@ -199,3 +199,12 @@ def test_fit_takes_the_statistics_and_whitened_inputs_train_faster():
         losses.append(trainer.fit(x, y, epochs=20)["loss"][-1])
         assert front.calibrated
     assert losses[1] < 1e-3 * losses[0]
+
+
+@pytest.mark.parametrize("size", [1e39, 1e60, 1e200])
+def test_data_whose_deviations_the_network_cannot_hold_is_refused(size):
+    X = size * np.random.default_rng(0).normal(size=(50, 3))
+    net = fo.nn.Sequential([fo.nn.Whiten(3)], rng=0)
+    with pytest.raises(ValueError, match="X: expected deviations that float32 holds, got one of"):
+        net.calibrate(X)
+    assert not net.layers[0].calibrated

@@ -87,7 +87,8 @@ def glm(
         At least 0; scikit-learn's ``1 / C``, and the ``alpha`` of its Ridge.
     fit_intercept : bool
     sample_weight : array_like, shape (n,), optional
-        Finite and at least 0. A row of weight 0 is as if absent.
+        Finite and at least 0. A row of weight 0 is as if absent, but for its label, which is one of the classes, and
+        its y and offset, which are finite.
     tol : float
         The fit has converged when no component of the gradient exceeds ``tol * sum(w)`` and half the Newton
         decrement does neither, or when both are as small as rounding allows. Where the deviation of a column is
@@ -518,7 +519,7 @@ class Solver:
         if objective.l2 > 0:
             return
         column %= objective.q
-        if column < objective.d and objective.deviations[column] < TINY:
+        if column < objective.d and not TINY <= objective.deviations[column] <= 1 / TINY:
             raise ValueError(
                 f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
                 f"in column {column}; scale it"

@@ -119,7 +119,9 @@ class GLMResult:
         if data is None and "_hessian" in self.__dict__:  # another thread has found it since this one looked
             return self.__dict__["_hessian"]
         if data is None:
-            raise ValueError("hessian: expected to be asked for before the model was pickled, for it needs the data")
+            raise ValueError(
+                "hessian: expected to be asked for before the model was pickled or copied, for it needs the data"
+            )
         lower, grad = np.empty((self._theta.size,) * 2), np.empty_like(self._theta)
         data.bound(self._center).value(self._theta, grad, lower)
         penalty = np.zeros_like(self._theta)

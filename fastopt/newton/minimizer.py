@@ -38,7 +38,7 @@ MESSAGES = {
     0: "The gradient is zero within tol, and no curvature is negative.",
     1: "max_iter iterations did not bring the gradient below tol.",
     2: "The gradient is above tol, but what a step could still gain is lost in the rounding of the objective.",
-    3: "The Hessian is not finite at x.",
+    3: "The Hessian, or a product with it, is not finite at x.",
     4: "The objective has no lower bound.",
     99: "The callback ended the minimization.",
 }

@@ -46,7 +46,9 @@ def layers_of(file: _files.File) -> list[kinds.Layer]:
     layers = kinds.check_chain(_build(file.document["layers"], dtype, stored, "layers"))
     _check_names(_specs(layers, dtype), stored)
     for place, layer in kinds.named(layers):
-        layer.adopt({name: file.array(f"{place}.{name}") for name in layer.array_specs(dtype)})
+        arrays = {name: file.array(f"{place}.{name}") for name in layer.array_specs(dtype)}
+        layer.require_valid(arrays)
+        layer.adopt(arrays)
     return layers
 
 
@@ -104,12 +106,13 @@ def take_statistics(net, arrays) -> None:
 
 
 def check_arrays(net, arrays: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `arrays`, which have shape and dtype, are those that a file of this network holds."""
+    """Raise ValueError unless `arrays` are such as a file of this network holds."""
     specs = _specs(net.layers, net.dtype)
     _check_names(specs, arrays)
     for name, spec in specs.items():
         _check_array(name, spec, arrays)
     for place, layer in kinds.named(net.layers):
+        layer.require_valid({name: arrays[f"{place}.{name}"] for name in layer.array_specs(net.dtype)})
         if isinstance(layer, kinds.FromData):
             layer.stored_dtype({name: arrays[f"{place}.{name}"].dtype for name in layer.wide()})
 

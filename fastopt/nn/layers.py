@@ -123,6 +123,9 @@ class Layer(Fixed):
             self.adopt({name: aligned_zeros(spec.shape, spec.dtype) for name, spec in specs.items()})
             self.start(rng)
 
+    def require_valid(self, arrays) -> None:
+        """Raise ValueError for values that the layer's own arrays cannot have; `arrays` fit `array_specs`."""
+
     def adopt(self, arrays) -> None:
         """Take arrays over as the layer's own; they fit `array_specs`."""
         self._arrays = arrays
@@ -657,6 +660,10 @@ class Whiten(FromData):
         if np.abs(weight).max() > largest:
             what = f"deviations that {self.weight.dtype} can divide by"
             raise ValueError(f"X: expected {what}, got so small ones that weights reach {np.abs(weight).max():.0e}")
+        with np.errstate(over="ignore"):
+            reach = float(np.maximum(x.max(axis=0) - mean, mean - x.min(axis=0)).max())
+        if reach > largest:
+            raise ValueError(f"X: expected deviations that {self.weight.dtype} holds, got one of {reach:.0e}; scale it")
         self._take(mean=mean, weight=weight)
 
     def lay_out(self, program, src):
@@ -780,6 +787,11 @@ class BatchNorm(Layer):
     def array_specs(self, dtype):
         names = ("gamma", "beta") * self.affine + ("running_mean", "running_var")
         return {name: ArraySpec((self.in_features,), dtype) for name in names}
+
+    def require_valid(self, arrays):
+        if (arrays["running_var"] < 0).any():
+            least = arrays["running_var"].min()
+            raise ValueError(f"running_var: expected variances of at least 0, got {least}")
 
     def start(self, rng):
         self.running_var[...] = 1

@@ -43,7 +43,8 @@ class CrossEntropy:
         object.__setattr__(self, "label_smoothing", finite_number("label_smoothing", self.label_smoothing, 0, 1))
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", _class_weights(self.class_weight))
-        whole_number("ignore_index", self.ignore_index, -(2**63), 2**63 - 1)
+        label = whole_number("ignore_index", self.ignore_index, -(2**63), 2**63 - 1)
+        object.__setattr__(self, "ignore_index", label)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ class Huber:
     delta: float = 1.0
 
     def __post_init__(self):
-        delta = finite_number("delta", self.delta)
-        if not delta > 0:
-            raise ValueError(f"delta: expected a finite number above 0, got {self.delta!r}")
-        object.__setattr__(self, "delta", delta)
+        object.__setattr__(self, "delta", finite_number("delta", self.delta, above=0))
 
 
 def _class_weights(given) -> tuple[float, ...]:

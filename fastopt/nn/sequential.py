@@ -128,8 +128,8 @@ class Sequential(Fixed):
         Parameters
         ----------
         x : array_like, shape (n, in)
-            Real numbers. `Standardize` and `Whiten` as the first layer read float32 and float64 as they come;
-            everything else is converted to the network's dtype.
+            Real numbers. `Standardize` and `Whiten` as the first layer read them as they come, every digit of float64
+            and of whole numbers; other networks read them in their own dtype.
         out : ndarray, shape (n, out), optional
             Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool

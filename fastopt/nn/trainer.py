@@ -308,7 +308,7 @@ class Trainer:
             best = self._end_epoch(best, history, validation, patience)
             bar.epoch(history)
             wishes = [callback(self, history) for callback in callbacks]
-            if any(wishes):
+            if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
                 break
         if self._stopping is not None:
             core.copy_arrays(self._arrays(), self._stopping.arrays)
@@ -377,7 +377,16 @@ class Trainer:
             raise type(error)(f"validation: {error}") from None
         if data[2] is not None and not data[2].any():
             raise ValueError("validation: expected a sample_weight above 0, got none")
+        if data[1].ndim == 1 and loss_name(self.loss) == "cross_entropy" and (data[1] == self._ignored).all():
+            raise ValueError(
+                f"validation: expected rows with a class, got the label {self._ignored} (ignore_index) only"
+            )
         return data
+
+    @property
+    def _ignored(self) -> int:
+        """The label of rows that have no class."""
+        return getattr(self.loss, "ignore_index", core.IGNORE_INDEX)
 
     def _own(self, X, y, sample_weight=None, check_finite=False):
         """Rows, targets and weights, checked: nothing the caller does to his arrays can make them unfit."""
@@ -485,8 +494,7 @@ class Trainer:
         loss = _or_nan(measure, self.loss, output, targets, weights)
         measured = {"val_loss": loss}
         if loss_name(self.loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
-            ignored = getattr(self.loss, "ignore_index", core.IGNORE_INDEX)
-            counted = (targets != ignored) * (1.0 if weights is None else weights)
+            counted = (targets != self._ignored) * (1.0 if weights is None else weights)
             score = math.nan if math.isnan(loss) else _or_nan(accuracy, targets, output, sample_weight=counted)
             measured["val_accuracy"] = score
         return measured
@@ -547,7 +555,9 @@ class Trainer:
         _files.write(path, arrays, document)
 
     def _document(self):
+        metadata = files.as_metadata(self.net.metadata)
         return {
+            **({"metadata": metadata} if metadata else {}),
             "kind": "trainer",
             "layers": files.describe(self.net.layers),
             "dtype": self.net.dtype.name,
@@ -577,11 +587,13 @@ class Trainer:
             try:
                 theirs, state, numbers, stopping, calibrated = self._checked(arrays, document, mine)
                 started = {id(a): theirs[name] for name, a in mine.items()}
+                metadata = files.as_metadata(document.get("metadata", self.net.metadata))
                 self.optimizer._load(state, [started[id(a)] for a in self.net.parameters()])
             except _files.MALFORMED as error:
                 raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
             core.copy_arrays(list(mine.values()), list(theirs.values()))
             files.take_statistics(self.net, arrays)
+            self.net.metadata = metadata
             for layer, known in zip(self.net.layers, calibrated, strict=True):
                 layer.calibrated = known
             self._stopping, self._seed = stopping, numbers.pop("seed")

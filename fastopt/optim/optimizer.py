@@ -9,6 +9,7 @@
 """
 
 import inspect
+import math
 
 import numpy as np
 
@@ -82,19 +83,15 @@ class Optimizer:
     ):
         if max_norm is not None and clip_value is not None:
             raise ValueError("max_norm, clip_value: expected one of them, got both")
-        for name, value in (("max_norm", max_norm), ("clip_value", clip_value)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+        max_norm, clip_value = _limit("max_norm", max_norm), _limit("clip_value", clip_value)
         if check_finite not in (None, "raise", "skip"):
             raise ValueError(f"check_finite: expected None, 'raise' or 'skip', got {check_finite!r}")
-        if not hasattr(accumulate, "__index__") or accumulate < 1:
-            raise ValueError(f"accumulate: expected a whole number of at least 1, got {accumulate!r}")
-        if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay: expected a number in [0, 1), got {ema_decay!r}")
+        accumulate = whole_number("accumulate", accumulate)
+        ema_decay = None if ema_decay is None else finite_number("ema_decay", ema_decay, 0, 1)
         params = opt.listed(params)
         self.defaults = {name: options[name] for name in type(self).defaults}
         self.param_groups: list[dict] = []
-        self._accumulate, self._ema_decay = int(accumulate), ema_decay
+        self._accumulate, self._ema_decay = accumulate, ema_decay
         self._arrays: list[np.ndarray] = []
         self._states: list[dict[str, np.ndarray]] = []
         self._kept: list[tuple | None] = []  # per parameter: names of the arrays the kernel points to
@@ -540,6 +537,13 @@ class Optimizer:
                     if name not in ("ema", "accumulated") and (self._rule, name) != ("sgd", "step")
                 }
         return {"state": state, "param_groups": groups}
+
+
+def _limit(name, value) -> float | None:
+    """A number above 0, infinity too, which measures and limits nothing; or None."""
+    if value is None or (isinstance(value, float) and value == math.inf):
+        return value
+    return finite_number(name, value, above=0)
 
 
 def pack_state(state_dict) -> tuple[dict[str, np.ndarray], dict]:
