@@ -1255,3 +1255,11 @@ def test_max_norm_infinity_measures_and_leaves_the_gradient():
     optimizer.step([np.array([3.0, 4.0])])
     assert optimizer.grad_norm == 5.0
     np.testing.assert_array_equal(w, [-3.0, -4.0])
+
+
+def test_a_parameter_resized_while_its_average_stands_in_it_is_not_written_past_its_end():
+    params = [np.ones(40_000), np.ones(3)]
+    optimizer = fo.optim.SGD(params, lr=0.1, ema_decay=0.9)
+    optimizer.step([np.ones_like(a) for a in params])
+    with pytest.raises(ValueError, match=r"params\[0\]: expected the array as it was taken in"), optimizer.averaged():
+        params[0].resize(2, refcheck=False)

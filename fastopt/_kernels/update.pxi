@@ -694,6 +694,12 @@ cdef class Update:
         # the parameters back where leave_home or leave_for_averages found them, if they have left
         cdef Py_ssize_t i
         cdef Tensor* t
+        if self.away:
+            for i in range(self.plan.n_tensors):
+                t = &self.plan.tensors[i]
+                if not lies_at(<cnp.ndarray>self.params[i], t.param, t.size):
+                    self.away, self.home = 0, None
+                    refuse_changed(self.names[i], self.params[i])
         if self.away and self.home is None:
             with nogil:
                 team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))

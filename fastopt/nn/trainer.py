@@ -378,9 +378,7 @@ class Trainer:
         if data[2] is not None and not data[2].any():
             raise ValueError("validation: expected a sample_weight above 0, got none")
         if data[1].ndim == 1 and loss_name(self.loss) == "cross_entropy" and (data[1] == self._ignored).all():
-            raise ValueError(
-                f"validation: expected rows with a class, got the label {self._ignored} (ignore_index) only"
-            )
+            raise ValueError(f"validation: expected rows with a class, got only the ignored label {self._ignored}")
         return data
 
     @property
