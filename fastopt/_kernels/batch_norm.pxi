@@ -101,7 +101,7 @@ cdef void careful_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, P
         for k in range(size):
             d = fabs(<double>x[i * step + k] - first)
             far = d if d > far else far
-            known &= x[i * step + k] - x[i * step + k] == 0
+            known &= x[i * step + k] - x[i * step + k] == <floating>0
     if not known:
         return
     mean[0], m2[0], power[0] = first, 0, 0

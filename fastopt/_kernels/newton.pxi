@@ -510,13 +510,14 @@ cdef class GlmData:
 
     cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
         cdef GlmPlan* g = &self.plan
-        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, part, work = 0
+        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, part, work = 0, slices = 0
         g.kind, g.step = kind, step
         if kind != GLM_HESSIAN:
             theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
             grad = as_output("grad", grad, cnp.NPY_FLOAT64, (g.k, g.q))
             g.theta, g.grad = <double*>data(theta), <double*>data(grad)
-            work += 2 * g.n * (g.d + 16) * g.k
+            work = 2 * g.n * (g.d + 16) * g.k
+            slices = work // SLICE_WORK
         if hessian is None:
             g.hessian_type = -1
         else:
@@ -536,7 +537,8 @@ cdef class GlmData:
                 g.buffer_type = typenum
             g.hessian_type, g.hessian = typenum, data(hessian)
             work += g.n * g.q * g.q * pairs // 2
-        g.parts = max(1, min(work // SLICE_WORK, g.n // (g.chunks * HESSIAN_ROWS)))
+            slices += g.n * g.q * g.q * pairs // 2 // SLICE_HESSIAN_WORK
+        g.parts = max(1, min(slices, g.n // (g.chunks * HESSIAN_ROWS)))
         for part in range(g.parts):
             PyErr_CheckSignals()
             g.part = part

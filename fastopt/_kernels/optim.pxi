@@ -212,17 +212,17 @@ cdef inline void copy_part(floating* to, const floating* source, Py_ssize_t n, b
         copy_part_d(to, source, n, pad)
 
 
-cdef inline floating divided(Division* division, floating a, floating b) noexcept nogil:
+cdef inline floating divided(Division* division, floating a, floating b, floating most) noexcept nogil:
     if Division is Exact:
         return a / b
     else:
-        return quotient(a, b)
+        return quotient(a, b, most)
 
 
-cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale,
+cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating most,
                                floating* param, const floating* grad, floating* s0, floating* s1, floating* s2,
                                Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks; scale: of the gradient
+    # n elements, whole blocks; scale: of the gradient; most: for quotient
     cdef floating factor = <floating>(scale * step.gain), shrink = <floating>step.shrink, lr = <floating>step.lr
     cdef floating a = <floating>step.a, b = <floating>step.b, c = <floating>step.c, d = <floating>step.d
     cdef floating e = <floating>step.e, f = <floating>step.f
@@ -281,7 +281,7 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
                     q = e * q + outside if e != zero else outside
                 else:
                     q = e * q + outside
-                P[i] = shrink * p - divided(division, m, q)
+                P[i] = shrink * p - divided(division, m, q, most)
             elif Formula is Adamax:                 # theta - lr m / u
                 m = a * S0[i] + b * g
                 v = c * S1[i]
@@ -305,7 +305,7 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
                 m = m + outside
                 top = root(v + inside)
                 top = top + outside
-                top = divided(division, m, top)
+                top = divided(division, m, top, most)
                 top = top * g
                 S0[i] = v
                 S1[i] = a * q + b * top * top
@@ -321,7 +321,7 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
                     v = zero if v < zero else v     # rounding can leave a little less than nothing
                 q = root(v + inside)
                 q = q + outside
-                q = divided(division, g, q)
+                q = divided(division, g, q, most)
                 if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
                     q = c * S2[i] + d * q
                     S2[i] = q
@@ -342,7 +342,7 @@ cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
             array[i] += n
 
 
-cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating** array,
+cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating most, floating** array,
                             Py_ssize_t n) noexcept nogil:
     # n < BLOCK elements, in a padded copy; moves the pointers past them
     cdef floating padded[(2 + MAX_STATES) * BLOCK]
@@ -350,7 +350,8 @@ cdef void update_part_block(Formula* formula, Division* division, const Step* st
     for i in range(2 + MAX_STATES):
         if array[i] != NULL:
             copy_part(padded + BLOCK * i, array[i], n, True)
-    update_loop(formula, division, step, scale, padded, padded + BLOCK, padded + 2 * BLOCK, padded + 3 * BLOCK, padded + 4 * BLOCK, BLOCK)
+    update_loop(formula, division, step, scale, most, padded, padded + BLOCK, padded + 2 * BLOCK, padded + 3 * BLOCK,
+                padded + 4 * BLOCK, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
             copy_part(array[i], padded + BLOCK * i, n, False)
@@ -361,13 +362,18 @@ cdef void update_arrays(Formula* formula, Division* division, const Step* step, 
                         Py_ssize_t n) noexcept nogil:
     # n elements; moves the pointers past them
     cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
+    cdef floating most
+    if floating is float:
+        most = MOST_FLOAT
+    else:
+        most = MOST_DOUBLE
     if ahead > 0:
-        update_part_block(formula, division, step, scale, array, ahead)
+        update_part_block(formula, division, step, scale, most, array, ahead)
         n -= ahead
-    update_loop(formula, division, step, scale, array[0], array[1], array[2], array[3], array[4], n // BLOCK * BLOCK)
+    update_loop(formula, division, step, scale, most, array[0], array[1], array[2], array[3], array[4], n // BLOCK * BLOCK)
     move_on(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
-        update_part_block(formula, division, step, scale, array, n % BLOCK)
+        update_part_block(formula, division, step, scale, most, array, n % BLOCK)
 
 
 cdef inline floating clipped(floating g, floating high) noexcept nogil:

@@ -16,6 +16,8 @@ from fastopt._labels import class_labels
 # Where the rows lie that tell where the columns do: spread by the golden ratio, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
 SHARES = np.arange(128) * 0.6180339887498949 % 1
+SAMPLED = 1 << 15  # elements at most where that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
+LEAST = 32
 FAR = 10  # deviations from zero, beyond which columns are centered: a Hessian in float32 is good for some 50
 CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
 
@@ -116,25 +118,29 @@ def located(data) -> tuple[np.ndarray | None, np.ndarray]:
 
     From a sample of the rows, by weight. Without an intercept the deviations are from zero.
     """
-    rows = (SHARES * len(data.X)).astype(np.intp)
+    shares = SHARES[: max(LEAST, SAMPLED // data.X.shape[1])]
+    rows = (shares * len(data.X)).astype(np.intp)
     if data.weight is not None:
         upto = np.cumsum(data.weight)
-        rows = np.searchsorted(upto, SHARES * upto[-1], side="right")
-    sample = data.X[rows].astype(np.float64)
+        rows = np.searchsorted(upto, shares * upto[-1], side="right")
+    sample = data.X[rows].astype(np.float64, copy=False)
     if not data.intercept:
         return None, deviation(sample)
-    apart = sample - sample[0]  # a constant has a deviation of exactly 0, and is its own mean
-    mean = apart.mean(axis=0)
-    deviations = deviation(apart - mean)
-    center = sample[0] + mean
+    center = sample[0].copy()
+    sample -= center  # a constant has a deviation of exactly 0, and is its own mean
+    mean = sample.mean(axis=0)
+    sample -= mean
+    deviations = deviation(sample)
+    center += mean
     far = (np.abs(center) > FAR * deviations).any()
     return center if far else None, deviations
 
 
 def deviation(a, weight=None):
     """The root of the mean square over the rows, also where squares over- or underflow."""
-    largest = np.abs(a).max(axis=0)
-    squares = (a / (largest + (largest == 0))) ** 2
+    largest = np.maximum(a.max(axis=0), -a.min(axis=0))
+    squares = a / (largest + (largest == 0))
+    squares *= squares
     return largest * np.sqrt(squares.mean(axis=0) if weight is None else np.average(squares, axis=0, weights=weight))
 
 
