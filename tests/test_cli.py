@@ -395,7 +395,7 @@ OPTIONS = [
     (["--validation", "nan"], "--validation: expected a finite number of at least 0 and below 1, got nan"),
     (["--epochs", "0"], "--epochs: expected a whole number of at least 1, got 0"),
     (["--batch-size", "0"], "--batch-size: expected a whole number of at least 1, got 0"),
-    (["--batch-size", str(10**30)], "--batch-size: expected a whole number of at least 1"),
+    (["--batch-size", str(10**30)], "--batch-size: expected a whole number from 1 to 9007199254740992, got 1000"),
     (["--seed", "-1"], "--seed: expected a whole number of at least 0, got -1"),
     (["--lr", "-1"], "--lr: expected a finite number of at least 0, got -1.0"),
     (["--lr", "nan"], "--lr: expected a finite number of at least 0, got nan"),
