@@ -120,6 +120,8 @@ def standardize(x, mean, scale, out=None):
     mean, scale = as_input("mean", mean, a.typenum, (a.c,)), as_input("scale", scale, a.typenum, (a.c,))
     out = as_output("out", out, a.typenum, (a.n, a.c))
     check_apart(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
+    if a.c == 0:        # any number of rows of nothing
+        return out
     a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
     with nogil:
         team_run(standardize_job, &a, team_for(4 * a.n * a.c))
