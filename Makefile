@@ -3,9 +3,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml $(wildcard fastopt/_kernels/*.pyx fastopt/_kernels/*.pxi fastopt/_kernels/*.h)
+SOURCES := setup.py pyproject.toml $(shell find fastopt/_kernels -name '*.pyx' -o -name '*.pxi' -o -name '*.h')
+LEVELS := v2 v3 v4 baseline
 BUILT := .stamps/build
-INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'), '-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION')")
+INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy.get_include(), '-I' + sysconfig.get_path('include'), '-Ifastopt/_kernels/machine', '-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION')")
 
 SECONDS ?= 60
 
@@ -44,7 +45,7 @@ lint: $(BUILT) .stamps/lint
 	$(CC) -fsyntax-only -fopenmp -Werror=double-promotion $(INCLUDES) fastopt/_kernels/core.c
 
 clean:
-	rm -rf .venv .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so fastopt/_kernels/*/ docs/_build docs/api docs/gallery
+	rm -rf .venv .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so $(LEVELS:%=fastopt/_kernels/%) docs/_build docs/api docs/gallery
 
 .stamps/venv:
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,6 @@
 """What is compiled: one Cython source, once per instruction-set level.
 
-`_kernels/core.pyx` takes the topic files in and becomes one C file; that C file
+`_kernels/core.pyx` takes the files of its folders in and becomes one C file; that C file
 is compiled into `_kernels/<level>/core.*.so` for every level in LEVELS, and the
 package picks one at import. `_kernels/_cpu.pyx` is the baseline module it asks.
 
@@ -101,8 +101,8 @@ def extensions() -> list[Extension]:
     """The baseline probe and one extension a level, all levels from the same generated C."""
     compile_openmp, link_openmp = openmp_flags()
     extra = SANITIZE if os.environ.get("FASTOPT_SANITIZE") else []
-    topics = sorted(str(p) for p in [*KERNELS.glob("*.pxi"), *KERNELS.glob("*.h")])
-    core = Extension("fastopt._kernels.core", [str(KERNELS / "core.pyx")], depends=topics)
+    included = sorted(str(p) for pattern in ("*.pxi", "*.h") for p in KERNELS.rglob(pattern))
+    core = Extension("fastopt._kernels.core", [str(KERNELS / "core.pyx")], depends=included)
     cpu = Extension("fastopt._kernels._cpu", [str(KERNELS / "_cpu.pyx")])
     core, cpu = cythonize([core, cpu], language_level=3, annotate=False)
     cpu.extra_compile_args = ["-O1", *extra]
@@ -113,11 +113,11 @@ def extensions() -> list[Extension]:
             Extension(
                 f"fastopt._kernels.{level}.core",
                 core.sources,
-                include_dirs=[numpy.get_include(), str(KERNELS)],
+                include_dirs=[numpy.get_include(), str(KERNELS / "machine")],
                 define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, *march, *compile_openmp, *extra],
                 extra_link_args=[*link_openmp, *extra, *([] if extra else ["-Wl,-s"] * (sys.platform == "linux"))],
-                depends=topics,
+                depends=included,
             )
         )
     return built

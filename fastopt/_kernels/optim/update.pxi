@@ -891,21 +891,3 @@ def clip_grad_value_(grads, double value):
     if not value >= 0:
         raise ValueError(f"value: expected a number of at least 0, got {value}")
     (<Gradients>Gradients(grads)).clip(1, value)
-
-
-cdef void* grown(void* block, size_t size, size_t more) except NULL:
-    # a zeroed block that starts with the `size` bytes of the old one, which is freed
-    cdef void* wider = aligned_block(size + more)
-    if block != NULL:
-        memcpy(wider, block, size)
-        free(block)
-    return wider
-
-
-cdef void* aligned_block(size_t size) except NULL:
-    # zeroed, on a cache line of its own
-    cdef void* block = NULL
-    if posix_memalign(&block, 64, size + 64) != 0:
-        raise MemoryError(f"no memory for {size} bytes")
-    memset(block, 0, size)
-    return block
