@@ -11,6 +11,7 @@ from cpython.dict cimport PyDict_Next, PyDict_Size
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.module cimport PyImport_GetModuleDict
 from cpython.object cimport PyObject
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.float cimport DBL_MAX, FLT_MAX, FLT_MIN
 from libc.math cimport HUGE_VAL, NAN, fabs, frexp, hypot, ldexp, pow, sqrt
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -30,21 +31,36 @@ include "machine/parallel.pxi"
 include "machine/memory.pxi"
 include "functional/checks.pxi"
 include "activations.pxi"
+include "layers/rows.pxi"
 include "products.pxi"
-include "layers/dense.pxi"
-include "layers/grouped_dense.pxi"
-include "layers/maxout.pxi"
-include "layers/standardize.pxi"
-include "layers/batch_norm.pxi"
-include "layers/dropout.pxi"
 include "losses.pxi"
 include "optim/rules.pxi"
 include "optim/update.pxi"
 include "optim/penalty.pxi"
+include "layers/entry.pxi"
 include "optim/fused_update.pxi"
-include "program/program.pxi"
+include "layers/dense.pxi"
+include "layers/maxout.pxi"
+include "layers/standardize.pxi"
+include "layers/columns.pxi"
+include "layers/batch_norm.pxi"
+include "layers/dropout.pxi"
+include "layers/add.pxi"
 include "glm.pxi"
 include "limits.pxi"
+include "functional/one_entry.pxi"
+include "functional/dense.pxi"
+include "functional/maxout.pxi"
+include "functional/standardize.pxi"
+include "functional/batch_norm.pxi"
+include "functional/dropout.pxi"
+include "program/walk.pxi"
+include "program/predict.pxi"
+include "program/train.pxi"
+include "program/hvp.pxi"
+include "program/program.pxi"
+include "program/workspace.pxi"
+include "program/training.pxi"
 
 team_initialise()
 blas_initialise()

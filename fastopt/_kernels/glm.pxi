@@ -218,7 +218,9 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
     # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they
     # write above the diagonal is never read. The `size` bytes from `coming` on are asked for meanwhile
     cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
-    cdef int high
+    cdef Product tile
+    tile.a_row, tile.a_col, tile.ldb, tile.ldc, tile.depth = 1, ld, ld, ld, rows
+    tile.accumulate, tile.bias, tile.relu = True, NULL, False
     while j < q:
         tiles += (q - j + SPREAD_ROWS - 1) // SPREAD_ROWS
         j += strip
@@ -227,12 +229,13 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
     while j < q:
         i = j
         while i < q:
-            high = <int>min(SPREAD_ROWS, q - i)
+            tile.rows = min(<Py_ssize_t>SPREAD_ROWS, q - i)
             ask_lines(coming, size)
             coming += size
-            spread_tile(high, min(strip, round_up(i + high - j, lanes_of(h))), a + i, 1, ld, b + j, ld, rows,
-                        h + i * ld + j, ld, True, NULL, False)
-            i += high
+            tile.cols = min(strip, round_up(i + tile.rows - j, lanes_of(h)))
+            tile.a, tile.b, tile.c = a + i, b + j, h + i * ld + j
+            spread_tile(h, &tile)
+            i += tile.rows
         j += strip
 
 
@@ -288,12 +291,15 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
     cdef Py_ssize_t strip = strip_of(grad), a, j = 0
+    cdef Product p
+    p.a, p.a_row, p.ldb, p.depth, p.ldc, p.rows = g.theta, g.q, g.d, g.d, LANES, g.k
+    p.accumulate, p.bias, p.relu, p.ahead = False, NULL, False, False
     # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
     while j < rows:
         ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
         coming += size * GLM_DOT_ROWS // (2 * LANES)
-        dot_tiles[double](g.k, min(<Py_ssize_t>GLM_DOT_ROWS, rows - j), g.theta, g.q, x + j * g.d, g.d, g.d, s.z + j, LANES,
-                          False, NULL, False, False)
+        p.cols, p.b, p.c = min(<Py_ssize_t>GLM_DOT_ROWS, rows - j), x + j * g.d, s.z + j
+        dot_tiles(grad, &p)
         j += GLM_DOT_ROWS
     block_weights(g, i, rows, w)
     fill_rows(g.y + i, rows, y)
@@ -318,11 +324,12 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     else:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
     size = size * strip // (2 * g.d + 1)
-    j = 0
+    p.a, p.a_row, p.a_col, p.ldc, p.depth, p.accumulate, j = s.r, LANES, 1, g.q, rows, True, 0
     while j < g.d:
         ask_lines(coming, size)
         coming += size
-        spread_product[double](s.r, LANES, 1, x + j, g.d, grad + j, g.q, g.k, min(strip, g.d - j), rows, True, NULL, False)
+        p.b, p.c, p.cols = x + j, grad + j, min(strip, g.d - j)
+        spread_product(&p, grad)
         j += strip
     if g.q > g.d:
         for a in range(g.k):

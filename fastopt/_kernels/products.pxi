@@ -13,137 +13,123 @@
 
 cdef extern from "simd.h" nogil:
     const int DOT_ROWS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
-    void dot_tiles_f(Py_ssize_t rows, Py_ssize_t cols, const float* a, Py_ssize_t lda, const float* b, Py_ssize_t ldb,
-                     Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate, const float* bias, int relu, int ahead)
-    void dot_tiles_d(Py_ssize_t rows, Py_ssize_t cols, const double* a, Py_ssize_t lda, const double* b, Py_ssize_t ldb,
-                     Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate, const double* bias, int relu, int ahead)
-    void spread_tile_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate)
-    void spread_tile_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                       const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate)
-    void spread_finish_f(int rows, Py_ssize_t cols, const float* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                         const float* b, Py_ssize_t ldb, Py_ssize_t depth, float* c, Py_ssize_t ldc, int accumulate,
-                         const float* bias, int relu)
-    void spread_finish_d(int rows, Py_ssize_t cols, const double* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                         const double* b, Py_ssize_t ldb, Py_ssize_t depth, double* c, Py_ssize_t ldc, int accumulate,
-                         const double* bias, int relu)
-    void transpose_in_f(const float* source, Py_ssize_t ld, Py_ssize_t rows, float* to, Py_ssize_t ldt, Py_ssize_t depth)
-    void transpose_in_d(const double* source, Py_ssize_t ld, Py_ssize_t rows, double* to, Py_ssize_t ldt, Py_ssize_t depth)
-    void transpose_out_f(const float* source, Py_ssize_t ld, Py_ssize_t rows, float* to, Py_ssize_t ldt, Py_ssize_t depth,
-                         const float* bias, int relu)
-    void transpose_out_d(const double* source, Py_ssize_t ld, Py_ssize_t rows, double* to, Py_ssize_t ldt, Py_ssize_t depth,
-                         const double* bias, int relu)
-    double dot_wide_f(const float* a, const float* b, Py_ssize_t n)
-    double dot_wide_d(const double* a, const double* b, Py_ssize_t n)
+    ctypedef struct Product:
+        const void *a
+        const void *b
+        const void *bias
+        void *c
+        Py_ssize_t rows, cols, depth, a_row, a_col, ldb, ldc
+        bint accumulate, relu, ahead
+    # Macros over both types, which `like` points to.
+    void dot_tiles "fastopt_dot_tiles"(const void* like, const Product* p)
+    void spread_tile "fastopt_spread_tile"(const void* like, const Product* p)
+    # to[k * ldt + i] = source[i * ld + k]; in: zeros where i reaches beyond `rows`; out: with bias (rows,) and relu
+    void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
+                                             Py_ssize_t depth)
+    void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
+                                               Py_ssize_t depth, const void* bias, bint relu)
+    double dot_wide "fastopt_dot_wide"(const void* a, const void* b, Py_ssize_t n)
 
-
-cdef inline void dot_tiles(Py_ssize_t rows, Py_ssize_t cols, const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb,
-                           Py_ssize_t depth, floating* c, Py_ssize_t ldc, bint accumulate,
-                           const floating* bias, bint relu, bint ahead) noexcept nogil:
-    if floating is float:
-        dot_tiles_f(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
-    else:
-        dot_tiles_d(rows, cols, a, lda, b, ldb, depth, c, ldc, accumulate, bias, relu, ahead)
-
-
-cdef inline void spread_tile(int rows, Py_ssize_t cols, const floating* a, Py_ssize_t a_row, Py_ssize_t a_col,
-                             const floating* b, Py_ssize_t ldb, Py_ssize_t depth,
-                             floating* c, Py_ssize_t ldc, bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    if bias == NULL and not relu:
-        if floating is float:
-            spread_tile_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
-        else:
-            spread_tile_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate)
-    elif floating is float:
-        spread_finish_f(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
-    else:
-        spread_finish_d(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, bias, relu)
-
-
-cdef inline void transpose_in(const floating* source, Py_ssize_t ld, Py_ssize_t rows, floating* to, Py_ssize_t ldt,
-                              Py_ssize_t depth) noexcept nogil:
-    # to[k * ldt + i] = source[i * ld + k], zeros where i reaches beyond `rows`
-    if floating is float:
-        transpose_in_f(source, ld, rows, to, ldt, depth)
-    else:
-        transpose_in_d(source, ld, rows, to, ldt, depth)
-
-
-cdef inline void transpose_out(const floating* source, Py_ssize_t ld, Py_ssize_t rows, floating* to, Py_ssize_t ldt,
-                               Py_ssize_t depth, const floating* bias, bint relu) noexcept nogil:
-    # to[k * ldt + i] = source[i * ld + k], with bias (rows,) and relu
-    if floating is float:
-        transpose_out_f(source, ld, rows, to, ldt, depth, bias, relu)
-    else:
-        transpose_out_d(source, ld, rows, to, ldt, depth, bias, relu)
-
-
-cdef inline double dot_wide(const floating* a, const floating* b, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        return dot_wide_f(a, b, n)
-    else:
-        return dot_wide_d(a, b, n)
-
-
-cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
-    # outputs that one spread tile takes
-    return SPREAD_VECS * (LANES_f if floating is float else LANES_d)
-
-
-cdef void dot_product(const floating* a, Py_ssize_t lda, const floating* b, Py_ssize_t ldb, floating* c, Py_ssize_t ldc,
-                      Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
-    cdef bint last, ahead = cols * depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
-    while k < depth or k == 0:                  # depth 0 still writes zeros
-        last = k + panel >= depth
-        dot_tiles(rows, cols, a + k, lda, b + k, ldb, min(panel, depth - k), c, ldc, accumulate or k > 0,
-                  bias if last else NULL, last and relu, ahead)
-        k += panel
-
-
-cdef void spread_product(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb,
-                         floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth,
-                         bint accumulate, const floating* bias, bint relu) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a[i, k] at a[i * a_row + k * a_col];
-    # then bias (cols,), unless NULL, is added, and relu applied
-    cdef bint last
-    cdef Py_ssize_t strip = strip_of(c), i, j, k = 0, length, wide
-    cdef int high
-    while k < depth or k == 0:
-        length = min(SPREAD_PANEL, depth - k)
-        last = k + SPREAD_PANEL >= depth
-        j = 0
-        while j < cols:
-            wide = min(strip, cols - j)
-            i = 0
-            while i < rows:
-                high = <int>min(SPREAD_ROWS, rows - i)
-                spread_tile(high, wide, a + i * a_row + k * a_col, a_row, a_col, b + k * ldb + j, ldb, length,
-                            c + i * ldc + j, ldc, accumulate or k > 0, bias + j if last and bias != NULL else NULL, last and relu)
-                i += high
-            j += wide
-        k += SPREAD_PANEL
-
-
-cdef void packed_product(const floating* a, Py_ssize_t lda, const floating* packed, floating* c, Py_ssize_t ldc,
-                         Py_ssize_t rows, Py_ssize_t first, Py_ssize_t last, Py_ssize_t depth,
-                         const floating* bias, bint relu) noexcept nogil:
-    # columns first to last of c (rows, cols) = a (rows, depth) b^T; packed (strips, depth, strip) holds b;
-    # `first` starts a strip; bias and relu as spread_product has them
-    cdef Py_ssize_t strip = strip_of(c), j
-    for j in range(first // strip, (last + strip - 1) // strip):
-        spread_product(a, lda, 1, packed + j * strip * depth, strip, c + j * strip, ldc, rows,
-                       min(strip, last - j * strip), depth, False, bias + j * strip if bias != NULL else NULL, relu)
+cdef struct Sizes:              # of a layer's product: x (n, n_in), weight (n_out, n_in), y (n, n_out)
+    Py_ssize_t n, n_in, n_out
 
 
 cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
     return LANES_f if floating is float else LANES_d
 
 
+cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
+    # outputs that one spread tile takes
+    return SPREAD_VECS * lanes_of(dtype)
+
+
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
     return (n + grain - 1) // grain * grain
 
+
+cdef inline Block grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
+                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # columns are cut while they leave every member two tiles, for then each reads its own weights only; else rows
+    if cols >= 2 * col_grain * team:
+        return Block(0, rows, share(cols, col_grain, member, team), share(cols, col_grain, member + 1, team))
+    return Block(share(rows, row_grain, member, team), share(rows, row_grain, member + 1, team), 0, cols)
+
+
+# --- products of operands as they lie, or packed beforehand
+
+cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
+    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
+    cdef Product part = p[0]
+    part.ahead = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
+    while k < p.depth or k == 0:                # depth 0 still writes zeros
+        if k + panel < p.depth:
+            part.bias, part.relu = NULL, False
+        else:
+            part.bias, part.relu = p.bias, p.relu
+        part.a, part.b, part.depth = <floating*>p.a + k, <floating*>p.b + k, min(panel, p.depth - k)
+        part.accumulate = p.accumulate or k > 0
+        dot_tiles(dtype, &part)
+        k += panel
+
+
+cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols); then bias (cols,), unless NULL, is added, and relu applied
+    cdef Product tile = p[0]
+    cdef bint last
+    cdef Py_ssize_t strip = strip_of(dtype), i, j, k = 0
+    while k < p.depth or k == 0:
+        last = k + SPREAD_PANEL >= p.depth
+        tile.depth, tile.accumulate, tile.relu = min(SPREAD_PANEL, p.depth - k), p.accumulate or k > 0, p.relu and last
+        j = 0
+        while j < p.cols:
+            tile.cols, tile.b = min(strip, p.cols - j), <floating*>p.b + k * p.ldb + j
+            tile.bias = <floating*>p.bias + j if last and p.bias != NULL else NULL
+            i = 0
+            while i < p.rows:
+                tile.rows, tile.a = min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), <floating*>p.a + i * p.a_row + k * p.a_col
+                tile.c = <floating*>p.c + i * p.ldc + j
+                spread_tile(dtype, &tile)
+                i += SPREAD_ROWS
+            j += strip
+        k += SPREAD_PANEL
+
+
+cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a tile's rows whole before the next: for an a that is read
+    # once. A strip of b (depth, ldb) stands every `step` elements
+    cdef Product tile = p[0]
+    cdef Py_ssize_t strip = strip_of(dtype), i = 0, j, k, s
+    tile.bias, tile.relu = NULL, False
+    while i < p.rows:
+        tile.rows = min(<Py_ssize_t>SPREAD_ROWS, p.rows - i)
+        j = s = 0
+        while j < p.cols:
+            tile.cols, tile.c = min(strip, p.cols - j), <floating*>p.c + i * p.ldc + j
+            k = 0
+            while k < p.depth or k == 0:
+                tile.a, tile.b = <floating*>p.a + i * p.a_row + k * p.a_col, <floating*>p.b + s * step + k * p.ldb
+                tile.depth, tile.accumulate = min(<Py_ssize_t>SPREAD_PANEL, p.depth - k), p.accumulate or k > 0
+                spread_tile(dtype, &tile)
+                k += SPREAD_PANEL
+            j += strip
+            s += 1
+        i += SPREAD_ROWS
+
+
+cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
+    # columns first (which starts a strip) to last of c = a b^T, as spread_product; b holds (strips, depth, strip)
+    cdef Product part = p[0]
+    cdef Py_ssize_t strip = strip_of(dtype), j
+    part.ldb = strip
+    for j in range(first // strip, (last + strip - 1) // strip):
+        part.b, part.c = <floating*>p.b + j * strip * p.depth, <floating*>p.c + j * strip
+        part.bias = <floating*>p.bias + j * strip if p.bias != NULL else NULL
+        part.cols = min(strip, last - j * strip)
+        spread_product(&part, dtype)
+
+
+# --- rows in strips: what forward multiplies with weights as they lie
 
 cdef inline Py_ssize_t strips_of(Py_ssize_t rows, floating* dtype) noexcept nogil:
     # strips that the rows of a transposed operand make
@@ -155,135 +141,149 @@ cdef inline Py_ssize_t strip_start(Py_ssize_t rows, Py_ssize_t s, floating* dtyp
     return round_up(rows, lanes_of(dtype)) // lanes_of(dtype) * s // strips_of(rows, dtype) * lanes_of(dtype)
 
 
-cdef void transpose_strips(const floating* x, floating* strips, Py_ssize_t rows, Py_ssize_t depth,
-                           Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (rows, depth) -> strips of (depth, width), zeros for rows that are missing; member's share of the depth
-    cdef Py_ssize_t first = share(depth, lanes_of(x), member, team), last = share(depth, lanes_of(x), member + 1, team)
-    cdef Py_ssize_t lanes = lanes_of(x), s, i, start, width
-    for s in range(strips_of(rows, x)):
-        start = strip_start(rows, s, x)
-        width = strip_start(rows, s + 1, x) - start
+cdef void transpose_lanes(const Rows* x, Py_ssize_t r, Py_ssize_t n, Block b, floating* to, Py_ssize_t ldt) noexcept nogil:
+    # columns c0 to c1 of n <= LANES rows, r on -> to[k * ldt + i], zeros for rows that are missing
+    cdef floating some[16 * 64]
+    cdef Py_ssize_t k = b.c0, i, wide
+    if run_rows(x, r, r + n) == n:
+        transpose_in(row(x, r, to) + k, x.ld, n, to, ldt, b.c1 - k)
+        return
+    while k < b.c1:             # they lie in several runs
+        wide = min(<Py_ssize_t>64, b.c1 - k)
+        for i in range(n):
+            memcpy(some + i * 64, row(x, r + i, to) + k, wide * <Py_ssize_t>sizeof(floating))
+        transpose_in(<floating*>some, 64, n, to + (k - b.c0) * ldt, ldt, wide)
+        k += wide
+
+
+cdef void transpose_strips(const Rows* x, Block b, Py_ssize_t depth, floating* strips) noexcept nogil:
+    # rows r0 to r1 of x (n, depth) -> strips of (depth, width), their part of columns c0 to c1
+    cdef Py_ssize_t rows = b.r1 - b.r0, lanes = lanes_of(strips), s, i, start, width
+    for s in range(strips_of(rows, strips)):
+        start = strip_start(rows, s, strips)
+        width = strip_start(rows, s + 1, strips) - start
         i = 0
         while i < width:
-            transpose_in(x + (start + i) * depth + first, depth, min(lanes, rows - start - i),
-                         strips + start * depth + first * width + i, width, last - first)
+            transpose_lanes(x, b.r0 + start + i, min(lanes, rows - start - i), b, strips + start * depth + b.c0 * width + i, width)
             i += lanes
 
 
-cdef struct StripShare:         # of a product of rows in strips: a member's rows, with strips of their own, and columns
-    Py_ssize_t r0, r1, c0, c1
+cdef Block share_strips(const Rows* x, floating* strips, const Sizes* s, Py_ssize_t grain, bint alone,
+                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x -> strips, whole for the member on return, which is its block of y. If members may work alone, and there are
+    # rows enough for all, each has rows of its own and meets nobody; else all have all rows and own columns, cut at `grain`
+    cdef Py_ssize_t lanes = lanes_of(strips)
+    cdef Block own
+    if alone and s.n >= ROWS_APART * team:
+        own = Block(share(s.n, lanes, member, team), share(s.n, lanes, member + 1, team), 0, s.n_out)
+        transpose_strips(x, Block(own.r0, own.r1, 0, s.n_in), s.n_in, strips + own.r0 * s.n_in)
+        return own
+    transpose_strips(x, Block(0, s.n, share(s.n_in, lanes, member, team), share(s.n_in, lanes, member + 1, team)), s.n_in, strips)
+    team_barrier(team)
+    return Block(0, s.n, share(s.n_out, grain, member, team), share(s.n_out, grain, member + 1, team))
 
 
-cdef StripShare share_strips(const floating* x, floating* strips, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, Py_ssize_t grain,
-                             bint alone, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, in) -> strips, whole for the member on return. If members may work alone, and there are rows enough for
-    # all, each has rows of its own and meets nobody; else all have all rows and own columns, cut at `grain`
-    cdef StripShare s
-    if alone and n >= ROWS_APART * team:
-        s.r0, s.r1 = share(n, lanes_of(x), member, team), share(n, lanes_of(x), member + 1, team)
-        s.c0, s.c1 = 0, n_out
-        transpose_strips(x + s.r0 * n_in, strips + s.r0 * n_in, s.r1 - s.r0, n_in, 0, 1)
-    else:
-        s.r0, s.r1 = 0, n
-        s.c0, s.c1 = share(n_out, grain, member, team), share(n_out, grain, member + 1, team)
-        transpose_strips(x, strips, n, n_in, member, team)
-        team_barrier(team)
-    return s
+cdef struct StripProduct:       # y (n, out) = x W^T + b, the rows of x in strips
+    const void *strips          # of rows r0 to r1 of x (n, n_in)
+    const void *more_strips     # another x, whose product with more_weight is added; or NULL
+    const void *weight          # (out, depth), of which the member has columns c0 to c1 of y
+    const void *more_weight
+    const void *bias            # (out,) or NULL
+    Py_ssize_t n_in, k, depth   # columns k to k + depth of x are multiplied
+    bint relu
 
 
-cdef void transposed_product(const floating* strips, const floating* more_strips, Py_ssize_t n_in, Py_ssize_t k,
-                             const floating* weight, const floating* more_weight, floating* y,
-                             Py_ssize_t rows, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
-                             const floating* bias, bint relu) noexcept nogil:
-    # columns first to last of y (rows, n_out) = x weight^T, then bias and relu as dot_product has them; strips hold
-    # x (rows, n_in), whose columns k to k + depth are multiplied; weight, its rows `depth` long, and bias start with
-    # column `first`. The product of more_strips and more_weight, unless NULL, is added
+cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, floating* dtype) noexcept nogil:
+    # the block `own` of y; weight and bias as they start with row 0
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
-    cdef Py_ssize_t lanes = lanes_of(y), s, j, i, start, width, high
-    for s in range(strips_of(rows, y)):
-        start = strip_start(rows, s, y)
-        width = strip_start(rows, s + 1, y) - start
-        for j in range(first, last, 48):    # BLOCK_OUT, spelt out for the sake of a C loop
-            high = min(<Py_ssize_t>BLOCK_OUT, last - j)
-            spread_rows(weight + (j - first) * depth, depth, 1, strips + start * n_in + k * width, width, 0, block, width,
-                        high, width, depth, False)
-            if more_strips != NULL:
-                spread_rows(more_weight + (j - first) * depth, depth, 1, more_strips + start * n_in + k * width, width, 0,
-                            block, width, high, width, depth, True)
+    cdef Py_ssize_t lanes = lanes_of(dtype), rows = own.r1 - own.r0, s, j, i, start, width, r, n
+    cdef Product part
+    part.a_row, part.a_col, part.c, part.depth = p.depth, 1, <void*>block, p.depth
+    for s in range(strips_of(rows, dtype)):
+        start = strip_start(rows, s, dtype)
+        width = strip_start(rows, s + 1, dtype) - start
+        part.cols = part.ldb = part.ldc = width
+        for j in range(own.c0, own.c1, 48):     # BLOCK_OUT, spelt out for the sake of a C loop
+            part.rows, part.accumulate = min(<Py_ssize_t>BLOCK_OUT, own.c1 - j), False
+            part.a, part.b = <floating*>p.weight + j * p.depth, <floating*>p.strips + start * p.n_in + p.k * width
+            spread_rows(&part, 0, dtype)
+            if p.more_strips != NULL:
+                part.a, part.b = <floating*>p.more_weight + j * p.depth, <floating*>p.more_strips + start * p.n_in + p.k * width
+                part.accumulate = True
+                spread_rows(&part, 0, dtype)
             i = 0
-            while i < high:
-                transpose_out(block + i * width, width, min(lanes, high - i), y + start * n_out + j + i, n_out,
-                              min(width, rows - start), bias + j - first + i if bias != NULL else NULL, relu)
+            while i < part.rows:
+                r = start
+                while r < min(start + width, rows):
+                    n = run_rows(y, own.r0 + r, own.r0 + min(start + width, rows))
+                    transpose_out(block + i * width + r - start, width, min(lanes, part.rows - i),
+                                  row(y, own.r0 + r, dtype) + j + i, y.ld, n,
+                                  <floating*>p.bias + j + i if p.bias != NULL else <floating*>NULL, p.relu)
+                    r += n
                 i += lanes
 
 
-cdef void spread_rows(const floating* a, Py_ssize_t a_row, Py_ssize_t a_col, const floating* b, Py_ssize_t ldb, Py_ssize_t step,
-                      floating* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t depth, bint accumulate) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a tile's rows whole before the next: for an a
-    # that is read once. a[i, k] at a[i * a_row + k * a_col]; a strip of b (depth, ldb) every `step` elements
-    cdef Py_ssize_t strip = strip_of(c), i = 0, j, k, s, wide
-    cdef int high
-    while i < rows:
-        high = <int>min(SPREAD_ROWS, rows - i)
-        j = s = 0
-        while j < cols:
-            wide = min(strip, cols - j)
-            k = 0
-            while k < depth or k == 0:
-                spread_tile(high, wide, a + i * a_row + k * a_col, a_row, a_col, b + s * step + k * ldb, ldb,
-                            min(<Py_ssize_t>SPREAD_PANEL, depth - k), c + i * ldc + j, ldc, accumulate or k > 0, NULL, False)
-                k += SPREAD_PANEL
-            j += strip
-            s += 1
-        i += high
+# --- dW = dz^T x
 
-
-cdef void copy_strips(const floating* x, floating* strips, Py_ssize_t rows, Py_ssize_t cols,
-                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (rows, cols) -> strips of (rows, strip); member's share of the strips
-    cdef Py_ssize_t strip = strip_of(x), i, j
-    cdef Py_ssize_t first = share(cols, strip, member, team), last = share(cols, strip, member + 1, team)
-    j = first
-    while j < last:
-        for i in range(rows):
-            memcpy(strips + j * rows + i * strip, x + i * cols + j, min(strip, last - j) * <Py_ssize_t>sizeof(floating))
-        j += strip
+cdef struct Operands:           # as spread_rows takes them: dz along the outputs, x along the inputs
+    Py_ssize_t row, col         # dz[i, j] at dz + j * row + i * col
+    Py_ssize_t ldb, step        # x[i, c] at x + c // strip * step + i * ldb + c % strip
+    const void *dz
+    const void *x
 
 
 cdef inline bint pays_packing(Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    # whether dW = dz^T x takes its operands from strips
+    # whether dW takes its operands from strips
     return n >= TRANSPOSE_ROWS and n_in >= PACK_WIDTH and n_out >= PACK_WIDTH
 
 
-cdef void transpose_rows(const floating* a, floating* to, Py_ssize_t ldt, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t cols) noexcept nogil:
-    # to[j * ldt + i] = a[i, j] for rows r0 to r1 of a (rows, cols)
-    while r0 < r1:
-        transpose_in(a + r0 * cols, cols, min(lanes_of(a), r1 - r0), to + r0, ldt, cols)
-        r0 += lanes_of(a)
-
-
-cdef inline void grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
-                            Py_ssize_t member, Py_ssize_t team, Py_ssize_t* r0, Py_ssize_t* r1,
-                            Py_ssize_t* c0, Py_ssize_t* c1) noexcept nogil:
-    # member's rectangle of (rows, cols): columns are cut while they leave every member two
-    # tiles, for then each reads its own weights only; else rows
-    if cols >= 2 * col_grain * team:
-        r0[0], r1[0] = 0, rows
-        c0[0], c1[0] = share(cols, col_grain, member, team), share(cols, col_grain, member + 1, team)
+cdef void lay_operands(const Rows* x, const Rows* dz, floating* scratch, Operands* to, const Sizes* s, bint strips,
+                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # where strips are wanted, and pay, x in strips and dz transposed, in scratch; else matrices without gaps, copied to
+    # scratch where they have some. A member has its rows of dz, and lays its share
+    cdef Py_ssize_t strip = strip_of(scratch), width = round_up(s.n, lanes_of(scratch))
+    cdef Py_ssize_t r0 = share(s.n, ROW_GRAIN, member, team), r1 = share(s.n, ROW_GRAIN, member + 1, team)
+    cdef floating* more = scratch + s.n * round_up(s.n_in, strip)
+    if strips and pays_packing(s.n, s.n_in, s.n_out):
+        to.x, to.dz, to.row, to.col, to.ldb, to.step = scratch, more, width, 1, strip, s.n * strip
+        copy_strips(x, scratch, s.n, s.n_in, member, team)
+        while r0 < r1:
+            transpose_lanes(dz, r0, min(lanes_of(more), r1 - r0), Block(0, 0, 0, s.n_out), more + r0, width)
+            r0 += lanes_of(more)
     else:
-        r0[0], r1[0] = share(rows, row_grain, member, team), share(rows, row_grain, member + 1, team)
-        c0[0], c1[0] = 0, cols
+        to.x, to.dz = gathered(x, scratch, s.n_in, r0, r1), gathered(dz, more, s.n_out, r0, r1)
+        to.row, to.col, to.ldb, to.step = 1, s.n_out, s.n_in, strip
 
 
-def pack_weight(weight):
-    """Weight (out, in) as `packed_product` reads it: (strips, in, strip), the last strip filled with zeros."""
-    strip = SPREAD_VECS * (LANES_f if weight.dtype == np.float32 else LANES_d)
-    n_out, n_in = weight.shape
-    strips = (n_out + strip - 1) // strip
-    block = np.zeros(strips * n_in * strip + 64 // weight.itemsize, weight.dtype)
-    start = -block.ctypes.data % 64 // weight.itemsize
-    packed = block[start:start + strips * n_in * strip].reshape(strips, n_in, strip)
-    for j in range(strips):
-        rows = weight[j * strip:(j + 1) * strip]
-        packed[j, :, :len(rows)] = rows.T
-    return packed
+cdef void copy_strips(const Rows* x, floating* strips, Py_ssize_t rows, Py_ssize_t cols,
+                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (rows, cols) -> strips of (rows, strip); member's share of the strips
+    cdef Py_ssize_t strip = strip_of(strips), i, j = share(cols, strip, member, team), last = share(cols, strip, member + 1, team)
+    while j < last:
+        for i in range(rows):
+            memcpy(strips + j * rows + i * strip, row(x, i, strips) + j, min(strip, last - j) * <Py_ssize_t>sizeof(floating))
+        j += strip
+
+
+cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Block b, Py_ssize_t n, bint accumulate) noexcept nogil:
+    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW (+)= dz^T x, over n rows; dw points to the first of them
+    cdef Product p
+    p.a, p.a_row, p.a_col = <floating*>a.dz + b.r0 * a.row, a.row, a.col
+    p.b, p.ldb = <floating*>a.x + b.c0 // strip_of(dw) * a.step, a.ldb
+    p.c, p.ldc, p.rows, p.cols, p.depth, p.accumulate = dw, ldw, b.r1 - b.r0, b.c1 - b.c0, n, accumulate
+    spread_rows(&p, a.step, dw)
+
+
+cdef void sum_rows(const Rows* a, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, floating* total) noexcept nogil:
+    # total (n_columns,): columns c0 to c1 of a, n rows
+    cdef Py_ssize_t i
+    for i in range(c0, c1):
+        total[i] = 0
+    for i in range(n):
+        add_row(total + c0, row(a, i, total) + c0, c1 - c0)
+
+
+cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n):
+        y[j] += bias[j]

@@ -1,472 +1,399 @@
-# The dense layer: y = phi(x W^T + b), and its backward.
+# The dense layer, y = phi(x W^T + b), whole or in groups: outputs and inputs are then cut into as many groups, an output
+# reads the inputs of its group only, and W is block-diagonal, of which the blocks are kept and multiplied.
 #
-# - The products are those of products.pxi; which one forward takes depends on the rows of the
-#   whole call, never on the team.
-# - Forward: a member owns a rectangle of y; bias and relu are applied while a block of outputs
-#   is in registers, other activations while its rows are in cache. Softmax needs whole rows and
-#   follows after a barrier.
+# - The products are those of products.pxi; which one forward takes depends on the rows of the whole call, never on the
+#   team. A group's product has the bits of a layer of its own.
+# - Forward: a member owns a block of y; bias and relu are applied while outputs are in registers, other activations
+#   while rows are in cache. Softmax needs whole rows and follows after a barrier. Many groups are handed out whole, few
+#   are cut like one product.
 # - Scratch holds an operand in strips; all members fill it, and meet before they read it.
+# - Backward and update in one: a few rows of dW are computed, taken by the optimizer's rule while they are in L1, and
+#   gone. dx takes its part of the same rows of W just before they change, while they are in cache. A member owns columns:
+#   what it reads of W for dx is what it updates, so nobody waits. Where no dx is wanted it owns rows, which forward gave
+#   it too.
 
-cdef Py_ssize_t dense_scratch(Py_ssize_t rows, Py_ssize_t n_in, Py_ssize_t n_out, bint training, floating* dtype) noexcept nogil:
-    # elements of scratch that forward_dense, and in training dense_dz, take for so many rows
-    cdef Py_ssize_t wide = round_up(n_in, strip_of(dtype))
-    rows = round_up(rows, lanes_of(dtype))
-    return rows * (wide + n_out) if training else rows * n_in
+cdef struct Dense:
+    Py_ssize_t groups
+    void *weight                # (out, in / groups)
+    void *bias                  # (out,) or NULL
+    void *packed                # weight again, in strips, in a network that stays as it is; else NULL
 
 
-cdef void forward_dense(const floating* x, const floating* weight, const floating* packed, const floating* bias,
-                        floating* z, floating* y, floating* scratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out,
-                        int activation, bint alone, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, in), weight (out, in), bias (out,) or NULL -> y (n, out); z (n, out), if not NULL,
-    # receives the pre-activation. One of three products: of packed, unless NULL, standing in for
-    # weight; of x in strips, with scratch; of x and weight as they lie. alone: members need not keep to
-    # their outputs; in training they do, for the weights they have updated are in their cache
-    cdef Py_ssize_t r0, r1, c0, c1
-    cdef StripShare own
-    cdef floating* pre = y if z == NULL else z
-    cdef bint rectified = activation == RELU and pre == y
-    if packed != NULL:
-        grid_share(n, n_out, SPREAD_ROWS, strip_of(y), member, team, &r0, &r1, &c0, &c1)
-        packed_product(x + r0 * n_in, n_in, packed, pre + r0 * n_out, n_out, r1 - r0, c0, c1, n_in, bias, rectified)
-    elif scratch != NULL:
-        own = share_strips(x, scratch, n, n_in, n_out, COLUMN_GRAIN, alone, member, team)
-        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
-        transposed_product(scratch + r0 * n_in, <floating*>NULL, n_in, 0, weight + c0 * n_in, <floating*>NULL, pre + r0 * n_out,
-                           r1 - r0, n_out, n_in, c0, c1, bias + c0 if bias != NULL else NULL, rectified)
+cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize_t grain, Py_ssize_t team) noexcept nogil:
+    # columns that go to one member: whole groups if four or more a member even the shares out
+    if groups < 4 * team or width == 0:
+        return grain
+    return (grain + width - 1) // width * width
+
+
+cdef inline Sizes sizes_of(const Run* r, const Entry* e) noexcept nogil:
+    return Sizes(rows_in(r, e), e.n_in, e.n_out)
+
+
+cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, in) -> y (n, out); z (n, out), where it is kept, receives the preactivation. In training members keep to their
+    # outputs, for the weights that they have updated are in their cache
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, rows = r.n * e.positions, i, g, m, c0, c1
+    cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
+    cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
+    cdef bint rectified = e.activation == RELU and z.start == y.start
+    cdef bint packed = d.packed != NULL and rows < PACKED_ROWS and not r.training, in_strips = not packed and rows >= TRANSPOSE_ROWS
+    cdef Block own
+    cdef StripProduct strips
+    cdef Product p
+    if in_strips:
+        own = share_strips(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, team),
+                           not (r.training and e.n_weights > 0), member, team)
+    elif packed:
+        own = grid_share(s.n, s.n_out, SPREAD_ROWS, strip_of(dtype), member, team)
     else:
-        grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
-        dot_product(x + r0 * n_in, n_in, weight + c0 * n_in, n_in, pre + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in, False,
-                    bias + c0 if bias != NULL else NULL, rectified)
+        own = grid_share(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, team), member, team)
+    strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
+    strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified
+    p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, rectified
+    g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
+    while g * width < own.c1:
+        c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
+        if in_strips:
+            strips.k = g * depth
+            transposed_product(&strips, &z, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_strips else own.r0
+        while i < own.r1:
+            m = common_rows(&x, &z, i, own.r1)
+            p.a, p.rows = row(&x, i, dtype) + g * depth, m
+            if packed:
+                p.b, p.c, p.bias = d.packed, row(&z, i, dtype), d.bias
+                packed_product(&p, c0, c1, dtype)
+            else:
+                p.b, p.c, p.cols = <floating*>d.weight + c0 * depth, row(&z, i, dtype) + c0, c1 - c0
+                p.bias = <floating*>d.bias + c0 if d.bias != NULL else <floating*>NULL
+                dot_product(&p, dtype)
+            i += m
+        g += 1
     if not rectified:
-        finish(activation, pre, y, n, n_out, r0, r1, c0, c1, member, team)
+        finish(e.activation, &z, &y, &s, own, dtype, member, team)
 
 
-cdef void finish(int activation, const floating* pre, floating* y, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t r0, Py_ssize_t r1,
-                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # y (n, out) = phi(pre), a member's rows r0 to r1 and columns c0 to c1; of softmax whole rows
-    cdef Py_ssize_t i
+cdef void finish(int activation, const Rows* z, const Rows* y, const Sizes* s, Block own, floating* dtype,
+                 Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # y (n, n_out) = phi(z), a member's block; of softmax whole rows
     if activation == SOFTMAX:
         team_barrier(team)
-        r0, r1 = share(n, 1, member, team), share(n, 1, member + 1, team)
-        softmax_rows(pre + r0 * n_out, y + r0 * n_out, r1 - r0, n_out)
-    elif activation == IDENTITY and pre == y:
+        own = Block(share(s.n, 1, member, team), share(s.n, 1, member + 1, team), 0, s.n_out)
+    elif activation == IDENTITY and z.start == y.start:
         return
-    elif c1 - c0 == n_out:
-        activate(activation, pre + r0 * n_out, y + r0 * n_out, (r1 - r0) * n_out)
-    else:
-        for i in range(r0, r1):
-            activate(activation, pre + i * n_out + c0, y + i * n_out + c0, c1 - c0)
+    activate_rows(activation, z, y, s.n_out, own, dtype)
 
 
-cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(n):
-        y[j] += bias[j]
+cdef inline Block own_rows(const Sizes* s, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # a member's rows of dz
+    return Block(share(s.n, ROW_GRAIN, member, team), share(s.n, ROW_GRAIN, member + 1, team), 0, s.n_out)
 
 
-cdef void activation_gradient(const floating* dy, const floating* v, floating* dz, Py_ssize_t n, Py_ssize_t n_out,
-                              int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dz (n, out) = dy * phi', a member's rows
-    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team)
-    if activation == SOFTMAX:
-        softmax_rows_backward(v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, r1 - r0, n_out)
-    elif activation != IDENTITY or dz != dy:
-        activate_backward(activation, v + r0 * n_out, dy + r0 * n_out, dz + r0 * n_out, (r1 - r0) * n_out)
+cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dz (n, n_out) = dy phi', in place but where r.dy holds dy; a member's rows
+    cdef Rows v = preactivations(r, e, r.z, r.values, dtype), dy = dz[0]
+    if r.dy != NULL:
+        dy = matrix(r.dy, s.n_out)
+    if e.activation != IDENTITY or dz.start != dy.start:
+        derive_rows(e.activation, &v, &dy, dz, s.n_out, own_rows(s, member, team), dtype)
 
 
-cdef struct Operands:           # of dW = dz^T x, as spread_rows takes them: dz along the outputs, x along the inputs
-    Py_ssize_t row, col         # dz[i, j] at dz + j * row + i * col
-    Py_ssize_t ldb, step        # x[i, c] at x + c // strip * step + i * ldb + c % strip
-    void *dz
-    void *x
-
-
-cdef void dense_dz(const floating* dy, const floating* x, const floating* v, floating* dz, floating* scratch, Operands* to,
-                   Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dz (n, out) = dy * phi', and the operands of dW; whole for every member on return
-    activation_gradient(dy, v, dz, n, n_out, activation, member, team)
-    lay_operands(x, dz, scratch, to, n, n_in, n_out, member, team)
-    team_barrier(team)
-
-
-cdef void lay_operands(const floating* x, const floating* dz, floating* scratch, Operands* to, Py_ssize_t n, Py_ssize_t n_in,
-                       Py_ssize_t n_out, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # the operands of dW: where it pays x in strips and dz transposed, in scratch; a member has its rows of dz, and lays
-    # its share
-    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), width = round_up(n, lanes_of(dz))
-    if scratch != NULL and pays_packing(n, n_in, n_out):
-        to.x, to.dz = scratch, scratch + n * round_up(n_in, strip_of(x))
-        to.row, to.col, to.ldb, to.step = width, 1, strip_of(x), n * strip_of(x)
-        copy_strips(x, <floating*>to.x, n, n_in, member, team)
-        transpose_rows(dz, <floating*>to.dz, width, r0, r1, n_out)
-    else:
-        to.x, to.dz = <void*>x, <void*>dz
-        to.row, to.col, to.ldb, to.step = 1, n_out, n_in, strip_of(x)
-
-
-cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Py_ssize_t r0, Py_ssize_t r1,
-                                 Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, bint accumulate) noexcept nogil:
-    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW (+)= dz^T x; dw points to the first of them
-    spread_rows(<floating*>a.dz + r0 * a.row, a.row, a.col, <floating*>a.x + c0 // strip_of(dw) * a.step, a.ldb, a.step,
-                dw, ldw, r1 - r0, c1 - c0, n, accumulate)
-
-
-cdef void backward_dense(const floating* dy, const floating* x, const floating* weight, const floating* v,
-                         floating* dz, floating* dx, floating* dw, floating* db, floating* scratch,
-                         Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
-                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy (n, out), x (n, in), weight (out, in), v (n, out) as activation_slope takes it
-    # dz (n, out) = dy * phi'; dx (n, in) (+)= dz W; dw (out, in) = dz^T x; db (out,) = sum of dz's rows
-    # dz may be dy; dx, dw, db may be NULL. On return dz is whole, dx, dw and db each member's share.
-    cdef Py_ssize_t r0, r1, c0, c1
+cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dz (n, out) = dy phi', in place; of each group dx (n, in) (+)= dz W, dW (out, in / groups) = dz^T x; db = sum of dz's rows
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype)
+    cdef floating* dw = gradient(r, e, 0, dtype)
+    cdef floating* db = gradient(r, e, 1, dtype)
     cdef Operands operands
-    dense_dz(dy, x, v, dz, scratch if dw != NULL else NULL, &operands, n, n_in, n_out, activation, member, team)
-    if dx != NULL:
-        grid_share(n, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
-        spread_product(dz + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in,
-                       r1 - r0, c1 - c0, n_out, accumulate_dx, NULL, False)
+    activation_gradient(r, e, &s, &dz, dtype, member, team)
     if dw != NULL:
-        grid_share(n_out, n_in, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team, &r0, &r1, &c0, &c1)
-        weight_gradient(&operands, dw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, False)
+        lay_operands(&x, &dz, <floating*>r.scratch, &operands, &s, d.groups == 1, member, team)
+    team_barrier(team)
+    if e.sources[0].wanted:
+        input_gradient(r, e, d.weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, member, team)
+    if dw != NULL:
+        group_gradients(&operands, d.groups, &s, dw, False, member, team)
     if db != NULL:
-        bias_gradient(dz, db, n, n_out, member, team)
+        bias_gradient(&dz, &s, db, member, team)
 
 
-cdef inline void bias_gradient(const floating* dz, floating* db, Py_ssize_t n, Py_ssize_t n_out,
-                               Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef Py_ssize_t c0 = share(n_out, 16, member, team), c1 = share(n_out, 16, member + 1, team)
-    sum_rows(dz + c0, n_out, db + c0, n, c1 - c0)
+cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, void** dvalues, bint accumulate, floating* dtype,
+                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dx (n, in) (+)= dz W, group by group, into the source's value of dvalues; a member's block
+    cdef Py_ssize_t groups = (<Dense*>e.own).groups, grain = 4 * SPREAD_VECS * LANES_f
+    cdef Py_ssize_t depth = e.n_in // groups, width = e.n_out // groups, i, m, g, c0, c1
+    cdef Rows dx = source_rows(r, e, dvalues, dtype)
+    cdef Block own = grid_share(rows_in(r, e), e.n_in, SPREAD_ROWS, group_grain(groups, depth, grain, team), member, team)
+    cdef Product p
+    p.a_row, p.a_col, p.ldb, p.ldc, p.depth = dz.ld, 1, depth, dx.ld, width
+    p.accumulate, p.bias, p.relu = accumulate, NULL, False
+    g = own.c0 // depth if own.r0 < own.r1 and own.c0 < own.c1 else groups
+    while g * depth < own.c1:
+        c0, c1 = max(own.c0, g * depth), min(own.c1, (g + 1) * depth)
+        p.b, p.cols = <floating*>weight + g * width * depth + c0 - g * depth, c1 - c0
+        i = own.r0
+        while i < own.r1:
+            m = common_rows(dz, &dx, i, own.r1)
+            p.a, p.c, p.rows = row(dz, i, dtype) + g * width, row(&dx, i, dtype) + c0, m
+            spread_product(&p, dtype)
+            i += m
+        g += 1
 
 
-cdef void sum_rows(const floating* a, Py_ssize_t lda, floating* total, Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for j in range(cols):
-        total[j] = 0
-    for i in range(rows):
-        add_row(total, a + i * lda, cols)
+cdef void group_gradients(const Operands* a, Py_ssize_t groups, const Sizes* s, floating* dw, bint accumulate,
+                          Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dW (out, in / groups) (+)= dz^T x of each group; a member's block
+    cdef Py_ssize_t depth = s.n_in // groups, width = s.n_out // groups, g
+    cdef Block own = grid_share(s.n_out, depth, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team), part = own
+    cdef Operands group = a[0]
+    g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else groups
+    while g * width < own.r1:
+        part.r0, part.r1 = max(own.r0, g * width), min(own.r1, (g + 1) * width)
+        if groups > 1:          # not in strips
+            group.x = <floating*>a.x + g * depth
+        weight_gradient(&group, dw + part.r0 * depth + own.c0, depth, part, s.n, accumulate)
+        g += 1
+
+
+cdef inline void bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    sum_rows(dz, share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), s.n, db)
+
+
+# --- backward and update in one
+
+cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # as backward_dense, with the penalty's gradient, but the weight takes its step instead of dW being written. Where the
+    # norm of all gradients is limited, backward has been there, and left dz
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else SPREAD_PANEL, i, m, c0, c1
+    cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype), dx
+    cdef Operands operands
+    cdef Product product
+    cdef FusedRows rows
+    if r.update != UPDATE_LIMITED:
+        activation_gradient(r, e, &s, &dz, dtype, member, team)
+    lay_operands(&x, &dz, <floating*>r.scratch, &operands, &s, True, member, team)
+    team_barrier(team)
+    if e.n_weights > 1:
+        bias_gradient(&dz, &s, <floating*>r.dparams[e.weights[1].grad], member, team)
+    rows.operands, rows.weight, rows.plan, rows.n = &operands, &e.weights[0], r.plan, s.n
+    rows.room = r.thread_scratch + member * r.thread_bytes
+    if not e.sources[0].wanted or r.update == UPDATE_LIMITED:
+        update_rows(&rows, Block(share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), 0, s.n_in), dtype)
+        return
+    dx = source_rows(r, e, r.dvalues, dtype)
+    c0, c1 = share(s.n_in, strip_of(dtype), member, team), share(s.n_in, strip_of(dtype), member + 1, team)
+    product.a_row, product.a_col, product.ldb, product.ldc, product.cols = dz.ld, 1, s.n_in, dx.ld, c1 - c0
+    product.bias, product.relu = NULL, False
+    while p < s.n_out and c0 < c1:
+        product.b, product.depth = <floating*>d.weight + p * s.n_in + c0, min(high, s.n_out - p)
+        product.accumulate = e.sources[0].accumulate or p > 0
+        i = 0
+        while i < s.n:
+            m = common_rows(&dz, &dx, i, s.n)
+            product.a, product.c, product.rows = row(&dz, i, dtype) + p, row(&dx, i, dtype) + c0, m
+            spread_product(&product, dtype)
+            i += m
+        update_rows(&rows, Block(p, min(p + high, s.n_out), c0, c1), dtype)
+        p += high
+
+
+cdef Py_ssize_t fused_room(const Entry* e) noexcept nogil:
+    return FUSED_ROOM if e.fuses else 0
+
+
+cdef bint dense_row_norm_pays(const Run* r, const Entry* e) noexcept nogil:
+    # whether ||dW|| from rows of x and dz is cheaper than from a dW that is written and read twice
+    cdef Sizes s = sizes_of(r, e)
+    return e.positions == 1 and s.n * s.n * (s.n_in + s.n_out) < GRAM_SHARE * s.n_in * s.n_out
+
+
+cdef double dense_row_norm(const Run* r, const Entry* e, Py_ssize_t i) noexcept nogil:
+    # what rows up to i bring to ||dW||^2 = sum_ij (X X^T)_ij (dZ dZ^T)_ij and, with bias, to ||db||^2 = sum_ij (dZ dZ^T)_ij
+    return gram_row(r, e, i, <float*>NULL) if r.typenum == cnp.NPY_FLOAT32 else gram_row(r, e, i, <double*>NULL)
+
+
+cdef double gram_row(const Run* r, const Entry* e, Py_ssize_t i, floating* dtype) noexcept nogil:
+    cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype)
+    cdef Py_ssize_t j
+    cdef double total = 0, more = 1 if e.n_weights > 1 else 0
+    for j in range(i + 1):
+        total += (1 if j == i else 2) * (dot_wide(row(&x, i, dtype), row(&x, j, dtype), e.n_in) + more) * dot_wide(
+            row(&dz, i, dtype), row(&dz, j, dtype), e.n_out)
+    return total
 
 
 # --- directional derivatives: t before a name is the tangent of what it stands for
 
-cdef void tangent_dense(const floating* x, const floating* tx, const floating* weight, const floating* tweight,
-                        const floating* tbias, const floating* v, floating* tz, floating* ty, floating* scratch,
-                        floating* tscratch, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out, int activation,
-                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tx (n, in) or NULL, no tangent; tweight (out, in), tbias (out,) or NULL, v (n, out) as activation_slope takes it
-    # tz (n, out) = tx W^T + x tW^T + tb, ty (n, out) = phi' tz, which tz may be; products as forward_dense chooses them
-    cdef Py_ssize_t r0, r1, c0, c1
-    cdef StripShare own
-    if scratch != NULL:
-        if tx != NULL:
-            transpose_strips(tx, tscratch, n, n_in, member, team)
-        own = share_strips(x, scratch, n, n_in, n_out, COLUMN_GRAIN, False, member, team)
-        r0, r1, c0, c1 = own.r0, own.r1, own.c0, own.c1
-        transposed_product(scratch, tscratch if tx != NULL else NULL, n_in, 0, tweight + c0 * n_in, weight + c0 * n_in, tz,
-                           r1 - r0, n_out, n_in, c0, c1, tbias + c0 if tbias != NULL else NULL, False)
+cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # tz (n, out) = tx W^T + x tW^T + tb, ty = phi' tz; products as forward_dense chooses them
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, i, m, g, c0, c1
+    cdef Py_ssize_t grain = group_grain(d.groups, width, COLUMN_GRAIN, team)
+    cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
+    cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tz = preactivations(r, e, r.tz, r.tangents, dtype)
+    cdef Rows ty = dst_rows(r, e, r.tangents, dtype)
+    cdef floating* tweight = direction(r, e, 0, dtype)
+    cdef floating* tbias = direction(r, e, 1, dtype)
+    cdef bint moves = e.sources[0].wanted, in_strips = r.n * e.positions >= TRANSPOSE_ROWS
+    cdef Block own
+    cdef StripProduct strips
+    cdef Product p
+    if tweight == NULL:         # a constant matrix
+        if not moves:
+            return
+        x, tweight, moves = tx, <floating*>d.weight, False
+    if in_strips:
+        if moves:
+            transpose_strips(&tx, Block(0, s.n, share(s.n_in, lanes_of(dtype), member, team),
+                                        share(s.n_in, lanes_of(dtype), member + 1, team)), s.n_in, <floating*>r.tscratch)
+        own = share_strips(&x, <floating*>r.scratch, &s, grain, False, member, team)
     else:
-        grid_share(n, n_out, DOT_ROWS, 16, member, team, &r0, &r1, &c0, &c1)
-        dot_product(x + r0 * n_in, n_in, tweight + c0 * n_in, n_in, tz + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
-                    False, tbias + c0 if tbias != NULL else NULL, False)
-        if tx != NULL:
-            dot_product(tx + r0 * n_in, n_in, weight + c0 * n_in, n_in, tz + r0 * n_out + c0, n_out, r1 - r0, c1 - c0, n_in,
-                        True, NULL, False)
-    finish_tangent(activation, v, tz, ty, n, n_out, r0, r1, c0, c1, member, team)
+        own = grid_share(s.n, s.n_out, DOT_ROWS, grain, member, team)
+    strips.strips, strips.more_strips = r.scratch, r.tscratch if moves else NULL
+    strips.weight, strips.more_weight, strips.bias = tweight, d.weight, tbias
+    strips.n_in, strips.depth, strips.relu = s.n_in, depth, False
+    p.a_col, p.ldb, p.ldc, p.depth, p.relu = 1, depth, tz.ld, depth, False
+    g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
+    while g * width < own.c1:
+        c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
+        if in_strips:
+            strips.k = g * depth
+            transposed_product(&strips, &tz, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_strips else own.r0
+        while i < own.r1:
+            m = common_rows(&x, &tz, i, common_rows(&tx, &tz, i, own.r1) + i) if moves else common_rows(&x, &tz, i, own.r1)
+            p.a, p.a_row, p.b = row(&x, i, dtype) + g * depth, x.ld, tweight + c0 * depth
+            p.c, p.rows, p.cols, p.accumulate = row(&tz, i, dtype) + c0, m, c1 - c0, False
+            p.bias = tbias + c0 if tbias != NULL else <floating*>NULL
+            dot_product(&p, dtype)
+            if moves:
+                p.a, p.a_row, p.b, p.accumulate, p.bias = row(&tx, i, dtype) + g * depth, tx.ld, <floating*>d.weight + c0 * depth, True, NULL
+                dot_product(&p, dtype)
+            i += m
+        g += 1
+    finish_tangent(e.activation, &v, &tz, &ty, &s, own, dtype, member, team)
 
 
-cdef void finish_tangent(int activation, const floating* v, const floating* tz, floating* ty, Py_ssize_t n, Py_ssize_t n_out,
-                         Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # ty (n, out) = phi' tz on a member's rows r0 to r1 and columns c0 to c1; softmax, whose Jacobian is symmetric, by rows
-    cdef Py_ssize_t i
+cdef void finish_tangent(int activation, const Rows* v, const Rows* tz, const Rows* ty, const Sizes* s, Block own, floating* dtype,
+                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # ty (n, n_out) = phi' tz, a member's block; of softmax, whose Jacobian is symmetric, whole rows
     if activation == SOFTMAX:
         team_barrier(team)
-        activation_gradient(tz, v, ty, n, n_out, activation, member, team)
-    elif activation == IDENTITY and tz == ty:
+        own = own_rows(s, member, team)
+    elif activation == IDENTITY and tz.start == ty.start:
         return
-    else:
-        for i in range(r0, r1):
-            activate_backward(activation, v + i * n_out + c0, tz + i * n_out + c0, ty + i * n_out + c0, c1 - c0)
+    derive_rows(activation, v, tz, ty, s.n_out, own, dtype)
 
 
-cdef void activation_tangent_gradient(const floating* v, const floating* tv, floating* dy, floating* tdy, Py_ssize_t n,
-                                      Py_ssize_t n_out, int activation, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy (n, out) becomes dz = dy phi', tdy its tangent: a member's rows
-    cdef Py_ssize_t r0 = share(n, ROW_GRAIN, member, team), r1 = share(n, ROW_GRAIN, member + 1, team), start = r0 * n_out
-    if activation == SOFTMAX:
-        softmax_rows_tangent_backward(v + start, tv + start, dy + start, tdy + start, r1 - r0, n_out)
-    else:
-        activate_tangent_backward(activation, v + start, tv + start, dy + start, tdy + start, (r1 - r0) * n_out)
+cdef void activation_tangent_gradient(Run* r, Entry* e, const Sizes* s, const Rows* dy, const Rows* tdy, floating* dtype,
+                                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy (n, n_out) becomes dz = dy phi', tdy its tangent: a member's rows
+    cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tv = preactivations(r, e, r.tz, r.tangents, dtype)
+    derive_tangent_rows(e.activation, &v, &tv, dy, tdy, s.n_out, own_rows(s, member, team), dtype)
 
 
-cdef void tangent_backward_dense(floating* dy, floating* tdy, const floating* x, const floating* tx, const floating* weight,
-                                 const floating* tweight, const floating* v, const floating* tv, floating* dx, floating* tdx,
-                                 floating* tdw, floating* tdb, floating* scratch, floating* tscratch, Py_ssize_t n,
-                                 Py_ssize_t n_in, Py_ssize_t n_out, int activation, bint accumulate_dx,
-                                 Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (n, in) (+)= tdz W + dz tW;
-    # tdw (out, in) = tdz^T x + dz^T tx; tdb (out,) or NULL = sum of tdz's rows
-    # tx NULL: x has no tangent, and dx and tdx are not wanted. Shares as of backward_dense
-    cdef Py_ssize_t r0, r1, c0, c1, grain = 4 * SPREAD_VECS * LANES_f
+cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (+)= tdz W + dz tW; tdW = tdz^T x + dz^T tx;
+    # tdb = sum of tdz's rows
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
+    cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
+    cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate, strips = d.groups == 1
     cdef Operands operands, toperands
-    activation_tangent_gradient(v, tv, dy, tdy, n, n_out, activation, member, team)
-    lay_operands(x, tdy, scratch, &operands, n, n_in, n_out, member, team)
-    if tx != NULL:
-        lay_operands(tx, dy, tscratch, &toperands, n, n_in, n_out, member, team)
+    activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, member, team)
+    if e.n_weights > 0:
+        lay_operands(&x, &tdz, <floating*>r.scratch, &operands, &s, strips, member, team)
+    if e.n_weights > 0 and moves:
+        lay_operands(&tx, &dz, <floating*>r.tscratch, &toperands, &s, strips, member, team)
     team_barrier(team)
-    if tx != NULL:
-        grid_share(n, n_in, SPREAD_ROWS, grain, member, team, &r0, &r1, &c0, &c1)
-        spread_product(dy + r0 * n_out, n_out, 1, weight + c0, n_in, dx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
-                       accumulate_dx, NULL, False)
-        spread_product(tdy + r0 * n_out, n_out, 1, weight + c0, n_in, tdx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
-                       accumulate_dx, NULL, False)
-        spread_product(dy + r0 * n_out, n_out, 1, tweight + c0, n_in, tdx + r0 * n_in + c0, n_in, r1 - r0, c1 - c0, n_out,
-                       True, NULL, False)
-    grid_share(n_out, n_in, SPREAD_ROWS, grain, member, team, &r0, &r1, &c0, &c1)
-    weight_gradient(&operands, tdw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, False)
-    if tx != NULL:
-        weight_gradient(&toperands, tdw + r0 * n_in + c0, n_in, r0, r1, c0, c1, n, True)
-    if tdb != NULL:
-        bias_gradient(tdy, tdb, n, n_out, member, team)
+    if moves:
+        input_gradient(r, e, d.weight, &dz, r.dvalues, accumulate, dtype, member, team)
+        input_gradient(r, e, d.weight, &tdz, r.dtangents, accumulate, dtype, member, team)
+    if moves and e.n_weights > 0:
+        input_gradient(r, e, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, member, team)
+        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, member, team)
+        group_gradients(&toperands, d.groups, &s, gradient(r, e, 0, dtype), True, member, team)
+    elif e.n_weights > 0:
+        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, member, team)
+    if e.n_weights > 1:
+        bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), member, team)
 
 
-# ---------------------------------------------------------------- entry points
+# --- the kind
 
-cdef struct DenseCall:
-    int typenum, activation
-    Py_ssize_t n, n_in, n_out, groups
-    void *x
-    void *weight
-    void *bias
-    void *v
-    void *y
-    void *dy
-    void *dz
-    void *dx
-    void *dw
-    void *db
-    void *scratch
+cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
+    return e.n_in * e.n_out // (<Dense*>e.own).groups
 
 
-cdef void dense_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef floating* weight = <floating*>c.weight
-    cdef floating* bias = <floating*>c.bias
-    cdef floating* scratch = <floating*>c.scratch
-    cdef floating* x = <floating*>c.x
-    cdef floating* y = <floating*>c.y
-    cdef floating* z = <floating*>c.v
-    cdef Py_ssize_t start = 0, n = c.n if scratch == NULL else DENSE_ROWS
-    while start < c.n:
-        n = min(n, c.n - start)
-        if start > 0:
-            team_barrier(team)  # nobody reads the strips any more
-        if c.groups == 1:
-            forward_dense(x, weight, <floating*>NULL, bias, z, y, scratch, n, c.n_in, c.n_out, c.activation, True, member, team)
-        else:
-            forward_grouped_dense(x, weight, bias, z, y, scratch, n, c.n_in, c.n_out, c.groups, c.activation, True, member, team)
-        start += n
-        x += n * c.n_in
-        y += n * c.n_out
-        if z != NULL:
-            z += n * c.n_out
+cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
+    # x in strips; in training dz beside it
+    cdef Py_ssize_t wide = round_up(e.n_in, SPREAD_VECS * LANES_f)
+    rows = round_up(rows, LANES_f)
+    return rows * (wide + e.n_out) if training else rows * e.n_in
 
 
-cdef void dense_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef DenseCall* c = <DenseCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        dense_rows(c, <float*>NULL, member, team)
-    else:
-        dense_rows(c, <double*>NULL, member, team)
+cdef bint dense_by_columns(const Run* r, const Entry* e) noexcept nogil:
+    # in training forward shares out columns, whole activations of them
+    return (r.training and e.n_weights > 0 and (<Dense*>e.own).groups == 1 and r.n * e.positions >= TRANSPOSE_ROWS
+            and e.activation != SOFTMAX)
 
 
-cdef void dense_backward_rows(DenseCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    if c.groups == 1:
-        backward_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz,
-                       <floating*>c.dx, <floating*>c.dw, <floating*>c.db, <floating*>c.scratch,
-                       c.n, c.n_in, c.n_out, c.activation, False, member, team)
-    else:
-        backward_grouped_dense(<floating*>c.dy, <floating*>c.x, <floating*>c.weight, <floating*>c.v, <floating*>c.dz,
-                               <floating*>c.dx, <floating*>c.dw, <floating*>c.db,
-                               c.n, c.n_in, c.n_out, c.groups, c.activation, False, member, team)
+cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:
+    return same_positions(&shapes[e.sources[0].value], &shapes[e.dst])
 
 
-cdef void dense_backward_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef DenseCall* c = <DenseCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        dense_backward_rows(c, <float*>NULL, member, team)
-    else:
-        dense_backward_rows(c, <double*>NULL, member, team)
-
-
-cdef object scratch_for(DenseCall* c, Py_ssize_t rows, bint training):
-    # an array that holds c.scratch
-    cdef Py_ssize_t size
-    if c.typenum == cnp.NPY_FLOAT32:
-        size = dense_scratch(rows, c.n_in, c.n_out, training, <float*>NULL)
-    else:
-        size = dense_scratch(rows, c.n_in, c.n_out, training, <double*>NULL)
-    block = np.empty(size + 16, dtype_of(c.typenum))
-    c.scratch = <void*>((<size_t>data(block) + 63) // 64 * 64)
-    return block
-
-
-cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, object activation, object out, object z):
-    # what dense and grouped_dense have in common
-    cdef DenseCall c
-    c.typenum = float_type("x", x)
-    x = as_input("x", x, c.typenum, (None, None))
-    c.n, c.n_in, c.groups = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1), groups
-    check_groups(groups, "columns of x", c.n_in)
-    weight = as_input("weight", weight, c.typenum, (None, c.n_in // groups))
-    c.n_out = cnp.PyArray_DIM(<cnp.ndarray>weight, 0)
-    check_groups(groups, "rows of weight", c.n_out)
-    if bias is not None:
-        bias = as_input("bias", bias, c.typenum, (c.n_out,))
-    c.activation = activation_code(activation)
-    out = as_output("out", out, c.typenum, (c.n, c.n_out))
-    if z is not None:
-        z = as_output("z", z, c.typenum, (c.n, c.n_out))
-    check_apart(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
-    if cnp.PyArray_SIZE(<cnp.ndarray>out) == 0:     # however many rows of nothing there are
-        return out
-    c.x, c.weight, c.y = data(x), data(weight), data(out)
-    c.bias = NULL if bias is None else data(bias)
-    c.v = NULL if z is None else data(z)
-    c.scratch = NULL
-    scratch = scratch_for(&c, min(c.n, <Py_ssize_t>DENSE_ROWS), False) if c.n >= TRANSPOSE_ROWS else None
-    with nogil:
-        team_run(dense_job, &c, team_for(c.n * c.n_in // groups * c.n_out))
-    return out
-
-
-cdef object call_dense_backward(object dy, object x, object weight, object z, Py_ssize_t groups, object activation,
-                                object dx, object dw, object db, object y):
-    cdef DenseCall c
-    c.typenum = float_type("dy", dy)
-    dy = as_input("dy", dy, c.typenum, (None, None))
-    c.n, c.n_out, c.groups = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1), groups
-    check_groups(groups, "columns of dy", c.n_out)
-    x = as_input("x", x, c.typenum, (c.n, None))
-    c.n_in = cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    check_groups(groups, "columns of x", c.n_in)
-    weight = as_input("weight", weight, c.typenum, (c.n_out, c.n_in // groups))
-    c.activation = activation_code(activation)
-    v = slope_argument(c.activation, c.typenum, z, y, (c.n, c.n_out))
-    dx = as_output("dx", dx, c.typenum, (c.n, c.n_in))
-    if dw is not None:
-        dw = as_output("dw", dw, c.typenum, (c.n_out, c.n_in // groups))
-    if db is not None:
-        db = as_output("db", db, c.typenum, (c.n_out,))
-    check_apart(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
-    if all(a is None or cnp.PyArray_SIZE(<cnp.ndarray>a) == 0 for a in (dx, dw, db)):
-        return dx
-    dz = dy if c.activation == IDENTITY else np.empty_like(dy)
-    c.dy, c.x, c.weight, c.dz, c.dx = data(dy), data(x), data(weight), data(dz), data(dx)
-    c.v = data(dy) if v is None else data(v)
-    c.dw = NULL if dw is None else data(dw)
-    c.db = NULL if db is None else data(db)
-    scratch = scratch_for(&c, c.n, True) if dw is not None and groups == 1 and pays_packing(c.n, c.n_in, c.n_out) else None
-    with nogil:
-        team_run(dense_backward_job, &c, team_for(2 * c.n * c.n_in // groups * c.n_out))
-    return dx
-
-
-cdef int check_groups(Py_ssize_t groups, str name, Py_ssize_t width) except -1:
-    if width % groups != 0:
-        raise ValueError(f"groups: expected a divisor of the {width} {name}, got {groups}")
+cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
+    # weights: weight (out, in / groups), and bias (out,) or not. Or constant: a weight that is not trained
+    cdef Dense* d = <Dense*>arrays.block(sizeof(Dense))
+    e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.get("groups", 1))
+    if e.n_in % d.groups or e.n_out % d.groups:
+        raise ValueError(f"{arrays.entry}: expected groups that divide {e.n_in} inputs and {e.n_out} outputs, got {d.groups}")
+    shape = (e.n_out, e.n_in // d.groups)
+    if "constant" in own:
+        d.weight = arrays.hold("constant", own["constant"], arrays.typenum, shape)
+        return 0
+    d.weight = arrays.hold_weight(e, "weight", weights[0], shape)
+    if len(weights) > 1:
+        d.bias = arrays.hold_weight(e, "bias", weights[1], (e.n_out,))
+    e.fuses = d.groups == 1
     return 0
 
 
-def dense(x, weight, bias=None, activation="identity", out=None, z=None):
-    """Dense layer, ``activation(x @ weight.T + bias)``.
-
-    Parameters
-    ----------
-    x : ndarray, shape (n, in), float32 or float64
-        Input rows.
-    weight : ndarray, shape (out, in), dtype of `x`
-        One row of weights per output.
-    bias : ndarray, shape (out,), dtype of `x`, optional
-        Added to every row.
-    activation : str
-        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
-    out : ndarray, shape (n, out), optional
-        Overwritten with the result.
-    z : ndarray, shape (n, out), optional
-        Overwritten with the pre-activation ``x @ weight.T + bias``.
-
-    Returns
-    -------
-    ndarray, shape (n, out)
-        `out` if given, else a new array.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> x, weight = np.ones((1, 3), np.float32), np.eye(2, 3, dtype=np.float32)
-    >>> fo.functional.dense(x, weight, np.array([0, -2], np.float32), activation="relu")
-    array([[1., 0.]], dtype=float32)
-    """
-    return call_dense(x, weight, bias, 1, activation, out, z)
+cdef int prepare_dense(Entry* e, Arrays arrays) except -1:
+    cdef Dense* d = <Dense*>e.own
+    if d.groups == 1 and e.n_weights > 0 and e.n_in * e.n_out * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8) <= PACKED_BYTES:
+        d.packed = arrays.block(round_up(e.n_out, SPREAD_VECS * LANES_f) * e.n_in * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8))
+        if arrays.typenum == cnp.NPY_FLOAT32:
+            pack_weight(<float*>d.weight, <float*>d.packed, e.n_out, e.n_in)
+        else:
+            pack_weight(<double*>d.weight, <double*>d.packed, e.n_out, e.n_in)
+    return 0
 
 
-def dense_backward(dy, x, weight, z=None, activation="identity", dx=None, dw=None, db=None, *, y=None):
-    """Gradients of `dense`, given the gradient of its output.
-
-    Parameters
-    ----------
-    dy : ndarray, shape (n, out), float32 or float64
-        Gradient with respect to the layer's output; not changed.
-    x, weight : ndarray
-        As given to `dense`.
-    z : ndarray, shape (n, out), optional
-        The pre-activation that `dense` stored.
-    activation : str
-        As given to `dense`.
-    dx, dw, db : ndarray, optional
-        Overwritten with the gradients of `x` (n, in), `weight` (out, in) and the bias (out,).
-        `dx` is made if not given; `dw` and `db` are computed only if given.
-    y : ndarray, shape (n, out), optional
-        The layer's output, which may be given instead of `z` (and saves recomputing it) for
-        every activation except gelu and silu.
-
-    Returns
-    -------
-    ndarray, shape (n, in)
-        `dx`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> x, weight, dw = np.ones((1, 3)), np.eye(2, 3), np.empty((2, 3))
-    >>> fo.functional.dense_backward(np.array([[1.0, 2.0]]), x, weight, dw=dw)
-    array([[1., 2., 0.]])
-    >>> dw
-    array([[1., 1., 1.],
-           [2., 2., 2.]])
-    """
-    return call_dense_backward(dy, x, weight, z, 1, activation, dx, dw, db, y)
+cdef void pack_weight(const floating* weight, floating* packed, Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
+    # weight (out, in) -> (strips, in, strip), as packed_product reads it; the rest of the last strip is zeros already
+    cdef Py_ssize_t strip = strip_of(packed), i, k
+    for i in range(n_out):
+        for k in range(n_in):
+            packed[i // strip * strip * n_in + k * strip + i % strip] = weight[i * n_in + k]
 
 
-cdef object slope_argument(int activation, int typenum, object z, object y, tuple shape):
-    # what activation_slope needs: y itself, or z, or y recomputed from z
-    if activation == IDENTITY:
-        return None
-    if y is not None:
-        if activation in (GELU, SILU):
-            raise ValueError(f"y: cannot stand for z with {ACTIVATIONS[activation]}; pass the z that dense stored")
-        return as_input("y", y, typenum, shape)
-    if z is None:
-        raise ValueError(f"z: expected the pre-activation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
-    z = as_input("z", z, typenum, shape)
-    if activation in (TANH, SIGMOID, SOFTMAX):
-        return elementwise(activation_job, activation, typenum, z, None)
-    return z
+cdef Kind dense_kind
+dense_kind.forward = Pass(forward_dense[float], forward_dense[double])
+dense_kind.backward = Pass(backward_dense[float], backward_dense[double])
+dense_kind.fused_update = Pass(fused_update_dense[float], fused_update_dense[double])
+dense_kind.tangent = Pass(tangent_dense[float], tangent_dense[double])
+dense_kind.tangent_backward = Pass(tangent_backward_dense[float], tangent_backward_dense[double])
+dense_kind.place, dense_kind.fits, dense_kind.prepare = place_dense, dense_fits, prepare_dense
+dense_kind.work, dense_kind.scratch, dense_kind.thread_scratch = dense_work, dense_scratch, fused_room
+dense_kind.row_norm, dense_kind.row_norm_pays, dense_kind.by_columns = dense_row_norm, dense_row_norm_pays, dense_by_columns
+dense_kind.least_rows = 1
+register_kind(&dense_kind, "dense")

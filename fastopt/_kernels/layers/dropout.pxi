@@ -27,20 +27,27 @@ cdef inline uint32_t draw(uint32_t counter, uint32_t key) noexcept nogil:
     return (counter ^ (counter >> 15)) * <uint32_t>0x846ca68b
 
 
-cdef void forward_dropout(const floating* x, floating* y, Py_ssize_t n, double rate, uint64_t seed, uint64_t step,
-                          bint accumulate, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n,) -> y (n,) (+)= x / (1 - rate) or 0; y may be x
-    cdef Py_ssize_t start = share(n, GRAIN, member, team), stop = share(n, GRAIN, member + 1, team), end
-    cdef uint64_t stream = scramble(scramble(seed) + step)
-    cdef floating scale = <floating>(1.0 / (1.0 - rate))
-    cdef uint32_t limit = <uint32_t>(rate * 4294967296.0)      # a draw below it drops
-    while start < stop:
-        end = min(stop, (start // KEY_BLOCK + 1) * KEY_BLOCK)
+cdef struct Dropout:
+    double rate                 # the share to drop
+    uint64_t *seed              # where its layer keeps it
+
+
+cdef void drop(const Dropout* d, const Rows* x, const Rows* y, uint64_t step, Py_ssize_t c, Py_ssize_t n, bint accumulate,
+               floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # n elements of rows of c: y (+)= x / (1 - rate) or 0; y may be x
+    cdef Py_ssize_t i = share(n, GRAIN, member, team), stop = share(n, GRAIN, member + 1, team), end
+    cdef uint64_t stream = scramble(scramble(d.seed[0]) + step), key
+    cdef floating scale = <floating>(1.0 / (1.0 - d.rate))
+    cdef uint32_t limit = <uint32_t>(d.rate * 4294967296.0)    # a draw below it drops
+    while i < stop:
+        end = min(stop, (i // KEY_BLOCK + 1) * KEY_BLOCK)
+        end = i + run_elements(x, i, i + run_elements(y, i, end, c), c)
+        key = scramble(stream + i // KEY_BLOCK)
         if accumulate:
-            dropout_values(x + start, y + start, end - start, scale, limit, scramble(stream + start // KEY_BLOCK), start % KEY_BLOCK, True)
+            dropout_values(element(x, i, c, dtype), element(y, i, c, dtype), end - i, scale, limit, key, i % KEY_BLOCK, True)
         else:
-            dropout_values(x + start, y + start, end - start, scale, limit, scramble(stream + start // KEY_BLOCK), start % KEY_BLOCK, False)
-        start = end
+            dropout_values(element(x, i, c, dtype), element(y, i, c, dtype), end - i, scale, limit, key, i % KEY_BLOCK, False)
+        i = end
 
 
 cdef inline void dropout_values(const floating* x, floating* y, Py_ssize_t n, floating scale, uint32_t limit,
@@ -56,113 +63,35 @@ cdef inline void dropout_values(const floating* x, floating* y, Py_ssize_t n, fl
         counter += weyl
 
 
-# ---------------------------------------------------------------- entry points
-
-cdef struct DropoutCall:
-    int typenum
-    Py_ssize_t n
-    double rate
-    uint64_t seed, step
-    void *x
-    void *y
+cdef void forward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
+    drop(<Dropout*>e.own, &x, &y, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, member, team)
 
 
-cdef void dropout_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef DropoutCall* c = <DropoutCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        forward_dropout(<float*>c.x, <float*>c.y, c.n, c.rate, c.seed, c.step, False, member, team)
-    else:
-        forward_dropout(<double*>c.x, <double*>c.y, c.n, c.rate, c.seed, c.step, False, member, team)
+cdef void backward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Rows dy = dst_rows(r, e, r.dvalues, dtype), dx = source_rows(r, e, r.dvalues, dtype)
+    if e.sources[0].wanted:
+        drop(<Dropout*>e.own, &dy, &dx, r.step, e.n_in, rows_in(r, e) * e.n_in, e.sources[0].accumulate, dtype, member, team)
 
 
-cdef uint64_t key_number(str name, object a) except? 0:
-    if isinstance(a, bool) or not hasattr(a, "__index__") or not 0 <= a < 2**64:
-        raise ValueError(f"{name}: expected a whole number from 0 to 2**64 - 1, got {a!r}")
-    return a.__index__()
+cdef void tangent_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Rows tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
+    if e.sources[0].wanted:
+        drop(<Dropout*>e.own, &tx, &ty, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, member, team)
 
 
-def drop_rate(rate):
-    """A rate of dropout as a float; ValueError unless it is in [0, 1)."""
-    if isinstance(rate, bool) or not hasattr(rate, "__float__") or not 0 <= rate < 1:
-        raise ValueError(f"rate: expected a number in [0, 1), the share to drop, got {rate!r}")
-    return float(rate)
+cdef int place_dropout(Entry* e, dict own, list weights, Arrays arrays) except -1:
+    # rate, and seed () in uint64, which its layer may set
+    cdef Dropout* d = <Dropout*>arrays.block(sizeof(Dropout))
+    e.own, d.rate = <void*>d, own["rate"]
+    d.seed = <uint64_t*>arrays.hold("seed", own["seed"], cnp.NPY_UINT64, ())
+    return 0
 
 
-cdef object call_dropout(str name, object x, object rate, object seed, object step, str out_name, object out):
-    # what dropout and dropout_backward have in common
-    cdef DropoutCall c
-    c.typenum, c.rate = float_type(name, x), drop_rate(rate)
-    c.seed, c.step = key_number("seed", seed), key_number("step", step)
-    x = as_input(name, x, c.typenum, x.shape)
-    out = as_output(out_name, out, c.typenum, x.shape)
-    check_apart((out_name,), (out,), (name,), (None if data(out) == data(x) else x,))
-    c.n, c.x, c.y = x.size, data(x), data(out)
-    with nogil:
-        team_run(dropout_job, &c, team_for(8 * c.n))
-    return out
-
-
-def dropout(x, rate, seed, step=0, out=None):
-    """Drop a random share of the elements and scale up the others (Srivastava et al. 2014).
-
-    Parameters
-    ----------
-    x : ndarray, float32 or float64
-    rate : float
-        The probability of dropping an element, in [0, 1). Those kept are multiplied by
-        ``1 / (1 - rate)``, so that the mean stays.
-    seed, step : int
-        From 0 to ``2**64 - 1``. They and an element's place, in C order, decide whether it is
-        kept: the same ones drop the same elements, at any thread count and in either dtype.
-    out : ndarray, shape of `x`, optional
-        Overwritten with the result; may be `x` itself.
-
-    Returns
-    -------
-    ndarray, shape of `x`
-        `out` if given, else a new array. A dropped NaN or infinity is 0 as well.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or a rate outside [0, 1); nothing has been
-        written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> fo.functional.dropout(np.ones(8), rate=0.5, seed=0)
-    array([2., 0., 0., 0., 2., 2., 2., 2.])
-    """
-    return call_dropout("x", x, rate, seed, step, "out", out)
-
-
-def dropout_backward(dy, rate, seed, step=0, dx=None):
-    """Gradient of `dropout`, given the gradient of its output: the same elements are dropped again.
-
-    Parameters
-    ----------
-    dy : ndarray, float32 or float64
-        Gradient with respect to the output.
-    rate, seed, step
-        As given to `dropout`.
-    dx : ndarray, shape of `dy`, optional
-        Overwritten with the gradient of `x`; may be `dy` itself.
-
-    Returns
-    -------
-    ndarray, shape of `dy`
-        `dx` if given, else a new array.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `dropout`; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> fo.functional.dropout_backward(np.arange(8.0), rate=0.5, seed=0)
-    array([ 0.,  0.,  0.,  0.,  8., 10., 12., 14.])
-    """
-    return call_dropout("dy", dy, rate, seed, step, "dx", dx)
+cdef Kind dropout_kind
+dropout_kind.forward = Pass(forward_dropout[float], forward_dropout[double])
+dropout_kind.backward = Pass(backward_dropout[float], backward_dropout[double])
+dropout_kind.tangent = Pass(tangent_dropout[float], tangent_dropout[double])
+dropout_kind.tangent_backward = Pass(backward_twice[float], backward_twice[double])
+dropout_kind.place, dropout_kind.fits, dropout_kind.least_rows = place_dropout, same_shape, 1
+register_kind(&dropout_kind, "dropout")

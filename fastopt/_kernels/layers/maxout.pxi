@@ -14,19 +14,25 @@ cdef inline floating larger(floating best, floating piece) noexcept nogil:
     return piece if piece != piece else best
 
 
-cdef void forward_maxout(const floating* x, floating* y, Py_ssize_t m, Py_ssize_t pieces,
-                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (m, pieces) -> y (m,) = max over the pieces
-    cdef Py_ssize_t start = share(m, GRAIN, member, team), n = share(m, GRAIN, member + 1, team) - start
-    x, y = x + start * pieces, y + start
-    if pieces == 2:
-        maxout_values(x, y, n, 2)
-    elif pieces == 3:
-        maxout_values(x, y, n, 3)
-    elif pieces == 4:
-        maxout_values(x, y, n, 4)
-    else:
-        maxout_values(x, y, n, pieces)
+cdef void forward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, out * pieces) -> y (n, out) = max over the pieces
+    cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
+    cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, n
+    cdef Py_ssize_t i = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team)
+    cdef floating* at
+    cdef floating* to
+    while i < stop:
+        n = run_elements(&y, i, i + run_elements(&x, i * pieces, stop * pieces, e.n_in) // pieces, e.n_out)
+        at, to = element(&x, i * pieces, e.n_in, dtype), element(&y, i, e.n_out, dtype)
+        if pieces == 2:
+            maxout_values(at, to, n, 2)
+        elif pieces == 3:
+            maxout_values(at, to, n, 3)
+        elif pieces == 4:
+            maxout_values(at, to, n, 4)
+        else:
+            maxout_values(at, to, n, pieces)
+        i += n
 
 
 cdef inline void maxout_values(const floating* x, floating* y, Py_ssize_t m, Py_ssize_t pieces) noexcept nogil:
@@ -39,19 +45,28 @@ cdef inline void maxout_values(const floating* x, floating* y, Py_ssize_t m, Py_
         y[i] = best
 
 
-cdef void backward_maxout(const floating* dy, const floating* x, floating* dx, Py_ssize_t m, Py_ssize_t pieces,
-                          bint accumulate_dx, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy (m,), x (m, pieces) -> dx (m, pieces) (+)= dy at the piece that won, 0 elsewhere
-    cdef Py_ssize_t start = share(m, GRAIN, member, team), n = share(m, GRAIN, member + 1, team) - start
-    dy, x, dx = dy + start, x + start * pieces, dx + start * pieces
-    if pieces == 2 and not accumulate_dx:
-        maxout_gradients(dy, x, dx, n, 2, False)
-    elif pieces == 3 and not accumulate_dx:
-        maxout_gradients(dy, x, dx, n, 3, False)
-    elif pieces == 4 and not accumulate_dx:
-        maxout_gradients(dy, x, dx, n, 4, False)
-    else:
-        maxout_gradients(dy, x, dx, n, pieces, accumulate_dx)
+cdef void backward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy (n, out), x (n, out * pieces) -> dx (n, out * pieces) (+)= dy at the piece that won, 0 elsewhere
+    cdef Rows x = source_rows(r, e, r.values, dtype), dx = source_rows(r, e, r.dvalues, dtype), dy = dst_rows(r, e, r.dvalues, dtype)
+    cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, n
+    cdef Py_ssize_t i = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team)
+    cdef bint accumulate = e.sources[0].accumulate
+    cdef floating* of
+    cdef floating* at
+    cdef floating* to
+    while i < stop and e.sources[0].wanted:
+        n = run_elements(&x, i * pieces, stop * pieces, e.n_in) // pieces
+        n = run_elements(&dy, i, i + min(n, run_elements(&dx, i * pieces, stop * pieces, e.n_in) // pieces), e.n_out)
+        of, at, to = element(&dy, i, e.n_out, dtype), element(&x, i * pieces, e.n_in, dtype), element(&dx, i * pieces, e.n_in, dtype)
+        if pieces == 2 and not accumulate:
+            maxout_gradients(of, at, to, n, 2, False)
+        elif pieces == 3 and not accumulate:
+            maxout_gradients(of, at, to, n, 3, False)
+        elif pieces == 4 and not accumulate:
+            maxout_gradients(of, at, to, n, 4, False)
+        else:
+            maxout_gradients(of, at, to, n, pieces, accumulate)
+        i += n
 
 
 cdef inline void maxout_gradients(const floating* dy, const floating* x, floating* dx, Py_ssize_t m, Py_ssize_t pieces,
@@ -75,130 +90,33 @@ cdef inline void maxout_gradients(const floating* dy, const floating* x, floatin
                 dx[i * pieces + p] = slope if winner == <floating>p else <floating>0
 
 
-cdef void tangent_maxout(const floating* x, const floating* tx, floating* ty, Py_ssize_t m, Py_ssize_t pieces,
-                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x, tx (m, pieces) -> ty (m,), the directional derivative: tx of the piece that won. Backward is linear, and its own
-    cdef Py_ssize_t i, p
+cdef void tangent_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # ty (n, out): tx of the piece that won. Backward is linear, and its own tangent
+    cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
+    cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, i, p
     cdef floating best, piece, change
+    cdef floating* at
+    cdef floating* moves
+    if not e.sources[0].wanted:
+        return
     for i in range(share(m, GRAIN, member, team), share(m, GRAIN, member + 1, team)):
-        best, change = x[i * pieces], tx[i * pieces]
+        at, moves = element(&x, i * pieces, e.n_in, dtype), element(&tx, i * pieces, e.n_in, dtype)
+        best, change = at[0], moves[0]
         for p in range(1, pieces):
-            piece = x[i * pieces + p]
-            change = tx[i * pieces + p] if piece > best or (piece != piece and best == best) else change
+            piece = at[p]
+            change = moves[p] if piece > best or (piece != piece and best == best) else change
             best = larger(best, piece)
-        ty[i] = change
+        element(&ty, i, e.n_out, dtype)[0] = change
 
 
-# ---------------------------------------------------------------- entry points
-
-cdef struct MaxoutCall:
-    int typenum
-    Py_ssize_t m, pieces
-    void *x
-    void *y                     # dy in backward
-    void *dx
+cdef bint maxout_fits(const Entry* e, const Shape* shapes) noexcept:
+    return e.n_in % e.n_out == 0 and same_positions(&shapes[e.sources[0].value], &shapes[e.dst])
 
 
-cdef void maxout_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef MaxoutCall* c = <MaxoutCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        forward_maxout[float](<float*>c.x, <float*>c.y, c.m, c.pieces, member, team)
-    else:
-        forward_maxout[double](<double*>c.x, <double*>c.y, c.m, c.pieces, member, team)
-
-
-cdef void maxout_backward_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef MaxoutCall* c = <MaxoutCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        backward_maxout[float](<float*>c.y, <float*>c.x, <float*>c.dx, c.m, c.pieces, False, member, team)
-    else:
-        backward_maxout[double](<double*>c.y, <double*>c.x, <double*>c.dx, c.m, c.pieces, False, member, team)
-
-
-def maxout(x, pieces=2, out=None):
-    """The largest of every `pieces` neighbouring columns.
-
-    Parameters
-    ----------
-    x : ndarray, shape (n, out * pieces), float32 or float64
-        NaN wins against every number.
-    pieces : int
-        A divisor of the number of columns.
-    out : ndarray, shape (n, out), optional
-        Overwritten with ``out[i, j] = max(x[i, j * pieces : (j + 1) * pieces])``.
-
-    Returns
-    -------
-    ndarray, shape (n, out)
-        `out` if given, else a new array.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or pieces that do not divide; nothing has been
-        written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> fo.functional.maxout(np.array([[1.0, 3.0, -2.0, -4.0]]))
-    array([[ 3., -2.]])
-    """
-    cdef MaxoutCall c
-    c.typenum = float_type("x", x)
-    x = as_input("x", x, c.typenum, (None, None))
-    c.pieces = whole_number("pieces", pieces)
-    n, columns = x.shape
-    if columns % pieces:
-        raise ValueError(f"pieces: expected a divisor of the {columns} columns of x, got {pieces}")
-    out = as_output("out", out, c.typenum, (n, columns // pieces))
-    check_apart(("out",), (out,), ("x",), (x,))
-    c.m, c.x, c.y = out.size, data(x), data(out)
-    with nogil:
-        team_run(maxout_job, &c, team_for(4 * c.m * c.pieces))
-    return out
-
-
-def maxout_backward(dy, x, pieces=2, dx=None):
-    """Gradient of `maxout`, given the gradient of its output.
-
-    Parameters
-    ----------
-    dy : ndarray, shape (n, out), float32 or float64
-        Gradient with respect to the output; not changed.
-    x : ndarray, shape (n, out * pieces), dtype of `dy`
-        As given to `maxout`.
-    pieces : int
-        As given to `maxout`.
-    dx : ndarray, shape (n, out * pieces), optional
-        Overwritten with the gradient of `x`: `dy` at the first of the largest pieces, 0 elsewhere.
-
-    Returns
-    -------
-    ndarray, shape (n, out * pieces)
-        `dx` if given, else a new array.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> x = np.array([[1.0, 3.0, -2.0, -4.0]])
-    >>> fo.functional.maxout_backward(np.array([[5.0, 7.0]]), x)
-    array([[0., 5., 7., 0.]])
-    """
-    cdef MaxoutCall c
-    c.typenum = float_type("dy", dy)
-    dy = as_input("dy", dy, c.typenum, (None, None))
-    c.pieces = whole_number("pieces", pieces)
-    n, n_out = dy.shape
-    x = as_input("x", x, c.typenum, (n, n_out * pieces))
-    dx = as_output("dx", dx, c.typenum, (n, n_out * pieces))
-    check_apart(("dx",), (dx,), ("dy", "x"), (dy, x))
-    c.m, c.x, c.y, c.dx = dy.size, data(x), data(dy), data(dx)
-    with nogil:
-        team_run(maxout_backward_job, &c, team_for(4 * c.m * c.pieces))
-    return dx
+cdef Kind maxout_kind
+maxout_kind.forward = Pass(forward_maxout[float], forward_maxout[double])
+maxout_kind.backward = Pass(backward_maxout[float], backward_maxout[double])
+maxout_kind.tangent = Pass(tangent_maxout[float], tangent_maxout[double])
+maxout_kind.tangent_backward = Pass(backward_twice[float], backward_twice[double])
+maxout_kind.fits, maxout_kind.least_rows = maxout_fits, 1
+register_kind(&maxout_kind, "maxout")

@@ -19,16 +19,11 @@ cdef enum:                      # how a network of float32 reads x
     READ_ROUNDED
 
 
-cdef void forward_standardize(const given* x, const double* mean, const double* scale, const float* split, int reading,
-                              floating* y, Py_ssize_t n, Py_ssize_t c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c), mean, scale (c,), split (3, c): high, low and scale -> y (n, c)
-    cdef bint in_float32 = reading == READ_ROUNDED or (reading == READ_AS_IT_COMES and sizeof(given) == sizeof(float))
-    cdef Py_ssize_t i
-    for i in range(share(n, 1, member, team), share(n, 1, member + 1, team)):
-        if floating is float and in_float32:
-            standardize_split_row(x + i * c, split, split + c, split + 2 * c, <float*>y + i * c, c)
-        else:
-            standardize_wide_row(x + i * c, mean, scale, y + i * c, c)
+cdef struct Standardize:
+    const double *mean          # (c,)
+    const double *scale
+    const float *split          # (3, c): the mean in two parts and the scale, in float32
+    const uint8_t *reading      # where its layer keeps how x is read
 
 
 cdef inline void standardize_split_row(const given* x, const float* high, const float* low, const float* scale, float* y,
@@ -45,84 +40,73 @@ cdef inline void standardize_wide_row(const given* x, const double* mean, const 
         y[j] = <floating>((<double>x[j] - mean[j]) * scale[j])
 
 
-cdef inline void standardize_row(const floating* x, const floating* mean, const floating* scale, floating* y,
-                                 Py_ssize_t c) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(c):
-        y[j] = (x[j] - mean[j]) * scale[j]
+cdef void standardize_rows(Run* r, Entry* e, const Rows* x, const given* like, floating* dtype, Py_ssize_t member,
+                           Py_ssize_t team) noexcept nogil:
+    # x (n, c), in the dtype that came -> y (n, c)
+    cdef const Standardize* s = <Standardize*>e.own
+    cdef int reading = s.reading[0]
+    cdef Py_ssize_t i, c = e.n_in
+    cdef bint in_float32 = reading == READ_ROUNDED or (reading == READ_AS_IT_COMES and sizeof(given) == sizeof(float))
+    cdef Rows y = dst_rows(r, e, r.values, dtype)
+    for i in range(share(rows_in(r, e), 1, member, team), share(rows_in(r, e), 1, member + 1, team)):
+        if floating is float and in_float32:
+            standardize_split_row(row(x, i, <given*>like), s.split, s.split + c, s.split + 2 * c, row(&y, i, dtype), c)
+        else:
+            standardize_wide_row(row(x, i, <given*>like), s.mean, s.scale, row(&y, i, dtype), c)
 
 
-cdef void backward_standardize(const floating* dy, const double* scale, floating* dx, Py_ssize_t n, Py_ssize_t c,
-                               bint accumulate_dx, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy (n, c), scale (c,) -> dx (n, c) (+)= dy * scale
-    cdef Py_ssize_t i, j
-    for i in range(share(n, 1, member, team), share(n, 1, member + 1, team)):
-        for j in range(c):
-            dx[i * c + j] = (dx[i * c + j] if accumulate_dx else <floating>0) + dy[i * c + j] * <floating>scale[j]
-
-
-# ---------------------------------------------------------------- entry points
-
-cdef struct StandardizeCall:
-    int typenum
-    Py_ssize_t n, c
-    void *x
-    void *mean
-    void *scale
-    void *y
-
-
-cdef void standardize_rows(StandardizeCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c), mean (c,), scale (c,) -> y (n, c)
-    cdef Py_ssize_t i
-    for i in range(share(a.n, 1, member, team), share(a.n, 1, member + 1, team)):
-        standardize_row(<floating*>a.x + i * a.c, <floating*>a.mean, <floating*>a.scale, <floating*>a.y + i * a.c, a.c)
-
-
-cdef void standardize_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef StandardizeCall* a = <StandardizeCall*>args
-    if a.typenum == cnp.NPY_FLOAT32:
-        standardize_rows(a, <float*>NULL, member, team)
+cdef void forward_standardize(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t source = e.sources[0].value
+    cdef Rows x
+    if (r.x_typenum if source == 0 else r.typenum) == cnp.NPY_FLOAT32:
+        x = value_rows(r, source, r.values, <float*>NULL)
+        standardize_rows(r, e, &x, <float*>NULL, dtype, member, team)
     else:
-        standardize_rows(a, <double*>NULL, member, team)
+        x = value_rows(r, source, r.values, <double*>NULL)
+        standardize_rows(r, e, &x, <double*>NULL, dtype, member, team)
 
 
-def standardize(x, mean, scale, out=None):
-    """Centre and scale columns, ``(x - mean) * scale``.
+cdef void scale_columns(Run* r, Entry* e, const Rows* dy, const Rows* dx, bint accumulate, floating* dtype,
+                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # dy (n, c) -> dx (n, c) (+)= dy * scale
+    cdef const double* scale = (<Standardize*>e.own).scale
+    cdef Py_ssize_t i, j
+    cdef const floating* at
+    cdef floating* to
+    for i in range(share(rows_in(r, e), 1, member, team), share(rows_in(r, e), 1, member + 1, team)):
+        at, to = row(dy, i, dtype), row(dx, i, dtype)
+        for j in range(e.n_in):
+            to[j] = (to[j] if accumulate else <floating>0) + at[j] * <floating>scale[j]
 
-    Parameters
-    ----------
-    x : ndarray, shape (n, c), float32 or float64
-    mean, scale : ndarray, shape (c,), dtype of `x`
-        `scale` is usually one over the standard deviation.
-    out : ndarray, shape (n, c), optional
-        Overwritten with the result; may be `x` itself.
 
-    Returns
-    -------
-    ndarray, shape (n, c)
+cdef void backward_standardize(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Rows dy = dst_rows(r, e, r.dvalues, dtype), dx = source_rows(r, e, r.dvalues, dtype)
+    if e.sources[0].wanted:
+        scale_columns(r, e, &dy, &dx, e.sources[0].accumulate, dtype, member, team)
 
-    Raises
-    ------
-    TypeError, ValueError
-        Wrong dtype, shape, layout or overlap; nothing has been written then.
 
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> fo.functional.standardize(np.array([[1.0, 8.0]]), np.array([1.0, 4.0]), np.array([1.0, 0.5]))
-    array([[0., 2.]])
-    """
-    cdef StandardizeCall a
-    a.typenum = float_type("x", x)
-    x = as_input("x", x, a.typenum, (None, None))
-    a.n, a.c = x.shape[0], x.shape[1]
-    mean, scale = as_input("mean", mean, a.typenum, (a.c,)), as_input("scale", scale, a.typenum, (a.c,))
-    out = as_output("out", out, a.typenum, (a.n, a.c))
-    check_apart(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
-    if a.c == 0:        # any number of rows of nothing
-        return out
-    a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
-    with nogil:
-        team_run(standardize_job, &a, team_for(4 * a.n * a.c))
-    return out
+cdef void tangent_standardize(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Rows tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
+    if e.sources[0].wanted:
+        scale_columns(r, e, &tx, &ty, False, dtype, member, team)
+
+
+cdef int place_standardize(Entry* e, dict own, list weights, Arrays arrays) except -1:
+    # mean, scale (c,) in float64; split (3, c) in float32 and reading () in uint8, as the layer makes them of these
+    cdef Standardize* s = <Standardize*>arrays.block(sizeof(Standardize))
+    e.own = <void*>s
+    s.mean = <double*>arrays.hold("mean", own["mean"], cnp.NPY_FLOAT64, (e.n_in,))
+    s.scale = <double*>arrays.hold("scale", own["scale"], cnp.NPY_FLOAT64, (e.n_in,))
+    s.split = <float*>arrays.hold("split", own["split"], cnp.NPY_FLOAT32, (3, e.n_in))
+    s.reading = <uint8_t*>arrays.hold("reading", own["reading"], cnp.NPY_UINT8, ())
+    return 0
+
+
+cdef Kind standardize_kind
+standardize_kind.forward = Pass(forward_standardize[float], forward_standardize[double])
+standardize_kind.backward = Pass(backward_standardize[float], backward_standardize[double])
+standardize_kind.tangent = Pass(tangent_standardize[float], tangent_standardize[double])
+standardize_kind.tangent_backward = Pass(backward_twice[float], backward_twice[double])
+standardize_kind.place, standardize_kind.fits = place_standardize, same_shape
+standardize_kind.reads_either, standardize_kind.least_rows = True, 1
+register_kind(&standardize_kind, "standardize")

@@ -17,8 +17,11 @@ TILE_INLINE void NAME(store_some)(REAL *p, VEC v, const int whole, ptrdiff_t n) 
 
 /* plain[j] += sum_i w[i, j], sum[j] += sum_i w[i, j] (x[i, j] - centre[j]) for so many vectors of columns, or for
  * the n columns of a part of one; where w is NULL, x - centre stands for w. */
-TILE_INLINE void NAME(moment_body)(const REAL *w, const REAL *x, ptrdiff_t ld, ptrdiff_t rows, const REAL *centre,
-                                   REAL *plain, REAL *sum, const int vecs, const int whole, ptrdiff_t n) {
+TILE_INLINE void NAME(moment_body)(const ColumnSums *a, ptrdiff_t j, const int vecs, const int whole, ptrdiff_t n,
+                                   const int weighted) {
+    const ptrdiff_t ldw = a->ldw, ldx = a->ldx, rows = a->rows;
+    const REAL *w = weighted ? (const REAL *)a->w + j : NULL, *x = (const REAL *)a->x + j, *centre = (const REAL *)a->centre + j;
+    REAL *plain = (REAL *)a->plain + j, *sum = (REAL *)a->sum + j;
     VEC middle[COLUMN_VECS], first[COLUMN_VECS], second[COLUMN_VECS];
     for (int v = 0; v < vecs; v++) {
         middle[v] = NAME(load_some)(centre + v * NAME(LANES), whole, n);
@@ -28,8 +31,8 @@ TILE_INLINE void NAME(moment_body)(const REAL *w, const REAL *x, ptrdiff_t ld, p
     for (ptrdiff_t i = 0; i < rows; i++) {
 #pragma GCC unroll 8
         for (int v = 0; v < vecs; v++) {
-            const VEC d = NAME(load_some)(x + i * ld + v * NAME(LANES), whole, n) - middle[v];
-            const VEC term = w == NULL ? d : NAME(load_some)(w + i * ld + v * NAME(LANES), whole, n);
+            const VEC d = NAME(load_some)(x + i * ldx + v * NAME(LANES), whole, n) - middle[v];
+            const VEC term = weighted ? NAME(load_some)(w + i * ldw + v * NAME(LANES), whole, n) : d;
             first[v] += term;
             second[v] += term * d;
         }
@@ -40,82 +43,62 @@ TILE_INLINE void NAME(moment_body)(const REAL *w, const REAL *x, ptrdiff_t ld, p
     }
 }
 
-TILE_INLINE void NAME(moment_columns)(const REAL *w, const REAL *x, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t cols,
-                                      const REAL *centre, REAL *plain, REAL *sum, const int weighted) {
-    const ptrdiff_t wide = COLUMN_VECS * NAME(LANES);
+TILE_INLINE void NAME(moment_columns)(const ColumnSums *a, const int weighted) {
+    const ptrdiff_t wide = COLUMN_VECS * NAME(LANES), cols = a->cols;
     ptrdiff_t j = 0;
-#define AT_COLUMN weighted ? w + j : NULL, x + j, ld, rows, centre + j, plain + j, sum + j
-    for (; j + wide <= cols; j += wide) NAME(moment_body)(AT_COLUMN, COLUMN_VECS, 1, 0);
-    for (; j + NAME(LANES) <= cols; j += NAME(LANES)) NAME(moment_body)(AT_COLUMN, 1, 1, 0);
-    if (j < cols) NAME(moment_body)(AT_COLUMN, 1, 0, cols - j);
-#undef AT_COLUMN
+    for (; j + wide <= cols; j += wide) NAME(moment_body)(a, j, COLUMN_VECS, 1, 0, weighted);
+    for (; j + NAME(LANES) <= cols; j += NAME(LANES)) NAME(moment_body)(a, j, 1, 1, 0, weighted);
+    if (j < cols) NAME(moment_body)(a, j, 1, 0, cols - j, weighted);
 }
 
 /* w, x (rows, cols), centre (cols,) -> plain, sum (cols,), which they are added to. */
-static void NAME(column_moments)(const REAL *w, const REAL *x, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t cols,
-                                 const REAL *centre, REAL *plain, REAL *sum) {
-    if (w == NULL)
-        NAME(moment_columns)(w, x, ld, rows, cols, centre, plain, sum, 0);
+static void NAME(column_moments)(const ColumnSums *a) {
+    if (a->w == NULL)
+        NAME(moment_columns)(a, 0);
     else
-        NAME(moment_columns)(w, x, ld, rows, cols, centre, plain, sum, 1);
+        NAME(moment_columns)(a, 1);
 }
 
-/* Over a loop body that works on one vector of columns, j on, of one or two rows, i on. */
-#define OVER_ROWS(body, ...)                                                                           \
-    do {                                                                                               \
-        ptrdiff_t i = 0;                                                                               \
-        for (; i + 2 <= rows; i += 2) OVER_COLUMNS(body, 2, __VA_ARGS__);                              \
-        if (i < rows) OVER_COLUMNS(body, 1, __VA_ARGS__);                                              \
-    } while (0)
-#define OVER_COLUMNS(body, high, ...)                                                                  \
-    do {                                                                                               \
-        ptrdiff_t j = 0;                                                                               \
-        for (; j + NAME(LANES) <= cols; j += NAME(LANES)) NAME(body)(high, i * ld + j, ld, j, __VA_ARGS__, 1, 0); \
-        if (j < cols) NAME(body)(high, i * ld + j, ld, j, __VA_ARGS__, 0, cols - j);                   \
-    } while (0)
-
-/* y = (x - centre) scale + shift, then what is below zero set to zero if relu, at `at` in x and y. */
-TILE_INLINE void NAME(scale_body)(const int high, ptrdiff_t at, ptrdiff_t ld, ptrdiff_t j, const REAL *x, const REAL *centre,
-                                  const REAL *scale, const REAL *shift, REAL *y, const int relu, const int whole, ptrdiff_t n) {
-    const VEC c = NAME(load_some)(centre + j, whole, n), a = NAME(load_some)(scale + j, whole, n);
-    const VEC b = NAME(load_some)(shift + j, whole, n);
-    for (int r = 0; r < high; r++, at += ld) {
-        const VEC out = (NAME(load_some)(x + at, whole, n) - c) * a + b;
-        NAME(store_some)(y + at, relu ? NAME(above_zero)(out) : out, whole, n);
+/* One vector of columns, j on, of one or two rows, i on: out = (x - centre) scale + shift, to which w weight is added if
+ * weighted, and what y holds if accumulate; what is below zero becomes zero if relu. */
+TILE_INLINE void NAME(map_body)(const ColumnMap *a, const int high, ptrdiff_t i, ptrdiff_t j, const int weighted,
+                                const int accumulate, const int relu, const int whole, ptrdiff_t n) {
+    const VEC c = NAME(load_some)((const REAL *)a->centre + j, whole, n), s = NAME(load_some)((const REAL *)a->scale + j, whole, n);
+    const VEC b = NAME(load_some)((const REAL *)a->shift + j, whole, n);
+    const VEC g = weighted ? NAME(load_some)((const REAL *)a->weight + j, whole, n) : (VEC){0};
+    for (int r = 0; r < high; r++, i++) {
+        REAL *y = (REAL *)a->y + i * a->ldy + j;
+        VEC out = (NAME(load_some)((const REAL *)a->x + i * a->ldx + j, whole, n) - c) * s + b;
+        if (weighted) out = NAME(load_some)((const REAL *)a->w + i * a->ldw + j, whole, n) * g + out;
+        if (accumulate) out += NAME(load_some)(y, whole, n);
+        NAME(store_some)(y, relu ? NAME(above_zero)(out) : out, whole, n);
     }
 }
+TILE_INLINE void NAME(map_columns)(const ColumnMap *a, const int high, ptrdiff_t i, const int weighted, const int accumulate,
+                                   const int relu) {
+    ptrdiff_t j = 0;
+    for (; j + NAME(LANES) <= a->cols; j += NAME(LANES)) NAME(map_body)(a, high, i, j, weighted, accumulate, relu, 1, 0);
+    if (j < a->cols) NAME(map_body)(a, high, i, j, weighted, accumulate, relu, 0, a->cols - j);
+}
+TILE_INLINE void NAME(map_rows)(const ColumnMap *from, const int weighted, const int accumulate, const int relu) {
+    const ColumnMap own = *from, *a = &own; /* stores to y do not reach it: it stays in registers */
+    ptrdiff_t i = 0;
+    for (; i + 2 <= a->rows; i += 2) NAME(map_columns)(a, 2, i, weighted, accumulate, relu);
+    if (i < a->rows) NAME(map_columns)(a, 1, i, weighted, accumulate, relu);
+}
 
-/* x (rows, cols), centre, scale, shift (cols,) -> y (rows, cols), which may be x. */
-static void NAME(column_scale)(const REAL *x, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t cols, const REAL *centre,
-                               const REAL *scale, const REAL *shift, REAL *y, int relu) {
-    if (relu)
-        OVER_ROWS(scale_body, x, centre, scale, shift, y, 1);
+/* x (rows, cols), centre, scale, shift (cols,) -> y (rows, cols) = (x - centre) scale + shift, which may be x. */
+static void NAME(column_scale)(const ColumnMap *a) {
+    if (a->relu)
+        NAME(map_rows)(a, 0, 0, 1);
     else
-        OVER_ROWS(scale_body, x, centre, scale, shift, y, 0);
+        NAME(map_rows)(a, 0, 0, 0);
 }
 
-/* dx (+)= w weight + (x - centre) scale + shift */
-TILE_INLINE void NAME(slope_body)(const int high, ptrdiff_t at, ptrdiff_t ld, ptrdiff_t j, const REAL *w, const REAL *x,
-                                  const REAL *centre, const REAL *weight, const REAL *scale, const REAL *shift, REAL *dx,
-                                  const int accumulate, const int whole, ptrdiff_t n) {
-    const VEC c = NAME(load_some)(centre + j, whole, n), a = NAME(load_some)(scale + j, whole, n);
-    const VEC b = NAME(load_some)(shift + j, whole, n), g = NAME(load_some)(weight + j, whole, n);
-    for (int r = 0; r < high; r++, at += ld) {
-        VEC out = (NAME(load_some)(x + at, whole, n) - c) * a + b;
-        out = NAME(load_some)(w + at, whole, n) * g + out;
-        if (accumulate) out += NAME(load_some)(dx + at, whole, n);
-        NAME(store_some)(dx + at, out, whole, n);
-    }
-}
-
-/* w, x (rows, cols), the others (cols,) -> dx (rows, cols) */
-static void NAME(column_slope)(const REAL *w, const REAL *x, ptrdiff_t ld, ptrdiff_t rows, ptrdiff_t cols,
-                               const REAL *centre, const REAL *weight, const REAL *scale, const REAL *shift,
-                               REAL *dx, int accumulate) {
-    if (accumulate)
-        OVER_ROWS(slope_body, w, x, centre, weight, scale, shift, dx, 1);
+/* w, x (rows, cols), the others (cols,) -> y (rows, cols) (+)= w weight + (x - centre) scale + shift */
+static void NAME(column_slope)(const ColumnMap *a) {
+    if (a->accumulate)
+        NAME(map_rows)(a, 1, 1, 0);
     else
-        OVER_ROWS(slope_body, w, x, centre, weight, scale, shift, dx, 0);
+        NAME(map_rows)(a, 1, 0, 0);
 }
-#undef OVER_ROWS
-#undef OVER_COLUMNS

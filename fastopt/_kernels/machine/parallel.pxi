@@ -34,6 +34,9 @@ cdef extern from "blas.h":
     void blas_hold()
     void blas_release()
 
+cdef struct Block:              # of a result: a member's rows r0 to r1, columns c0 to c1
+    Py_ssize_t r0, r1, c0, c1
+
 MOST_THREADS = TEAM_MOST
 
 

@@ -41,6 +41,28 @@ enum { DOT_ROWS = 2, DOT_SUMS = 8, SPREAD_ROWS = 4, SPREAD_VECS = 2, COLUMN_VECS
 #endif
 #define TILE_INLINE static inline __attribute__((always_inline))
 
+/* c (rows, cols) (+)= a b over `depth`: a[i, k] stands at a[i * a_row + k * a_col]; b is (depth, cols) for the spread
+ * tile, (cols, depth) for the dot tile, its rows ldb apart. */
+typedef struct {
+    const void *a, *b, *bias;
+    void *c;
+    ptrdiff_t rows, cols, depth, a_row, a_col, ldb, ldc;
+    int accumulate, relu, ahead;
+} Product;
+
+/* Sums of columns and maps along rows: what columns.h reads. Leading dimensions count elements. */
+typedef struct {
+    const void *w, *x, *centre;
+    void *plain, *sum;
+    ptrdiff_t ldw, ldx, rows, cols;
+} ColumnSums;
+typedef struct {
+    const void *w, *x, *centre, *weight, *scale, *shift;
+    void *y;
+    ptrdiff_t ldw, ldx, ldy, rows, cols;
+    int relu, accumulate;
+} ColumnMap;
+
 /* The lanes of two vectors in turn: a[0] b[0] a[1] b[1] ..., the first half of them or the second. */
 #if defined(__clang__)
 #define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -160,6 +182,18 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 #undef REAL
 #undef VEC
 #undef NAME
+
+/* What fused Cython code calls without knowing its own type: `like` points to it, and is not read. */
+#define BOTH(name, like) _Generic(*(like), float: name##_f, double: name##_d)
+#define fastopt_dot_tiles(like, product) BOTH(dot_tiles, like)(product)
+#define fastopt_spread_tile(like, product) BOTH(spread_tile, like)(product)
+#define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
+#define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
+    BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)
+#define fastopt_dot_wide(a, b, n) BOTH(dot_wide, a)(a, b, n)
+#define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
+#define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)
+#define fastopt_column_slope(like, map) BOTH(column_slope, like)(map)
 
 /* The lines of the `size` bytes from p on are asked for, as far as L2: a tile that reads several rows at
  * once is no stream that the hardware would follow. */

@@ -4,6 +4,8 @@
  * dot_tiles    c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
  * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes
  *
+ * A sum is stored with the bias added, unless NULL, and what is below zero set to zero if relu.
+ *
  * Accumulators are an array of vectors that stays in registers because every
  * loop over it has a constant bound: each tile size is a case of a switch on an
  * always-inline body. An element is summed in the same order in every tile size
@@ -32,10 +34,12 @@ TILE_INLINE VEC NAME(sum_each)(const VEC *from) {
     return v[0];
 }
 
-TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, ptrdiff_t lda,
-                                const REAL *b, ptrdiff_t ldb, ptrdiff_t depth, REAL *c,
-                                ptrdiff_t ldc, const int accumulate, const REAL *bias,
-                                const int relu, const int ahead) {
+TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p, ptrdiff_t i0, ptrdiff_t j0, const int ahead) {
+    const ptrdiff_t lda = p->a_row, ldb = p->ldb, ldc = p->ldc, depth = p->depth;
+    const REAL *a = (const REAL *)p->a + i0 * lda, *b = (const REAL *)p->b + j0 * ldb;
+    const REAL *bias = p->bias == NULL ? NULL : (const REAL *)p->bias + j0;
+    REAL *c = (REAL *)p->c + i0 * ldc + j0;
+    const int accumulate = p->accumulate, relu = p->relu;
     const ptrdiff_t whole = depth - depth % NAME(LANES);
     VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
     VEC x[DOT_ROWS];
@@ -79,21 +83,17 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const REAL *a, p
 }
 
 /* c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, in tiles of at most DOT_SUMS sums: a lower
- * one is wider. Bias, unless NULL, is added in the end and relu applied; ahead: the rows of b after
- * a tile's are asked for. */
-static void NAME(dot_tiles)(ptrdiff_t rows, ptrdiff_t cols, const REAL *a, ptrdiff_t lda, const REAL *b,
-                            ptrdiff_t ldb, ptrdiff_t depth, REAL *c, ptrdiff_t ldc, int accumulate,
-                            const REAL *bias, int relu, int ahead) {
+ * one is wider. If ahead, the rows of b after a tile's are asked for. */
+static void NAME(dot_tiles)(const Product *p) {
+    const ptrdiff_t rows = p->rows, cols = p->cols;
     const ptrdiff_t most = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
     for (ptrdiff_t j = 0; j < cols; j += most) {
         const ptrdiff_t wide = cols - j < most ? cols - j : most;
         for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
             const ptrdiff_t high = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
-#define CASE(r, w)                                                                               \
-    case (r) * 32 + (w):                                                                         \
-        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, a + i * lda,  \
-                       lda, b + j * ldb, ldb, depth, c + i * ldc + j, ldc, accumulate,           \
-                       bias == NULL ? NULL : bias + j, relu, ahead && i == 0);                   \
+#define CASE(r, w)                                                                                        \
+    case (r) * 32 + (w):                                                                                  \
+        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, i, j, p->ahead && i == 0); \
         break;
             switch (high * 32 + wide) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)
@@ -107,14 +107,14 @@ static void NAME(dot_tiles)(ptrdiff_t rows, ptrdiff_t cols, const REAL *a, ptrdi
     }
 }
 
-/* rows x (vecs vectors), of which the last holds `rest` elements (all of them
- * unless `partial`). a[i, k] stands at a[i * a_row + k * a_col]. What `finish` does to a sum
- * before it is stored: bias, unless NULL, is added; relu sets what is below zero to zero. */
-TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial,
-                                   ptrdiff_t rest, const REAL *a, ptrdiff_t a_row,
-                                   ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb,
-                                   ptrdiff_t depth, REAL *c, ptrdiff_t ldc, const int accumulate,
-                                   const int finish, const REAL *bias, const int relu) {
+/* rows x (vecs vectors), of which the last holds `rest` elements (all of them unless `partial`).
+ * `finish`: bias and relu are asked for. */
+TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial, ptrdiff_t rest, const Product *p,
+                                   const int finish) {
+    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc, depth = p->depth;
+    const REAL *a = p->a, *b = p->b, *bias = p->bias;
+    REAL *c = p->c;
+    const int accumulate = p->accumulate, relu = p->relu;
     VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
     VEC w[SPREAD_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
@@ -154,36 +154,29 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
     }
 }
 
-TILE_INLINE void NAME(spread_cases)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
-                                    ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
-                                    REAL *c, ptrdiff_t ldc, int accumulate, const int finish,
-                                    const REAL *bias, int relu) {
-    const ptrdiff_t rest = cols % NAME(LANES);
-    const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));
-#define CASE(i, j, partial)                                                                   \
-    case (i) * 16 + (j) * 2 + (partial):                                                      \
-        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, \
-                          rest, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, finish,     \
-                          bias, relu);                                                         \
+TILE_INLINE void NAME(spread_cases)(const Product *p, const int finish) {
+    const ptrdiff_t rest = p->cols % NAME(LANES);
+    const int vecs = (int)((p->cols + NAME(LANES) - 1) / NAME(LANES));
+#define CASE(i, j, partial)                                                                                           \
+    case (i) * 16 + (j) * 2 + (partial):                                                                              \
+        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, rest, p, finish);      \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
-    switch (rows * 16 + vecs * 2 + (rest != 0)) {
+    switch ((int)p->rows * 16 + vecs * 2 + (rest != 0)) {
         CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
     }
 #undef CASES
 #undef CASE
 }
 
-static void NAME(spread_tile)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
-                              ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
-                              REAL *c, ptrdiff_t ldc, int accumulate) {
-    NAME(spread_cases)(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, 0, NULL, 0);
-}
-/* A function of its own: a product of depth 1, as dW has for one row, feels every instruction. */
-static void NAME(spread_finish)(int rows, ptrdiff_t cols, const REAL *a, ptrdiff_t a_row,
-                                ptrdiff_t a_col, const REAL *b, ptrdiff_t ldb, ptrdiff_t depth,
-                                REAL *c, ptrdiff_t ldc, int accumulate, const REAL *bias, int relu) {
-    NAME(spread_cases)(rows, cols, a, a_row, a_col, b, ldb, depth, c, ldc, accumulate, 1, bias, relu);
+/* Two functions: a product of depth 1, as dW has for one row, feels every instruction. */
+static void NAME(spread_plain)(const Product *p) { NAME(spread_cases)(p, 0); }
+static void NAME(spread_finish)(const Product *p) { NAME(spread_cases)(p, 1); }
+static inline void NAME(spread_tile)(const Product *p) {
+    if (p->bias == NULL && !p->relu)
+        NAME(spread_plain)(p);
+    else
+        NAME(spread_finish)(p);
 }
 
 /* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first

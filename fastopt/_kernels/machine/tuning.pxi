@@ -27,8 +27,8 @@ cdef enum:
 
 # Backward and update in one.
 cdef enum:
-    DESCENT_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
-    DESCENT_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
+    FUSED_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
+    FUSED_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
     GRAM_SHARE = 10             # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, limited norm: 870 -> 570 us
 
 # Updates.

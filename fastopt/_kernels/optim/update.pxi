@@ -100,9 +100,15 @@ cdef void add_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noe
     # sum (+)= grad
     if t.grad != NULL:
         if t.typenum == cnp.NPY_FLOAT32:
-            backward_add(<float*>t.grad + start, <float*>t.sum + start, stop - start, t.summed, 0, 1)
+            add_to(<float*>t.grad + start, <float*>t.sum + start, stop - start, t.summed)
         else:
-            backward_add(<double*>t.grad + start, <double*>t.sum + start, stop - start, t.summed, 0, 1)
+            add_to(<double*>t.grad + start, <double*>t.sum + start, stop - start, t.summed)
+
+
+cdef inline void add_to(const floating* grad, floating* total, Py_ssize_t n, bint summed) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        total[i] = total[i] + grad[i] if summed else grad[i]
 
 
 cdef void leave_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:

@@ -1,0 +1,321 @@
+# Column statistics, and batch normalization forward, in inference and backward.
+
+cdef struct StatisticsCall:
+    int typenum
+    Py_ssize_t n, c, size       # size: elements of a channel in one image; 1 in rows
+    Py_ssize_t correction
+    void *x
+    void *mean
+    void *var
+
+
+cdef void statistics_of(StatisticsCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, c) or (n, c, size) -> mean, var (c,)
+    cdef double middle[COLUMN_BLOCK]
+    cdef double m2[COLUMN_BLOCK]
+    cdef int power[COLUMN_BLOCK]
+    cdef Py_ssize_t j, cols, c0 = share(a.c, COLUMN_GRAIN, member, team), c1 = share(a.c, COLUMN_GRAIN, member + 1, team)
+    cdef double divisor = <double>(a.n * a.size - a.correction)
+    cdef Rows x = matrix(a.x, a.c)
+    while c0 < c1:
+        cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
+        if a.size == 1:
+            column_statistics(&x, c0, cols, a.n, least_variance(dtype), middle, m2, power, dtype)
+        else:
+            for j in range(cols):
+                channel_statistics(<floating*>a.x + (c0 + j) * a.size, a.n, a.c * a.size, a.size, &middle[j], &m2[j], &power[j])
+        for j in range(cols):
+            (<floating*>a.mean)[c0 + j] = <floating>middle[j]
+            (<floating*>a.var)[c0 + j] = <floating>variance(m2[j], divisor, power[j])
+        c0 += cols
+
+
+cdef void batch_statistics_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef StatisticsCall* a = <StatisticsCall*>args
+    if a.typenum == cnp.NPY_FLOAT32:
+        statistics_of(a, <float*>NULL, member, team)
+    else:
+        statistics_of(a, <double*>NULL, member, team)
+
+
+cdef inline object new_row(int typenum, Py_ssize_t n):
+    cdef cnp.npy_intp length = n
+    return cnp.PyArray_EMPTY(1, &length, typenum, 0)
+
+
+cdef double positive_eps(object eps) except -1:
+    if not isinstance(eps, (int, float, np.number)) or not 0 < eps < HUGE_VAL:
+        raise ValueError(f"eps: expected a finite number above 0, got {eps!r}")
+    return eps
+
+
+def batch_statistics(x, correction=0):
+    """Mean and variance of every column, or of every channel of images, in one pass.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, c) or (n, c, h, w), float32 or float64
+        Rows, or images whose channels are taken over all images, rows and columns.
+    correction : int
+        Subtracted from the number of elements that the sum of squares is divided by: 0 for the
+        variance of a population, 1 for the unbiased one of a sample.
+
+    Returns
+    -------
+    mean, var : ndarray, shape (c,), dtype of `x`
+        Of float32 to six digits, however far the mean is from zero, and wherever the dtype holds them. A variance it
+        does not hold is infinite or 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype or shape, or no more elements than `correction`.
+
+    References
+    ----------
+    Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> x = np.array([[1.0, 5.0], [3.0, 5.0]])
+    >>> fo.functional.batch_statistics(x)
+    (array([2., 5.]), array([1., 0.]))
+    >>> fo.functional.batch_statistics(x, correction=1)
+    (array([2., 5.]), array([2., 0.]))
+    """
+    cdef StatisticsCall a
+    a.typenum = float_type("x", x)
+    if x.ndim == 4:
+        x = as_input("x", x, a.typenum, (None, None, None, None))
+        a.size = cnp.PyArray_DIM(<cnp.ndarray>x, 2) * cnp.PyArray_DIM(<cnp.ndarray>x, 3)
+    else:
+        x = as_input("x", x, a.typenum, (None, None))
+        a.size = 1
+    a.n, a.c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    if isinstance(correction, bool) or not hasattr(correction, "__index__") or correction < 0:
+        raise ValueError(f"correction: expected a whole number of at least 0, got {correction!r}")
+    a.correction = correction
+    if a.n == 0:
+        raise ValueError("x: expected at least one row, got none")
+    if a.n * a.size <= a.correction:
+        raise ValueError(f"x: expected more than {correction} elements a column for this correction, got {a.n * a.size}")
+    mean, var = new_row(a.typenum, a.c), new_row(a.typenum, a.c)
+    a.x, a.mean, a.var = data(x), data(mean), data(var)
+    with nogil:
+        team_run(batch_statistics_job, &a, team_for(4 * a.n * a.c * a.size))
+    return mean, var
+
+
+cdef object row_argument(str name, object row, int typenum, Py_ssize_t c):
+    return None if row is None else as_input(name, row, typenum, (c,))
+
+
+def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="identity", z=None):
+    """Batch normalisation by the statistics of the batch, as in training.
+
+    ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)``
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, c), float32 or float64
+        At least two rows.
+    gamma, beta : ndarray, shape (c,), dtype of `x`, optional
+        Scale and shift; ones and zeros if not given.
+    eps : float
+        Added to the variance, inside the root.
+    out : ndarray, shape (n, c), optional
+        Overwritten with the result.
+    activation : str
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
+    z : ndarray, shape (n, c), optional
+        Overwritten with what the activation is taken of.
+
+    Returns
+    -------
+    y : ndarray, shape (n, c)
+        `out` if given, else a new array.
+    mean, var : ndarray, shape (c,)
+        Of the batch; the population variance. It may be infinite in the dtype where y is not: columns of float32
+        that deviate by more than 1e19.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap, or fewer than two rows; nothing has been written then.
+
+    References
+    ----------
+    Ioffe & Szegedy 2015, Batch normalization.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> y, mean, var = fo.functional.batch_norm(np.array([[1.0, 8.0], [3.0, 2.0]]))
+    >>> y.round(2)
+    array([[-1.,  1.],
+           [ 1., -1.]])
+    >>> mean, var
+    (array([2., 5.]), array([1., 9.]))
+    """
+    cdef OneEntry one
+    cdef BatchNorm own
+    cdef int typenum = float_type("x", x), code
+    cdef Py_ssize_t n, c
+    x = as_input("x", x, typenum, (None, None))
+    n, c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    gamma, beta = row_argument("gamma", gamma, typenum, c), row_argument("beta", beta, typenum, c)
+    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), NULL, NULL)
+    code = activation_code(activation)
+    check_two_rows(n)
+    out = as_output("out", out, typenum, (n, c))
+    if z is not None:
+        z = as_output("z", z, typenum, (n, c))
+    check_apart(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
+    statistics = new_row(typenum, 5 * c)        # as BatchStatistics has them
+    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
+    one.entry.activation, one.run.training = code, True
+    one.values[0], one.values[1], one.saved, one.z = data(x), data(out), data(statistics), data_or_null(z)
+    with nogil:
+        team_run(one_entry_job, &one, team_for(8 * n * c))
+    return out, statistics[:c].copy(), statistics[c:2 * c].copy()
+
+
+cdef inline int check_two_rows(Py_ssize_t n) except -1:
+    if n < 2:
+        raise ValueError(f"x: expected at least two rows to take batch statistics of, got {n}; "
+                         "normalise by given statistics with batch_norm_inference")
+    return 0
+
+
+def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activation="identity"):
+    """Batch normalisation by given statistics.
+
+    ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)``
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, c), float32 or float64
+    gamma, beta : ndarray, shape (c,), dtype of `x`, or None
+        Scale and shift; ones and zeros if None.
+    mean, var : ndarray, shape (c,), dtype of `x`
+    eps : float
+        Added to the variance, inside the root.
+    out : ndarray, shape (n, c), optional
+        Overwritten with the result; may be `x` itself.
+    activation : str
+        As in `batch_norm`.
+
+    Returns
+    -------
+    ndarray, shape (n, c)
+        `out` if given, else a new array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> x, mean, var = np.array([[1.0, 8.0]]), np.array([0.0, 5.0]), np.array([1.0, 9.0])
+    >>> fo.functional.batch_norm_inference(x, None, None, mean, var).round(2)
+    array([[1., 1.]])
+    """
+    cdef OneEntry one
+    cdef BatchNorm own
+    cdef int typenum = float_type("x", x), code
+    cdef Py_ssize_t n, c
+    x = as_input("x", x, typenum, (None, None))
+    n, c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    gamma, beta = row_argument("gamma", gamma, typenum, c), row_argument("beta", beta, typenum, c)
+    mean, var = as_input("mean", mean, typenum, (c,)), as_input("var", var, typenum, (c,))
+    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), data(mean), data(var))
+    code = activation_code(activation)
+    out = as_output("out", out, typenum, (n, c))
+    check_apart(("out",), (out,), ("x", "gamma", "beta", "mean", "var"),
+                (None if data(out) == data(x) else x, gamma, beta, mean, var))
+    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
+    one.entry.activation, one.values[0], one.values[1] = code, data(x), data(out)
+    with nogil:
+        team_run(one_entry_job, &one, team_for(4 * n * c))
+    return out
+
+
+def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None, dbeta=None, *,
+                        activation="identity", z=None, y=None):
+    """Gradients of `batch_norm`, given the gradient of its output.
+
+    Parameters
+    ----------
+    dy : ndarray, shape (n, c), float32 or float64
+        Gradient with respect to the output; not changed.
+    x : ndarray, shape (n, c), dtype of `dy`
+        As given to `batch_norm`.
+    gamma : ndarray, shape (c,), dtype of `dy`, or None
+        As given to `batch_norm`.
+    mean, var : ndarray, shape (c,), dtype of `dy`
+        As returned by `batch_norm`.
+    eps : float
+        As given to `batch_norm`.
+    dx, dgamma, dbeta : ndarray, optional
+        Overwritten with the gradients of `x` (n, c), `gamma` (c,) and `beta` (c,); made if not given.
+    activation : str
+        As given to `batch_norm`.
+    z : ndarray, shape (n, c), optional
+        What `batch_norm` stored as `z`.
+    y : ndarray, shape (n, c), optional
+        The output, which may be given instead of `z` (and saves recomputing it) for every
+        activation except gelu and silu.
+
+    Returns
+    -------
+    dx : ndarray, shape (n, c)
+    dgamma, dbeta : ndarray, shape (c,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap, or fewer than two rows; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> x, gamma = np.array([[0.0], [0.0], [3.0]]), np.array([2.0])
+    >>> y, mean, var = fo.functional.batch_norm(x, gamma)
+    >>> dy = np.array([[1.0], [0.0], [0.0]])
+    >>> dx, dgamma, dbeta = fo.functional.batch_norm_backward(dy, x, gamma, mean, var)
+    >>> (dx[:2] / dx[0]).round(2).ravel(), dgamma.round(2), dbeta
+    (array([ 1., -1.]), array([-0.71]), array([1.]))
+    """
+    cdef OneEntry one
+    cdef BatchNorm own
+    cdef int typenum = float_type("dy", dy), code
+    cdef Py_ssize_t n, c
+    dy = as_input("dy", dy, typenum, (None, None))
+    n, c = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1)
+    x = as_input("x", x, typenum, (n, c))
+    gamma = row_argument("gamma", gamma, typenum, c)
+    mean, var = as_input("mean", mean, typenum, (c,)), as_input("var", var, typenum, (c,))
+    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), NULL, NULL, NULL)
+    code = activation_code(activation)
+    check_two_rows(n)
+    v = slope_argument(code, typenum, z, y, (n, c))
+    dx = as_output("dx", dx, typenum, (n, c))
+    dgamma = new_row(typenum, c) if dgamma is None else as_output("dgamma", dgamma, typenum, (c,))
+    dbeta = new_row(typenum, c) if dbeta is None else as_output("dbeta", dbeta, typenum, (c,))
+    check_apart(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
+                ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
+    dz = dy if code == IDENTITY else np.empty_like(dy)
+    statistics = new_row(typenum, 5 * c)        # as BatchStatistics has them
+    statistics[:c], statistics[c:2 * c] = mean, var
+    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
+    one.entry.activation, one.entry.n_weights, one.backward = code, MOST_WEIGHTS, True
+    one.entry.weights[1].grad = 1
+    one.values[0], one.values[1], one.saved = data(x), data(dy if v is None else v), data(statistics)
+    one.dvalues[0], one.dvalues[1], one.run.dy = data(dx), data(dz), data(dy)
+    one.dparams[0], one.dparams[1] = data(dgamma), data(dbeta)
+    with nogil:
+        team_run(one_entry_job, &one, team_for(12 * n * c))
+    return dx, dgamma, dbeta

@@ -1,0 +1,39 @@
+# A layer by itself: a program of one entry over arrays of the caller, value 0 -> value 1.
+
+cdef struct OneEntry:
+    Run run
+    Entry entry
+    Source source
+    Shape shapes[2]
+    void* values[2]
+    void* dvalues[2]
+    void* saved
+    void* z                     # what the activation is taken of, where it is wanted
+    void* dparams[MOST_WEIGHTS]
+    bint backward
+
+
+cdef void one_entry(OneEntry* c, const Kind* kind, void* own, int typenum, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept:
+    # rows (n, n_in) -> (n, n_out); the gradient of the rows is wanted
+    memset(c, 0, sizeof(OneEntry))
+    c.shapes[0] = Shape(1, 1, n_in, 0, 0, n_in, 0, 0)
+    c.shapes[1] = Shape(1, 1, n_out, 0, 0, n_out, 1, 0)
+    c.source.wanted = True
+    c.entry.kind, c.entry.own, c.entry.n_in, c.entry.n_out, c.entry.positions = kind, own, n_in, n_out, 1
+    c.entry.sources, c.entry.n_sources, c.entry.dst = &c.source, 1, 1
+    c.run.typenum, c.run.x_typenum, c.run.samples, c.run.n = typenum, typenum, n, n
+    c.run.entries, c.run.n_entries, c.run.shapes, c.run.output = &c.entry, 1, c.shapes, 1
+    c.run.values, c.run.dvalues, c.run.saved, c.run.z, c.run.dparams = c.values, c.dvalues, &c.saved, &c.z, c.dparams
+
+
+cdef void one_entry_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef OneEntry* c = <OneEntry*>args
+    cdef const Pass* p = &c.entry.kind.backward if c.backward else &c.entry.kind.forward
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        do_pass(p, &c.run, &c.entry, <float*>NULL, member, team)
+    else:
+        do_pass(p, &c.run, &c.entry, <double*>NULL, member, team)
+
+
+cdef inline void* data_or_null(object a) noexcept:
+    return NULL if a is None else data(a)

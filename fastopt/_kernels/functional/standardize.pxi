@@ -1,0 +1,70 @@
+# Standardization by statistics in the dtype of x; the layer, whose statistics are float64, is layers/standardize.pxi.
+
+cdef struct StandardizeCall:
+    int typenum
+    Py_ssize_t n, c
+    void *x
+    void *mean
+    void *scale
+    void *y
+
+
+cdef void plain_standardize(StandardizeCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # x (n, c), mean (c,), scale (c,) -> y (n, c)
+    cdef floating* x = <floating*>a.x
+    cdef floating* y = <floating*>a.y
+    cdef floating* mean = <floating*>a.mean
+    cdef floating* scale = <floating*>a.scale
+    cdef Py_ssize_t i, j
+    for i in range(share(a.n, 1, member, team), share(a.n, 1, member + 1, team)):
+        for j in range(a.c):
+            y[i * a.c + j] = (x[i * a.c + j] - mean[j]) * scale[j]
+
+
+cdef void standardize_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef StandardizeCall* a = <StandardizeCall*>args
+    if a.typenum == cnp.NPY_FLOAT32:
+        plain_standardize(a, <float*>NULL, member, team)
+    else:
+        plain_standardize(a, <double*>NULL, member, team)
+
+
+def standardize(x, mean, scale, out=None):
+    """Centre and scale columns, ``(x - mean) * scale``.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, c), float32 or float64
+    mean, scale : ndarray, shape (c,), dtype of `x`
+        `scale` is usually one over the standard deviation.
+    out : ndarray, shape (n, c), optional
+        Overwritten with the result; may be `x` itself.
+
+    Returns
+    -------
+    ndarray, shape (n, c)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Wrong dtype, shape, layout or overlap; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt as fo
+    >>> fo.functional.standardize(np.array([[1.0, 8.0]]), np.array([1.0, 4.0]), np.array([1.0, 0.5]))
+    array([[0., 2.]])
+    """
+    cdef StandardizeCall a
+    a.typenum = float_type("x", x)
+    x = as_input("x", x, a.typenum, (None, None))
+    a.n, a.c = x.shape[0], x.shape[1]
+    mean, scale = as_input("mean", mean, a.typenum, (a.c,)), as_input("scale", scale, a.typenum, (a.c,))
+    out = as_output("out", out, a.typenum, (a.n, a.c))
+    check_apart(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
+    if a.c == 0:        # any number of rows of nothing
+        return out
+    a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
+    with nogil:
+        team_run(standardize_job, &a, team_for(4 * a.n * a.c))
+    return out

@@ -1,0 +1,30 @@
+# H v is the directional derivative of the gradient (Pearlmutter 1994): every entry is walked forward and
+# backward once more, for tangents. Gauss-Newton products leave the curvature of the entries out:
+# J^T (loss's Hessian) J v, a tangent forward and an ordinary backward (Schraudolph 2002).
+
+cdef void hvp_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # rows lie ready, as one batch; dparams receives the product
+    cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
+    cdef void** of_loss = run.dvalues if c.gauss_newton else run.dtangents
+    if not c.forward_known:
+        forward(run, dtype, member, team)
+    tangent_forward(run, dtype, member, team)
+    if not c.gauss_newton:
+        loss_rows(&c.loss, <floating*>run.values[last], c.targets, <floating*>c.weights, c.row_loss,
+                  <floating*>run.dvalues[last], rows, c.n_out, member, team)
+    loss_tangent_rows(&c.loss, <floating*>run.values[last], c.targets, <floating*>c.weights, <floating*>run.tangents[last],
+                      <floating*>of_loss[last], rows, c.n_out, member, team)
+    team_barrier(team)
+    if c.gauss_newton:
+        backward(run, dtype, member, team)
+    else:
+        tangent_backward(run, dtype, member, team)
+    add_penalties(run, run.directions, dtype, member, team)
+
+
+cdef void hvp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef TrainCall* c = <TrainCall*>args
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        hvp_rows(c, &c.run, <float*>NULL, member, team)
+    else:
+        hvp_rows(c, &c.run, <double*>NULL, member, team)

@@ -1,0 +1,47 @@
+# Inference: with enough rows each member walks the program over rows of its own and meets nobody; few rows are walked by
+# all members together. A long call is made of several regions, each over the next rows, between which Python answers
+# signals; kernels are chosen by the rows of the whole call.
+
+cdef enum:
+    MAX_PREDICT_TEAM = 256
+
+cdef double PREDICT_SECONDS = 0.025     # regions grow until they last so long, so none lasts twice as long
+
+cdef struct PredictCall:
+    Run run
+    bint apart                  # each member has rows and values of its own
+    Py_ssize_t n, x_bytes, y_bytes          # samples; bytes of one
+    Py_ssize_t piece            # samples at a time
+    Py_ssize_t start, stop      # samples of this region
+    void *x
+    void *y
+    void** values[MAX_PREDICT_TEAM]
+    void* scratch[MAX_PREDICT_TEAM]
+
+
+cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t start, Py_ssize_t stop,
+                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    while start < stop:
+        if member == 0:
+            run.samples = min(c.piece, stop - start)
+            run.values[0] = <char*>c.x + start * c.x_bytes
+            run.values[run.output] = <char*>c.y + start * c.y_bytes
+        team_barrier(team)
+        forward(run, dtype, member, team)
+        start += c.piece
+
+
+cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef PredictCall* c = <PredictCall*>args
+    cdef Run own = c.run
+    cdef Run* run = &c.run
+    cdef Py_ssize_t start = c.start, stop = c.stop, rows = c.stop - c.start
+    if c.apart:
+        own.values, own.scratch = c.values[member], c.scratch[member]
+        run = &own
+        start, stop = c.start + share(rows, DOT_ROWS, member, team), c.start + share(rows, DOT_ROWS, member + 1, team)
+        member, team = 0, 1
+    if run.typenum == cnp.NPY_FLOAT32:
+        predict_rows(c, run, <float*>NULL, start, stop, member, team)
+    else:
+        predict_rows(c, run, <double*>NULL, start, stop, member, team)

@@ -1,0 +1,173 @@
+# Training steps: forward, loss, backward and update of one batch after the other, in one region.
+
+cdef struct TrainCall:
+    Run run
+    Loss loss
+    Py_ssize_t n_out, positions             # of the output: a sample has so many rows with a loss each
+    Py_ssize_t x_bytes, target_bytes, weight_bytes      # of one sample
+    Py_ssize_t n, position                  # samples of data, next one to use
+    int64_t* sizes                          # (n_sizes,) samples of the coming batches
+    Py_ssize_t n_sizes, batches             # batches: done in this call
+    int64_t* order                          # (n,) samples in the order of use; NULL: they lie ready, one batch
+    void *x
+    void *targets
+    void *weights
+    void *batch_x                           # what a batch is gathered into
+    void *batch_targets
+    void *batch_weights
+    double* row_loss
+    double batch_loss, batch_weight
+    double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
+    bint undefined                          # the batch has no loss, so it has not happened
+    bint stop
+    bint gauss_newton, forward_known        # of a Hessian-vector product
+
+
+cdef void gather_rows(TrainCall* c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # samples order[position : position + samples] of the data -> the batch arrays
+    cdef Py_ssize_t i, row, rows = c.run.samples
+    for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
+        row = c.order[c.position + i]
+        memcpy(<char*>c.batch_x + i * c.x_bytes, <char*>c.x + row * c.x_bytes, c.x_bytes)
+        memcpy(<char*>c.batch_targets + i * c.target_bytes, <char*>c.targets + row * c.target_bytes, c.target_bytes)
+        if c.weights != NULL:
+            memcpy(<char*>c.batch_weights + i * c.weight_bytes, <char*>c.weights + row * c.weight_bytes, c.weight_bytes)
+
+
+cdef int update_of(Run* r) noexcept nogil:
+    # depends on the batch alone: an epoch that goes on after an interruption takes the same way
+    cdef Py_ssize_t i
+    cdef Entry* e
+    if not r.may_fuse:
+        return GRADIENTS_FIRST
+    if not r.plan.limited:
+        return UPDATE_FUSED
+    if r.n_penalties > 0:           # the norm of a gradient and a penalty's is not that of rows of x and dz
+        return GRADIENTS_FIRST
+    for i in range(r.n_entries):
+        e = &r.entries[i]
+        if e.fuses and not e.kind.row_norm_pays(r, e):
+            return GRADIENTS_FIRST
+    return UPDATE_LIMITED
+
+
+cdef void prepare_fused(Run* r) noexcept nogil:
+    # one member: the step is counted, and weights that take theirs in backward are left out of the update of all the rest
+    cdef Py_ssize_t i
+    update_prepare(r.plan)
+    for i in range(r.n_entries):
+        if r.entries[i].fuses:
+            r.plan.tensors[r.entries[i].weights[0].grad].source = NULL
+
+
+cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # after a backward that has left dz in dvalues: the norm, then the step of every weight; row_squares (rows of the output,)
+    cdef Py_ssize_t i, k
+    cdef Entry* e
+    for i in range(share(r.samples, 1, member, team), share(r.samples, 1, member + 1, team)):
+        row_squares[i] = 0
+        for k in range(r.n_entries):
+            e = &r.entries[k]
+            if e.fuses:
+                row_squares[i] += e.kind.row_norm(r, e, i)
+    team_barrier(team)
+    if member == 0:
+        r.plan.scale = 1
+        limit_norm(r.plan, add_up(row_squares, r.samples))
+        prepare_fused(r)
+    team_barrier(team)
+    for k in range(r.n_entries):
+        e = &r.entries[k]
+        if e.fuses:
+            do_pass(&e.kind.fused_update, r, e, dtype, member, team)
+            team_barrier(team)
+
+
+cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # forward, loss, backward and update of the batch that starts at position
+    cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
+    cdef floating* weights = NULL
+    cdef double loss
+    if c.order != NULL:
+        gather_rows(c, member, team)
+    if run.plan != NULL and run.plan.interim:
+        walk_share(run.plan, leave_part, member, team)
+    team_barrier(team)
+    if c.weights != NULL:
+        weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
+    forward(run, dtype, member, team)
+    loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
+              c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, member, team)
+    sum_penalties(run, dtype, member, team)
+    team_barrier(team)
+    loss = add_up(c.row_loss, rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
+    if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
+        if run.plan.interim:
+            walk_share(run.plan, return_part, member, team)
+        if member == 0:
+            c.undefined = True
+        return
+    if member == 0:
+        c.batch_loss = loss
+        c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, rows, c.n_out)
+        if run.update == UPDATE_FUSED:
+            prepare_fused(run)
+        elif run.plan != NULL and not run.plan.gated:
+            update_prepare(run.plan)
+    backward(run, dtype, member, team)
+    if run.n_penalties > 0:
+        add_penalties(run, NULL, dtype, member, team)
+        team_barrier(team)
+    if run.update == UPDATE_LIMITED:
+        update_limited(run, c.row_loss, dtype, member, team)
+        update_all(run.plan, member, team)
+    elif run.plan != NULL:
+        if run.plan.interim:
+            walk_share(run.plan, return_part, member, team)
+        update_step(run.plan, member, team)
+    if run.bounded and run.plan != NULL and run.plan.passed:
+        limit_weights(run, dtype, member, team)
+
+
+cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
+    c.stop = team_seconds() > c.deadline
+    if c.undefined or (c.run.plan != NULL and c.run.plan.refused):      # the batch has not happened
+        c.stop = True
+        return
+    if c.run.plan != NULL:
+        c.stop |= c.run.plan.n_rows > 0 and c.run.plan.row >= c.run.plan.n_rows
+    if c.run.plan != NULL and not c.run.plan.left_out:
+        after_batch(&c.run, dtype)
+    if c.run.plan == NULL or not c.run.plan.left_out:
+        c.loss_sum += c.batch_loss * c.batch_weight
+        c.weight_sum += c.batch_weight
+    c.position += c.run.samples
+    c.batches += 1
+    c.run.step += 1
+    c.stop |= c.position >= c.n or c.batches >= c.n_sizes
+
+
+cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # batches from position on, until the data, the time or a table is used up; a last batch may be smaller
+    while True:
+        if member == 0:
+            run.n = run.samples = min(c.sizes[c.batches], c.n - c.position)
+            run.update = update_of(run)
+            if run.plan != NULL:
+                update_begin(run.plan)
+        team_barrier(team)
+        train_batch(c, run, dtype, member, team)
+        team_barrier(team)
+        if member == 0:
+            finish_batch(c, dtype)
+        team_barrier(team)
+        if c.stop:
+            return
+
+
+cdef void train_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef TrainCall* c = <TrainCall*>args
+    if c.run.typenum == cnp.NPY_FLOAT32:
+        train_rows(c, &c.run, <float*>NULL, member, team)
+    else:
+        train_rows(c, &c.run, <double*>NULL, member, team)

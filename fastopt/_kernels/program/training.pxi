@@ -1,0 +1,265 @@
+# A program bound to a loss, gradients, scratch and an update: what a Trainer and a network call.
+
+cdef class Training:
+    """A program bound to a loss, gradients, scratch and (unless None) the update of an optimizer."""
+    cdef Program program
+    cdef Workspace workspace
+    cdef Workspace tangents                 # None until a Hessian-vector product asks for it
+    cdef Update update
+    cdef str loss
+    cdef Loss rule
+    cdef object class_weight                # held for the rule
+    cdef object row_weights                 # held for the call under way
+    cdef readonly double batch_weight       # what the mean of the last step divided by
+    cdef public Py_ssize_t epoch            # number of the epoch under way
+    cdef public Py_ssize_t position         # its next row
+    cdef public Py_ssize_t batches          # trained on so far
+    cdef public double loss_sum, weight_sum  # of its batches so far
+    cdef readonly list grads
+    cdef void** dparams
+    cdef Py_ssize_t rows                    # of the last step
+
+    def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
+                  delta=1.0, label_smoothing=0.0, class_weight=None, ignore_index=IGNORE_INDEX):
+        cdef Py_ssize_t i
+        check_loss(loss)
+        self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
+                                      program.n_out)
+        self.program, self.loss, self.update = program, loss, update
+        self.grads = program.new_grads()
+        self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
+        for i, grad in enumerate(self.grads):
+            self.dparams[i] = data(grad)
+        self.workspace = Workspace(program, max_batch, True)
+
+    def __dealloc__(self):
+        free(self.dparams)
+
+    @property
+    def max_batch(self):
+        return self.workspace.capacity
+
+    @property
+    def saved_bytes(self):
+        """What the workspace keeps for backward besides values and their gradients."""
+        return self.workspace.saved_bytes
+
+    def check(self, x, targets, sample_weight=None):
+        """The arrays as the kernels take them; raises what `step` and `run` would."""
+        cdef int typenum = self.program.typenum
+        x = self.program.rows(x)
+        weights = as_weights("sample_weight", sample_weight, typenum, x.shape[0])
+        if self.program.positions > 1:
+            return x, self.image_targets(targets, x.shape[0], weights), weights
+        targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out, self.rule.ignore, weights)
+        return x, targets, weights
+
+    cdef object image_targets(self, object targets, Py_ssize_t n, object weights):
+        # targets of every position, checked as rows: classes (n, height, width), others (n, height, width, channels)
+        targets = targets if is_array(targets) else _arrays.as_numbers("targets", targets)
+        height, width, channels = self.program.output_shape
+        shape = (n, height, width) if targets.ndim == 3 and self.loss == "cross_entropy" else (n, height, width, channels)
+        check_shape("targets", targets, shape)
+        rows = n * height * width
+        weights = None if weights is None else np.repeat(weights, height * width)
+        targets = as_targets(self.loss, self.as_rows(targets), self.program.typenum, rows, channels, self.rule.ignore, weights)
+        return targets.reshape(shape)
+
+    cdef object as_rows(self, object targets):
+        # of images: a row a position
+        return targets.reshape(-1) if targets.ndim == 3 else targets.reshape(-1, self.program.n_out)
+
+    cdef tuple check_batch(self, object x, object targets, object sample_weight):
+        x, targets, weights = self.check(x, targets, sample_weight)
+        if x.shape[0] == 0:
+            raise ValueError("x: expected at least one row, got none")
+        if x.shape[0] < self.program.least_rows:
+            raise ValueError("x: expected at least two rows to take batch statistics of, got 1; predict and evaluate take one")
+        return x, targets, weights
+
+    cdef void fill(self, TrainCall* c, object x, object targets, object weights, Py_ssize_t batch) except *:
+        if batch > self.workspace.capacity:
+            self.workspace = Workspace(self.program, batch, True)
+        self.program.start(&c.run, self.workspace, True)
+        c.run.dparams = self.dparams
+        c.loss = self.rule
+        c.loss.kind = kind_of(self.loss, targets if self.program.positions == 1 else self.as_rows(targets))
+        c.n, c.n_out, c.positions, c.position, c.batches = x.shape[0], self.program.n_out, self.program.positions, 0, 0
+        c.x_bytes, c.run.x_typenum = x.nbytes // x.shape[0], cnp.PyArray_TYPE(<cnp.ndarray>x)
+        c.target_bytes, c.weight_bytes = targets.nbytes // x.shape[0], self.program.positions * self.program.item
+        c.x, c.targets = data(x), data(targets)
+        if weights is not None and self.program.positions > 1:
+            weights = self.row_weights = np.repeat(weights, self.program.positions)
+        c.weights = NULL if weights is None else data(weights)
+        c.order, c.row_loss = NULL, self.workspace.row_loss
+        c.batch_x, c.batch_targets, c.batch_weights = self.workspace.batch_x, self.workspace.batch_targets, self.workspace.batch_weights
+        c.run.plan = NULL if self.update is None else &self.update.plan
+        c.run.may_fuse, c.run.step = self.may_fuse(), self.batches
+        c.deadline = c.loss_sum = c.weight_sum = 0
+        c.undefined = False
+
+    cdef bint may_fuse(self) noexcept:
+        # whether no gradient of weights needs to be whole before the first update
+        cdef Plan* plan = NULL if self.update is None else &self.update.plan
+        cdef Entry* e
+        cdef Py_ssize_t i, found = 0
+        if not can_fuse(plan) or plan.n_tensors != len(self.grads):
+            return False
+        for i in range(self.program.n_entries):
+            e = &self.program.entries[i]
+            if e.fuses:
+                found += e.n_weights
+                if plan.tensors[e.weights[0].grad].param != e.weights[0].at:
+                    return False
+        return found == plan.n_tensors or not plan.limited
+
+    cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
+        # the one region of a call; backward takes twice forward's work, and meets twice as often
+        cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
+        cdef Py_ssize_t team = team_for(each * self.program.work // self.program.n_entries)
+        self.workspace.reserve(team)
+        c.run.thread_scratch = <char*>self.workspace.threads
+        if self.update is not None:
+            self.require_in_place()
+            if self.update.held is not self.grads:
+                self.update.take(self.grads)
+                self.update.held = self.grads
+        with nogil:
+            team_run(train_job, c, team)
+
+    cpdef int require_in_place(self) except -1:
+        """Raise ValueError unless all that a step writes can be written, and lies where it did."""
+        if self.update is not None:
+            self.update.require_in_place()
+        return self.program.require_writable()
+
+    def step(self, x, targets, sample_weight=None, bint in_epoch=False):
+        """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss.
+
+        `in_epoch`: counted as rows of the epoch under way, as `run` counts its batches.
+        """
+        cdef TrainCall c
+        cdef int64_t rows
+        x, targets, weights = self.check_batch(x, targets, sample_weight)
+        rows = self.rows = x.shape[0]
+        self.enter()
+        try:
+            self.fill(&c, x, targets, weights, rows)
+            c.sizes, c.n_sizes = &rows, 1
+            c.run.values[0] = c.x
+            self.execute(&c, rows)
+            if in_epoch:
+                self.position += c.position
+                self.loss_sum += c.loss_sum
+                self.weight_sum += c.weight_sum
+        finally:
+            self.leave()
+        self.report(&c)
+        if self.update is not None:
+            self.batches += 1
+        self.batch_weight = c.batch_weight
+        return c.batch_loss
+
+    def hvp(self, x, targets, v, sample_weight=None, *, bint gauss_newton=False, bint again=False):
+        """The Hessian of the mean loss of a batch, or its Gauss-Newton part, times v; new arrays.
+
+        `v` holds an array a parameter. `again`: rows, targets, weights and parameters are those of the last call,
+        `step` or `hvp`, so forward is not repeated.
+        """
+        cdef TrainCall c
+        cdef Py_ssize_t i, n_params = len(self.grads)
+        x, targets, weights = self.check_batch(x, targets, sample_weight)
+        v = list(v)
+        if len(v) != n_params:
+            raise ValueError(f"v: expected {n_params} arrays, one a parameter, got {len(v)}")
+        v = [as_numbers(f"v[{i}]", a, self.program.typenum, self.program.grad_shapes[i]) for i, a in enumerate(v)]
+        product, pointers = self.program.new_grads(), np.empty(2 * n_params + 1, np.uintp)
+        for i in range(n_params):
+            pointers[i], pointers[n_params + i] = <size_t>data(v[i]), <size_t>data(product[i])
+        self.enter()
+        try:
+            self.fill(&c, x, targets, weights, x.shape[0])
+            if self.tangents is None or self.tangents.capacity < self.workspace.capacity:
+                self.tangents = Workspace(self.program, self.workspace.capacity, True, True)
+            c.run.tangents, c.run.dtangents, c.run.tscratch = self.tangents.values, self.tangents.dvalues, self.tangents.scratch
+            c.run.tsaved, c.run.tz = self.tangents.saved, self.tangents.z
+            c.run.directions, c.run.dparams = <void**>data(pointers), <void**>data(pointers) + n_params
+            c.run.values[0], c.run.plan, c.run.n = c.x, NULL, x.shape[0]
+            c.run.samples, c.gauss_newton, c.forward_known = c.run.n, gauss_newton, again
+            team = team_for(c.run.samples * self.program.work // self.program.n_entries)
+            with nogil:
+                team_run(hvp_job, &c, team)
+        finally:
+            self.leave()
+        return product
+
+    def finish(self):
+        """What a step that no update makes leaves to be done: running averages take in what the last forward has
+        seen, and rows of weights are limited."""
+        cdef Run run
+        self.program.start(&run, self.workspace, True)
+        run.samples = self.rows
+        if self.program.typenum == cnp.NPY_FLOAT32:
+            after_batch(&run, <float*>NULL)
+            limit_weights(&run, <float*>NULL, 0, 1)
+        else:
+            after_batch(&run, <double*>NULL)
+            limit_weights(&run, <double*>NULL, 0, 1)
+
+    cdef int enter(self) except -1:
+        # the workspace and the optimizer belong to one call at a time
+        if self.update is not None:
+            self.update.enter()
+        return 0
+
+    cdef void leave(self) noexcept:
+        if self.update is not None:
+            self.update.leave()
+
+    cdef int report(self, TrainCall* c) except -1:
+        # what made a call stop before its time
+        if c.undefined:
+            raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
+                                     "of them, hold NaN or infinity; the step has not been taken")
+        return self.update.report_refusal() if self.update is not None else 0
+
+    def run(self, x, targets, sample_weight, order, sizes, double seconds):
+        """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
+
+        `sizes` holds the rows of the coming batches. Moves `position`, `batches`, `loss_sum` and
+        `weight_sum` on before it returns: what Ctrl-C cannot part from the updates.
+        """
+        cdef TrainCall c
+        order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
+        cdef Py_ssize_t batch = min(sizes.max(), x.shape[0])
+        self.enter()
+        try:
+            if not 0 <= self.position < x.shape[0]:
+                raise ValueError(f"X: expected more than the {self.position} rows the interrupted epoch used, got {x.shape[0]}")
+            self.fill(&c, x, targets, sample_weight, batch)
+            c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
+            c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
+            c.run.values[0] = c.batch_x
+            c.deadline = team_seconds() + seconds
+            self.execute(&c, batch)
+            self.position, self.loss_sum, self.weight_sum = c.position, c.loss_sum, c.weight_sum
+            self.batches += c.batches
+        finally:
+            self.leave()
+        self.report(&c)
+
+    def end_epoch(self):
+        """Start the next epoch: one call, which Ctrl-C cannot part."""
+        self.epoch += 1
+        self.position, self.loss_sum, self.weight_sum = 0, 0, 0
+
+
+def copy_arrays(list targets, list sources):
+    """Copy arrays into others of their shapes and dtypes, all C-contiguous: one call, which Ctrl-C cannot part."""
+    for target, source in zip(targets, sources, strict=True):
+        if source.dtype != target.dtype or source.shape != target.shape or not source.flags.c_contiguous:
+            raise ValueError(f"expected a contiguous {target.dtype} array of shape {target.shape}, got {source.dtype} {source.shape}")
+        if not target.flags.writeable:
+            raise ValueError(f"expected arrays that can be written, got a read-only one of shape {target.shape}")
+    for target, source in zip(targets, sources):
+        memcpy(data(target), data(source), target.nbytes)

@@ -1,0 +1,102 @@
+# Walks over the entries of a program, and what regularizes their weights. Every member of the team walks in step with the
+# others, so a call is one region, a whole slice of an epoch included.
+
+cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        do_pass(&r.entries[i].kind.forward, r, &r.entries[i], dtype, member, team)
+        if not keeps_columns(r, i):
+            team_barrier(team)
+
+
+cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
+    # whether members go on from entry i without meeting: the next one starts with the very columns that a member has
+    # written, still warm, and then meets the others itself
+    cdef Entry* e = &r.entries[i]
+    return (e.kind.by_columns != NULL and i + 1 < r.n_entries and e[1].kind.reads_own_columns and e[1].sources[0].value == e.dst
+            and e.kind.by_columns(r, e))
+
+
+cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef Entry* e
+    for i in range(r.n_entries - 1, -1, -1):
+        e = &r.entries[i]
+        if e.fuses and r.update == UPDATE_FUSED:
+            do_pass(&e.kind.fused_update, r, e, dtype, member, team)
+        else:
+            do_pass(&e.kind.backward, r, e, dtype, member, team)
+        team_barrier(team)
+
+
+cdef void tangent_forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        do_pass(&r.entries[i].kind.tangent, r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
+cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(r.n_entries - 1, -1, -1):
+        do_pass(&r.entries[i].kind.tangent_backward, r, &r.entries[i], dtype, member, team)
+        team_barrier(team)
+
+
+# --- regularization
+
+cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # row_penalty of all weights, a member's share
+    cdef Py_ssize_t i, k
+    cdef Weight* w
+    for i in range(r.n_entries):
+        for k in range(r.entries[i].n_weights):
+            w = &r.entries[i].weights[k]
+            if penalizes(&w.penalty):
+                penalty_rows(&w.penalty, <floating*>w.at, r.row_penalty + w.first_penalty, w.rows, w.columns, member, team)
+
+
+cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # the gradients of penalties to those of weights; a fused update has added them itself. With directions, by number of the
+    # gradient, the derivatives of the penalties' gradients along them
+    cdef Py_ssize_t i, k, n, start, stop
+    cdef Weight* w
+    cdef Penalty penalty
+    cdef floating* of
+    for i in range(r.n_entries):
+        if r.entries[i].fuses and r.update == UPDATE_FUSED:
+            continue
+        for k in range(r.entries[i].n_weights):
+            w = &r.entries[i].weights[k]
+            if penalizes(&w.penalty):
+                penalty, of = w.penalty, <floating*>w.at
+                if directions != NULL:  # l1 is linear
+                    penalty.l1, of = 0, <floating*>directions[w.grad]
+                n = w.rows * w.columns
+                start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
+                add_penalty_gradient(&penalty, of + start, <floating*>r.dparams[w.grad] + start, stop - start)
+
+
+cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # after an update: no row of weights is longer than its layer allows
+    cdef Py_ssize_t i, k
+    cdef Weight* w
+    cdef floating* ema
+    cdef double rest
+    team_barrier(team)
+    for i in range(r.n_entries):
+        for k in range(r.entries[i].n_weights):
+            w = &r.entries[i].weights[k]
+            if w.penalty.max_norm > 0:
+                ema, rest = NULL, 0
+                if r.plan != NULL and r.plan.tensors[w.grad].ema != NULL:
+                    ema, rest = <floating*>r.plan.tensors[w.grad].ema, ema_share(r.plan, &r.plan.tensors[w.grad])
+                limit_rows(&w.penalty, <floating*>w.at, ema, rest, w.rows, w.columns, member, team)
+
+
+cdef void after_batch(Run* r, floating* dtype) noexcept nogil:
+    # one thread, after a batch that counted
+    cdef Py_ssize_t i
+    for i in range(r.n_entries):
+        if r.entries[i].kind.after_batch.f != NULL:
+            do_pass(&r.entries[i].kind.after_batch, r, &r.entries[i], dtype, 0, 1)

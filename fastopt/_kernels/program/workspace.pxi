@@ -1,0 +1,95 @@
+# The memory of a program for a batch: values, their gradients, what is saved for backward, scratch.
+
+cdef class Workspace:
+    """The values of a program for up to `capacity` samples; with gradients, and room for a batch, if for training.
+
+    `tangents`: those of the values and of their gradients instead; the input, which stays, has none.
+    """
+    cdef void* block
+    cdef void* threads                      # scratch of each thread
+    cdef Py_ssize_t n_threads, thread_bytes
+    cdef void** values
+    cdef void** dvalues
+    cdef void** saved
+    cdef void** z
+    cdef void* scratch
+    cdef double* row_loss
+    cdef double* row_penalty
+    cdef char *batch_x
+    cdef char *batch_targets
+    cdef char *batch_weights
+    cdef readonly Py_ssize_t capacity
+    cdef readonly Py_ssize_t saved_bytes    # for backward, besides values
+
+    def __cinit__(self, Program program, Py_ssize_t capacity, bint training, bint tangents=False):
+        cdef Py_ssize_t i, n = program.n_values, item = program.item
+        cdef Py_ssize_t samples = round_up(min(max(capacity, 1), 1 << 56), 16)      # every value starts on a cache line
+        cdef Py_ssize_t first = 1 if tangents else 0, values = 0
+        cdef Py_ssize_t rows = samples * program.positions                          # of the output
+        cdef Py_ssize_t target = program.positions * max(8, program.shapes[n - 1].channels * item)
+        cdef Py_ssize_t x_bytes = elements_of(&program.shapes[0]) * (8 if program.reads_either else item)
+        cdef Py_ssize_t tables = round_up(2 * (n + program.n_entries) * <Py_ssize_t>sizeof(void*), 64), scratch, batch = 0
+        cdef Entry* e
+        cdef char* p
+        if <double>samples * (program.elements + 16.0) * 64 > 2.0**62:      # sizes below stay whole numbers of 63 bits
+            raise MemoryError(f"no memory for a batch of {capacity} rows")
+        for i in range(first, n):
+            values += value_bytes(program, i, samples)
+        for i in range(program.n_entries if training else 0):
+            e = &program.entries[i]
+            self.saved_bytes += saved_bytes(e, samples, item) + z_bytes(e, samples, item)
+            if e.kind.thread_scratch != NULL:
+                self.thread_bytes = max(self.thread_bytes, round_up(e.kind.thread_scratch(e) * item, 64))
+        scratch = program.scratch(samples, training)
+        if training and not tangents:       # for a batch that is gathered, its weights and losses
+            batch = rows * (8 + 8) + samples * (x_bytes + target) + 8 * program.n_penalties
+        self.block = aligned_block(tables + scratch + (2 if training else 1) * values + self.saved_bytes + batch)
+        self.values, self.dvalues = <void**>self.block, <void**>self.block + n
+        self.saved, self.z = self.dvalues + n, self.dvalues + n + program.n_entries
+        self.scratch = <char*>self.block + tables
+        p = <char*>self.scratch + scratch
+        for i in range(first, n):
+            self.values[i], self.dvalues[i] = p, p + values
+            p += value_bytes(program, i, samples)
+        if training:
+            p += values
+        for i in range(program.n_entries if training else 0):
+            e = &program.entries[i]
+            if saved_bytes(e, samples, item) > 0:
+                self.saved[i] = p
+                p += saved_bytes(e, samples, item)
+            if z_bytes(e, samples, item) > 0:
+                self.z[i] = p
+                p += z_bytes(e, samples, item)
+        if training and not tangents:
+            self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
+            self.batch_x = p + 16 * rows
+            self.batch_targets = self.batch_x + samples * x_bytes
+            self.row_penalty = <double*>(self.batch_targets + samples * target)
+        self.capacity = samples
+
+    def __dealloc__(self):
+        free(self.block)
+        free(self.threads)
+
+    cdef int reserve(self, Py_ssize_t team) except -1:
+        # scratch for so many threads
+        cdef void* threads
+        if self.thread_bytes > 0 and team > self.n_threads:
+            threads = aligned_block(team * self.thread_bytes)
+            free(self.threads)
+            self.threads, self.n_threads = threads, team
+        return 0
+
+
+cdef Py_ssize_t value_bytes(Program program, Py_ssize_t i, Py_ssize_t samples):
+    # nothing for a value that lies in the memory of another
+    return samples * elements_of(&program.shapes[i]) * program.item if program.shapes[i].owner == i else 0
+
+
+cdef Py_ssize_t saved_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item) noexcept:
+    return round_up(e.kind.saved(e, samples * e.positions) * item, 64) if e.kind.saved != NULL else 0
+
+
+cdef Py_ssize_t z_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item) noexcept:
+    return samples * e.positions * e.n_out * item if keeps_preactivation(e) else 0
