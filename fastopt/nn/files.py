@@ -24,7 +24,7 @@ def describe(layers) -> list[dict]:
 def input_shape_of(document, layers) -> tuple[int, ...]:
     """The shape of a sample that a file gives, or that its layers do."""
     given = document.get("input_shape")
-    return chain.first_shape(layers) if given is None else chain.as_shape("input_shape", given)
+    return chain.first_shape(layers) if given is None else chain.as_input_shape(given)
 
 
 def layers_of(file: _files.File) -> list[Layer]:

@@ -44,7 +44,11 @@ class Layout:
 
 
 def _program_of_widths(shapes, entries, typenum, packed):
-    """A program over vectors: values have widths, and what backward needs besides takes values of its own."""
+    """A program over vectors, whose values have widths.
+
+    What backward needs besides the values of the layout takes a value of its own, numbered just before the one that
+    the entry writes: preactivations (`keep`) where the derivative cannot be had from outputs, and statistics.
+    """
     for shape in shapes:
         if len(shape) != 1:
             raise NotImplementedError(f"input_shape: expected (features,), got {shape}; images are not computed yet")
@@ -59,7 +63,7 @@ def _program_of_widths(shapes, entries, typenum, packed):
         spec = {"activation": entry["activation"], **dict(zip(("weight", "bias"), entry["weights"], strict=False))}
         if entry["activation"] in ("gelu", "silu"):
             spec["keep"] = value(width)
-        if kind == "batch_norm":
+        if kind == "batch_norm":  # says None where it has no weights
             spec = {"weight": None, "bias": None, **spec}
             spec["statistics"] = value(-(-5 * width // 16))  # (5, width): a value has 16 rows at least
         if kind == "dense" and not own.pop("trained", True):

@@ -79,7 +79,7 @@ class Sequential(Fixed):
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
         self.layers = tuple(chain.check(layers))
-        self._given_shape = None if input_shape is None else chain.as_shape("input_shape", input_shape)
+        self._given_shape = None if input_shape is None else chain.as_input_shape(input_shape)
         self._find_shapes()
         everyone = list(chain.walk(self.layers))
         if len({id(layer) for layer in everyone}) < len(everyone):

@@ -21,11 +21,11 @@ def check(layers) -> list[Layer]:
     return layers
 
 
-def as_shape(name, value) -> tuple[int, ...]:
-    """The shape of a sample that a caller or a file gives; ValueError for another."""
+def as_input_shape(value) -> tuple[int, ...]:
+    """The `input_shape` that a caller or a file gives; ValueError for what is no shape of a sample."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (1, 3):
-        raise ValueError(f"{name}: expected (features,) or (height, width, channels), got {value!r}")
-    return tuple(whole_number(f"{name}[{i}]", n) for i, n in enumerate(value))
+        raise ValueError(f"input_shape: expected (features,) or (height, width, channels), got {value!r}")
+    return tuple(whole_number(f"input_shape[{i}]", n) for i, n in enumerate(value))
 
 
 def first_shape(layers) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Residual: a chain of layers with a shortcut around it."""
 
-from fastopt.nn.layers.chain import check, first_shape, inside, shapes
+from fastopt.nn.layers.chain import check, inside, shapes
 from fastopt.nn.layers.layer import Layer
 
 
@@ -10,7 +10,7 @@ class Residual(Layer):
     Parameters
     ----------
     layers : list of Layer
-        Must end as wide as they begin.
+        Must end in the shape in which they begin.
 
     Examples
     --------
@@ -26,8 +26,8 @@ class Residual(Layer):
             if layer.calibration == "required":
                 name = type(layer).__name__
                 raise ValueError(f"layers: expected no {name} inside a shortcut, for want of data; put it before")
-        (self.in_features,) = first_shape(self.layers)
-        self.out_features = next(one.out_features for one in reversed(self.layers) if one.out_features is not None)
+        self.in_features = next((one.in_features for one in self.layers if one.in_features), None)
+        self.out_features = next((one.out_features for one in reversed(self.layers) if one.out_features), None)
         if self.in_features != self.out_features:
             ends = f"{self.in_features} and {self.out_features}"
             raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {ends}")

@@ -90,7 +90,7 @@ class FromData(Layer):
 
 
 class Standardize(FromData):
-    """Centre every column and divide it by its standard deviation.
+    """Center every column and divide it by its standard deviation.
 
     The statistics are not trained: they come from data, by `Sequential.calibrate`, which
     `Trainer.fit` calls on the training data if nobody has.

@@ -10,7 +10,7 @@ from fastopt.threads import one_blas_thread
 
 
 class Whiten(FromData):
-    """Centre the columns and decorrelate them, ``(x - mean) @ weight.T``: their covariance becomes the identity.
+    """Center the columns and decorrelate them, ``(x - mean) @ weight.T``: their covariance becomes the identity.
 
     The statistics are not trained: they come from data, as those of `Standardize` do.
 
