@@ -163,7 +163,7 @@ def rows(n=64, dtype=np.float64):
 
 def plain(net):
     """The same arrays without the dropout."""
-    twin = fo.nn.Sequential(fo.nn.layers.without_dropout(copy.deepcopy(net).layers), dtype=net.dtype)
+    twin = fo.nn.Sequential(fo.nn.layers.inference(copy.deepcopy(net).layers), dtype=net.dtype)
     assert len(twin.layers) == 3
     return twin
 

@@ -309,7 +309,7 @@ def test_an_argument_of_another_type_is_refused_by_constructor_and_reader(kind, 
     with pytest.raises(ValueError, match=f"{name}: expected"):
         getattr(fo.nn, kind)(**{**given, name: value})
     path, layers = tmp_path / "m.safetensors", [getattr(fo.nn, kind)(**given)]
-    width = getattr(layers[0], "out_features", 2)
+    width = layers[0].out_features or 2
     fo.nn.Sequential([*layers, fo.nn.Dense(width, 1)], rng=0).save(path)
     rewrite(path, lambda document, arrays: document["layers"][0].update({name: value}))
     with pytest.raises(ValueError, match=rf"m\.safetensors: .*{name}: expected"):

@@ -8,21 +8,7 @@ import numpy as np
 
 from fastopt import _files
 from fastopt._numbers import flag
-from fastopt.nn import layers as kinds
-
-LAYERS: dict[str, type[kinds.Layer]] = {
-    k.__name__: k
-    for k in (
-        kinds.BatchNorm,
-        kinds.Dense,
-        kinds.Dropout,
-        kinds.GroupedDense,
-        kinds.Maxout,
-        kinds.Standardize,
-        kinds.Whiten,
-        kinds.Residual,
-    )
-}
+from fastopt.nn.layers import LAYERS, ArraySpec, Layer, chain
 
 
 def describe(layers) -> list[dict]:
@@ -30,46 +16,52 @@ def describe(layers) -> list[dict]:
     out = []
     for layer in layers:
         config = {k: describe(v) if k == "layers" else v for k, v in layer.config().items()}
-        out.append({"type": type(layer).__name__, **config})
-        if isinstance(layer, kinds.FromData):
-            out[-1]["calibrated"] = layer.calibrated
+        state = {"calibrated": layer.calibrated} if layer.calibration == "required" else {}
+        out.append({"type": type(layer).__name__, **config, **state})
     return out
 
 
-def layers_of(file: _files.File) -> list[kinds.Layer]:
+def input_shape_of(document, layers) -> tuple[int, ...]:
+    """The shape of a sample that a file gives, or that its layers do."""
+    given = document.get("input_shape")
+    return chain.first_shape(layers) if given is None else chain.as_input_shape(given)
+
+
+def layers_of(file: _files.File) -> list[Layer]:
     """The layers that a file describes, with its arrays; ValueError, before any array is read, where these differ."""
     name = file.document["dtype"]
     if name not in ("float32", "float64"):
         raise ValueError(f"dtype: expected float32 or float64, got {name!r}")
     dtype, others = np.dtype(name), file.document["kind"] != "network"  # a run has arrays besides
     stored = {name: a for name, a in file.stored.items() if name.startswith("layers.") or not others}
-    layers = kinds.check_chain(_build(file.document["layers"], dtype, stored, "layers"))
+    layers = chain.check(_build(file.document["layers"], dtype, stored, "layers"))
+    chain.shapes(layers, input_shape_of(file.document, layers))
     _check_names(_specs(layers, dtype), stored)
-    for place, layer in kinds.named(layers):
+    for place, layer in chain.named(layers):
         arrays = {name: file.array(f"{place}.{name}") for name in layer.array_specs(dtype)}
         layer.require_valid(arrays)
         layer.adopt(arrays)
     return layers
 
 
-def _build(description, dtype, stored, place) -> list[kinds.Layer]:
+def _build(description, dtype, stored, place) -> list[Layer]:
     """Layers without arrays; refuses the first one whose arrays are not as `stored`, however many would follow."""
     if not isinstance(description, list):
         raise ValueError(f"{place}: expected a list of layers, got {type(description).__name__}")
-    out: list[kinds.Layer] = []
+    out: list[Layer] = []
     for i, config in enumerate(description):
         config, here = dict(config), f"{place}.{i}"
         name = config.pop("type")
         if not (isinstance(name, str) and name in LAYERS):
-            raise ValueError(f"{here}: expected a layer of type {', '.join(LAYERS)}, got {name!r}")
-        from_data = issubclass(LAYERS[name], kinds.FromData)
-        calibrated = flag("calibrated", config.pop("calibrated", False)) if from_data else True
-        if LAYERS[name] is kinds.Residual:
+            raise ValueError(f"{here}: expected a layer of type {', '.join(sorted(LAYERS))}, got {name!r}")
+        waits = LAYERS[name].calibration == "required"
+        calibrated = flag("calibrated", config.pop("calibrated", False)) if waits else True
+        if "layers" in config:
             config["layers"] = _build(config["layers"], dtype, stored, here)
         layer = LAYERS[name](**config)
         for array, spec in layer.array_specs(dtype).items():
             _check_array(f"{here}.{array}", spec, stored)
-        if from_data:
+        if waits:
             layer.calibrated = calibrated
         out.append(layer)
     return out
@@ -90,19 +82,18 @@ def as_metadata(metadata) -> dict:
 
 def arrays_of(net) -> dict[str, np.ndarray]:
     """Every array a model file keeps, by name."""
-    return {f"{place}.{name}": a for place, layer in kinds.named(net.layers) for name, a in layer.arrays().items()}
+    return {f"{place}.{name}": a for place, layer in chain.named(net.layers) for name, a in layer.arrays().items()}
 
 
 def stored_arrays(net) -> dict[str, np.ndarray]:
     """`arrays_of`, as they are written."""
-    return {f"{place}.{name}": a for place, layer in kinds.named(net.layers) for name, a in layer.stored().items()}
+    return {f"{place}.{name}": a for place, layer in chain.named(net.layers) for name, a in layer.stored().items()}
 
 
-def take_statistics(net, arrays) -> None:
-    """Tell layers that the checked arrays of a file, now copied into them, are their statistics."""
-    for place, layer in kinds.named(net.layers):
-        if isinstance(layer, kinds.FromData):
-            layer.take_stored({name: arrays[f"{place}.{name}"].dtype for name in layer.wide()})
+def tell_copied(net, arrays) -> None:
+    """Tell every layer that its checked arrays of a file have been copied into it."""
+    for layer, its_arrays in _by_layer(net, arrays):
+        layer.copied(its_arrays)
 
 
 def check_arrays(net, arrays: Mapping[str, Any]) -> None:
@@ -111,16 +102,20 @@ def check_arrays(net, arrays: Mapping[str, Any]) -> None:
     _check_names(specs, arrays)
     for name, spec in specs.items():
         _check_array(name, spec, arrays)
-    for place, layer in kinds.named(net.layers):
-        layer.require_valid({name: arrays[f"{place}.{name}"] for name in layer.array_specs(net.dtype)})
-        if isinstance(layer, kinds.FromData):
-            layer.stored_dtype({name: arrays[f"{place}.{name}"].dtype for name in layer.wide()})
+    for layer, its_arrays in _by_layer(net, arrays):
+        layer.require_valid(its_arrays)
 
 
-def _specs(layers, dtype) -> dict[str, kinds.ArraySpec]:
+def _by_layer(net, arrays):
+    """Every layer that holds no others, with its own of the arrays of a file, by their names in the layer."""
+    for place, layer in chain.named(net.layers):
+        yield layer, {name: arrays[f"{place}.{name}"] for name in layer.array_specs(net.dtype)}
+
+
+def _specs(layers, dtype) -> dict[str, ArraySpec]:
     return {
         f"{place}.{name}": spec
-        for place, layer in kinds.named(layers)
+        for place, layer in chain.named(layers)
         for name, spec in layer.array_specs(dtype).items()
     }
 

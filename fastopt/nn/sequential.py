@@ -10,22 +10,9 @@ from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.nn import files
-from fastopt.nn.layers import BatchNorm, Dropout, Fixed, FromData, check_chain, fold_chain, walk, without_dropout
+from fastopt.nn.layers import Fixed, chain
+from fastopt.nn.layout import Layout
 from fastopt.nn.losses import loss_name, loss_options, measure
-
-
-class _Layout:
-    """Numbers the values and collects the entries of a program."""
-
-    def __init__(self, width, training):
-        self.widths, self.entries, self.training = [width], [], training
-
-    def value(self, width) -> int:
-        self.widths.append(width)
-        return len(self.widths) - 1
-
-    def add(self, kind, src, dst, **parts):
-        self.entries.append({"kind": kind, "src": src, "dst": dst, **parts})
 
 
 class Sequential(Fixed):
@@ -34,11 +21,19 @@ class Sequential(Fixed):
     Parameters
     ----------
     layers : list of Layer
-        Each as wide at its start as the one before at its end.
+        Each starts from the shape in which the one before ends.
     rng : int, numpy.random.Generator or None
         Where the initial weights come from; an int gives the same network every time.
     dtype : dtype
         float32 or float64, of all parameters and of the arithmetic.
+    input_shape : tuple of int, optional
+        Of one sample: (features,), or (height, width, channels) of an image, channels last. By default the width of
+        the first layer that has one.
+
+    Raises
+    ------
+    ValueError
+        A layer does not fit what stands before it: the message says which, what it expected and what came.
 
     Warns
     -----
@@ -49,6 +44,8 @@ class Sequential(Fixed):
     ----------
     layers : tuple of Layer
         The layers and the dtype stay those the network was made with.
+    input_shape, output_shape : tuple of int
+        Of one sample, before the first layer and after the last.
     draws : int
         Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
         drop the same elements again.
@@ -66,8 +63,8 @@ class Sequential(Fixed):
 
     _free = ("draws", "metadata")
 
-    def __init__(self, layers, rng=None, dtype=np.float32):
-        self._assemble(layers, rng, dtype)
+    def __init__(self, layers, rng=None, dtype=np.float32, input_shape=None):
+        self._assemble(layers, rng, dtype, input_shape)
         for layer in _hidden(self.layers):
             if layer.init == "zeros":
                 warnings.warn(
@@ -77,46 +74,60 @@ class Sequential(Fixed):
                     stacklevel=2,
                 )
 
-    def _assemble(self, layers, rng, dtype):
+    def _assemble(self, layers, rng, dtype, input_shape):
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
-        self.layers = tuple(check_chain(layers))
-        everyone = list(walk(self.layers))
+        self.layers = tuple(chain.check(layers))
+        self._given_shape = None if input_shape is None else chain.as_input_shape(input_shape)
+        self._find_shapes()
+        everyone = list(chain.walk(self.layers))
         if len({id(layer) for layer in everyone}) < len(everyone):
             raise ValueError(
                 "layers: expected each layer once, got one twice; use copy.deepcopy for a second of its kind"
             )
         rng = np.random.default_rng(rng)
-        for layer in self.layers:
-            layer.build(rng, self.dtype)
+        for layer, shape in zip(self.layers, self._shapes[:-1], strict=True):
+            layer.build(rng, self.dtype, shape)
         self._folded, self.draws, self.metadata = False, 0, {}
         self._compile()
 
+    def _find_shapes(self):
+        self._shapes = chain.shapes(self.layers, self._given_shape or chain.first_shape(self.layers))
+
     def _compile(self):
-        drops = any(isinstance(layer, Dropout) for layer in walk(self.layers))
+        self._find_shapes()
+        differ = any(layer.training_only for layer in chain.walk(self.layers))
         self._program = self._lay_out(training=False)
-        self._training_program = self._lay_out(training=True) if drops else self._program
-        last = next(layer for layer in reversed(self.layers) if not isinstance(layer, Dropout))  # which only scales
-        self._ends_in = getattr(last, "activation", None)
+        self._training_program = self._lay_out(training=True) if differ else self._program
+        self._ends_in = next(layer for layer in reversed(self.layers) if not layer.training_only).activation
 
     def _lay_out(self, training):
-        layout = _Layout(self.layers[0].in_features, training)
+        layout = Layout(self.input_shape, training)
         end = 0
         for layer in self.layers:
             end = layer.lay_out(layout, end)
-        typenum = self.dtype.num
-        return core.Program(layout.widths, layout.entries, typenum, self._folded)
+        return layout.program(self.dtype.num, self._folded)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample before the first layer."""
+        return self._shapes[0]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of a sample after the last layer."""
+        return self._shapes[-1]
 
     @property
     def in_features(self) -> int:
-        """Width of an input row."""
-        return self._program.n_in
+        """Last axis of `input_shape`: columns of a row, channels of an image."""
+        return self.input_shape[-1]
 
     @property
     def out_features(self) -> int:
-        """Width of an output row."""
-        return self._program.n_out
+        """Last axis of `output_shape`."""
+        return self.output_shape[-1]
 
     def parameters(self) -> list[np.ndarray]:
         """The trained arrays themselves, in the order of their gradients."""
@@ -308,7 +319,7 @@ class Sequential(Fixed):
         """
         self.require_calibrated()
         twin = copy.deepcopy(self)
-        object.__setattr__(twin, "layers", tuple(fold_chain(without_dropout(twin.layers), twin.dtype)))
+        object.__setattr__(twin, "layers", tuple(chain.fold(chain.inference(twin.layers), twin.dtype)))
         _protect(twin.layers)
         twin._folded = True
         twin._compile()
@@ -337,12 +348,12 @@ class Sequential(Fixed):
         x = self._program.rows(X, "X")
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=2, most=max(len(x), 2))
-        self._calibrate(self.layers, x, (FromData, BatchNorm), batch_size)
+        self._calibrate(self.layers, x, ("required", "optional"), batch_size)
         return self
 
     def _calibrate(self, layers, x, kinds, batch_size=None):
-        """Calibrate the layers of these kinds from rows x as the network reads them; all or none."""
-        waiting = [layer for layer in walk(layers) if isinstance(layer, kinds)]
+        """Calibrate the layers of these kinds of calibration from rows x as the network reads them; all or none."""
+        waiting = [layer for layer in chain.walk(layers) if layer.calibration in kinds]
         kept = [(layer, layer.calibrated, copy.deepcopy(layer._arrays)) for layer in waiting]
         try:
             self._calibrate_chain(layers, x, kinds, batch_size)
@@ -352,22 +363,19 @@ class Sequential(Fixed):
             raise
 
     def _calibrate_chain(self, layers, x, kinds, batch_size):
-        last = max(
-            (i for i, layer in enumerate(layers) if any(isinstance(a, kinds) for a in walk([layer]))), default=-1
-        )
+        takes = [any(one.calibration in kinds for one in chain.walk([layer])) for layer in layers]
+        last = max((i for i, found in enumerate(takes) if found), default=-1)
         for i, layer in enumerate(layers[: last + 1]):
-            if isinstance(layer, kinds):
-                if isinstance(layer, BatchNorm):
-                    layer.calibrate(np.require(x, self.dtype, ["C", "A"]), batch_size)
-                else:
-                    layer.calibrate(x)
-            self._calibrate_chain(getattr(layer, "layers", ()), x, kinds, batch_size)
-            if i < last and not isinstance(layer, Dropout):
-                x = _assembled([layer], self.dtype).predict(x)
+            if layer.calibration in kinds:
+                layer.calibrate(x, batch_size)
+            for inner in layer.chains():
+                self._calibrate_chain(inner, x, kinds, batch_size)
+            if i < last and not layer.training_only:
+                x = _assembled([layer], self.dtype, x.shape[1:]).predict(x)
 
     def require_calibrated(self) -> None:
         """Raise ValueError if a layer has no statistics yet."""
-        for layer in walk(self.layers):
+        for layer in chain.walk(self.layers):
             if not layer.calibrated:
                 name = type(layer).__name__
                 raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
@@ -402,22 +410,28 @@ class Sequential(Fixed):
         TypeError, ValueError
             Metadata that JSON cannot hold.
         """
-        document = {"kind": "network", "dtype": self.dtype.name, "layers": files.describe(self.layers)}
+        document = {"kind": "network", **self.describe()}
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)
         if metadata:
             document["metadata"] = metadata
         _files.write(path, files.stored_arrays(self), document)
 
+    def describe(self) -> dict:
+        """What files say of the network besides its arrays, as JSON values; `input_shape` only where it was given."""
+        given = {} if self._given_shape is None else {"input_shape": list(self._given_shape)}
+        return {"dtype": self.dtype.name, "layers": files.describe(self.layers), **given}
+
     def __repr__(self):
         inside = "".join(f"    {layer!r},\n" for layer in self.layers)
-        return f"Sequential([\n{inside}], dtype={self.dtype})"
+        given = "" if self._given_shape is None else f", input_shape={self._given_shape}"
+        return f"Sequential([\n{inside}], dtype={self.dtype}{given})"
 
     def __getstate__(self):
-        names = ("layers", "dtype", "_folded", "draws", "metadata")
+        names = ("layers", "dtype", "_given_shape", "_folded", "draws", "metadata")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state):
-        self.__dict__.update({"metadata": {}, **state, "layers": tuple(state["layers"])})
+        self.__dict__.update({"metadata": {}, "_given_shape": None, **state, "layers": tuple(state["layers"])})
         if self._folded:
             _protect(self.layers)
         self._compile()
@@ -425,15 +439,15 @@ class Sequential(Fixed):
 
 def _protect(layers):
     """Make every array of the layers read-only."""
-    for layer in walk(layers):
+    for layer in chain.walk(layers):
         for array in layer.arrays().values():
             array.flags.writeable = False
 
 
-def _assembled(layers, dtype) -> Sequential:
+def _assembled(layers, dtype, input_shape) -> Sequential:
     """A network whose weights are known: it does not matter how they started."""
     net = Sequential.__new__(Sequential)
-    net._assemble(layers, 0, dtype)
+    net._assemble(layers, 0, dtype, input_shape)
     return net
 
 
@@ -441,10 +455,11 @@ def _hidden(layers):
     """The layers with weights that others with weights follow; a chain inside counts for itself."""
     followed = False
     for layer in reversed(layers):
-        if followed and hasattr(layer, "init"):
+        if followed and layer.weighted:
             yield layer
-        yield from _hidden(getattr(layer, "layers", ()))
-        followed = followed or any(hasattr(other, "init") for other in walk([layer]))
+        for inner in layer.chains():
+            yield from _hidden(inner)
+        followed = followed or any(other.weighted for other in chain.walk([layer]))
 
 
 def load(path):
@@ -479,7 +494,7 @@ def load(path):
     with _files.File(path, "network", "trainer") as file:
         try:
             metadata = files.as_metadata(file.document.get("metadata", {}))
-            net = _assembled(files.layers_of(file), file.document["dtype"])
+            net = _assembled(files.layers_of(file), file.document["dtype"], file.document.get("input_shape"))
         except _files.MALFORMED as error:
             why = _files.why(error)
             raise ValueError(f"{path}: expected a network, got a description that does not fit ({why})") from error

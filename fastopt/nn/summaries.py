@@ -1,5 +1,6 @@
 """A network as a table: what each layer takes, gives, holds and costs."""
 
+from fastopt.nn.layers import chain
 from fastopt.nn.sequential import Sequential
 
 HEAD = ("layer", "shape", "parameters", "multiply-adds", "bytes")
@@ -15,8 +16,8 @@ def summary(net) -> str:
     Returns
     -------
     str
-        A line a layer, those inside others indented, and one of totals: features of a row before and
-        after; trained numbers; multiply-adds of one row in inference, those of matrix products only;
+        A line a layer, those inside others indented, and one of totals: shape of a sample before and
+        after; trained numbers; multiply-adds of one sample in inference, those of matrix products only;
         bytes of all arrays a model file keeps.
 
     Raises
@@ -37,39 +38,30 @@ def summary(net) -> str:
     """
     if not isinstance(net, Sequential):
         raise TypeError(f"net: expected a Sequential, got {type(net).__name__}")
-    rows = [row for layer in net.layers for row in _rows(layer, 0)]
+    shapes = chain.shapes(net.layers, net.input_shape)
+    rows = [row for layer, shape in zip(net.layers, shapes[:-1], strict=True) for row in _rows(layer, shape, 0)]
     counts = [sum(row[i] for row in rows) for i in (2, 3, 4)]
-    rows.append(("total", _shape(net), *counts))
+    rows.append(("total", _arrow(net.input_shape, net.output_shape), *counts))
     table = [HEAD, *((name, shape, *(f"{n:,}" for n in numbers)) for name, shape, *numbers in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
     widths = [widths[0], widths[1] + 1, *(w + 2 for w in widths[2:])]
     return "\n".join(row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:])) for row in table)
 
 
-def _rows(layer, depth):
+def _rows(layer, input_shape, depth):
     """(name, shape, parameters, multiply-adds, bytes) of a layer and of those inside it, which hold its arrays."""
-    inside = getattr(layer, "layers", ())
-    own = [] if inside else layer.stored().values()
-    parameters = 0 if inside else sum(a.size for a in layer.parameters())
-    products = getattr(layer, "weight", None)
+    holds = not layer.layers
     yield (
-        "  " * depth + _name(layer),
-        _shape(layer),
-        parameters,
-        0 if products is None else products.size,
-        sum(a.nbytes for a in own),
+        "  " * depth + " ".join([type(layer).__name__, *layer.marks()]),
+        _arrow(input_shape, layer.output_shape(input_shape)),
+        sum(a.size for a in layer.parameters()) if holds else 0,
+        layer.multiply_adds(input_shape),
+        sum(a.nbytes for a in layer.stored().values()) if holds else 0,
     )
-    for one in inside:
-        yield from _rows(one, depth + 1)
+    for inner, shape in chain.inside(layer, input_shape):
+        yield from _rows(inner, shape, depth + 1)
 
 
-def _name(layer) -> str:
-    """The type, and what distinguishes it from others of its kind."""
-    config = layer.config()
-    marks = [str(config[key]) for key in ("activation", "kind", "rate") if config.get(key, "identity") != "identity"]
-    marks += [f"{config[key]} {key}" for key in ("groups", "pieces") if key in config]
-    return " ".join([type(layer).__name__, *marks])
-
-
-def _shape(layer) -> str:
-    return f"{layer.in_features} -> {layer.out_features}"
+def _arrow(before, after) -> str:
+    """``8 -> 16``, or ``28x28x3 -> 28x28x8``."""
+    return " -> ".join("x".join(map(str, shape)) for shape in (before, after))

@@ -26,7 +26,6 @@ from fastopt._kernels import core
 from fastopt._numbers import finite_number, whole_number
 from fastopt.metrics import accuracy
 from fastopt.nn import files
-from fastopt.nn.layers import FromData
 from fastopt.nn.losses import describe_loss, loss_name, measure
 from fastopt.optim.optimizer import pack_state, unpack_state
 from fastopt.schedules import Schedule
@@ -287,7 +286,7 @@ class Trainer:
                 if patience is None:
                     self._stopping = None
                 if y is not None and not all(layer.calibrated for layer in self.net.layers):
-                    self.net._calibrate(self.net.layers, rows[0], FromData)
+                    self.net._calibrate(self.net.layers, rows[0], ("required",))
                 history = self._epochs(train, epochs, validation, patience, callbacks, bar)
             except BaseException:
                 self._show_best()
@@ -557,8 +556,7 @@ class Trainer:
         return {
             **({"metadata": metadata} if metadata else {}),
             "kind": "trainer",
-            "layers": files.describe(self.net.layers),
-            "dtype": self.net.dtype.name,
+            **self.net.describe(),
             "rule": type(self.optimizer).__name__,
             "loss": describe_loss(self.loss),
             "seed": self.seed,
@@ -590,7 +588,7 @@ class Trainer:
             except _files.MALFORMED as error:
                 raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
             core.copy_arrays(list(mine.values()), list(theirs.values()))
-            files.take_statistics(self.net, arrays)
+            files.tell_copied(self.net, arrays)
             self.net.metadata = metadata
             for layer, known in zip(self.net.layers, calibrated, strict=True):
                 layer.calibrated = known
@@ -607,7 +605,7 @@ class Trainer:
         for name in ("dtype", "rule", "loss"):
             if document[name] != expected[name]:
                 raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
-        waits = [isinstance(layer, FromData) for layer in self.net.layers]  # for statistics, until it is calibrated
+        waits = [layer.calibration == "required" for layer in self.net.layers]  # for statistics, until it is calibrated
         calibrated = [
             config.pop("calibrated", None if may else True)
             for may, config in zip(waits, document["layers"], strict=True)
@@ -618,6 +616,9 @@ class Trainer:
         plain = [{k: v for k, v in config.items() if k != "calibrated"} for config in expected["layers"]]
         if document["layers"] != plain:
             raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
+        shape = files.input_shape_of(document, self.net.layers)
+        if shape != self.net.input_shape:
+            raise ValueError(f"expected input_shape {self.net.input_shape}, got {shape}")
         parts = _by_part(arrays)
         theirs, moments = parts.pop("layers"), parts.pop("optimizer", {})
         files.check_arrays(self.net, theirs)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.nn.layers import FromData
 from fastopt.nn.trainer import Trainer
 from fastopt.optim.rules import SGD
 from fastopt.threads import get_num_threads, num_threads
@@ -113,7 +112,7 @@ def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repe
     threads = _counts("threads", (1, get_num_threads()) if threads is None else threads)
     net, rng = copy.deepcopy(net), np.random.default_rng(0)
     x = rng.standard_normal((max(sizes), net.in_features)).astype(net.dtype)
-    net._calibrate(net.layers, x, FromData)
+    net._calibrate(net.layers, x, ("required",))
     y = np.zeros((len(x), net.out_features), net.dtype)
     trainer = Trainer(net, "mse", SGD(net.parameters(), lr=1e-9, momentum=0.9), max_batch=max(sizes)) if train else None
 

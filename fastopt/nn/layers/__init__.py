@@ -1,0 +1,31 @@
+"""Layers, a file a family; what each is to networks, files and tables stands in `layer.py`."""
+
+from fastopt.nn.layers.batch_norm import BatchNorm
+from fastopt.nn.layers.chain import inference, named, shapes, walk
+from fastopt.nn.layers.dense import Dense, GroupedDense
+from fastopt.nn.layers.dropout import Dropout
+from fastopt.nn.layers.layer import LAYERS, ArraySpec, Fixed, Layer
+from fastopt.nn.layers.maxout import Maxout
+from fastopt.nn.layers.residual import Residual
+from fastopt.nn.layers.standardize import FromData, Standardize
+from fastopt.nn.layers.whiten import Whiten
+
+__all__ = [
+    "LAYERS",
+    "ArraySpec",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "Fixed",
+    "FromData",
+    "GroupedDense",
+    "Layer",
+    "Maxout",
+    "Residual",
+    "Standardize",
+    "Whiten",
+    "inference",
+    "named",
+    "shapes",
+    "walk",
+]

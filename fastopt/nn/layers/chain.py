@@ -1,0 +1,107 @@
+"""Chains of layers: whether they fit, what is in them, and what they fold into."""
+
+from collections.abc import Sequence
+
+from fastopt._numbers import whole_number
+from fastopt.nn.layers.layer import NO_KERNEL, Layer
+
+
+def check(layers) -> list[Layer]:
+    """The layers as a list, if there are some and each has kernels; `shapes` says whether they fit each other."""
+    layers = list(layers)
+    if not layers:
+        raise ValueError("layers: expected at least one layer, got none")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
+        if type(layer).lay_out is Layer.lay_out:
+            raise TypeError(f"layers[{i}], a {type(layer).__name__}: {NO_KERNEL}")
+    if all(layer.training_only for layer in layers):
+        raise ValueError(f"layers: expected a layer besides {_types(layers)}, which inference leaves out, got none")
+    return layers
+
+
+def as_input_shape(value) -> tuple[int, ...]:
+    """The `input_shape` that a caller or a file gives; ValueError for what is no shape of a sample."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (1, 3):
+        raise ValueError(f"input_shape: expected (features,) or (height, width, channels), got {value!r}")
+    return tuple(whole_number(f"input_shape[{i}]", n) for i, n in enumerate(value))
+
+
+def first_shape(layers) -> tuple[int, ...]:
+    """The shape that layers start from where nobody has said it: the width of the first one that has its own."""
+    width = next((layer.in_features for layer in layers if layer.in_features is not None), None)
+    if width is None:
+        way_out = "give Sequential an input_shape, or put one in"
+        raise ValueError(f"layers: expected a layer with a width of its own, got {_types(layers)}; {way_out}")
+    return (width,)
+
+
+def shapes(layers, input_shape) -> list[tuple[int, ...]]:
+    """Shapes of a sample: `input_shape`, and that after each layer; ValueError names the first that does not fit."""
+    found, before = [input_shape], "the input"
+    for i, layer in enumerate(layers):
+        here = f"layers[{i}] ({type(layer).__name__})"
+        try:
+            found.append(layer.output_shape(found[-1]))
+        except ValueError as error:
+            raise ValueError(f"{here}: {error} from {before}") from None
+        before = here
+    return found
+
+
+def inside(layer, input_shape):
+    """The layers inside this one, not those inside them, each with the shape that it takes."""
+    for chain in layer.chains():
+        yield from zip(chain, shapes(chain, input_shape)[:-1], strict=True)
+
+
+def walk(layers):
+    """Every layer, those inside others included."""
+    for layer in layers:
+        yield layer
+        yield from walk(layer.layers)
+
+
+def named(layers, place="layers"):
+    """Every layer that holds no others, with the place that its arrays are named by: ``layers.1.0``."""
+    for i, layer in enumerate(layers):
+        if layer.layers:
+            yield from named(layer.layers, f"{place}.{i}")
+        else:
+            yield f"{place}.{i}", layer
+
+
+def inference(layers) -> list[Layer]:
+    """The layers of an inference network; changes those that hold others."""
+    for layer in layers:
+        _replace_inside(layer, inference)
+    return [layer for layer in layers if not layer.training_only]
+
+
+def fold(layers, dtype) -> list[Layer]:
+    """The layers with every scale and shift absorbed into a layer with a weight beside it; changes that layer.
+
+    After a BatchNorm without activation, a Standardize or a Whiten (s a matrix): W (s x + t) + b = (W s) x + (b + W t).
+    Before a BatchNorm, without activation between: s (W x + b) + t = (s W) x + (s b + t). Computed in float64.
+    A layer stays where W s x and W t, far larger than their sum, would lose digits in the dtype of the network.
+    """
+    folded: list[Layer] = []
+    for layer in layers:
+        _replace_inside(layer, lambda chain: fold(chain, dtype))
+        if folded and folded[-1].absorb_after(layer):
+            continue
+        while folded and layer.absorb_before(folded[-1], dtype):
+            folded.pop()
+        folded.append(layer)
+    return folded
+
+
+def _types(layers) -> str:
+    return ", ".join(sorted({type(layer).__name__ for layer in layers}))
+
+
+def _replace_inside(layer, function):
+    """Put what `function` makes of the layers inside this one in their place."""
+    if layer.layers:
+        object.__setattr__(layer, "layers", tuple(function(layer.layers)))
