@@ -17,7 +17,7 @@ from fastopt.cli import main
 
 PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "jax", "optax")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
-LARGE = re.compile("16000000|4096x4096|100000x50|20000x|softmax")  # cases that take most of the time
+LARGE = re.compile("16000000|4096x4096|100000x50|20000x|softmax digits")  # cases that take most of the time
 
 
 def modules(folder):

@@ -2,6 +2,7 @@
 
 import json
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, repeat
 
 import fastopt as fo
 from fastopt.bench._cases import Case, cases
@@ -85,7 +86,6 @@ def print_row(row, peers) -> None:
 
 
 def print_table_row(cells, widths=(44, 11, 11, 9)) -> None:
-    padded = [
-        f"{cell:<{widths[0]}}" if i == 0 else f"{cell:>{(*widths, *[18] * 9)[i]}}" for i, cell in enumerate(cells)
-    ]
-    print("".join(padded).rstrip(), flush=True)
+    """The first cell stands to the left, the others to the right; those beyond `widths` are peers."""
+    (first, width), *others = zip(cells, chain(widths, repeat(18)), strict=False)
+    print((f"{first:<{width}}" + "".join(f"{cell:>{width}}" for cell, width in others)).rstrip(), flush=True)

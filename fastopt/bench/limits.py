@@ -11,6 +11,7 @@ SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
 
 
 def cases() -> tuple[Case, ...]:
+    """None: `bench limits` prints nothing beyond the limits."""
     return ()
 
 

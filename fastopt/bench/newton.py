@@ -139,23 +139,23 @@ def hessian_case(n, d, dtype) -> Case:
 
 
 def pass_cases(n, d) -> Iterator[Case]:
-    """One pass over float64 data for the gradient, the Hessian (in either dtype) or both, or a product with it."""
+    """Passes over float64 data that add up the gradient, the Hessian (in either dtype), both, or a product with it."""
+    yield pass_case(n, d, "gradient", lambda data, theta, grad, hessian: data.value(theta, grad))
+    yield pass_case(n, d, "product", lambda data, theta, grad, hessian: data.product(theta, grad))
+    for dtype in ("float32", "float64"):
+        both, alone = f"gradient and Hessian, sums in {dtype}", f"Hessian, sums in {dtype}"
+        yield pass_case(n, d, both, lambda data, theta, grad, hessian: data.value(theta, grad, hessian), dtype)
+        yield pass_case(n, d, alone, lambda data, theta, grad, hessian: data.hessian(hessian), dtype)
 
-    def case(what, method, dtype="float64"):
-        def ours(X, y):
-            data = core.GlmData("binomial", X, y, None, 1, False)
-            theta, grad, hessian = np.zeros((1, d)), np.zeros((1, d)), np.zeros((d, d), dtype)
-            data.value(theta, grad)
-            return method(data, theta, grad, hessian)
 
-        return Case(f"binomial {n}x{d}, {what}", setup, ours, dtype="float64")
-
+def pass_case(n, d, what, call, dtype="float64") -> Case:
     def setup():
         return random(n, d, dtype="float64"), targets("binomial", n)
 
-    yield case("gradient", lambda data, theta, grad, hessian: lambda: data.value(theta, grad))
-    yield case("product", lambda data, theta, grad, hessian: lambda: data.product(theta, grad))
-    for dtype in ("float32", "float64"):
-        both = f"gradient and Hessian, sums in {dtype}"
-        yield case(both, lambda data, theta, grad, hessian: lambda: data.value(theta, grad, hessian), dtype)
-        yield case(f"Hessian, sums in {dtype}", lambda data, theta, grad, hessian: lambda: data.hessian(hessian), dtype)
+    def ours(X, y):
+        data = core.GlmData("binomial", X, y, None, 1, False)
+        theta, grad, hessian = np.zeros((1, d)), np.zeros((1, d)), np.zeros((d, d), dtype)
+        data.value(theta, grad)
+        return partial(call, data, theta, grad, hessian)
+
+    return Case(f"binomial {n}x{d}, {what}", setup, ours, dtype="float64")
