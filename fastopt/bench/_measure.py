@@ -27,7 +27,7 @@ PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms aft
 def seconds(case: Case, threads: int) -> dict[str, float]:
     """Median seconds of a call by side, "ours" or the name of a peer; peers that are not installed are left out."""
     calls = {}
-    with fo.num_threads(threads):
+    with equal_threads(threads):
         calls["ours"] = case.call()
         for name in case.peers:
             try:
@@ -38,7 +38,7 @@ def seconds(case: Case, threads: int) -> dict[str, float]:
 
 
 def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns."""
+    """Median seconds of each call; the calls take turns. Runtimes loaded while they were prepared are held here."""
     with equal_threads(threads):
         timers = {name: timeit.Timer(call) for name, call in calls.items()}
         number = {name: calls_for(timer, SECONDS) for name, timer in timers.items()}
