@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import fastopt as fo
-from fastopt import _data
+from fastopt import _data, bench
 from fastopt._numbers import finite_number, whole_number
 
 DATA = "a .npz file with arrays X and y, or a .csv file of numbers, with or without names in its first line"
@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=lambda args: fo.show_config())
 
     text = "times against the peers that are installed, side by side in this process"
-    bench = commands.add_parser("bench", help=text, description=f"Print {text}.", epilog=EXAMPLES, formatter_class=form)
-    bench.add_argument("topics", nargs="*", metavar="topic", help=f"of {', '.join(TOPICS)}; all by default")
-    bench.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="thread counts (default: 1)")
-    bench.add_argument("--json", metavar="FILE", help="write the rows to this file too")
-    bench.set_defaults(run=_bench)
+    times = commands.add_parser("bench", help=text, description=f"Print {text}.", epilog=EXAMPLES, formatter_class=form)
+    times.add_argument("topics", nargs="*", metavar="topic", help=f"of {', '.join(bench.TOPICS)}; all by default")
+    times.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="thread counts (default: 1)")
+    times.add_argument("--json", metavar="FILE", help="write the rows to this file too")
+    times.set_defaults(run=_bench)
 
     text = "train a network on a data file and save it"
     train = commands.add_parser(
@@ -146,33 +146,16 @@ def _parser() -> argparse.ArgumentParser:
 CLASSIFY, REGRESS = "classify", "regress"
 CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
 ADAM = 4  # arrays for each weight: itself, its gradient and two moments
-TOPICS = (
-    "limits",
-    "activations",
-    "dense",
-    "grouped_dense",
-    "maxout",
-    "dropout",
-    "losses",
-    "optim",
-    "standardize",
-    "batch_norm",
-    "program",
-    "train",
-    "newton",
-)
 
 
 def _bench(args):
-    from fastopt import bench
-
-    unknown = [topic for topic in args.topics if topic not in TOPICS]
+    unknown = [topic for topic in args.topics if topic not in bench.TOPICS]
     if unknown:
-        raise ValueError(f"topic: expected some of {', '.join(TOPICS)}, got {unknown[0]!r}")
+        raise ValueError(f"topic: expected some of {', '.join(bench.TOPICS)}, got {unknown[0]!r}")
     for n in args.threads:
         whole_number("--threads", n)
     _check_out("--json", args.json)
-    bench.main(args.topics or TOPICS, args.threads, args.json)
+    bench.main(args.topics or bench.TOPICS, args.threads, args.json)
 
 
 def _train(args):

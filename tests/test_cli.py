@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -13,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt import bench
-from fastopt.cli import TOPICS, main
-
-PEER_MODULES = ("torch", "sklearn", "onnxruntime", "onnx", "jax", "optax")
+from fastopt.cli import main
 
 
 @pytest.fixture
@@ -526,39 +522,11 @@ def test_unusable_models_get_one_line_and_status_2(model, classes, tmp_path, cap
     assert_one_line_and_status_2(argv, "--proba: expected a network with an output for each class", capsys)
 
 
-# ---------------------------------------------------------------- bench
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    """No peers installed, and no patience for exact times."""
-    for name in PEER_MODULES:
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(bench, "REPEATS", 1)
-    monkeypatch.setattr(bench, "SECONDS", 1e-5)
-    monkeypatch.setattr(bench, "PAUSE", 0)
-    monkeypatch.setattr(bench, "SIZES", (1,))
-
-
-@pytest.mark.parametrize("topic", ["limits", "grouped_dense", "maxout", "dropout", "losses", "standardize", "program"])
-def test_bench_prints_a_row_a_case_without_any_peer(topic, alone, tmp_path, capsys):
-    assert main(["bench", topic, "--threads", "1", "2", "--json", str(tmp_path / "rows.json")]) == 0
-    out, document = capsys.readouterr().out, json.loads((tmp_path / "rows.json").read_text())
-    assert "GFLOP/s" in out
-    assert document["limits"]["1"]["fma"] > 0
-    for row in document["rows"]:
-        assert row["what"] in out
-        assert row["us"]["ours"] > 0
-        assert set(row["us"]) <= {"ours", "numpy", "dense"}
-    assert {row["threads"] for row in document["rows"]} == (set() if topic == "limits" else {1, 2})
-
-
-def test_every_topic_of_the_command_line_exists():
-    assert set(TOPICS) == {"limits", *bench.TOPICS}
+# ---------------------------------------------------------------- bench (what it prints: test_bench.py)
 
 
 def test_bench_refuses_an_unknown_topic(capsys):
-    assert_one_line_and_status_2(["bench", "tea"], "topic: expected some of limits", capsys)
+    assert_one_line_and_status_2(["bench", "tea"], "topic: expected some of activations, batch_norm", capsys)
     assert_one_line_and_status_2(["bench", "limits", "--threads", "0"], "--threads: expected a whole number", capsys)
     assert_one_line_and_status_2(
         ["bench", "limits", "--json", "no/such/x.json"], "--json: expected an existing", capsys

@@ -1,20 +1,23 @@
-"""fastopt's own times by thread count, dtype and size; `python -m fastopt bench` compares with peers.
+"""fastopt's own times over commits, by thread count; `python -m fastopt bench` compares with peers.
 
-What is shared here: random arrays whose pages have been touched, and settings that keep a
-whole `asv run` under five minutes. Every class sets the thread count in `setup`.
+The cases and the way to measure them are those of `fastopt.bench`; a file here names its topic.
 """
 
-import numpy as np
+from fastopt.bench import seconds
 
 THREADS = [1, 2]
-DTYPES = ["float32", "float64"]
 
 
-class Timed:
-    """Settings of every benchmark: one process, up to seven repeats in at most a second."""
+def benchmark_of(topic):
+    """The benchmark of a topic: its cases at each thread count, without the peers."""
+    cases = {case.what: case.alone() for case in topic.cases()}
 
-    rounds, repeat, sample_time, warmup_time, timeout = 1, (3, 7, 0.5), 0.01, 0.05, 60
+    class Cases:
+        params = [THREADS, list(cases)]
+        param_names = ["threads", "case"]
+        unit = "seconds"
 
+        def track_ours(self, threads, case):
+            return seconds(cases[case], threads)["ours"]
 
-def random(dtype, *shape):
-    return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return Cases

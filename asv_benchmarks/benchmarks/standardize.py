@@ -1,18 +1,7 @@
-"""functional.standardize."""
+"""The cases of fastopt.bench.standardize."""
 
-import fastopt as fo
+from fastopt.bench import standardize
 
-from . import DTYPES, THREADS, Timed, random
+from . import benchmark_of
 
-
-class Standardize(Timed):
-    params = [THREADS, DTYPES, [(1, 64), (1024, 512)]]
-    param_names = ["threads", "dtype", "shape"]
-
-    def setup(self, threads, dtype, shape):
-        fo.set_num_threads(threads)
-        self.x, self.out = random(dtype, *shape), random(dtype, *shape)
-        self.mean, self.scale = random(dtype, shape[1]), random(dtype, shape[1])
-
-    def time_standardize(self, threads, dtype, shape):
-        fo.functional.standardize(self.x, self.mean, self.scale, self.out)
+Cases = benchmark_of(standardize)

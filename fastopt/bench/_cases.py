@@ -1,0 +1,59 @@
+"""What a case is, the topics that hold cases, and the random arrays that cases work on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt._arrays import aligned_copy
+
+TOPICS = tuple(sorted(m.name for m in iter_modules([str(Path(__file__).parent)]) if not m.name.startswith("_")))
+
+
+class Case(NamedTuple):
+    """One thing to time, by fastopt and by its peers.
+
+    A side (`ours`, or a value of `peers`) takes what `setup` has made, for this side alone, and returns the
+    call to time. A side whose package is not installed raises ImportError. Besides other libraries, a peer
+    may be a yardstick of ours, such as the memory traffic alone.
+    """
+
+    what: str
+    setup: Callable[[], Iterable]
+    ours: Callable[..., Callable]
+    peers: dict[str, Callable[..., Callable]] = {}
+    flops: float = 0.0
+    moved: float = 0.0  # numbers of `dtype` that are read or written at least
+    dtype: str = "float32"
+
+    def call(self, side="ours") -> Callable:
+        """The call to time, prepared."""
+        prepare = self.ours if side == "ours" else self.peers[side]
+        return prepare(*self.setup())
+
+    def alone(self) -> "Case":
+        """The case without its peers: timed over commits, not printed by `bench`."""
+        return self._replace(peers={})
+
+
+def cases(topic) -> Iterator[Case]:
+    """The cases of one of TOPICS."""
+    return import_module(f"fastopt.bench.{topic}").cases()
+
+
+def named(what, dtype) -> str:
+    """The name of a case; float32 goes without saying."""
+    return what if dtype == "float32" else f"{what}, {dtype}"
+
+
+def random(*shape, dtype="float32") -> np.ndarray:
+    """Normal numbers, the same every time."""
+    return aligned_copy(np.random.default_rng(0).standard_normal(shape, dtype))
+
+
+def randoms(*shapes, dtype="float32") -> Callable[[], list[np.ndarray]]:
+    """A set-up that makes a random array of each shape."""
+    return lambda: [random(*shape, dtype=dtype) for shape in shapes]

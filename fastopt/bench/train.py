@@ -1,0 +1,121 @@
+"""Training of whole networks: steps with Adam (forward, cross-entropy, backward, update), and a fit."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import fastopt as fo
+from fastopt.bench._cases import Case
+from fastopt.bench._networks import (
+    LR,
+    batch,
+    jax_loss,
+    jax_params,
+    our_net,
+    our_step,
+    title,
+    torch_net,
+    torch_step,
+    weights_of,
+)
+from fastopt.bench._peers import one_thread_jax
+
+DIGITS = [64, 128, 64, 10]
+COMPARED = (
+    ([64, 64, 10], 32),
+    ([784, 256, 10], 32),
+    ([784, 256, 128, 10], 128),
+    ([784, 512, 512, 10], 1),
+    ([784, 1024, 1024, 10], 128),
+    (DIGITS, 32),
+)
+
+
+def cases() -> Iterator[Case]:
+    for widths, n in COMPARED:
+        yield step_case(widths, n)
+    yield fit_case()
+    for widths in ([64, 64, 10], DIGITS, [784, 256, 128, 10], [784, 512, 512, 10]):
+        for n in (1, 32, 128):
+            if (widths, n) not in COMPARED:
+                yield step_case(widths, n).alone()
+
+
+def step_case(widths, n) -> Case:
+    def ours(x, y):
+        return our_step(our_net(widths), x, y)
+
+    def torch(x, y):
+        return torch_step(torch_net(widths), x, y)
+
+    def jax(x, y):
+        return jax_step(widths, x, y)
+
+    def sklearn(x, y):
+        net = sklearn_net(widths, n, LR, epochs=1)
+        net.partial_fit(x, y, classes=range(10))
+        return lambda: net.partial_fit(x, y)
+
+    weights = weights_of(widths)
+    flops = 2 * n * (3 * sum(weights) - weights[0])  # the input needs no gradient
+    peers = {"torch": torch, "jax": jax} | ({"sklearn": sklearn} if widths == DIGITS else {})
+    return Case(f"step {title(widths)}, batch {n}", batch(widths, n), ours, peers, flops, 7 * sum(weights))
+
+
+def fit_case(rows=1797, n=32, epochs=5) -> Case:
+    """Networks made and trained for some epochs on as many rows as the digits have."""
+
+    def ours(x, y):
+        def call():
+            net = our_net(DIGITS)
+            fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters())).fit(x, y, epochs=epochs)
+
+        return call
+
+    def sklearn(x, y):
+        sklearn_net(DIGITS, n, 1e-3, epochs)
+
+        def call():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it would rather train longer
+                sklearn_net(DIGITS, n, 1e-3, epochs).fit(x, y)
+
+        return call
+
+    what = f"fit {title(DIGITS)}, batch {n}, {epochs} epochs of {rows}"
+    return Case(what, batch(DIGITS, rows), ours, {"sklearn": sklearn})
+
+
+def jax_step(widths, x, y) -> Callable:
+    jax = one_thread_jax()
+    import optax
+
+    x, y, rule = jax.numpy.array(x), jax.numpy.array(y), optax.adam(LR)
+    params, loss = jax_params(widths), jax_loss()
+    held = [params, rule.init(params)]
+
+    def step(params, state, x, y):
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def call():
+        held[:] = jax.block_until_ready(compiled(*held, x, y))[:2]
+
+    return call
+
+
+def sklearn_net(widths, n, lr, epochs):
+    from sklearn.neural_network import MLPClassifier
+
+    return MLPClassifier(
+        widths[1:-1],
+        batch_size=n,
+        alpha=0.0,
+        learning_rate_init=lr,
+        max_iter=epochs,
+        tol=0.0,
+        n_iter_no_change=10_000,
+        random_state=0,
+    )
