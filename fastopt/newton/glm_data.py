@@ -1,4 +1,4 @@
-"""What a generalised linear model is given: the arrays of a caller, checked, and where their columns lie.
+"""What a generalized linear model is given: the arrays of a caller, checked, and where their columns lie.
 
 The columns are looked at in a sample of the rows, which costs nothing beside a fit. Where an intercept is free and one
 of them lies far from zero, a center comes out: the squares of dates have no digit left for the differences between
@@ -19,6 +19,7 @@ SHARES = np.arange(128) * 0.6180339887498949 % 1
 SAMPLED = 1 << 15  # elements at most, if that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
 LEAST = 32
 FAR = 10  # deviations from zero, beyond which columns are centered: a Hessian in float32 is good for some 50
+SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
 CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
 
 
