@@ -524,7 +524,7 @@ def test_a_last_batch_of_one_row_joins_the_batch_before_it(n, size, monkeypatch)
     for batch in batches * 2:
         other.step(*batch)
     monkeypatch.setattr("fastopt.nn.trainer.SLICE", 0.0)  # a batch at a time
-    monkeypatch.setattr("fastopt.nn.trainer.AHEAD", 2)
+    monkeypatch.setattr("fastopt.nn.fit_data.AHEAD", 2)
     sliced.fit(x, y, epochs=2, batch_size=size, shuffle=False)
     for trainer in (other, sliced):
         for (name, a), b in zip(

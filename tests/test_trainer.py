@@ -53,7 +53,7 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
     history = whole.fit(*rows(), epochs=3, batch_size=16)
     with monkeypatch.context() as patch:
         patch.setattr("fastopt.nn.trainer.SLICE", 0.0)  # a batch at a time
-        ready, calls = broken.optimizer._ready, []
+        ready, calls = broken.optimizer.prepare, []
 
         def interrupted():
             calls.append(0)
@@ -61,7 +61,7 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
                 raise KeyboardInterrupt
             ready()
 
-        patch.setattr(broken.optimizer, "_ready", interrupted)
+        patch.setattr(broken.optimizer, "prepare", interrupted)
         with pytest.raises(KeyboardInterrupt):
             broken.fit(*rows(), epochs=1, batch_size=16)
     broken.save(tmp_path / "run.safetensors")
@@ -373,7 +373,8 @@ def everything(trainer):
 class InterruptAt:
     """Ctrl-C before the k-th line of the Trainer's (and the schedules') code that runs."""
 
-    FILES = tuple(module.__file__ for module in (fo.nn.trainer, fo.schedules))
+    MODULES = (fo.nn.trainer, fo.nn.early_stopping, fo.nn.fit_data, fo.nn.progress, fo.schedules)
+    FILES = tuple(module.__file__ for module in MODULES)
 
     def __init__(self, k):
         self.k, self.seen = k, 0
@@ -516,7 +517,7 @@ def test_the_rest_of_an_interrupted_epoch_can_be_dropped(monkeypatch):
     trainer = make(lr=0.1)
     trainer.abandon_fit()
     assert trainer.epoch == 0  # nothing was interrupted
-    ready, calls = trainer.optimizer._ready, []
+    ready, calls = trainer.optimizer.prepare, []
 
     def stop():
         calls.append(0)
@@ -524,7 +525,7 @@ def test_the_rest_of_an_interrupted_epoch_can_be_dropped(monkeypatch):
             raise KeyboardInterrupt
         ready()
 
-    monkeypatch.setattr(trainer.optimizer, "_ready", stop)
+    monkeypatch.setattr(trainer.optimizer, "prepare", stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(*rows(), batch_size=30)
     assert trainer._training.position == 30

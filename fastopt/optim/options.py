@@ -4,10 +4,10 @@ An option is a number, a flag, a tuple of numbers (betas), or a schedule in plac
 """
 
 import math
-from numbers import Number
 
 import numpy as np
 
+from fastopt._numbers import finite_number
 from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
 
 # What a number may be: at least the first, below the second.
@@ -73,18 +73,14 @@ def number(name, value, option):
     """A number in its range, or a schedule; `option` is what the caller wrote."""
     if isinstance(value, Schedule) and name not in AT_THE_START:
         return value
-    plain = isinstance(value, Number) or hasattr(value, "__float__")
-    if isinstance(value, str | bool | np.bool_) or not plain:
-        schedule = "" if name in AT_THE_START else " or a schedule"
-        raise TypeError(f"{name}: expected a number{schedule}, got {value!r}")
     low, high = RANGES[ALIASES.get(name, name)]
     try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
-    if not low <= found < high:
-        raise ValueError(f"{range_text('betas' if name in ('beta1', 'beta2') else name, high)}, got {option!r}")
-    return found
+        return finite_number(name, value, low, high)
+    except ValueError:
+        one_of_two = name in ("beta1", "beta2")
+        expected = range_text("betas" if one_of_two else name, high)
+        instead = "" if one_of_two or name in AT_THE_START else " or a schedule"
+        raise ValueError(f"{expected}{instead}, got {option!r}") from None
 
 
 def table_of(groups, first) -> list[tuple[int, str, np.ndarray]]:
@@ -176,3 +172,9 @@ def now(value, steps):
     if isinstance(value, tuple):
         return tuple(now(v, steps) for v in value)
     return value(steps + 1) if isinstance(value, Schedule) else value
+
+
+def check_nesterov(value, allowed) -> None:
+    """Raise ValueError unless the option `nesterov` is one of the allowed: True itself, and not 1."""
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
+        raise ValueError(f"nesterov: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

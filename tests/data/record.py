@@ -94,7 +94,7 @@ def write():
 
 
 def interrupt_second_batch(trainer):
-    fo.nn.trainer.SLICE, ready, calls = 0.0, trainer.optimizer._ready, []
+    fo.nn.trainer.SLICE, ready, calls = 0.0, trainer.optimizer.prepare, []
 
     def stop():
         calls.append(None)
@@ -102,11 +102,11 @@ def interrupt_second_batch(trainer):
             raise KeyboardInterrupt
         ready()
 
-    trainer.optimizer._ready = stop
+    trainer.optimizer.prepare = stop
     try:
         trainer.fit(*data(), batch_size=5)
     except KeyboardInterrupt:
-        del trainer.optimizer._ready
+        del trainer.optimizer.prepare
 
 
 def predict():
