@@ -20,8 +20,8 @@ from fastopt._forks import importing
 from fastopt.newton.glm_data import CONSTANT, SLICE, check_finite, deviation
 
 SMALL = 1 / 16  # the deviation of a column, and of a gaussian's y, below which the gradient is measured by it
-TINY = 1e-150  # what has smaller squares than float64 has numbers
-ROUNDINGS = 8  # of each product and sum on the way to a loss or a gradient, as they add up
+TINY = 1e-150  # smaller numbers have squares that float64 cannot hold
+ROUNDINGS = 8  # eps of each product and sum on the way to a loss or gradient, as they add up
 EPS = np.finfo(np.float64).eps
 
 
@@ -38,10 +38,10 @@ class Objective:
         self.q, weight = self.d + data.intercept, data.weight
         self.total = float(len(self.X) if weight is None else weight.sum())
         self.rows = len(self.X) if weight is None else int(np.count_nonzero(weight))
-        self.variance = self.total  # of the residuals, summed: of the order of this
+        self.variance = self.total  # the order of the residuals' variances, summed
         if self.family == "poisson":
             self.variance += float(data.y.sum() if weight is None else weight @ data.y)
-        self.rotated = False  # X stands for one with more columns
+        self.rotated = False  # whether X holds the row space of a wider matrix
         self.deviations = np.ones(self.q)
         if deviations is not None:
             self.deviations[: self.d] = np.where(deviations > 0, deviations, 1.0)
@@ -85,7 +85,7 @@ class Objective:
         return self.penalize(out.reshape(-1), v)
 
     def mean_squares(self) -> np.ndarray:
-        """Of the columns, about the center; (d,)."""
+        """Mean squares of the columns about the center; (d,)."""
         if self.center is None:
             return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64) / len(self.X)
         total, rows = np.zeros(self.d), max(1, SLICE // self.d)
@@ -137,7 +137,7 @@ class Objective:
 
 
 def in_row_space(objective):
-    """The objective to solve, and the way back from its theta: with few rows, of fewer columns."""
+    """The objective to solve, and the way back from its theta; few rows are solved in the space that they span."""
     X, k, d = objective.X, objective.k, objective.d
     n = len(X)
     if objective.l2 == 0 and n < objective.q:

@@ -20,10 +20,10 @@ from fastopt.newton.glm_data import check_finite, is_constant
 from fastopt.newton.glm_objective import EPS, TINY
 from fastopt.newton.steps import Factor, dot
 
-MOST_PASSES = 100  # conjugate gradients take fewer than that, all Newton steps together, on most problems
+MOST_PASSES = 100  # a Hessian that costs more is not formed: all conjugate gradients of a fit mostly cost less
 ROUGH = 8  # 100 000 x 50: 28.5 -> 22.4 ms, 50 000 x 100: 24.4 -> 21.0, 20 000 x 200 and x 300: as without
-PAIRS = 10  # of steps and changes of the gradient, that correct the factor
-LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # 1 - R^2 of a column on those before
+PAIRS = 10  # the most pairs of a step and its change of the gradient that correct the factor
+LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # of a column: 1 - R^2 on those before it
 
 
 def start(data) -> np.ndarray:
@@ -54,7 +54,7 @@ def factored(hessian) -> Factor:
 
 
 class Solver:
-    """Runs to a point where the gradient vanishes; what it found is in its attributes."""
+    """Newton's iteration, to a point where the gradient vanishes; its attributes hold the result."""
 
     def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
         self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
@@ -99,7 +99,7 @@ class Solver:
             of_loss, of_gradient = objective.rounding(theta, loss, self.roots)
             new, told = self.search(theta, loss, step, slope, of_loss), -slope > of_loss
             if new is None or not (told or objective.norm(new[2]) <= 0.5 * objective.norm(grad)):
-                # nothing is left that float64 could tell
+                # float64 cannot tell what is left
                 self.converged = not told or bool((np.abs(grad) <= of_gradient * self.roots).all())
                 self.stuck = True
                 break
@@ -131,7 +131,7 @@ class Solver:
         return self.objective.seen(q)
 
     def conjugate_gradients(self, b, tol=None) -> np.ndarray:
-        """H x = b to min(1/2, sqrt(|b| / |first gradient|)), as close as Newton's steps pay for."""
+        """Solve H x = b to a relative residual of min(1/2, sqrt(|b| / |first gradient|)): closer does not pay."""
         cg = ConjugateGradients(self.objective.product, b, dot, scale=self.scale)
         tol = min(0.5, np.sqrt(self.objective.norm(b) / self.first)) if tol is None else tol
         goal = tol**2 * cg.rz
@@ -163,7 +163,7 @@ class Solver:
     # -- Hessians
 
     def take(self, hessian):
-        """Factor a Hessian; float64 where float32 does not do, an error where that does not either."""
+        """Factor a Hessian, in float64 where float32 cannot tell its columns apart; dependent columns are an error."""
         objective, rough = self.objective, self.rough > 1 and self.factor is None
         hessian = objective.finish(hessian)
         self.roots = np.sqrt(hessian.diagonal().astype(np.float64))
@@ -180,8 +180,8 @@ class Solver:
         self.pairs, self.passes = [], 0
 
     def damped(self) -> Factor:
-        """Of a Hessian that is regular by its penalty only: as it is if its pivots are more than rounding, else with
-        the least ridge that rounding leaves alone.
+        """The factor of a Hessian that only its penalty makes regular: without a ridge if its pivots are above
+        rounding, else with the least ridge that rounding leaves alone.
         """
         for ridge in (0.0, 1e-10, 1e-8, 1e-6):
             hessian = self.objective.hessian(np.float64)
@@ -194,7 +194,7 @@ class Solver:
         )
 
     def pays(self, grad_norm) -> bool:
-        """Whether a new Hessian does, for what is left at the pace of the last step; two passes would follow it."""
+        """Whether a new Hessian, and the two passes after it, cost less than going on at the pace of the last step."""
         if not self.dense or grad_norm <= self.tol or self.passes < self.ratio:
             return False
         pace = grad_norm / self.grad_norm

@@ -287,11 +287,11 @@ class Trainer:
         return history
 
     def _epochs(self, train, epochs, validation, patience, callbacks, bar) -> History:
-        """Epochs of the rows that `train` trains on, and what follows each; at the end the best one is restored."""
+        """Run epochs: `train` makes the steps of one, measurements and callbacks follow; the best epoch is restored."""
         history, best = History(), self._stopping or BestEpoch()
         history.best_loss = best.loss
         for _ in range(epochs):
-            if patience is not None and best.waited >= patience:  # also where an interrupt came just before this
+            if patience is not None and best.waited >= patience:  # an interrupted fit may have left it so
                 break
             train()
             best = self._end_epoch(best, history, validation, patience)
@@ -334,7 +334,7 @@ class Trainer:
                 self._training.end_epoch()
 
     def _alone(self):
-        """The lock of what must not run inside `fit`; a new one in a forked child, where its holder is gone."""
+        """The lock that keeps calls out of a running `fit`; a forked child gets a new one, for its holder is gone."""
         if self._held[1] != os.getpid():
             self._held = (threading.Lock(), os.getpid())
         if self._held[0].locked():

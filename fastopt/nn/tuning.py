@@ -144,7 +144,7 @@ def _counts(name, values) -> tuple[int, ...]:
 
 
 def calls_for(timer, seconds) -> int:
-    """How many calls take so long, after one to warm up."""
+    """How many calls take so many seconds, after a first one to warm up."""
     timer.timeit(1)
     number = 1
     while (spent := timer.timeit(number)) < seconds:

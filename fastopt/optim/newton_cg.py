@@ -14,10 +14,10 @@ from fastopt._numbers import whole_number
 from fastopt.optim import options as opt
 from fastopt.optim.optimizer import Optimizer
 
-DECAY = 0.95  # of the last direction, where the next solve starts
-HALVINGS = 10  # of a step that does not lower the loss, before it is given up
-LOWERED, RAISED = 2 / 3, 3 / 2  # damping, times
-SOLVED = 1e-10  # residual, relative to the gradient
+DECAY = 0.95  # the next solve starts at this share of the last direction
+HALVINGS = 10  # a step that does not lower the loss is halved so often, then given up
+LOWERED, RAISED = 2 / 3, 3 / 2  # factors of the damping
+SOLVED = 1e-10  # a residual of this size, relative to the gradient, ends a solve
 
 
 class NewtonCG(Optimizer):
@@ -64,7 +64,7 @@ class NewtonCG(Optimizer):
     (array([[1., 2.]]), array([3.]))
     """
 
-    _rule = "sgd"  # whose plain step has the same options
+    _rule = "sgd"  # the kernel has the same options for it; its formula never runs
 
     def __init__(self, params, lr=1.0, damping=0.1, weight_decay=0.0, max_iter=50):
         super().__init__(params, locals())
@@ -116,7 +116,7 @@ class NewtonCG(Optimizer):
         return loss
 
     def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:
-        """Moves the parameters; returns the batch's loss before, and the direction."""
+        """Move the parameters; return the loss of the batch before that, and the direction."""
         group, params = self.param_groups[0], self._arrays
         lr, decay = (opt.now(group[name], self.steps) for name in ("lr", "weight_decay"))
         damping, home = group["damping"], _flat(params)
@@ -152,7 +152,7 @@ class NewtonCG(Optimizer):
         finally:
             if not taken:
                 _put(params, home)
-        # the model without damping, at the whole step
+        # what the model without damping promised of the whole step
         slope, bend = _dot(grad, direction), _dot(direction, -grad - residual) - damping * _dot(direction, direction)
         promised = lr * slope + 0.5 * lr * lr * bend
         if -promised > noise or not taken:
@@ -171,7 +171,7 @@ class Stepper:
         return self.optimizer.step_on(self.training, x, targets, sample_weight, in_epoch)
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:
-        """The next batch of the epoch, whose rows of the checked data are next in `order`; a step takes long enough."""
+        """The next batch of the epoch, whose rows of the checked data are next in `order`; one step lasts longer than `seconds`."""
         rows = order[self.training.position : self.training.position + int(sizes[0])]
         self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
 
@@ -189,7 +189,7 @@ def settled_solution(product, b, start, max_iter) -> tuple[np.ndarray, np.ndarra
     cg, least = ConjugateGradients(product, b, _dot, start), SOLVED**2 * _dot(b, b)
     values = [-0.5 * _dot(cg.x, b + cg.r)]
     for i in range(1, max_iter + 1):
-        if cg.rz <= least or not cg.look() > 0:  # flat to rounding
+        if cg.rz <= least or not cg.look() > 0:  # A is flat along p, to rounding
             break
         cg.move()
         values.append(-0.5 * _dot(cg.x, b + cg.r))

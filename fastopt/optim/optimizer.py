@@ -77,7 +77,7 @@ class Optimizer:
     ):
         if max_norm is not None and clip_value is not None:
             raise ValueError("max_norm, clip_value: expected one of them, got both")
-        # infinity measures, and limits nothing
+        # an infinite limit has the norm measured and clips nothing
         max_norm = None if max_norm is None else number_or_infinity("max_norm", max_norm, above=0)
         clip_value = None if clip_value is None else number_or_infinity("clip_value", clip_value, above=0)
         if check_finite not in (None, "raise", "skip"):
@@ -135,7 +135,9 @@ class Optimizer:
         names = [f"params[{first + k}]" for k in range(len(params))]
         arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
         merged = {**self.defaults, **group, "params": params}
-        opt.table_of([self._checked(merged)], self.steps + 1)  # raises what a step would
+        opt.table_of(
+            [self._checked(merged)], self.steps + 1
+        )  # an option out of range raises here, before anything changes
         self._update.add_group(list(zip(names, arrays, strict=True)))
         self.param_groups.append(merged)
         self._members.append(list(params))
@@ -207,7 +209,7 @@ class Optimizer:
             )
 
     def _keep(self, parameters, group, moments, interim) -> None:
-        """Make the arrays these parameters need and have not got, and point the kernel to them."""
+        """Allocate the arrays that these parameters lack, and point the kernel to all they need."""
         extra = ["ema"] * (self._ema_decay is not None) + ["accumulated"] * (self.accumulate > 1) + ["home"] * interim
         wanted = (*moments, *extra)
         for k in parameters:
@@ -301,7 +303,7 @@ class Optimizer:
         return self._update
 
     def stepper(self, training):
-        """What makes a Trainer's steps, by two methods, `step` and `run`, of ``training``'s signatures.
+        """The object whose `step` and `run` a Trainer calls; their signatures are those of ``training``.
 
         This is the hook for a rule whose step is more than an update of every element by its gradient. Here the
         compiled training itself steps, which holds `compiled_update`; a rule that needs more (`NewtonCG`: products
@@ -323,11 +325,11 @@ class Optimizer:
             self._send_options()
 
     def require_idle(self) -> None:
-        """Raise RuntimeError while a step runs in another thread, or the parameters are not at home."""
+        """Raise RuntimeError while another thread steps, or an `interim_point` or `averaged` block is open."""
         self._update.require_idle()
 
     def parameters(self) -> list[np.ndarray]:
-        """The arrays it updates, in the order of their gradients."""
+        """The arrays that are updated, in the order of their gradients."""
         return list(self._arrays)
 
     def plateaus(self) -> list:
@@ -342,12 +344,12 @@ class Optimizer:
 
     @property
     def accumulate(self) -> int:
-        """Steps to an update."""
+        """How many steps make one update."""
         return self._shared["accumulate"]
 
     @property
     def accumulated(self) -> int:
-        """Steps since the last update, whose gradients wait for the next."""
+        """How many steps since the last update have left their gradients to the next one."""
         return self._update.accumulated
 
     # --- state
@@ -359,7 +361,7 @@ class Optimizer:
             count, started, product, summed = self._update.get_counts(k)
             absent = {"home"} | ({"accumulated"} if not summed else set())
             if self._rule == "sgd" and not started:
-                absent.add("momentum_buffer")  # as in torch, there from the first step on
+                absent.add("momentum_buffer")  # torch has none either before the first step
             state[k] = {"step": count, **{name: a.copy() for name, a in arrays.items() if name not in absent}}
             if self._rule == "nadam":
                 state[k]["mu_product"] = product
@@ -430,7 +432,7 @@ class Optimizer:
         ]
         steps = states.count("steps", state_dict.get("steps", max(counts.steps for _, counts in parts)))
         accumulated = states.accumulated_in(state_dict, self.accumulate, any(counts.summed for _, counts in parts))
-        opt.table_of(options, steps + 1)  # raises what a step would
+        opt.table_of(options, steps + 1)  # an option out of range raises here, before anything changes
 
         for mine, group in zip(self.param_groups, merged, strict=True):
             mine.update(group)

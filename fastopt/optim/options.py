@@ -10,7 +10,7 @@ import numpy as np
 from fastopt._numbers import finite_number
 from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
 
-# What a number may be: at least the first, below the second.
+# The range of each number: from the first value on, below the second.
 RANGES = {
     "lr": (0, math.inf),
     "momentum": (0, math.inf),
@@ -27,11 +27,11 @@ RANGES = {
 }
 ROWS = 512  # updates a table holds
 ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
-AT_THE_START = ("initial_accumulator_value", "damping")  # used once, or controlled from then on: no schedule
+AT_THE_START = ("initial_accumulator_value", "damping")  # no schedules: the rule reads them once, or controls them
 
 
 def listed(params) -> list:
-    """Parameters as a list, one array too; TypeError for what has no order of arrays."""
+    """The parameters as a list, also of a single array; a container without an order is a TypeError."""
     if _is_one_array(params):
         return [params]
     if isinstance(params, set | frozenset):
@@ -151,7 +151,7 @@ def plain(value):
 
 
 def restored(value):
-    """What `plain` made plain, or torch's tensors, as an option."""
+    """An option again, from what `plain` returned or from torch's tensors."""
     if isinstance(value, dict):
         return from_config(value)
     if isinstance(value, tuple | list):
