@@ -120,7 +120,7 @@ class Sequential(Fixed):
 
     @property
     def least_rows(self) -> int:
-        """Rows that a batch to train on has at least: 2 with `BatchNorm`, which takes statistics of them."""
+        """The fewest rows of a batch to train on: 2 with `BatchNorm`, which takes statistics of them."""
         return self._program.least_rows
 
     def parameters(self) -> list[np.ndarray]:
@@ -390,7 +390,7 @@ class Sequential(Fixed):
     def bind(self, loss, update=None, max_batch=0):
         """The compiled training program with a loss, gradients, and an optimizer's update unless None.
 
-        Every training, gradient and Hessian-vector product of a network goes through what this returns.
+        Whatever trains a network or takes its derivatives runs what this returns.
         """
         return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
 

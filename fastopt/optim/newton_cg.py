@@ -171,7 +171,7 @@ class Stepper:
         return self.optimizer.step_on(self.training, x, targets, sample_weight, in_epoch)
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:
-        """The next batch of the epoch, whose rows of the checked data are next in `order`; one step lasts longer than `seconds`."""
+        """The next batch of an epoch on checked data, in `order`; one step mostly lasts longer than `seconds`."""
         rows = order[self.training.position : self.training.position + int(sizes[0])]
         self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
 
