@@ -645,6 +645,15 @@ def test_a_batch_size_that_does_not_fit_is_refused_before_anything_is_changed(si
     assert [a.tobytes() for a in fo.nn.files.arrays_of(net).values()] == kept
 
 
+def test_calibration_can_leave_the_running_averages_as_they_are():
+    net, x = fo.nn.Sequential([fo.nn.Standardize(4), fo.nn.BatchNorm(4)], dtype=np.float64), rows(60)[0]
+    net.calibrate(x, batch_norm=False)
+    np.testing.assert_allclose(net.layers[0].mean, x.mean(axis=0))
+    np.testing.assert_array_equal(net.layers[1].running_mean, 0)
+    with pytest.raises(ValueError, match=r"batch_norm: expected True or False, got 'no'"):
+        net.calibrate(x, batch_norm="no")
+
+
 def test_a_calibration_that_fails_later_leaves_the_layers_before_as_they_were():
     net = fo.nn.Sequential([fo.nn.Standardize(2), fo.nn.Dense(2, 2), fo.nn.BatchNorm(2)], rng=0)
     with pytest.raises(ValueError, match="at least two rows"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
+from fastopt._conjugate_gradients import ConjugateGradients
 from fastopt.optim.newton_cg import settled_solution
 
 EXACT = 1e-8
@@ -49,6 +50,22 @@ def test_conjugate_gradients_solve_a_definite_system_in_as_many_steps_as_it_has_
         np.testing.assert_allclose(x, np.linalg.solve(a, b), rtol=EXACT)
         np.testing.assert_allclose(residual, 0, atol=1e-9)
         assert len(calls) <= 9
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_each_step_of_conjugate_gradients_is_the_best_of_its_directions(scaled, rng):
+    a = rng.normal(size=(8, 8))
+    a = a @ a.T + np.diag(np.arange(1.0, 9.0))
+    b, start, scale = rng.normal(size=8), rng.normal(size=8), 1 / np.diag(a) if scaled else None
+    cg, directions, lengths = ConjugateGradients(a.dot, b, np.dot, start, scale), [], []
+    for _ in range(8):
+        assert cg.look() > 0
+        directions.append(cg.p / np.linalg.norm(cg.p))
+        cg.move()
+        np.testing.assert_allclose(cg.r, b - a @ cg.x, atol=1e-9 * np.abs(b).max())
+        assert np.abs(np.array(directions) @ cg.r).max() < 1e-9 * np.abs(b).max()  # no slope is left along any of them
+        lengths.append(np.sqrt(cg.rz))
+    assert lengths[-1] < 1e-9 * lengths[0]
 
 
 def test_conjugate_gradients_stop_where_the_matrix_is_flat():

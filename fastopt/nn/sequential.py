@@ -340,9 +340,8 @@ class Sequential(Fixed):
         x = self._program.rows(X, "X")
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=2, most=max(len(x), 2))
-        self._calibrate(
-            self.layers, x, (FromData, BatchNorm) if flag("batch_norm", batch_norm) else FromData, batch_size
-        )
+        kinds = (FromData, BatchNorm) if flag("batch_norm", batch_norm) else FromData
+        self._calibrate(self.layers, x, kinds, batch_size)
         return self
 
     def _calibrate(self, layers, x, kinds, batch_size=None):
@@ -388,10 +387,7 @@ class Sequential(Fixed):
         return name
 
     def bind(self, loss, update=None, max_batch=0):
-        """The compiled training program with a loss, gradients, and an optimizer's update unless None.
-
-        Whatever trains a network or takes its derivatives runs what this returns.
-        """
+        """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
         return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
 
     def derivatives(self, loss):
