@@ -15,9 +15,9 @@ ALIGNMENT = 64
 
 
 def aligned_zeros(shape, dtype, like=None) -> np.ndarray:
-    """A C-contiguous array of zeros that starts a cache line, or stands to one as the array `like` does.
+    """A C-contiguous array of zeros that starts on a cache line, or as far behind one as the array `like` does.
 
-    Moments stand like their parameter, so that one loop meets the borders of both at once.
+    Moments are placed like their parameter, so that one loop meets the cache lines of both at once.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize

@@ -18,8 +18,11 @@ def whole_number(name, value, least=1, most=LARGEST) -> int:
     raise ValueError(f"{name}: expected a whole number {limit}, got {value!r}")
 
 
-def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.inf, most=math.inf) -> float:
-    """`value` as a finite float within the limits that are given; ValueError, also for a bool and for "3"."""
+def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.inf, most=math.inf, instead="") -> float:
+    """`value` as a finite float within the limits that are given; ValueError, also for a bool and for "3".
+
+    `instead` names what else the caller takes, for the message.
+    """
     given = _scalar(value)
     if isinstance(given, Real) and not isinstance(given, bool):
         try:
@@ -30,12 +33,20 @@ def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.i
             return number
     words = (("of at least", least), ("above", above), ("below", below), ("at most", most))
     limits = " and ".join(f"{word} {limit:g}" for word, limit in words if math.isfinite(limit))
-    raise ValueError(f"{name}: expected a finite number {limits}".rstrip() + f", got {value!r}")
+    instead = f"{instead} or " if instead else ""
+    raise ValueError(f"{name}: expected {instead}a finite number {limits}".rstrip() + f", got {value!r}")
+
+
+def number_or_infinity(name, value, *, above=None) -> float:
+    """`finite_number`, or an infinity above `above`; of either sign without it."""
+    if isinstance(value, float) and math.isinf(value) and (above is None or value > above):
+        return value
+    return finite_number(name, value, above=-math.inf if above is None else above)
 
 
 def _scalar(value):
-    """An array without dimensions as its number; anything else as it is."""
-    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    """An array without dimensions, of any library, as its number; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def flag(name, value) -> bool:

@@ -524,7 +524,7 @@ def test_a_last_batch_of_one_row_joins_the_batch_before_it(n, size, monkeypatch)
     for batch in batches * 2:
         other.step(*batch)
     monkeypatch.setattr("fastopt.nn.trainer.SLICE", 0.0)  # a batch at a time
-    monkeypatch.setattr("fastopt.nn.trainer.AHEAD", 2)
+    monkeypatch.setattr("fastopt.nn.fit_data.AHEAD", 2)
     sliced.fit(x, y, epochs=2, batch_size=size, shuffle=False)
     for trainer in (other, sliced):
         for (name, a), b in zip(
@@ -643,6 +643,15 @@ def test_a_batch_size_that_does_not_fit_is_refused_before_anything_is_changed(si
     with pytest.raises(ValueError, match="batch_size: expected a whole number from 2 to 60"):
         net.calibrate(rows(60)[0], batch_size=size)
     assert [a.tobytes() for a in fo.nn.files.arrays_of(net).values()] == kept
+
+
+def test_calibration_can_leave_the_running_averages_as_they_are():
+    net, x = fo.nn.Sequential([fo.nn.Standardize(4), fo.nn.BatchNorm(4)], dtype=np.float64), rows(60)[0]
+    net.calibrate(x, batch_norm=False)
+    np.testing.assert_allclose(net.layers[0].mean, x.mean(axis=0))
+    np.testing.assert_array_equal(net.layers[1].running_mean, 0)
+    with pytest.raises(ValueError, match=r"batch_norm: expected True or False, got 'no'"):
+        net.calibrate(x, batch_norm="no")
 
 
 def test_a_calibration_that_fails_later_leaves_the_layers_before_as_they_were():

@@ -86,6 +86,44 @@ def test_a_run_resumed_in_place_of_an_earlier_one_reads_the_input_as_it_comes(tm
     assert (one.net.predict(x) != one.net.predict(x.astype(np.float32))).any()
 
 
+def same(a, b):
+    """Whether two objects hold the same: numbers to RTOL, everything else exactly."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, np.ndarray | float):
+        return np.allclose(a, b, rtol=RTOL, atol=RTOL, equal_nan=True)
+    return type(a) is type(b) and a == b
+
+
+def test_pickles_of_other_objects_load_where_their_classes_have_moved_since():
+    earlier, fresh = pickle.loads((record.FOLDER / "objects.pickle").read_bytes()), record.objects()
+    assert earlier.keys() == fresh.keys()
+    for name, old in earlier.items():
+        new = fresh[name]
+        assert type(old) is type(new)
+        if isinstance(new, fo.optim.Optimizer):
+            for optimizer in (old, new):
+                optimizer.step([record.near(3)])
+            assert same(old.state_dict(), new.state_dict())
+            assert same(old.parameters(), new.parameters())
+        elif isinstance(new, fo.newton.GLMResult):
+            assert same(
+                [old.coef, old.intercept, old.predict(record.data()[0])],
+                [new.coef, new.intercept, new.predict(record.data()[0])],
+            )
+        elif name == "NewtonCG":
+            x, y = record.near(3), record.data()[1]
+            assert same(old.step(x, y), new.step(x, y))
+            assert same(old.net.parameters(), new.net.parameters())
+        elif name == "Trainer":
+            assert same(dict(record.continue_stopped(old)), dict(record.continue_stopped(new)))
+            assert same(old.net.parameters(), new.net.parameters())
+        else:
+            assert old == new
+
+
 @pytest.mark.parametrize("front", record.FRONTS)
 def test_statistics_taken_anew_are_taken_of_the_data_as_it_comes(front):
     net = load(front, "float32").calibrate(record.data()[0])

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import fastopt as fo
-from fastopt.optim.newton_cg import conjugate_gradients
+from fastopt._conjugate_gradients import ConjugateGradients
+from fastopt.optim.newton_cg import settled_solution
 
 EXACT = 1e-8
 
@@ -45,14 +46,30 @@ def test_conjugate_gradients_solve_a_definite_system_in_as_many_steps_as_it_has_
     a, calls = root @ root.T + np.eye(7), []
     for start in (np.zeros(7), rng.normal(size=7)):
         calls.clear()
-        x, residual = conjugate_gradients(lambda v: calls.append(1) or a @ v, b, start, 50)
+        x, residual = settled_solution(lambda v: calls.append(1) or a @ v, b, start, 50)
         np.testing.assert_allclose(x, np.linalg.solve(a, b), rtol=EXACT)
         np.testing.assert_allclose(residual, 0, atol=1e-9)
         assert len(calls) <= 9
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_each_step_of_conjugate_gradients_is_the_best_of_its_directions(scaled, rng):
+    a = rng.normal(size=(8, 8))
+    a = a @ a.T + np.diag(np.arange(1.0, 9.0))
+    b, start, scale = rng.normal(size=8), rng.normal(size=8), 1 / np.diag(a) if scaled else None
+    cg, directions, lengths = ConjugateGradients(a.dot, b, np.dot, start, scale), [], []
+    for _ in range(8):
+        assert cg.look() > 0
+        directions.append(cg.p / np.linalg.norm(cg.p))
+        cg.move()
+        np.testing.assert_allclose(cg.r, b - a @ cg.x, atol=1e-9 * np.abs(b).max())
+        assert np.abs(np.array(directions) @ cg.r).max() < 1e-9 * np.abs(b).max()  # no slope is left along any of them
+        lengths.append(np.sqrt(cg.rz))
+    assert lengths[-1] < 1e-9 * lengths[0]
+
+
 def test_conjugate_gradients_stop_where_the_matrix_is_flat():
-    x, residual = conjugate_gradients(lambda v: np.array([2.0, 0.0]) * v, np.array([4.0, 0.0]), np.zeros(2), 50)
+    x, residual = settled_solution(lambda v: np.array([2.0, 0.0]) * v, np.array([4.0, 0.0]), np.zeros(2), 50)
     np.testing.assert_array_equal(x, [2.0, 0.0])
     np.testing.assert_array_equal(residual, 0)
 
@@ -211,18 +228,18 @@ def test_a_resumed_run_continues_bit_for_bit(dtype, tmp_path):
 
 def test_an_epoch_cut_in_two_continues_bit_for_bit(tmp_path):
     def stop(rows):
-        def step(*args):
+        def step(*args, **options):
             if trainer._training.position >= rows:
                 raise KeyboardInterrupt
-            return kept(*args)
+            return kept(*args, **options)
 
-        kept, trainer.optimizer._run_on = trainer.optimizer._run_on, step
+        kept, trainer.optimizer.step_on = trainer.optimizer.step_on, step
 
     whole, trainer = trainer_of(network()), trainer_of(network())
     stop(220)
     with pytest.raises(KeyboardInterrupt):
         train(trainer)
-    del trainer.optimizer._run_on
+    del trainer.optimizer.step_on
     trainer.save(tmp_path / "run")
     other = trainer_of(network())
     other.resume(tmp_path / "run")
@@ -251,7 +268,7 @@ def test_ctrl_c_within_a_step_leaves_the_parameters():
 
     for calls in (1, 2):  # at the point, at a new point
         with pytest.raises(KeyboardInterrupt):
-            trainer.optimizer._step_on(Interrupted(trainer._training, calls), X, y, None)
+            trainer.optimizer.stepper(Interrupted(trainer._training, calls)).step(X, y)
         for a, b in zip(before, trainer.net.parameters(), strict=True):
             np.testing.assert_array_equal(a, b)
     assert (trainer.optimizer.steps, trainer.optimizer.param_groups[0]["damping"]) == (1, damping)
@@ -271,7 +288,7 @@ def test_a_second_step_at_the_same_time_is_refused():
                 trainer.step(X, y)
             return trainer._training.hvp(*args, **options)
 
-    trainer.optimizer._step_on(Meddling(), X, y, None)
+    trainer.optimizer.stepper(Meddling()).step(X, y)
     assert trainer.optimizer.steps == 1
 
 
@@ -342,7 +359,7 @@ def test_what_it_cannot_do_is_refused(small_net):
         fo.optim.NewtonCG(params, max_norm=1.0)
     with pytest.raises(ValueError, match=r"damping: expected a finite number of at least 0, got -1"):
         fo.optim.NewtonCG(params, damping=-1)
-    with pytest.raises(TypeError, match=r"damping: expected a number, got Constant"):
+    with pytest.raises(ValueError, match=r"damping: expected a finite number of at least 0, got Constant"):
         fo.optim.NewtonCG(params, damping=fo.schedules.Constant(0.1))
     with pytest.raises(ValueError, match=r"max_iter: expected a whole number of at least 1, got 0"):
         fo.optim.NewtonCG(params, max_iter=0)

@@ -381,9 +381,9 @@ def test_hessians_and_spectra_that_cannot_be_are_refused(small_net):
         fo.newton.hessian(wide, rows, [0, 1, 2])
     net, x, y = small_net(), inputs(5), np.arange(5) % 3
     for k in (0, 101, 1.5):
-        with pytest.raises(ValueError, match=rf"k: expected a whole number from 1 to 89, .* got {k}"):
+        with pytest.raises(ValueError, match=rf"k: expected a whole number from 1 to 89, got {k}"):
             fo.newton.spectrum(net, x, y, k=k)
-    with pytest.raises(ValueError, match=r"tol: expected a number between 0 and 1, got 0"):
+    with pytest.raises(ValueError, match=r"tol: expected a finite number above 0 and below 1, got 0"):
         fo.newton.spectrum(net, x, y, tol=0)
     with pytest.raises(ValueError, match=r"loss: expected one of"):
         fo.newton.hessian(net, x, y, "hinge")

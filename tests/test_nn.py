@@ -473,14 +473,14 @@ def test_the_history_does_not_depend_on_where_slices_end(small_net, monkeypatch)
 def interrupt_after(trainer, slices, monkeypatch):
     """The trainer's slices become one batch long, and Ctrl-C comes after so many."""
     monkeypatch.setattr(trainer_module, "SLICE", 0.0)
-    send, count = trainer.optimizer._ready, itertools.count(-1)  # fit asks once before its first slice
+    send, count = trainer.optimizer.prepare, itertools.count(-1)  # fit asks once before its first slice
 
     def counted():
         if next(count) == slices:
             raise KeyboardInterrupt
         send()
 
-    monkeypatch.setattr(trainer.optimizer, "_ready", counted)
+    monkeypatch.setattr(trainer.optimizer, "prepare", counted)
 
 
 @every_optimizer

@@ -1103,7 +1103,7 @@ def test_a_parameter_that_has_changed_its_memory_since_is_refused_and_nothing_is
             call()
         assert_same(params, before)
     assert optimizer.steps == 0
-    optimizer._update.require_idle()  # no block is left open
+    optimizer.require_idle()  # no block is left open
 
 
 def test_a_bound_gradient_that_has_moved_is_checked_again():
@@ -1192,7 +1192,7 @@ def test_an_option_that_is_gone_is_missed():
 
 
 def test_a_number_used_once_takes_no_schedule():
-    with pytest.raises(TypeError, match="initial_accumulator_value"):
+    with pytest.raises(ValueError, match="initial_accumulator_value"):
         fo.optim.Adagrad([np.ones(3)], initial_accumulator_value=fo.schedules.Constant(0.1))
 
 

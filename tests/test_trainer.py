@@ -4,6 +4,7 @@ Pass criterion: equal in every bit. A step against its parts: after STEPS steps 
 largest change of a parameter, and moments of the largest of their kind.
 """
 
+import ast
 import contextlib
 import copy
 import functools
@@ -11,6 +12,7 @@ import json
 import linecache
 import math
 import os
+import pathlib
 import pickle
 import signal
 import sys
@@ -53,7 +55,7 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
     history = whole.fit(*rows(), epochs=3, batch_size=16)
     with monkeypatch.context() as patch:
         patch.setattr("fastopt.nn.trainer.SLICE", 0.0)  # a batch at a time
-        ready, calls = broken.optimizer._ready, []
+        ready, calls = broken.optimizer.prepare, []
 
         def interrupted():
             calls.append(0)
@@ -61,7 +63,7 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
                 raise KeyboardInterrupt
             ready()
 
-        patch.setattr(broken.optimizer, "_ready", interrupted)
+        patch.setattr(broken.optimizer, "prepare", interrupted)
         with pytest.raises(KeyboardInterrupt):
             broken.fit(*rows(), epochs=1, batch_size=16)
     broken.save(tmp_path / "run.safetensors")
@@ -69,6 +71,55 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
     resumed.resume(tmp_path / "run.safetensors")
     assert resumed.fit(*rows(), epochs=3, batch_size=16)["loss"] == history["loss"]
     for a, b in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+PACKAGE = pathlib.Path(fo.__file__).parent
+APART = ("nn/trainer.py", "nn/fit_data.py", "nn/early_stopping.py", "nn/run_files.py", "nn/progress.py", "nn/tuning.py")
+APART += (
+    "optim/newton_cg.py",
+    "optim/state.py",
+    *(f"newton/{path.name}" for path in (PACKAGE / "newton").glob("*.py")),
+)
+
+
+@pytest.mark.parametrize("path", APART)
+def test_network_optimizer_and_what_trains_them_meet_in_public_names_only(path):
+    found = [node for node in ast.walk(ast.parse((PACKAGE / path).read_text())) if isinstance(node, ast.Attribute)]
+    private = [a for a in found if a.attr.startswith("_") and not a.attr.endswith("__") and a.attr != "_replace"]
+    others = [ast.unparse(a) for a in private if not (isinstance(a.value, ast.Name) and a.value.id == "self")]
+    assert found or path.endswith("__init__.py")
+    assert not others
+
+
+def test_a_trainer_calls_its_compiled_program_itself_and_a_rule_may_put_steps_of_its_own_in_its_place():
+    plain = make()
+    assert plain.optimizer.stepper(plain._training) is plain._stepper is plain._training
+
+    class Twice(fo.optim.SGD):
+        """A rule that steps twice on every batch."""
+
+        def stepper(self, training):
+            class Stepper:
+                def step(self, x, y, sample_weight=None, in_epoch=False):
+                    training.step(x, y, sample_weight)
+                    return training.step(x, y, sample_weight, in_epoch)
+
+                def run(self, x, targets, weights, order, sizes, seconds):
+                    rows = order[training.position : training.position + sizes[0]]
+                    self.step(x[rows], targets[rows], None if weights is None else weights[rows], True)
+
+            return Stepper()
+
+    one, other = make(), make()
+    twice = fo.nn.Trainer(other.net, other.loss, Twice(other.net.parameters()))
+    X, y = rows()
+    for i in (0, 30):
+        for _ in range(2):
+            one.step(X[i : i + 30], y[i : i + 30])
+    twice.fit(X[:60], y[:60], batch_size=30, shuffle=False)
+    assert (twice.epoch, twice.optimizer.steps) == (1, 4)
+    for a, b in zip(one.net.parameters(), other.net.parameters(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -373,7 +424,8 @@ def everything(trainer):
 class InterruptAt:
     """Ctrl-C before the k-th line of the Trainer's (and the schedules') code that runs."""
 
-    FILES = tuple(module.__file__ for module in (fo.nn.trainer, fo.schedules))
+    MODULES = (fo.nn.trainer, fo.nn.early_stopping, fo.nn.fit_data, fo.nn.progress, fo.schedules)
+    FILES = tuple(module.__file__ for module in MODULES)
 
     def __init__(self, k):
         self.k, self.seen = k, 0
@@ -516,7 +568,7 @@ def test_the_rest_of_an_interrupted_epoch_can_be_dropped(monkeypatch):
     trainer = make(lr=0.1)
     trainer.abandon_fit()
     assert trainer.epoch == 0  # nothing was interrupted
-    ready, calls = trainer.optimizer._ready, []
+    ready, calls = trainer.optimizer.prepare, []
 
     def stop():
         calls.append(0)
@@ -524,7 +576,7 @@ def test_the_rest_of_an_interrupted_epoch_can_be_dropped(monkeypatch):
             raise KeyboardInterrupt
         ready()
 
-    monkeypatch.setattr(trainer.optimizer, "_ready", stop)
+    monkeypatch.setattr(trainer.optimizer, "prepare", stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(*rows(), batch_size=30)
     assert trainer._training.position == 30

@@ -57,5 +57,5 @@ def test_the_drawing_is_written(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"batch_sizes": []}, {"batch_sizes": [0, 1]}, {"threads": [1.5]}, {"threads": [-1]}])
 def test_counts_that_are_none_are_refused(bad, small_net):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected whole numbers"):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}: expected a whole number"):
         fo.nn.tune(small_net(), **bad)

@@ -44,7 +44,7 @@ def direction(widths, n, dtype):
 
 def training(widths, n, dtype):
     """The network as a compiled program with cross-entropy at its end."""
-    return core.Training(our_net(widths, dtype=dtype)._training_program, "cross_entropy", None, n)
+    return our_net(widths, dtype=dtype).bind("cross_entropy", max_batch=n)
 
 
 def product_case(widths, n, gauss_newton, dtype="float32") -> Case:

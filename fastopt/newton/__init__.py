@@ -1,4 +1,4 @@
-"""The second order: Newton's step, minimizers, generalised linear models, and what a Hessian says about a point."""
+"""The second order: Newton's step, minimizers, generalized linear models, and what a Hessian says about a point."""
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
 from fastopt.newton.glm import glm

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastopt._forks import importing
-from fastopt._numbers import whole_number
-from fastopt.newton.steps import is_number
+from fastopt._numbers import finite_number, whole_number
 from fastopt.threads import one_blas_thread
 
 LARGEST = 5000  # parameters of a dense Hessian: 200 MB
@@ -42,9 +41,7 @@ class Products:
     """The Hessian of a network's mean loss on a batch, or its Gauss-Newton part, times flat vectors."""
 
     def __init__(self, net, x, y, loss, sample_weight, gauss_newton):
-        net.require_calibrated()
-        self.training = net._bound_to(loss)
-        self.training.batches = net.draws
+        self.training = net.derivatives(loss)
         self.shapes = [p.shape for p in net.parameters()]
         self.ends = np.cumsum([p.size for p in net.parameters()], dtype=np.intp)
         self.size = int(self.ends[-1]) if self.ends.size else 0
@@ -153,15 +150,12 @@ def spectrum(
     (array([  1., 100.]), 100)
     """
     products = Products(net, x, y, loss, sample_weight, gauss_newton)
-    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= k <= products.size:
-        raise ValueError(f"k: expected a whole number from 1 to {products.size}, the number of parameters, got {k!r}")
-    if not (is_number(tol) and 0 < tol < 1):
-        raise ValueError(f"tol: expected a number between 0 and 1, got {tol!r}")
+    k, tol = whole_number("k", k, most=products.size), finite_number("tol", tol, above=0, below=1)
     if max_iter is not None:
         max_iter = whole_number("max_iter", max_iter)
     whole = products.size <= max(DENSE, k + 1)
     with one_blas_thread:
-        values = np.linalg.eigvalsh(products.dense()) if whole else _lanczos(products, max(int(k), 2), tol, max_iter)
+        values = np.linalg.eigvalsh(products.dense()) if whole else _lanczos(products, max(k, 2), tol, max_iter)
     ends = np.concatenate([values[: k // 2], values[len(values) - (k - k // 2) :]])
     return Spectrum(ends, _condition(values, whole, tol), products.count)
 

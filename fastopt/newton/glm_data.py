@@ -1,4 +1,4 @@
-"""What a generalised linear model is given: the arrays of a caller, checked, and where their columns lie.
+"""What a generalized linear model is given: the arrays of a caller, checked, and where their columns lie.
 
 The columns are looked at in a sample of the rows, which costs nothing beside a fit. Where an intercept is free and one
 of them lies far from zero, a center comes out: the squares of dates have no digit left for the differences between
@@ -13,13 +13,16 @@ from fastopt._arrays import as_numbers
 from fastopt._kernels import core
 from fastopt._labels import class_labels
 
-# Where the rows lie that tell where the columns do: spread by the golden ratio, which follows no period of the data.
+# Places of the sampled rows, as shares of all: the golden ratio spreads them, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
 SHARES = np.arange(128) * 0.6180339887498949 % 1
-SAMPLED = 1 << 15  # elements at most, if that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
+SAMPLED = (
+    1 << 15
+)  # the most elements of a sample that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
 LEAST = 32
-FAR = 10  # deviations from zero, beyond which columns are centered: a Hessian in float32 is good for some 50
-CONSTANT = 8 * np.finfo(np.float64).eps  # of a column's size: what differs by less is one number
+FAR = 10  # columns further from zero, in deviations, are centered: a float32 Hessian is good for some 50
+SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
+CONSTANT = 8 * np.finfo(np.float64).eps  # values that differ by less, relative to a column's size, are one
 
 
 # ---------------------------------------------------------------- what a caller gives

@@ -1,14 +1,12 @@
-"""A fitted generalised linear model: predictions, and what the Hessian says about them."""
+"""A fitted generalized linear model: predictions, and what the Hessian says about them."""
 
 import numpy as np
 
 from fastopt._arrays import as_numbers
 from fastopt._forks import computed_once, importing
-from fastopt.newton.glm_data import as_offset, check_finite
+from fastopt.newton.glm_data import SLICE, as_offset, check_finite
 from fastopt.newton.steps import Factor, dot, eigenvalues
 from fastopt.threads import one_blas_thread
-
-SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
 
 
 class GLMResult:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastopt._arrays import as_numbers, require_finite
+from fastopt._conjugate_gradients import ConjugateGradients
 from fastopt._forks import computed_once, importing
 from fastopt._numbers import finite_number, whole_number
 from fastopt.newton.steps import Factor, dot, eigensystem, rounding
@@ -288,20 +289,18 @@ def _steihaug(product, g, radius, tol, most, reach) -> _Found:
     A direction that leaves the region, or along which curvature is not positive, is followed to its border
     and is the last one. An unlimited region ends at `reach`, or at p where that is farther.
     """
-    p, Hp, r = np.zeros_like(g), np.zeros_like(g), g
-    d = -r
+    cg, Hp = ConjugateGradients(product, -g, dot), np.zeros_like(g)
     for _ in range(most):
-        Hd, rr = product(d), dot(r, r)
-        bend = dot(d, Hd)
-        alpha = rr / bend if bend > 0 else math.inf
-        if not (bend > 0 and _norm(p + alpha * d) < radius):
-            alpha = _to_border(p, d, radius if math.isfinite(radius) else max(reach, _norm(p)))
-            return _Found(p + alpha * d, Hp + alpha * Hd, True, d, Hd, bend)
-        p, Hp, r = p + alpha * d, Hp + alpha * Hd, r + alpha * Hd
-        if _norm(r) <= tol:
+        bend, d, Hd = cg.look(), cg.p, cg.Ap
+        alpha = cg.rz / bend if bend > 0 else math.inf
+        if not (bend > 0 and _norm(cg.x + alpha * d) < radius):
+            alpha = _to_border(cg.x, d, radius if math.isfinite(radius) else max(reach, _norm(cg.x)))
+            return _Found(cg.x + alpha * d, Hp + alpha * Hd, True, d, Hd, bend)
+        cg.move()
+        Hp += alpha * Hd
+        if _norm(cg.r) <= tol:
             break
-        d = dot(r, r) / rr * d - r
-    return _Found(p, Hp, False, d, Hd, bend)
+    return _Found(cg.x, Hp, False, d, Hd, bend)
 
 
 def _to_border(p, d, border) -> float:

@@ -11,13 +11,13 @@
 
 import math
 from collections.abc import Iterator
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import as_numbers, require_finite
 from fastopt._forks import importing
+from fastopt._numbers import finite_number
 from fastopt.threads import one_blas_thread
 
 METHODS = ("cholesky", "saddle_free")
@@ -65,11 +65,6 @@ def as_gradient(g, d) -> np.ndarray:
 
 def _as_float(array):
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-
-
-def is_number(value, least=-math.inf) -> bool:
-    """Whether an argument is a finite real number of at least `least`."""
-    return isinstance(value, Real) and math.isfinite(value) and least <= float(value)
 
 
 def _check_overwritten(H):
@@ -204,8 +199,8 @@ def step(H, g, damping=0.0, method="cholesky", overwrite_h=False) -> Step:
         _check_overwritten(H)
     H = as_hessian(H)
     g = as_gradient(g, len(H))
-    if damping != "auto" and not is_number(damping, 0):
-        raise ValueError(f"damping: expected 'auto' or a finite number of at least 0, got {damping!r}")
+    if damping != "auto":
+        damping = finite_number("damping", damping, 0, instead="'auto'")
     if method not in METHODS:
         raise ValueError(f"method: expected 'cholesky' or 'saddle_free', got {method!r}")
     solve = _cholesky_step if method == "cholesky" else _saddle_free_step
@@ -224,7 +219,7 @@ def _cholesky_step(H, g, damping, overwrite):
     else:
         if overwrite:
             require_finite("H", np.tril(H))
-        factor, damping = Factor(H, damping, overwrite), float(damping)
+        factor = Factor(H, damping, overwrite)
     if factor.minor:
         require_finite("H", np.tril(H))
         raise np.linalg.LinAlgError(
@@ -261,7 +256,7 @@ def _saddle_free_step(H, g, damping, overwrite):
     flat = np.abs(values) <= rounding(values)
     if damping == "auto":
         damping = (FIRST_DAMPING * float(np.abs(values).max()) or 1.0) if flat.any() else 0.0
-    damping, size = float(damping), np.abs(values) + H.dtype.type(damping)
+    size = np.abs(values) + H.dtype.type(damping)
     c = g @ vectors
     p = -np.divide(c, size, out=np.zeros_like(c), where=~flat if damping == 0 else size > 0)
     wide = p.astype(np.float64)
@@ -329,8 +324,8 @@ def critical_point(H, tol=None) -> CriticalPoint:
     >>> fo.newton.critical_point([[2.0, 0.0], [0.0, -1.0]])
     CriticalPoint(kind='saddle', positive=1, negative=1, flat=0)
     """
-    if tol is not None and not is_number(tol, 0):
-        raise ValueError(f"tol: expected None or a finite number of at least 0, got {tol!r}")
+    if tol is not None:
+        tol = finite_number("tol", tol, 0, instead="None")
     values = eigenvalues(as_hessian(H))
     tol = rounding(values) if tol is None else tol
     positive, negative = int((values > tol).sum()), int((values < -tol).sum())
@@ -374,8 +369,6 @@ def predicted_change(H, g, lr) -> float:
     H = as_hessian(H)
     g = as_gradient(g, len(H)).astype(np.float64)
     require_finite("H", H)
-    if not is_number(lr):
-        raise ValueError(f"lr: expected a finite number, got {lr!r}")
-    lr = float(lr)
+    lr = finite_number("lr", lr)
     with one_blas_thread:
         return 0.5 * lr * lr * float(g @ (H @ g)) - lr * float(g @ g)

@@ -8,7 +8,7 @@ import numpy as np
 from fastopt import _files
 from fastopt._arrays import require_finite
 from fastopt._kernels import core
-from fastopt._numbers import whole_number
+from fastopt._numbers import flag, whole_number
 from fastopt.nn import files
 from fastopt.nn.layers import Fixed, chain
 from fastopt.nn.layout import Layout
@@ -129,6 +129,11 @@ class Sequential(Fixed):
         """Last axis of `output_shape`."""
         return self.output_shape[-1]
 
+    @property
+    def least_rows(self) -> int:
+        """The fewest rows of a batch to train on: 2 with `BatchNorm`, which takes statistics of them."""
+        return self._program.least_rows
+
     def parameters(self) -> list[np.ndarray]:
         """The trained arrays themselves, in the order of their gradients."""
         return [a for layer in self.layers for a in layer.parameters()]
@@ -211,9 +216,7 @@ class Sequential(Fixed):
         TypeError, ValueError
             Data that does not fit, or a loss on logits of a network that ends in a softmax or sigmoid.
         """
-        self.require_calibrated()
-        training = self._bound_to(loss)
-        training.batches = self.draws
+        training = self.derivatives(loss)
         value = training.step(x, y, sample_weight)
         self.draws += 1
         return value, training.grads
@@ -255,9 +258,7 @@ class Sequential(Fixed):
         >>> net.hvp(x, np.zeros((2, 1)), [[[1.0, 0.0]]], loss="mse")  # x.T @ x @ v
         [array([[1., 2.]])]
         """
-        self.require_calibrated()
-        training = self._bound_to(loss)
-        training.batches = self.draws
+        training = self.derivatives(loss)
         return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
@@ -325,7 +326,7 @@ class Sequential(Fixed):
         twin._compile()
         return twin
 
-    def calibrate(self, X, batch_size=None) -> "Sequential":
+    def calibrate(self, X, batch_size=None, *, batch_norm=True) -> "Sequential":
         """Take the statistics of every Standardize, Whiten and BatchNorm layer from rows X; returns the network.
 
         Layer after layer, in inference mode: each sees X as the calibrated layers before it give it. A
@@ -339,6 +340,8 @@ class Sequential(Fixed):
             What a BatchNorm takes are then population statistics by mini-batches of so many rows m, in the order of X
             (Ioffe & Szegedy 2015, algorithm 2): the mean of their means, and m / (m - 1) times the mean of their
             variances. Rows left over by the last whole mini-batch do not count. The other layers do not heed it.
+        batch_norm : bool
+            False leaves the running averages of BatchNorm as they are, as `Trainer.fit` does.
 
         Raises
         ------
@@ -348,7 +351,8 @@ class Sequential(Fixed):
         x = self._program.rows(X, "X")
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=2, most=max(len(x), 2))
-        self._calibrate(self.layers, x, ("required", "optional"), batch_size)
+        kinds = ("required", "optional") if flag("batch_norm", batch_norm) else ("required",)
+        self._calibrate(self.layers, x, kinds, batch_size)
         return self
 
     def _calibrate(self, layers, x, kinds, batch_size=None):
@@ -390,9 +394,16 @@ class Sequential(Fixed):
             )
         return name
 
-    def _bound_to(self, loss, update=None, max_batch=0):
-        """The compiled program with a loss, gradients, and an optimizer's update unless None."""
+    def bind(self, loss, update=None, max_batch=0):
+        """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
         return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
+
+    def derivatives(self, loss):
+        """`bind` for gradients alone, with `Dropout` at the draw of the next `value_and_grad`."""
+        self.require_calibrated()
+        training = self.bind(loss)
+        training.batches = self.draws
+        return training
 
     def save(self, path, metadata=None) -> None:
         """Write the network to a safetensors file; whole or not at all.

@@ -2,54 +2,44 @@
 
 - `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it
   after at most SLICE seconds, so that Ctrl-C, callbacks and the progress bar get their turn.
-- An optimizer whose step is no update of elements (NewtonCG) makes it of several such calls.
+- Network and optimizer are touched by their public methods only. What steps is the compiled
+  training itself, or what the optimizer puts in its place: see `Optimizer.stepper`.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run
   continues bit for bit, wherever it was interrupted. An epoch is over when its measurements
   have been told to schedules and early stopping; until then it is an interrupted one (`_end_epoch`).
-- What `fit` has checked and reads later is its own: classes, probabilities and weights are
-  copies. The values of X and of a regression's targets are read where they lie.
+- Beside this file: what `fit` is given (fit_data.py), early_stopping.py, run_files.py, progress.py.
 """
 
-import math
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from fastopt import _files, optim
-from fastopt._arrays import require_finite
-from fastopt._forks import importing
 from fastopt._kernels import core
-from fastopt._numbers import finite_number, whole_number
-from fastopt.metrics import accuracy
+from fastopt._numbers import whole_number
 from fastopt.nn import files
-from fastopt.nn.losses import describe_loss, loss_name, measure
-from fastopt.optim.optimizer import pack_state, unpack_state
+from fastopt.nn.early_stopping import BestEpoch, validate
+from fastopt.nn.fit_data import (
+    batch_sizes,
+    checked_batch,
+    checked_batches,
+    checked_callbacks,
+    checked_rows,
+    checked_validation,
+    require_finite_batch,
+    require_same_batches,
+    require_sizes,
+)
+from fastopt.nn.progress import History, ProgressBar
+from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
 from fastopt.schedules import Schedule
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
-AHEAD = 1024  # batches whose sizes are worked out at once
 COMPILED = ("net", "loss", "optimizer")  # what a Trainer is bound to for life
-LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of 128 bits
-
-
-class History(dict):
-    """Lists by name, one number an epoch of this call: loss, val_loss and, for classes, val_accuracy.
-
-    Attributes
-    ----------
-    best_epoch : int or None
-        Index of the epoch with the lowest validation loss. None without validation, and where an interrupted
-        `fit` that this call went on with had the best epoch.
-    best_loss : float or None
-        The loss of the best epoch, whichever call had it.
-    """
-
-    best_epoch: int | None = None
-    best_loss: float | None = None
+PROGRESS = ("position", "batches", "loss_sum", "weight_sum")  # of the compiled training, within an epoch
+_Best = BestEpoch  # its name in pickles of earlier versions
 
 
 class Trainer:
@@ -94,13 +84,11 @@ class Trainer:
 
     def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
         optimizer = _optimizer(optimizer, net)
-        mine = net.parameters()
-        theirs = optimizer._arrays
-        if [id(a) for a in mine] != [id(a) for a in theirs]:
+        if [id(a) for a in net.parameters()] != [id(a) for a in optimizer.parameters()]:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         seed, max_batch = whole_number("seed", seed, 0, LARGEST_SEED), whole_number("max_batch", max_batch, 0)
-        update = None if optimizer._by_itself else optimizer._update
-        self._training = net._bound_to(loss, update, max_batch)
+        self._training = net.bind(loss, optimizer.compiled_update, max_batch)
+        self._stepper = optimizer.stepper(self._training)
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self._seed, self._stopping = seed, None
         self._held = (threading.Lock(), os.getpid())
@@ -166,12 +154,12 @@ class Trainer:
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
         self.net.require_calibrated()
-        self.optimizer._ready()
+        self.optimizer.prepare()
         if self._stopping is None or self._stopping.last is None:
-            return self.optimizer._step_on(self._training, x, y, sample_weight)
+            return self._stepper.step(x, y, sample_weight)
         try:
             self._go_on()
-            return self.optimizer._step_on(self._training, x, y, sample_weight)
+            return self._stepper.step(x, y, sample_weight)
         except BaseException:
             self._show_best()
             raise
@@ -255,7 +243,7 @@ class Trainer:
         After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
         """
-        callbacks = _callables(callbacks)
+        callbacks = checked_callbacks(callbacks)
         epochs = whole_number("epochs", epochs)
         if not isinstance(batch_size, Schedule):
             batch_size = whole_number("batch_size", batch_size)
@@ -265,15 +253,17 @@ class Trainer:
                 raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
         with self._alone():
             if y is None:
-                batches = self._check_batches(X, sample_weight, epochs)
+                batches = checked_batches(X, sample_weight, epochs)
                 self.net.require_calibrated()
             else:
-                rows = self._check_rows(X, y, sample_weight, check_finite, batch_size)
+                rows = checked_rows(self._training, self.loss, X, y, sample_weight, check_finite)
+                first, least = self._training.batches + 1, self.net.least_rows
+                require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
-                validation = self._check_validation(validation, check_finite)
-            self.optimizer._update.require_idle()
-            self.optimizer._ready()
-            bar = _Bar(progress, epochs)
+                validation = checked_validation(self._training, self.loss, validation, check_finite)
+            self.optimizer.require_idle()
+            self.optimizer.prepare()
+            bar = ProgressBar(progress, epochs)
 
             def train():
                 if y is None:
@@ -286,7 +276,7 @@ class Trainer:
                 if patience is None:
                     self._stopping = None
                 if y is not None and not all(layer.calibrated for layer in self.net.layers):
-                    self.net._calibrate(self.net.layers, rows[0], ("required",))
+                    self.net.calibrate(rows[0], batch_norm=False)
                 history = self._epochs(train, epochs, validation, patience, callbacks, bar)
             except BaseException:
                 self._show_best()
@@ -297,11 +287,11 @@ class Trainer:
         return history
 
     def _epochs(self, train, epochs, validation, patience, callbacks, bar) -> History:
-        """Epochs of the rows that `train` trains on, and what follows each; at the end the best one is restored."""
-        history, best = History(), self._stopping or _Best()
+        """Run epochs: `train` makes the steps of one, measurements and callbacks follow; the best epoch is restored."""
+        history, best = History(), self._stopping or BestEpoch()
         history.best_loss = best.loss
         for _ in range(epochs):
-            if patience is not None and best.waited >= patience:  # also where an interrupt came just before this
+            if patience is not None and best.waited >= patience:  # an interrupted fit may have left it so
                 break
             train()
             best = self._end_epoch(best, history, validation, patience)
@@ -344,128 +334,51 @@ class Trainer:
                 self._training.end_epoch()
 
     def _alone(self):
-        """The lock of what must not run inside `fit`; a new one in a forked child, where its holder is gone."""
+        """The lock that keeps calls out of a running `fit`; a forked child gets a new one, for its holder is gone."""
         if self._held[1] != os.getpid():
             self._held = (threading.Lock(), os.getpid())
         if self._held[0].locked():
             raise RuntimeError("fit: this trainer is training already, in a fit that called this or in another thread")
         return self._held[0]
 
-    def _check_rows(self, X, y, sample_weight, check_finite, batch_size):
-        data = self._own(X, y, sample_weight, check_finite)
-        n, least, position = len(data[0]), self.net._program.least_rows, self._training.position
-        if n < least:
-            raise ValueError("X: expected at least two rows to take batch statistics of, got 1")
-        if not isinstance(batch_size, Schedule) and batch_size < least:
-            raise ValueError(f"batch_size: expected at least {least} rows for BatchNorm, got {batch_size}")
-        if position > n:
-            raise ValueError(
-                f"X: expected at least the {position} rows the interrupted epoch used, got {n}; pass the data of that "
-                "epoch, or call abandon_fit() to drop the rest of it"
-            )
-        if position < n:
-            self._sizes(batch_size, n - position)
-        return data
-
-    def _check_validation(self, validation, check_finite):
-        if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-            raise TypeError(f"validation: expected (X, y) or (X, y, sample_weight), got {type(validation).__name__}")
-        try:
-            data = self._own(*validation, check_finite=check_finite)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"validation: {error}") from None
-        if data[2] is not None and not data[2].any():
-            raise ValueError("validation: expected a sample_weight above 0, got none")
-        if data[1].ndim == 1 and loss_name(self.loss) == "cross_entropy" and (data[1] == self._ignored).all():
-            raise ValueError(f"validation: expected rows with a class, got only the ignored label {self._ignored}")
-        return data
-
-    @property
-    def _ignored(self) -> int:
-        """The label of rows that have no class."""
-        return getattr(self.loss, "ignore_index", core.IGNORE_INDEX)
-
-    def _own(self, X, y, sample_weight=None, check_finite=False):
-        """Rows, targets and weights, checked: nothing the caller does to his arrays can make them unfit."""
-        x, targets, weights = self._training.check(X, y, sample_weight)
-        if not len(x):
-            raise ValueError("X: expected at least one row, got none")
-        if check_finite:
-            _require_finite(x, targets)
-        checked = loss_name(self.loss) in ("cross_entropy", "binary_cross_entropy")  # by value, and not by shape alone
-        targets = targets.copy() if checked else targets.view()
-        weights = None if weights is None else weights.copy()
-        return self._training.check(x.view(np.ndarray), targets, weights)  # the copies: threads may have meddled
-
-    def _check_batches(self, batches, sample_weight, epochs):
-        if not isinstance(batches, Iterable) or isinstance(batches, np.ndarray | str | dict):
-            raise TypeError(f"X: expected an iterable of batches where y is None, got {type(batches).__name__}; pass y")
-        if sample_weight is not None:
-            raise ValueError("sample_weight: expected None with an iterable of batches; yield (x, y, sample_weight)")
-        if epochs > 1 and isinstance(batches, Iterator):
-            raise ValueError(
-                f"X: expected an iterable that can start anew for each of {epochs} epochs, got an iterator, "
-                f"{type(batches).__name__}; pass a list, or an object whose __iter__ starts from the first batch"
-            )
-        return batches
-
     def _rows_epoch(self, x, targets, weights, batch_size, shuffle, bar):
         """Train on the rows that are left of the epoch; they have been checked."""
-        run, order = self._training, np.arange(len(x))
+        run, order, least = self._training, np.arange(len(x)), self.net.least_rows
         if shuffle:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         while run.position < len(x):
-            self.optimizer._ready()
+            self.optimizer.prepare()
             before = run.position
-            self.optimizer._run_on(run, x, targets, weights, order, self._sizes(batch_size, len(x) - before), SLICE)
+            sizes = batch_sizes(batch_size, len(x) - before, run.batches + 1, least)
+            self._stepper.run(x, targets, weights, order, sizes, SLICE)
             bar.rows((run.position - before) / len(x))
-
-    def _sizes(self, batch_size, n) -> np.ndarray:
-        """Rows of the coming batches, as many as n rows and AHEAD allow."""
-        least = self.net._program.least_rows
-        if not isinstance(batch_size, Schedule):
-            sizes = np.full(min(-(-n // batch_size), AHEAD), min(batch_size, n))
-            return sizes if least == 1 else _without_lone_row(sizes, n)
-        first = self._training.batches + 1
-        sizes = np.clip(np.rint(batch_size(np.arange(first, first + min(n, AHEAD)))), -1, n)  # NaN stays
-        good = np.flatnonzero(~(sizes >= min(least, n)))[:1]
-        if good.size and good[0] == 0:
-            value = batch_size(first)
-            raise ValueError(f"batch_size: expected at least {least} at batch {first}, got {value} from {batch_size!r}")
-        sizes = sizes[: good[0] if good.size else None].astype(np.int64)
-        sizes = sizes[: np.searchsorted(np.cumsum(sizes), n) + 1]
-        return sizes if least == 1 else _without_lone_row(sizes, n)
 
     def _batches_epoch(self, batches, check_finite):
         """Train on the batches that are left of the epoch; those an interrupted one has used are passed over."""
         used, passed, empty = self._training.position, 0, True
         for number, batch in enumerate(batches):
             empty = False
-            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-                raise TypeError(
-                    f"X: expected batches (x, y) or (x, y, sample_weight), got {type(batch).__name__} as batch {number}"
-                )
+            x, targets, weights = checked_batch(batch, number)
             if passed < used:
-                passed += len(batch[0])
+                passed += len(x)
                 continue
-            _require_same_batches(used, passed)
+            require_same_batches(used, passed)
             if check_finite:
-                _require_finite(*self._training.check(*batch)[:2])
-            x, targets, weights = (*batch, None)[:3]
-            self.optimizer._ready()
-            self.optimizer._step_on(self._training, x, targets, weights, True)
+                require_finite_batch(*self._training.check(x, targets, weights)[:2])
+            self.optimizer.prepare()
+            self._stepper.step(x, targets, weights, True)
         if empty:
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
-        _require_same_batches(used, passed)
+        require_same_batches(used, passed)
 
     def _end_epoch(self, best, history, validation, patience):
         """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""
         run, stopping, epoch = self._training, self._stopping, self.epoch
         measured = {"loss": run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0}
         if validation is not None:
-            measured |= self._validate(*validation)
+            measured |= validate(self.net, self.loss, *validation)
             best = best.after(measured["val_loss"], self._arrays() if patience is not None else [])
-        schedules = self.optimizer._plateaus()
+        schedules = self.optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
         try:
             self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
@@ -485,17 +398,6 @@ class Trainer:
             history.best_epoch, history.best_loss = since if since >= 0 else None, best.loss
         return best
 
-    def _validate(self, x, targets, weights) -> dict[str, float]:
-        output = self.net.predict(x)
-        # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
-        loss = _or_nan(measure, self.loss, output, targets, weights)
-        measured = {"val_loss": loss}
-        if loss_name(self.loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
-            counted = (targets != self._ignored) * (1.0 if weights is None else weights)
-            score = math.nan if math.isnan(loss) else _or_nan(accuracy, targets, output, sample_weight=counted)
-            measured["val_accuracy"] = score
-        return measured
-
     # --- early stopping, before and after an interrupt
 
     def _arrays(self) -> list[np.ndarray]:
@@ -504,32 +406,25 @@ class Trainer:
 
     def _left(self):
         """The early stopping that an interrupt has left; None if the caller has changed the parameters since."""
-        left = self._stopping
-        if left is None or left.last is None:
-            return left
-        mine = self._arrays()
-        if _same_bits(mine, left.last):
-            return replace(left, last=None)
-        return left if _same_bits(mine, left.arrays) else None
+        return None if self._stopping is None else self._stopping.still_of(self._arrays())
 
     def _go_on(self):
         """Put the parameters back to where an interrupt came, unless the caller has changed them since."""
         left = self._left()
         if left is not None and left.last is not None:
             core.copy_arrays(self._arrays(), left.last)
-            left = replace(left, last=None)
+            left = left.gone_on()
         self._stopping = left
 
     def _show_best(self):
         """Let the network hold the best epoch, and keep where training stands."""
         if self._stopping is not None:
             mine = self._arrays()
-            if self._stopping.last is None:
-                self._stopping = replace(self._stopping, last=[a.copy() for a in mine])
+            self._stopping = self._stopping.shown(mine)
             core.copy_arrays(mine, self._stopping.arrays)
 
     def _warn_of_waiting_gradients(self):
-        waiting, whole = self.optimizer._update.accumulated, self.optimizer._accumulate
+        waiting, whole = self.optimizer.accumulated, self.optimizer.accumulate
         if waiting:
             warnings.warn(
                 f"accumulate: expected a multiple of {whole} batches, an update each, got {waiting} more; "
@@ -540,32 +435,8 @@ class Trainer:
 
     def save(self, path) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
-        arrays, state = pack_state(self.optimizer.state_dict())
-        arrays, document = {**files.stored_arrays(self.net), **arrays}, {**self._document(), "optimizer": state}
-        left = self._left()
-        if left is not None:
-            names = files.arrays_of(self.net)
-            other, values = ("best", left.arrays) if left.last is None else ("last", left.last)
-            arrays |= {f"{other}.{name}": a for name, a in zip(names, values, strict=True)}
-            loss = None if left.loss is None or math.isnan(left.loss) else left.loss
-            document["early_stopping"] = {"loss": loss, "waited": left.waited}
-        _files.write(path, arrays, document)
-
-    def _document(self):
-        metadata = files.as_metadata(self.net.metadata)
-        return {
-            **({"metadata": metadata} if metadata else {}),
-            "kind": "trainer",
-            **self.net.describe(),
-            "rule": type(self.optimizer).__name__,
-            "loss": describe_loss(self.loss),
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "position": self._training.position,
-            "batches": self._training.batches,
-            "loss_sum": self._training.loss_sum,
-            "weight_sum": self._training.weight_sum,
-        }
+        progress = {name: getattr(self._training, name) for name in ("epoch", *PROGRESS)}
+        write_run(path, self, progress, self._left())
 
     def resume(self, path) -> None:
         """Take over what `save` wrote for a trainer of the same network, loss and rule.
@@ -581,62 +452,26 @@ class Trainer:
         with self._alone():
             mine = files.arrays_of(self.net)
             try:
-                theirs, state, numbers, stopping, calibrated = self._checked(arrays, document, mine)
-                started = {id(a): theirs[name] for name, a in mine.items()}
-                metadata = files.as_metadata(document.get("metadata", self.net.metadata))
-                self.optimizer._load(state, [started[id(a)] for a in self.net.parameters()])
+                run = checked_run(arrays, document, self)
+                started = {id(a): run.arrays[name] for name, a in mine.items()}
+                self.optimizer.restore(run.optimizer, [started[id(a)] for a in self.net.parameters()])
             except _files.MALFORMED as error:
                 raise ValueError(f"{path}: does not fit this trainer ({_files.why(error)})") from error
-            core.copy_arrays(list(mine.values()), list(theirs.values()))
-            files.tell_copied(self.net, arrays)
-            self.net.metadata = metadata
-            for layer, known in zip(self.net.layers, calibrated, strict=True):
+            core.copy_arrays(list(mine.values()), list(run.arrays.values()))
+            files.tell_copied(self.net, run.stored)
+            self.net.metadata = run.metadata
+            for layer, known in zip(self.net.layers, run.calibrated, strict=True):
                 layer.calibrated = known
-            self._stopping, self._seed = stopping, numbers.pop("seed")
-            for name, value in numbers.items():
+            self._stopping, self._seed = run.stopping, run.seed
+            for name, value in run.progress.items():
                 setattr(self._training, name, value)
-
-    def _checked(self, arrays, document, mine):
-        """A run file's arrays of the layers, optimizer state, numbers, early stopping and calibrated layers.
-
-        Raises what says that they do not fit this trainer, whose layers have the arrays `mine`.
-        """
-        expected = self._document()
-        for name in ("dtype", "rule", "loss"):
-            if document[name] != expected[name]:
-                raise ValueError(f"expected {name} {expected[name]}, got {document[name]}")
-        waits = [layer.calibration == "required" for layer in self.net.layers]  # for statistics, until it is calibrated
-        calibrated = [
-            config.pop("calibrated", None if may else True)
-            for may, config in zip(waits, document["layers"], strict=True)
-        ]
-        for may, known in zip(waits, calibrated, strict=True):
-            if not isinstance(known, bool) or not (known or may):
-                raise ValueError(f"calibrated: expected true or false of a layer with statistics, got {known!r}")
-        plain = [{k: v for k, v in config.items() if k != "calibrated"} for config in expected["layers"]]
-        if document["layers"] != plain:
-            raise ValueError(f"expected layers {self.net.layers}, got {document['layers']}")
-        shape = files.input_shape_of(document, self.net.layers)
-        if shape != self.net.input_shape:
-            raise ValueError(f"expected input_shape {self.net.input_shape}, got {shape}")
-        parts = _by_part(arrays)
-        theirs, moments = parts.pop("layers"), parts.pop("optimizer", {})
-        files.check_arrays(self.net, theirs)
-        # in the order of the layers, not of the file; statistics of an earlier version may be narrower
-        theirs = {name: theirs[name].astype(a.dtype, copy=False) for name, a in mine.items()}
-        for name, a in mine.items():
-            if not a.flags.writeable:
-                raise ValueError(f"{name}: expected a writable array, got a read-only one")
-        state = unpack_state(moments, document["optimizer"])
-        return theirs, state, _run_numbers(document), _early_stopping(self.net, document, parts, theirs), calibrated
 
     def __getstate__(self):
         names = ("net", "loss", "seed", "epoch", "_stopping")
-        progress = ("position", "batches", "loss_sum", "weight_sum", "max_batch")
         return {
             **{name: getattr(self, name) for name in names},
             "optimizer": (type(self.optimizer), self.optimizer.__getstate__()),
-            "progress": {name: getattr(self._training, name) for name in progress},
+            "progress": {name: getattr(self._training, name) for name in (*PROGRESS, "max_batch")},
         }
 
     def __setstate__(self, state):
@@ -663,141 +498,3 @@ def _optimizer(optimizer, net):
         "optimizer: expected one of fastopt.optim over net.parameters(), like optim.Adam(net.parameters()), or a name "
         f"of {', '.join(rules.values())}, got {got}"
     )
-
-
-def _callables(callbacks) -> list:
-    callbacks = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks: expected functions of (trainer, history), got {callback!r}")
-    return callbacks
-
-
-def _require_finite(x, targets):
-    require_finite("X", x)
-    if targets.dtype.kind == "f":
-        require_finite("y", targets)
-
-
-def _require_same_batches(used, passed):
-    """After the batches an interrupted epoch has used: they must have been of as many rows."""
-    if passed != used:
-        raise ValueError(
-            f"X: expected first batches of the {used} rows the interrupted epoch used, got {passed}; "
-            "pass the data of that epoch, or call abandon_fit() to drop the rest of it"
-        )
-
-
-def _or_nan(function, *args, **options) -> float:
-    try:
-        return function(*args, **options)
-    except ValueError:
-        return math.nan
-
-
-def _same_bits(arrays, others) -> bool:
-    return all(a.tobytes() == b.tobytes() for a, b in zip(arrays, others, strict=True))
-
-
-def _by_part(arrays) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays of a run file: "layers" and "optimizer" by their names, what follows "best." or "last." likewise."""
-    parts: dict[str, dict[str, np.ndarray]] = {"layers": {}}
-    for name, a in arrays.items():
-        first, _, rest = name.partition(".")
-        parts.setdefault(first, {})[rest if first in ("best", "last") else name] = a
-    return parts
-
-
-def _run_numbers(document) -> dict:
-    """Where a run stands, from a run file; ValueError for a number that no run can have."""
-    numbers: dict[str, float] = {
-        name: whole_number(name, document[name], 0) for name in ("epoch", "position", "batches")
-    }
-    numbers["seed"] = whole_number("seed", document["seed"], 0, LARGEST_SEED)
-    numbers["weight_sum"] = finite_number("weight_sum", document["weight_sum"], 0)
-    numbers["loss_sum"] = _loss("loss_sum", document["loss_sum"])
-    return numbers
-
-
-def _loss(name, value) -> float:
-    """A loss in a file: finite, or infinity, which a batch may have."""
-    return value if value == math.inf else finite_number(name, value)
-
-
-def _early_stopping(net, document, parts, shown):
-    """The early stopping of a run file, if it has one; ValueError where its arrays or numbers do not fit.
-
-    `shown` are the arrays of the network: where the file holds those of the last step, they are the best epoch's.
-    """
-    entry = document.get("early_stopping")
-    if (entry is None) != (not parts) or len(parts) > 1 or not parts.keys() <= {"best", "last"}:
-        raise ValueError(f"expected arrays of layers, optimizer and early stopping, got {sorted(parts)} besides")
-    if entry is None:
-        return None
-    ((part, arrays),) = parts.items()
-    files.check_arrays(net, arrays)
-    arrays = {name: arrays[name].astype(a.dtype, copy=False) for name, a in shown.items()}
-    loss = math.nan if entry["loss"] is None else _loss("early_stopping.loss", entry["loss"])
-    waited = whole_number("early_stopping.waited", entry["waited"], 0)
-    best, last = (arrays, None) if part == "best" else (shown, arrays)
-    return _Best(loss, waited, [best[name] for name in shown], None if last is None else [last[name] for name in shown])
-
-
-def _without_lone_row(sizes, n) -> np.ndarray:
-    """Sizes of batches of n rows in which a last row, left alone, has joined the batch before it."""
-    if n == 1:
-        raise ValueError("X: expected at least two rows of the interrupted epoch to be left, got 1")
-    ends = np.cumsum(sizes)
-    before = np.searchsorted(ends, n - 1)
-    if before < len(sizes) and ends[before] == n - 1:
-        sizes = sizes[: before + 1]
-        sizes[before] += 1
-    return sizes
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best epoch so far, by its validation loss, and what early stopping needs to know of it."""
-
-    loss: float | None = None  # None before the first epoch
-    waited: int = 0  # epochs since
-    arrays: list[np.ndarray] = field(default_factory=list)  # of the network in that epoch, copies
-    last: list[np.ndarray] | None = None  # where training stands, while the network shows the best epoch
-
-    def after(self, loss, arrays) -> "_Best":
-        """With one epoch more, whose network has these arrays; NaN is worse than any number."""
-        lower = self.loss is None or loss < self.loss or (math.isnan(self.loss) and not math.isnan(loss))
-        return _Best(loss, 0, [a.copy() for a in arrays]) if lower else replace(self, waited=self.waited + 1)
-
-
-class _Bar:
-    """A progress bar over epochs, or nothing."""
-
-    def __init__(self, progress, epochs):
-        self.bar, self.done = None, 0.0
-        if progress:
-            try:
-                with importing:
-                    from tqdm.auto import tqdm
-            except ImportError:
-                raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
-            self.bar = tqdm(
-                total=epochs,
-                unit="epoch",
-                bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]",
-            )
-
-    def rows(self, part):
-        if self.bar is not None:
-            self.bar.update(part)
-            self.done += part
-
-    def epoch(self, history):
-        if self.bar is not None:
-            self.bar.update(1 - self.done)
-            self.done = 0.0
-            self.bar.set_postfix({name: f"{values[-1]:.4f}" for name, values in history.items()})
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastopt._numbers import whole_number
 from fastopt.nn.trainer import Trainer
 from fastopt.optim.rules import SGD
 from fastopt.threads import get_num_threads, num_threads
@@ -107,12 +108,12 @@ def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repe
     >>> tuning.rows_per_second.shape
     (2, 1)
     """
-    least = net._program.least_rows if train else 1
+    least = net.least_rows if train else 1
     sizes = _counts("batch_sizes", [n for n in BATCHES if n >= least] if batch_sizes is None else batch_sizes)
     threads = _counts("threads", (1, get_num_threads()) if threads is None else threads)
     net, rng = copy.deepcopy(net), np.random.default_rng(0)
     x = rng.standard_normal((max(sizes), net.in_features)).astype(net.dtype)
-    net._calibrate(net.layers, x, ("required",))
+    net.calibrate(x, batch_norm=False)
     y = np.zeros((len(x), net.out_features), net.dtype)
     trainer = Trainer(net, "mse", SGD(net.parameters(), lr=1e-9, momentum=0.9), max_batch=max(sizes)) if train else None
 
@@ -136,14 +137,14 @@ def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repe
 
 
 def _counts(name, values) -> tuple[int, ...]:
-    values = tuple(sorted(set(values)))
-    if not values or not all(hasattr(n, "__index__") and n >= 1 for n in values):
-        raise ValueError(f"{name}: expected whole numbers of at least 1, got {list(values)}")
-    return tuple(int(n) for n in values)
+    values = sorted({whole_number(name, n) for n in values})
+    if not values:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got none")
+    return tuple(values)
 
 
 def calls_for(timer, seconds) -> int:
-    """How many calls take so long, after one to warm up."""
+    """How many calls take so many seconds, after a first one to warm up."""
     timer.timeit(1)
     number = 1
     while (spent := timer.timeit(number)) < seconds:

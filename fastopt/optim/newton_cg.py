@@ -2,21 +2,22 @@
 
 - A step solves `(G + damping) d = -g` by conjugate gradients, where G is the Gauss-Newton matrix of the batch;
   only products with it are computed, on the values that one forward left in the Trainer's workspace.
-- It asks for the loss at the new point, so it runs between calls of the compiled program, not inside one:
-  `_step_on` and `_run_on` are what a Trainer calls in place of its compiled update.
+- A step asks for the loss at the new point, so it runs between calls of the compiled program, not inside one. It
+  reaches a Trainer by the hook `Optimizer.stepper`: `Stepper` takes the place of the compiled training there.
 - Vectors of the solver are flat and float64; no sum is the BLAS's: bits do not depend on threads.
 """
 
 import numpy as np
 
+from fastopt._conjugate_gradients import ConjugateGradients
 from fastopt._numbers import whole_number
 from fastopt.optim import options as opt
 from fastopt.optim.optimizer import Optimizer
 
-DECAY = 0.95  # of the last direction, where the next solve starts
-HALVINGS = 10  # of a step that does not lower the loss, before it is given up
-LOWERED, RAISED = 2 / 3, 3 / 2  # damping, times
-SOLVED = 1e-10  # residual, relative to the gradient
+DECAY = 0.95  # the next solve starts at this share of the last direction
+HALVINGS = 10  # a step that does not lower the loss is halved so often, then given up
+LOWERED, RAISED = 2 / 3, 3 / 2  # factors of the damping
+SOLVED = 1e-10  # a residual of this size, relative to the gradient, ends a solve
 
 
 class NewtonCG(Optimizer):
@@ -63,8 +64,7 @@ class NewtonCG(Optimizer):
     (array([[1., 2.]]), array([3.]))
     """
 
-    _rule = "sgd"  # whose plain step has the same options
-    _by_itself = True
+    _rule = "sgd"  # the kernel has the same options for it; its formula never runs
 
     def __init__(self, params, lr=1.0, damping=0.1, weight_decay=0.0, max_iter=50):
         super().__init__(params, locals())
@@ -88,12 +88,17 @@ class NewtonCG(Optimizer):
 
     # --- what a Trainer calls
 
-    def _run_on(self, training, x, targets, weights, order, sizes, seconds):
-        """One batch of an epoch."""
-        rows = order[training.position : training.position + int(sizes[0])]
-        self._step_on(training, x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
+    @property
+    def compiled_update(self):
+        """None: no part of a step is an update inside the compiled program."""
+        return None
 
-    def _step_on(self, training, x, targets, weights, in_epoch=False) -> float:
+    def stepper(self, training) -> "Stepper":
+        """What makes a Trainer's steps, between calls of its compiled training."""
+        return Stepper(self, training)
+
+    def step_on(self, training, x, targets, weights=None, in_epoch=False) -> float:
+        """One step on a batch; returns its loss before. `in_epoch`: its rows count as rows of the epoch under way."""
         batch = training.check(x, targets, weights)
         self._update.require_in_place()
         training.require_in_place()
@@ -111,7 +116,7 @@ class NewtonCG(Optimizer):
         return loss
 
     def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:
-        """Moves the parameters; returns the batch's loss before, and the direction."""
+        """Move the parameters; return the loss of the batch before that, and the direction."""
         group, params = self.param_groups[0], self._arrays
         lr, decay = (opt.now(group[name], self.steps) for name in ("lr", "weight_decay"))
         damping, home = group["damping"], _flat(params)
@@ -130,7 +135,7 @@ class NewtonCG(Optimizer):
                 f"NewtonCG: expected a finite loss and gradient, got loss {loss}; no parameter has been changed"
             )
         start = DECAY * _flat([state["direction"] for state in self._states])
-        direction, residual = conjugate_gradients(curved, -grad, start, int(group["max_iter"]))
+        direction, residual = settled_solution(curved, -grad, start, int(group["max_iter"]))
         if grad.any() and not direction.any():
             raise ValueError("damping: expected a number above 0 where the loss has no curvature, got 0")
 
@@ -147,7 +152,7 @@ class NewtonCG(Optimizer):
         finally:
             if not taken:
                 _put(params, home)
-        # the model without damping, at the whole step
+        # what the model without damping promised of the whole step
         slope, bend = _dot(grad, direction), _dot(direction, -grad - residual) - damping * _dot(direction, direction)
         promised = lr * slope + 0.5 * lr * lr * bend
         if -promised > noise or not taken:
@@ -155,37 +160,43 @@ class NewtonCG(Optimizer):
         return loss, direction
 
 
+class Stepper:
+    """The steps of NewtonCG in place of those of a compiled training, with the same two methods."""
+
+    def __init__(self, optimizer, training):
+        self.optimizer, self.training = optimizer, training
+
+    def step(self, x, targets, sample_weight=None, in_epoch=False) -> float:
+        """One batch; returns its mean loss before the step."""
+        return self.optimizer.step_on(self.training, x, targets, sample_weight, in_epoch)
+
+    def run(self, x, targets, weights, order, sizes, seconds) -> None:
+        """The next batch of an epoch on checked data, in `order`; one step mostly lasts longer than `seconds`."""
+        rows = order[self.training.position : self.training.position + int(sizes[0])]
+        self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
+
+
 def _control(ratio) -> float:
     """What Levenberg-Marquardt control multiplies the damping by; `ratio`: reduction seen to reduction promised."""
     return LOWERED if ratio > 0.75 else 1.0 if ratio >= 0.25 else RAISED  # NaN: raised
 
 
-def conjugate_gradients(product, b, start, max_iter) -> tuple[np.ndarray, np.ndarray]:
-    """x that nearly minimises ``x'Ax / 2 - b'x``, from `start` on, and the residual ``b - A x``.
+def settled_solution(product, b, start, max_iter) -> tuple[np.ndarray, np.ndarray]:
+    """x that nearly minimizes ``x'Ax / 2 - b'x``, by conjugate gradients from `start` on, and the residual ``b - A x``.
 
-    Stops as Martens (2010) does: see `NewtonCG`; or where the residual has vanished.
+    Stops as Martens (2010) does: see `NewtonCG`; or where the residual has vanished, or A is flat along a direction.
     """
-    x = start.copy()
-    r = b - product(x) if x.any() else b.copy()
-    p, rr, least = r.copy(), _dot(r, r), SOLVED**2 * _dot(b, b)
-    values = [-0.5 * _dot(x, b + r)]
+    cg, least = ConjugateGradients(product, b, _dot, start), SOLVED**2 * _dot(b, b)
+    values = [-0.5 * _dot(cg.x, b + cg.r)]
     for i in range(1, max_iter + 1):
-        if rr <= least:
+        if cg.rz <= least or not cg.look() > 0:  # A is flat along p, to rounding
             break
-        ap = product(p)
-        curvature = _dot(p, ap)
-        if not curvature > 0:  # flat along p, to rounding
-            break
-        x += rr / curvature * p
-        r -= rr / curvature * ap
-        values.append(-0.5 * _dot(x, b + r))
+        cg.move()
+        values.append(-0.5 * _dot(cg.x, b + cg.r))
         k = max(10, i // 10)
         if i > k and values[-1] < 0 and values[-1 - k] - values[-1] < 5e-4 * k * -values[-1]:
             break
-        before, rr = rr, _dot(r, r)
-        p *= rr / before
-        p += r
-    return x, r
+    return cg.x, cg.r
 
 
 def _dot(a, b) -> float:

@@ -1,33 +1,28 @@
-"""What all optimizers share: parameter groups, moments, state, one compiled step.
+"""What all optimizers share: parameter groups, moments, one compiled step, state.
 
-- A rule (rules.py) is its signature, which is the table of its defaults, and the formula its
+- A rule (`rules`) is its signature, which is the table of its defaults, and the formula its
   options choose. The arithmetic is a kernel.
 - `step` compares the objects in `param_groups` with those it saw last; only if one is another,
   options are checked and sent to the kernel (`_send_options`).
 - A schedule in place of a number is evaluated ahead, hundreds of updates at a time, into a table
   from which the kernel takes its options, also inside a Trainer's run.
+- A Trainer touches what stands under "what a Trainer calls", and nothing else.
+- What a state dict may hold, and its forms in a file and in torch: `state.py`.
 """
 
 import inspect
-import math
 
 import numpy as np
 
 from fastopt import _files
 from fastopt._arrays import aligned_zeros, as_array
 from fastopt._kernels import core
-from fastopt._numbers import finite_number, flag, whole_number
+from fastopt._numbers import finite_number, flag, number_or_infinity, whole_number
 from fastopt.optim import options as opt
+from fastopt.optim import state as states
 from fastopt.schedules import Schedule
 
 FLAGS = ("lr_in_velocity", "maximize", "eps_inside_sqrt")
-# What a state may hold for a parameter, beside its counts.
-KEPT = (
-    *("momentum_buffer", "sum", "square_avg", "grad_avg", "acc_delta"),
-    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"),
-    *("ema", "accumulated", "direction"),
-)
-SQUARES = {"sum", "square_avg", "acc_delta", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"}  # never below 0
 
 
 class Optimizer:
@@ -65,14 +60,13 @@ class Optimizer:
     defaults: dict = {}
     _rule: str
     _rules: list[type["Optimizer"]] = []  # every subclass that has a kernel
-    _named_first: frozenset[str]  # options before the keyword-only ones: those that torch has always had
-    _by_itself = False  # whether a Trainer leaves the whole step to `_step_on`, none of it to the compiled program
+    positional: frozenset[str]  # its options before the keyword-only ones: those that torch has always had
 
     def __init_subclass__(cls):
         own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
         shared = [p for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         cls.defaults = {p.name: p.default for p in own if p.default is not p.empty}
-        cls._named_first = frozenset(p.name for p in own if p.name in cls.defaults and p.kind is not p.KEYWORD_ONLY)
+        cls.positional = frozenset(p.name for p in own if p.name in cls.defaults and p.kind is not p.KEYWORD_ONLY)
         if hasattr(cls, "_rule"):
             Optimizer._rules.append(cls)
         takes_shared = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
@@ -83,7 +77,9 @@ class Optimizer:
     ):
         if max_norm is not None and clip_value is not None:
             raise ValueError("max_norm, clip_value: expected one of them, got both")
-        max_norm, clip_value = _limit("max_norm", max_norm), _limit("clip_value", clip_value)
+        # an infinite limit has the norm measured and clips nothing
+        max_norm = None if max_norm is None else number_or_infinity("max_norm", max_norm, above=0)
+        clip_value = None if clip_value is None else number_or_infinity("clip_value", clip_value, above=0)
         if check_finite not in (None, "raise", "skip"):
             raise ValueError(f"check_finite: expected None, 'raise' or 'skip', got {check_finite!r}")
         accumulate = whole_number("accumulate", accumulate)
@@ -91,7 +87,7 @@ class Optimizer:
         params = opt.listed(params)
         self.defaults = {name: options[name] for name in type(self).defaults}
         self.param_groups: list[dict] = []
-        self._accumulate, self._ema_decay = accumulate, ema_decay
+        self._ema_decay = ema_decay
         self._arrays: list[np.ndarray] = []
         self._states: list[dict[str, np.ndarray]] = []
         self._kept: list[tuple | None] = []  # per parameter: names of the arrays the kernel points to
@@ -105,7 +101,7 @@ class Optimizer:
             "ema_decay": ema_decay,
         }
         self._update = core.Update(
-            as_array, check_finite, max_norm, clip_value, self._accumulate, 0.0 if ema_decay is None else ema_decay
+            as_array, check_finite, max_norm, clip_value, accumulate, 0.0 if ema_decay is None else ema_decay
         )
         for group in params if isinstance(params[0], dict) else [{"params": params}]:
             self.add_param_group(group)
@@ -139,7 +135,9 @@ class Optimizer:
         names = [f"params[{first + k}]" for k in range(len(params))]
         arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
         merged = {**self.defaults, **group, "params": params}
-        opt.table_of([self._checked(merged)], self.steps + 1)  # raises what a step would
+        opt.table_of(
+            [self._checked(merged)], self.steps + 1
+        )  # an option out of range raises here, before anything changes
         self._update.add_group(list(zip(names, arrays, strict=True)))
         self.param_groups.append(merged)
         self._members.append(list(params))
@@ -172,12 +170,6 @@ class Optimizer:
         numbers = opt.numbers_of({name: group[name] for name in self.defaults})
         self._formula(group)
         return numbers
-
-    def _ready(self) -> None:
-        """Bring the kernel up to date with param_groups."""
-        told = self._watched and any(p.present is not sent for p, sent in self._watched)
-        if told or not self._update.settled(self.param_groups):
-            self._send_options()
 
     def _send_options(self) -> None:
         groups = self.param_groups
@@ -217,8 +209,8 @@ class Optimizer:
             )
 
     def _keep(self, parameters, group, moments, interim) -> None:
-        """Make the arrays these parameters need and have not got, and point the kernel to them."""
-        extra = ["ema"] * (self._ema_decay is not None) + ["accumulated"] * (self._accumulate > 1) + ["home"] * interim
+        """Allocate the arrays that these parameters lack, and point the kernel to all they need."""
+        extra = ["ema"] * (self._ema_decay is not None) + ["accumulated"] * (self.accumulate > 1) + ["home"] * interim
         wanted = (*moments, *extra)
         for k in parameters:
             if self._kept[k] == wanted:
@@ -268,26 +260,8 @@ class Optimizer:
         FloatingPointError
             A gradient is not finite, under ``check_finite="raise"``; no parameter has been changed then.
         """
-        self._ready()
+        self.prepare()
         self._update.step(grads)
-
-    def _step_on(self, training, x, y, sample_weight, in_epoch=False) -> float:
-        """One step of a Trainer; returns the loss before it. `in_epoch`: its rows are counted as `_run_on` counts."""
-        return training.step(x, y, sample_weight, in_epoch)
-
-    def _run_on(self, training, x, targets, weights, order, sizes, seconds) -> None:
-        """Steps of a Trainer over the rows in `order`, from ``training.position`` on, for about `seconds`."""
-        training.run(x, targets, weights, order, sizes, seconds)
-
-    def _plateaus(self) -> list:
-        """Every `ReduceOnPlateau` among the options, once."""
-        found = [p for group in self.param_groups for p in opt.plateaus(group)]
-        return list({id(p): p for p in found}.values())
-
-    def measured(self, value) -> None:
-        """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""
-        for schedule in self._plateaus():
-            schedule.update(value)
 
     @property
     def steps(self) -> int:
@@ -312,7 +286,7 @@ class Optimizer:
         """
         if not any(group.get("nesterov") == "interim" for group in self.param_groups):
             raise ValueError('interim_point: expected a group with nesterov="interim", got none')
-        self._ready()
+        self.prepare()
         return core.Away(self, self._update, averages=False)
 
     def averaged(self):
@@ -320,6 +294,63 @@ class Optimizer:
         if self._ema_decay is None:
             raise ValueError("averaged: expected an optimizer made with ema_decay, got one without")
         return core.Away(self, self._update, averages=True)
+
+    # --- what a Trainer calls
+
+    @property
+    def compiled_update(self):
+        """The update that a Trainer compiles into its network's program; None where `stepper` makes the whole step."""
+        return self._update
+
+    def stepper(self, training):
+        """The object whose `step` and `run` a Trainer calls; their signatures are those of ``training``.
+
+        This is the hook for a rule whose step is more than an update of every element by its gradient. Here the
+        compiled training itself steps, which holds `compiled_update`; a rule that needs more (`NewtonCG`: products
+        with the curvature, and the loss at other points) returns an object of its own that calls `training`, and has
+        None for its `compiled_update`.
+        """
+        return training
+
+    def prepare(self) -> None:
+        """Check and send to the kernel what has changed in `param_groups` since the last step; `step` does so itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An option out of range; nothing has been changed then.
+        """
+        told = self._watched and any(p.present is not sent for p, sent in self._watched)
+        if told or not self._update.settled(self.param_groups):
+            self._send_options()
+
+    def require_idle(self) -> None:
+        """Raise RuntimeError while another thread steps, or an `interim_point` or `averaged` block is open."""
+        self._update.require_idle()
+
+    def parameters(self) -> list[np.ndarray]:
+        """The arrays that are updated, in the order of their gradients."""
+        return list(self._arrays)
+
+    def plateaus(self) -> list:
+        """Every `ReduceOnPlateau` among the options, once."""
+        found = [p for group in self.param_groups for p in opt.plateaus(group)]
+        return list({id(p): p for p in found}.values())
+
+    def measured(self, value) -> None:
+        """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""
+        for schedule in self.plateaus():
+            schedule.update(value)
+
+    @property
+    def accumulate(self) -> int:
+        """How many steps make one update."""
+        return self._shared["accumulate"]
+
+    @property
+    def accumulated(self) -> int:
+        """How many steps since the last update have left their gradients to the next one."""
+        return self._update.accumulated
 
     # --- state
 
@@ -330,7 +361,7 @@ class Optimizer:
             count, started, product, summed = self._update.get_counts(k)
             absent = {"home"} | ({"accumulated"} if not summed else set())
             if self._rule == "sgd" and not started:
-                absent.add("momentum_buffer")  # as in torch, there from the first step on
+                absent.add("momentum_buffer")  # torch has none either before the first step
             state[k] = {"step": count, **{name: a.copy() for name, a in arrays.items() if name not in absent}}
             if self._rule == "nadam":
                 state[k]["mu_product"] = product
@@ -346,7 +377,7 @@ class Optimizer:
             "param_groups": groups,
             "steps": self.steps,
             "accumulated": self._update.accumulated,
-            "accumulate": self._accumulate,
+            "accumulate": self.accumulate,
         }
 
     def load_state_dict(self, state_dict) -> None:
@@ -366,19 +397,20 @@ class Optimizer:
         """
         self._update.require_idle()
         try:
-            self._load(state_dict)
+            self.restore(state_dict)
         except _files.MALFORMED as error:
             name, why = type(self).__name__, _files.why(error)
             raise ValueError(f"state_dict: expected one that fits this {name}, got another ({why})") from error
 
-    def _load(self, state_dict, params=None):
-        """`load_state_dict`; averages that the state lacks start at `params`, by default the parameters.
+    def restore(self, state_dict, params=None) -> None:
+        """`load_state_dict` for a caller who names the source of the state in an error of his own.
 
-        Nothing has been changed where this raises, which may be any of MALFORMED.
+        Averages that the state lacks start at `params`, by default the parameters. A state that does not fit may
+        raise any of ``_files.MALFORMED``; nothing has been changed then.
         """
         self._update.require_idle()
         self._require_members()
-        self._require_rule(state_dict)
+        states.require_rule(state_dict, type(self), self._decoupled({}), Optimizer._rules)
         groups, state = state_dict["param_groups"], state_dict["state"]
         numbers = [whole_number("params", number, 0) for group in groups for number in group["params"]]
         sizes = [len(g["params"]) for g in self.param_groups]
@@ -393,90 +425,39 @@ class Optimizer:
         ]
         options = [self._checked(group) for group in merged]
         owners = [group for group in merged for _ in group["params"]]
+        parts = [states.entry_of(state.get(number), k, self._arrays[k].shape) for k, number in enumerate(numbers)]
         entries = [
-            self._entry(k, state.get(number), owner, start)
-            for k, (number, owner, start) in enumerate(zip(numbers, owners, params or self._arrays, strict=True))
+            self._entry(k, *entry, owner, start)
+            for k, (entry, owner, start) in enumerate(zip(parts, owners, params or self._arrays, strict=True))
         ]
-        counts = [entry.pop("counts") for entry in entries]
-        steps = _count("steps", state_dict.get("steps", max(count[0] for count in counts)))
-        accumulated = self._accumulated_in(state_dict, any("accumulated" in entry for entry in entries))
-        opt.table_of(options, steps + 1)  # raises what a step would
+        steps = states.count("steps", state_dict.get("steps", max(counts.steps for _, counts in parts)))
+        accumulated = states.accumulated_in(state_dict, self.accumulate, any(counts.summed for _, counts in parts))
+        opt.table_of(options, steps + 1)  # an option out of range raises here, before anything changes
 
         for mine, group in zip(self.param_groups, merged, strict=True):
             mine.update(group)
         self._states, self._kept = entries, [None] * len(entries)
-        for k, count in enumerate(counts):
-            self._update.set_counts(k, *count)
+        for k, (_, counts) in enumerate(parts):
+            self._update.set_counts(k, *counts)
         self._update.updates, self._update.accumulated = steps, accumulated
         self._send_options()
 
-    def _require_rule(self, state_dict) -> None:
-        """Raise ValueError for the state of another rule: by its name or, where it has none, by its options."""
-        name, decoupled = type(self).__name__, "decoupled_weight_decay"
-        if state_dict.get("rule", name) != name:
-            raise ValueError(f"expected state of {name}, got state of {state_dict['rule']}")
-        every = {option for rule in Optimizer._rules for option in rule.defaults}
-        needed = set(self._named_first)
-        if "steps" in state_dict:  # ours, which has always had it; torch's may be too old for it
-            needed |= {decoupled} & self.defaults.keys()
-        else:
-            needed -= {decoupled}
-        for group in state_dict["param_groups"]:
-            options = every & group.keys()
-            if group.get(decoupled) is True and self._decoupled({}):
-                options.discard(decoupled)  # torch's AdamW says so of itself
-            foreign, missing = sorted(options - self.defaults.keys()), sorted(needed - options)
-            others = [r for r in Optimizer._rules if r._named_first - {decoupled} <= options <= r.defaults.keys()]
-            if foreign or (missing and others):
-                what = f"with {foreign[0]}" if foreign else f"without {missing[0]}"
-                raise ValueError(f"expected state of {name}, got state of another rule, {what}; load it into its own")
-
-    def _accumulated_in(self, state_dict, summed) -> int:
-        """Calls since the last update, which sums under way are of."""
-        accumulated = _count("accumulated", state_dict.get("accumulated", 0))
-        accumulate = whole_number("accumulate", state_dict.get("accumulate", 1))
-        if accumulated and accumulate != self._accumulate:
-            raise ValueError(f"expected sums of {self._accumulate} gradients, got sums of {accumulate}")
-        if accumulated >= self._accumulate or (summed and not accumulated):
-            raise ValueError(f"accumulated: expected fewer than {self._accumulate} and sums of them, got {accumulated}")
-        return accumulated
-
-    def _entry(self, k, theirs, group, start) -> dict:
-        """New arrays for parameter k from its entry in a state dict, and its "counts"; new averages are `start`."""
-        theirs, entry = dict(theirs or {}), {}
-        product = finite_number("mu_product", opt.scalar(theirs.pop("mu_product", 1.0)), 0, most=1)
-        for name, value in theirs.items():
-            if name in KEPT and value is not None:
-                entry[name] = self._moment(k, name, value, group)
-        # torch's SGD does not count its steps, and its buffer says that there has been one
-        started = "momentum_buffer" in entry
-        count = _count("step", theirs.get("step", int(started)))
-        missing = [name for name in self._formula(group)[1] if name and name not in entry and self._rule != "sgd"]
-        if count and missing:
+    def _entry(self, k, moments, counts, group, start) -> dict:
+        """New arrays for parameter k, with the moments of a state dict; an average that it lacks is `start`."""
+        missing = [name for name in self._formula(group)[1] if name and name not in moments and self._rule != "sgd"]
+        if counts.steps and missing:
             raise ValueError(f"expected {missing[0]} for params[{k}], got none")
-        if count and self._ema_decay is not None and "ema" not in entry:
-            entry["ema"] = self._new_array(k, "ema", group)
-            entry["ema"][...] = start
-        return {**entry, "counts": (count, started, product, "accumulated" in entry)}
-
-    def _moment(self, k, name, value, group) -> np.ndarray:
-        """A new array that stands to parameter k as the kernel likes it, with the values of a moment."""
-        value = as_array(name, value.detach() if hasattr(value, "detach") else value)
-        if value.shape != self._arrays[k].shape or value.dtype.kind not in "fiu":
-            raise ValueError(
-                f"expected {name} of shape {self._arrays[k].shape} and real numbers for params[{k}], "
-                f"got {value.dtype} {value.shape}"
-            )
-        if name in SQUARES and (value < 0).any():
-            raise ValueError(f"expected {name} of at least 0 for params[{k}], got {value.min()}")
-        array = self._new_array(k, name, group)
-        with np.errstate(over="raise"):  # what the parameter's dtype cannot hold would become infinity
-            array[...] = value
-        return array
+        if counts.steps and self._ema_decay is not None:
+            moments = {**moments, "ema": moments.get("ema", start)}
+        entry = {name: self._new_array(k, name, group) for name in moments}
+        with np.errstate(over="raise"):  # the parameter's dtype would make infinity of what it cannot hold
+            for name, array in entry.items():
+                array[...] = moments[name]
+        return entry
 
     def save(self, path) -> None:
         """Write `state_dict` to a safetensors file; whole or not at all."""
-        arrays, document = pack_state(self.state_dict())
+        arrays, document = states.pack_state(self.state_dict())
         _files.write(path, arrays, {"kind": "optimizer", **document})
 
     def load(self, path) -> None:
@@ -492,7 +473,7 @@ class Optimizer:
         arrays, document = _files.read(path, "optimizer")
         self._update.require_idle()
         try:
-            self._load(unpack_state(arrays, document))
+            self.restore(states.unpack_state(arrays, document))
         except _files.MALFORMED as error:
             raise ValueError(f"{path}: does not fit this optimizer ({_files.why(error)})") from error
 
@@ -514,65 +495,4 @@ class Optimizer:
         ValueError
             torch lacks the rule, or an option that is in use.
         """
-        import torch
-
-        peer = getattr(torch.optim, type(self).__name__, None)
-        if peer is None:
-            raise ValueError(f"torch_state_dict: expected a rule that torch has, got {type(self).__name__}")
-        theirs, state_dict = peer([torch.zeros(1)]).defaults, self.state_dict()
-        groups = []
-        for group, mine in zip(state_dict["param_groups"], self.param_groups, strict=True):
-            options = {name: opt.plain(opt.now(mine[name], self.steps)) for name in self.defaults}
-            for name, value in options.items():
-                if value != type(self).defaults[name] and (name not in theirs or value == "interim"):
-                    raise ValueError(f"{name}: expected an option that torch has, got {value!r}")
-            known = {name: value for name, value in options.items() if name in theirs}
-            groups.append({**theirs, **known, "params": group["params"]})
-        state = {}
-        for k, entry in state_dict["state"].items():
-            if entry["step"]:
-                state[k] = {
-                    name: torch.from_numpy(v) if isinstance(v, np.ndarray) else torch.tensor(float(v))
-                    for name, v in entry.items()
-                    if name not in ("ema", "accumulated") and (self._rule, name) != ("sgd", "step")
-                }
-        return {"state": state, "param_groups": groups}
-
-
-def _limit(name, value) -> float | None:
-    """A number above 0, infinity too, which measures and limits nothing; or None."""
-    if value is None or (isinstance(value, float) and value == math.inf):
-        return value
-    return finite_number(name, value, above=0)
-
-
-def pack_state(state_dict) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays of a state dict by name, and the rest of it as JSON values."""
-    arrays = {
-        f"optimizer.{k}.{name}": value
-        for k, entry in state_dict["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, np.ndarray)
-    }
-    numbers = {
-        str(k): {name: value for name, value in entry.items() if not isinstance(value, np.ndarray)}
-        for k, entry in state_dict["state"].items()
-    }
-    return arrays, {**state_dict, "state": numbers}
-
-
-def unpack_state(arrays, document) -> dict:
-    """What `pack_state` packed."""
-    state = {k: dict(numbers) for k, numbers in document["state"].items()}
-    for key, value in arrays.items():
-        _, k, name = key.split(".")
-        state[k][name] = value
-    return {**document, "state": {int(k): entry for k, entry in state.items()}}
-
-
-def _count(name, value) -> int:
-    """A count of a state dict as an int; torch's are float32 tensors."""
-    number = opt.scalar(value)
-    if number is not value and isinstance(number, float) and number.is_integer():
-        number = int(number)
-    return whole_number(name, number, 0)
+        return states.torch_state_dict(self)

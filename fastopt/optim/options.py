@@ -4,13 +4,13 @@ An option is a number, a flag, a tuple of numbers (betas), or a schedule in plac
 """
 
 import math
-from numbers import Number
 
 import numpy as np
 
+from fastopt._numbers import finite_number
 from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
 
-# What a number may be: at least the first, below the second.
+# The range of each number: from the first value on, below the second.
 RANGES = {
     "lr": (0, math.inf),
     "momentum": (0, math.inf),
@@ -27,11 +27,11 @@ RANGES = {
 }
 ROWS = 512  # updates a table holds
 ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
-AT_THE_START = ("initial_accumulator_value", "damping")  # used once, or controlled from then on: no schedule
+AT_THE_START = ("initial_accumulator_value", "damping")  # no schedules: the rule reads them once, or controls them
 
 
 def listed(params) -> list:
-    """Parameters as a list, one array too; TypeError for what has no order of arrays."""
+    """The parameters as a list, also of a single array; a container without an order is a TypeError."""
     if _is_one_array(params):
         return [params]
     if isinstance(params, set | frozenset):
@@ -73,18 +73,14 @@ def number(name, value, option):
     """A number in its range, or a schedule; `option` is what the caller wrote."""
     if isinstance(value, Schedule) and name not in AT_THE_START:
         return value
-    plain = isinstance(value, Number) or hasattr(value, "__float__")
-    if isinstance(value, str | bool | np.bool_) or not plain:
-        schedule = "" if name in AT_THE_START else " or a schedule"
-        raise TypeError(f"{name}: expected a number{schedule}, got {value!r}")
     low, high = RANGES[ALIASES.get(name, name)]
     try:
-        found = float(value)
-    except OverflowError:
-        found = math.inf
-    if not low <= found < high:
-        raise ValueError(f"{range_text('betas' if name in ('beta1', 'beta2') else name, high)}, got {option!r}")
-    return found
+        return finite_number(name, value, low, high)
+    except ValueError:
+        one_of_two = name in ("beta1", "beta2")
+        expected = range_text("betas" if one_of_two else name, high)
+        instead = "" if one_of_two or name in AT_THE_START else " or a schedule"
+        raise ValueError(f"{expected}{instead}, got {option!r}") from None
 
 
 def table_of(groups, first) -> list[tuple[int, str, np.ndarray]]:
@@ -155,7 +151,7 @@ def plain(value):
 
 
 def restored(value):
-    """What `plain` made plain, or torch's tensors, as an option."""
+    """An option again, from what `plain` returned or from torch's tensors."""
     if isinstance(value, dict):
         return from_config(value)
     if isinstance(value, tuple | list):
@@ -176,3 +172,9 @@ def now(value, steps):
     if isinstance(value, tuple):
         return tuple(now(v, steps) for v in value)
     return value(steps + 1) if isinstance(value, Schedule) else value
+
+
+def check_nesterov(value, allowed) -> None:
+    """Raise ValueError unless the option `nesterov` is one of the allowed: True itself, and not 1."""
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
+        raise ValueError(f"nesterov: expected one of {', '.join(map(repr, allowed))}, got {value!r}")

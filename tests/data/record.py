@@ -1,6 +1,7 @@
 """Writes the files of earlier versions in this folder, and what they give: run with the version to be recorded.
 
     python tests/data/record.py write                       # once
+    python tests/data/record.py write_objects               # once: pickles of what is no network
     FASTOPT_ISA=v3 python tests/data/record.py predict      # at every instruction-set level
 
 The data lie far from zero beside their deviations: float32 rounds them, which a version that did not would show.
@@ -94,7 +95,7 @@ def write():
 
 
 def interrupt_second_batch(trainer):
-    fo.nn.trainer.SLICE, ready, calls = 0.0, trainer.optimizer._ready, []
+    fo.nn.trainer.SLICE, ready, calls = 0.0, trainer.optimizer.prepare, []
 
     def stop():
         calls.append(None)
@@ -102,11 +103,60 @@ def interrupt_second_batch(trainer):
             raise KeyboardInterrupt
         ready()
 
-    trainer.optimizer._ready = stop
+    trainer.optimizer.prepare = stop
     try:
         trainer.fit(*data(), batch_size=5)
     except KeyboardInterrupt:
-        del trainer.optimizer._ready
+        del trainer.optimizer.prepare
+
+
+def objects():
+    """An object of every public class that is pickled by where it stands, networks apart."""
+    s = fo.schedules
+    inner = {"value": 0.5, "steps": 4, "every": 3, "power": 0.5, "rate": 0.1, "final": 0.125}
+    kinds = [
+        getattr(s, name) for name in s.__all__ if name not in ("RobbinsMonro", "Schedule", "from_config", "Warmup")
+    ]
+    found = {kind.__name__: kind(**{k: v for k, v in inner.items() if k in kind.__match_args__}) for kind in kinds} | {
+        "Warmup": s.Warmup(2, s.Power(0.5, 0.5)),
+        "RobbinsMonro": s.Power(0.5, 0.5).robbins_monro(),
+    }
+    found["ReduceOnPlateau"].update(1.0)
+    for name in fo.optim.__all__:
+        if name not in ("Optimizer", "NewtonCG"):
+            found[name] = getattr(fo.optim, name)([near(3)], weight_decay=0.125, ema_decay=0.5)
+            found[name].step([near(3)])
+    x, y = data()
+    for family in ("gaussian", "binomial", "multinomial", "poisson"):
+        found[f"glm {family}"] = fo.newton.glm(x, np.abs(y[:, 0]) * 4 // (3 if family == "binomial" else 1), family)
+    found["losses"] = [fo.nn.CrossEntropy(0.125), fo.nn.Huber(2.0)]
+    found["NewtonCG"] = fo.nn.Trainer(fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0), "mse", "newtoncg")
+    found["NewtonCG"].step(near(3), y)
+    found["Trainer"] = stopped_early()
+    return found
+
+
+def stopped_early():
+    """A trainer whose fit with early stopping was interrupted."""
+
+    def stop(trainer, history):
+        if trainer.epoch == 3:
+            raise KeyboardInterrupt
+
+    trainer = new_trainer(network("standardize", "float64"))
+    try:
+        continue_stopped(trainer, stop)
+    except KeyboardInterrupt:
+        return trainer
+
+
+def continue_stopped(trainer, callbacks=()):
+    x, y = data()
+    return trainer.fit(x, y, epochs=6, batch_size=5, validation=(x, y), patience=3, callbacks=callbacks)
+
+
+def write_objects():
+    (FOLDER / "objects.pickle").write_bytes(pickle.dumps(objects()))
 
 
 def predict():
@@ -116,4 +166,4 @@ def predict():
 
 
 if __name__ == "__main__":
-    {"write": write, "predict": predict}[sys.argv[1]]()
+    {"write": write, "write_objects": write_objects, "predict": predict}[sys.argv[1]]()

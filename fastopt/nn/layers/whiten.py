@@ -94,5 +94,5 @@ class Whiten(FromData):
         centered, dst = layout.value(shape), layout.value(shape)
         reading = {name: self._arrays[name] for name in ("mean", "split", "reading")}
         layout.add("standardize", src, centered, scale=np.ones(self.in_features), **reading)
-        layout.add("dense", centered, dst, weights=[self.weight], trained=False)
+        layout.add("dense", centered, dst, constant=self.weight)
         return dst

@@ -1,0 +1,160 @@
+"""The objective of a generalized linear model: loss, gradient, Hessian and products with it, penalty included.
+
+minimize  sum_i w_i l_i + l2 / 2 ||coef||^2,  the intercept free
+
+- One pass over X gives loss and gradient, and the Hessian H if asked for: a kernel. A Hessian costs as
+  much as `Solver.ratio` passes, from 2 for 50 columns to 9 for 300.
+- With fewer rows than columns, coef is in the space of the rows: X = L Q, and L (n, n) takes the place of X.
+- Where an intercept is free and a column lies far from zero, all columns are taken about a center, inside: the
+  squares of dates have no digit left for the differences between dates. The kernel subtracts it as it reads.
+- What rounding allows is known: that of the linear predictors, eps sum |coef_j x_j|, reaches gradient and loss.
+- Softmax does not see a number added to all classes: steps have sum zero over the classes, as the solution has
+  with a penalty, and H is made regular in the directions that are left.
+"""
+
+import math
+
+import numpy as np
+
+from fastopt._forks import importing
+from fastopt.newton.glm_data import CONSTANT, SLICE, check_finite, deviation
+
+SMALL = 1 / 16  # the deviation of a column, and of a gaussian's y, below which the gradient is measured by it
+TINY = 1e-150  # smaller numbers have squares that float64 cannot hold
+ROUNDINGS = 8  # eps of each product and sum on the way to a loss or gradient, as they add up
+EPS = np.finfo(np.float64).eps
+
+
+class Objective:
+    """Loss and gradient of theta (k q,), its Hessian and products with it, penalty included.
+
+    With a center, theta belongs to the columns about it.
+    """
+
+    def __init__(self, data, l2, center=None, deviations=None):
+        self.data, self.l2, self.center = data, l2, center
+        self.kernel = data.bound(center)
+        self.family, self.X, self.k, self.d = data.family, data.X, data.k, data.X.shape[1]
+        self.q, weight = self.d + data.intercept, data.weight
+        self.total = float(len(self.X) if weight is None else weight.sum())
+        self.rows = len(self.X) if weight is None else int(np.count_nonzero(weight))
+        self.variance = self.total  # the order of the residuals' variances, summed
+        if self.family == "poisson":
+            self.variance += float(data.y.sum() if weight is None else weight @ data.y)
+        self.rotated = False  # whether X holds the row space of a wider matrix
+        self.deviations = np.ones(self.q)
+        if deviations is not None:
+            self.deviations[: self.d] = np.where(deviations > 0, deviations, 1.0)
+        # columns that look constant
+        self.level = () if center is None else np.flatnonzero(deviations <= CONSTANT * np.abs(center))
+        self.sizes = np.minimum(1.0, self.deviations / SMALL) * self.unit()
+        self.plain = self.sizes.min() == 1.0
+
+    def unit(self) -> float:
+        """The size of a residual that counts as 1: where y of a gaussian is small, smaller."""
+        if self.family != "gaussian":
+            return 1.0
+        y = self.data.y if self.data.offset is None else self.data.y - self.data.offset[:, 0]
+        size = float(deviation(y - np.average(y, weights=self.data.weight) * self.data.intercept, self.data.weight))
+        if 0 < size < TINY:
+            raise ValueError(f"y: expected values whose squares are numbers, got a deviation of {size:.0e}; scale y")
+        return min(1.0, size / SMALL) or 1.0
+
+    def penalize(self, grad, theta):
+        """grad += l2 coef."""
+        if self.l2:
+            grad.reshape(self.k, self.q)[:, : self.d] += self.l2 * theta.reshape(self.k, self.q)[:, : self.d]
+        return grad
+
+    def norm(self, grad) -> float:
+        """The largest component, over its size; of a rotated gradient the length, which bounds it."""
+        grad = grad.reshape(self.k, self.q)
+        if self.rotated:
+            return float(np.sqrt((grad**2).sum(axis=1).max()) / self.sizes.min())
+        grad = np.abs(grad)
+        return float((grad if self.plain else grad / self.sizes).max())
+
+    def value(self, theta, hessian=None, step=1) -> tuple[float, np.ndarray]:
+        grad = np.empty((self.k, self.q))
+        loss = self.kernel.value(theta.reshape(self.k, self.q), grad, hessian, step)
+        coef = theta.reshape(self.k, self.q)[:, : self.d]
+        return loss + 0.5 * self.l2 * float(np.vdot(coef, coef)), self.penalize(grad.reshape(-1), theta)
+
+    def product(self, v) -> np.ndarray:
+        out = self.kernel.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
+        return self.penalize(out.reshape(-1), v)
+
+    def mean_squares(self) -> np.ndarray:
+        """Mean squares of the columns about the center; (d,)."""
+        if self.center is None:
+            return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64) / len(self.X)
+        total, rows = np.zeros(self.d), max(1, SLICE // self.d)
+        for i in range(0, len(self.X), rows):
+            total += ((self.X[i : i + rows] - self.center) ** 2).sum(axis=0)
+        return total / len(self.X)
+
+    def seen(self, step) -> np.ndarray:
+        """The part of a step that softmax sees, in place."""
+        if self.k > 1:
+            step = step.reshape(self.k, self.q)
+            step -= step.mean(axis=0)
+        return step.reshape(-1)
+
+    def empty(self, dtype) -> np.ndarray:
+        return np.empty((self.k * self.q,) * 2, dtype)
+
+    def finish(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty, and, for softmax, regular along what softmax does not see."""
+        if self.l2:
+            on_diagonal = hessian.reshape(-1)[:: len(hessian) + 1].reshape(self.k, self.q)
+            on_diagonal[:, : self.d] += hessian.dtype.type(self.l2)
+        if self.k > 1:
+            blocks = hessian.reshape(self.k, self.q, self.k, self.q)
+            column = np.arange(self.q)
+            ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)
+            for a in range(self.k):
+                blocks[a, column, : a + 1, column] += ridge[:, None]
+        return hessian
+
+    def hessian(self, dtype) -> np.ndarray:
+        """The Hessian at the point of the last `value`."""
+        return self.finish(self.kernel.hessian(self.empty(dtype)))
+
+    def rounding(self, theta, loss, roots) -> tuple[float, float]:
+        """What rounding may have made of the loss, and, times `roots`, of the gradient; `roots` are those of the
+        diagonal of the Hessian.
+
+        A linear predictor carries eps times A = sum |coef_j x_j|. By Cauchy and Schwarz, that makes at most
+        sum w l'' A |x_j| <= roots_j sum_l |coef_l| roots_l of a gradient, and sums of w l' x_j have a part in it
+        as large as roots_j times the root of sum w l'^2 / l'': about the rows, where the model holds.
+        """
+        residuals = math.sqrt(2 * loss if self.family == "gaussian" else self.variance)
+        predictors = float(np.abs(theta) @ roots)
+        if self.data.offset is not None:
+            predictors += residuals * float(np.abs(self.data.offset).max())
+        terms = residuals + predictors
+        return ROUNDINGS * EPS * (abs(loss) + residuals * terms), ROUNDINGS * EPS * terms
+
+
+def in_row_space(objective):
+    """The objective to solve, and the way back from its theta; few rows are solved in the space that they span."""
+    X, k, d = objective.X, objective.k, objective.d
+    n = len(X)
+    if objective.l2 == 0 and n < objective.q:
+        raise ValueError(f"l2: expected more than 0 for fewer rows ({n}) than parameters ({objective.q}), got 0")
+    if n >= d or n > 20 * (10 + 4 * k):  # the factors would cost more than 30 passes
+        return objective, lambda theta: theta
+    with importing:
+        from scipy.linalg import qr
+
+    check_finite(X)
+    columns = X.T.astype(np.float64) if objective.center is None else X.T - objective.center[:, None]
+    space, factor = qr(columns, mode="economic", overwrite_a=True, check_finite=False)
+    inner = Objective(objective.data._replace(X=np.ascontiguousarray(factor.T)), objective.l2)
+    inner.rotated, inner.sizes = True, objective.sizes
+
+    def back(theta):
+        theta = theta.reshape(k, inner.q)
+        return np.hstack([theta[:, :n] @ space.T, theta[:, n:]]).reshape(-1)
+
+    return inner, back

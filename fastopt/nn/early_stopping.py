@@ -1,0 +1,69 @@
+"""Early stopping: the measurements on validation data, and the best epoch by them.
+
+A `BestEpoch` never changes. A Trainer holds the present one, and after an interrupt the one that says where training
+stands while the network shows the best epoch: with it `fit` goes on, whoever has saved and loaded it meanwhile.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fastopt.metrics import accuracy
+from fastopt.nn.fit_data import ignored_label
+from fastopt.nn.losses import loss_name, measure
+
+
+def validate(net, loss, x, targets, weights) -> dict[str, float]:
+    """The loss of a network on checked validation data and, for classes, its accuracy."""
+    output = net.predict(x)
+    # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
+    value = _or_nan(measure, loss, output, targets, weights)
+    measured = {"val_loss": value}
+    if loss_name(loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
+        counted = (targets != ignored_label(loss)) * (1.0 if weights is None else weights)
+        score = math.nan if math.isnan(value) else _or_nan(accuracy, targets, output, sample_weight=counted)
+        measured["val_accuracy"] = score
+    return measured
+
+
+def _or_nan(function, *args, **options) -> float:
+    try:
+        return function(*args, **options)
+    except ValueError:
+        return math.nan
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+    """The best epoch so far, by its validation loss, and what early stopping needs to know of it."""
+
+    loss: float | None = None  # None before the first epoch
+    waited: int = 0  # epochs since
+    arrays: list[np.ndarray] = field(default_factory=list)  # of the network in that epoch, copies
+    last: list[np.ndarray] | None = None  # where training stands, while the network shows the best epoch
+
+    def after(self, loss, arrays) -> "BestEpoch":
+        """With one epoch more, whose network has these arrays; NaN is worse than any number."""
+        lower = self.loss is None or loss < self.loss or (math.isnan(self.loss) and not math.isnan(loss))
+        return BestEpoch(loss, 0, [a.copy() for a in arrays]) if lower else replace(self, waited=self.waited + 1)
+
+    def shown(self, arrays) -> "BestEpoch":
+        """While the network shows the best epoch: with a copy of its arrays as training has left them."""
+        return self if self.last is not None else replace(self, last=[a.copy() for a in arrays])
+
+    def gone_on(self) -> "BestEpoch":
+        """Once the network holds again what training has left."""
+        return replace(self, last=None)
+
+    def still_of(self, arrays) -> "BestEpoch | None":
+        """What an interrupt has left, for a network that holds these arrays; None if the caller has changed them."""
+        if self.last is None:
+            return self
+        if _same_bits(arrays, self.last):
+            return self.gone_on()
+        return self if _same_bits(arrays, self.arrays) else None
+
+
+def _same_bits(arrays, others) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(arrays, others, strict=True))

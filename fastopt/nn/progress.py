@@ -1,0 +1,58 @@
+"""How `Trainer.fit` tells where it stands: the history that it returns, and a progress bar.
+
+The bar is tqdm's, which is loaded only where one is asked for.
+"""
+
+from fastopt._forks import importing
+
+
+class History(dict):
+    """Lists by name, one number an epoch of this call: loss, val_loss and, for classes, val_accuracy.
+
+    Attributes
+    ----------
+    best_epoch : int or None
+        Index of the epoch with the lowest validation loss. None without validation, and where an interrupted
+        `fit` that this call went on with had the best epoch.
+    best_loss : float or None
+        The loss of the best epoch, whichever call had it.
+    """
+
+    best_epoch: int | None = None
+    best_loss: float | None = None
+
+
+class ProgressBar:
+    """A bar over epochs, or nothing where `progress` is false."""
+
+    def __init__(self, progress, epochs):
+        self.bar, self.done = None, 0.0
+        if progress:
+            try:
+                with importing:
+                    from tqdm.auto import tqdm
+            except ImportError:
+                raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
+            self.bar = tqdm(
+                total=epochs,
+                unit="epoch",
+                bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]",
+            )
+
+    def rows(self, part):
+        """A part of the epoch's rows has been trained on."""
+        if self.bar is not None:
+            self.bar.update(part)
+            self.done += part
+
+    def epoch(self, history):
+        """An epoch has ended; the last number of each list of `history` is shown."""
+        if self.bar is not None:
+            self.bar.update(1 - self.done)
+            self.done = 0.0
+            self.bar.set_postfix({name: f"{values[-1]:.4f}" for name, values in history.items()})
+
+    def close(self):
+        """Leave the bar on the screen as it is."""
+        if self.bar is not None:
+            self.bar.close()
