@@ -11,12 +11,12 @@ import numpy as np
 
 from fastopt.metrics import accuracy
 from fastopt.nn.fit_data import ignored_label
-from fastopt.nn.losses import loss_name, measure
+from fastopt.nn.losses import by_rows, loss_name, measure
 
 
 def validate(net, loss, x, targets, weights) -> dict[str, float]:
     """The loss of a network on checked validation data and, for classes, its accuracy."""
-    output = net.predict(x)
+    output, targets, weights = by_rows(net.predict(x), targets, weights)
     # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
     value = _or_nan(measure, loss, output, targets, weights)
     measured = {"val_loss": value}

@@ -47,7 +47,7 @@ def checked_validation(training, loss, validation, check_finite):
     if weights is not None and not weights.any():
         raise ValueError("validation: expected a sample_weight above 0, got none")
     label = ignored_label(loss)
-    if targets.ndim == 1 and loss_name(loss) == "cross_entropy" and (targets == label).all():
+    if targets.dtype.kind == "i" and loss_name(loss) == "cross_entropy" and (targets == label).all():
         raise ValueError(f"validation: expected rows with a class, got only the ignored label {label}")
     return data
 

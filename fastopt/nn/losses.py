@@ -109,8 +109,22 @@ def loss_options(loss: Loss) -> dict:
     return {name: value for name, value in asdict(loss).items() if value != default[name]}
 
 
+def by_rows(prediction, targets, sample_weight):
+    """Images as a row a position, with the target of each and the weight of its image; rows as they are."""
+    if prediction.ndim == 2:
+        return prediction, targets, sample_weight
+    targets, (n, height, width, channels) = np.asarray(targets), prediction.shape
+    if targets.shape not in ((n, height, width), prediction.shape):
+        raise ValueError(f"targets: expected shape {prediction.shape} or {prediction.shape[:3]}, got {targets.shape}")
+    targets = targets.reshape(n * height * width, *targets.shape[3:])
+    if sample_weight is not None:
+        sample_weight = np.repeat(np.asarray(sample_weight), height * width)
+    return prediction.reshape(-1, channels), targets, sample_weight
+
+
 def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
     """Mean loss of predictions."""
+    prediction, targets, sample_weight = by_rows(prediction, targets, sample_weight)
     call = getattr(core, loss_name(loss))
     return call(prediction, targets, sample_weight=sample_weight, **loss_options(loss))[0]
 

@@ -136,8 +136,7 @@ cdef class Program:
                 break
             if self.shapes[self.entries[i].dst].owner == owner:
                 written += elements_of(&self.shapes[self.entries[i].dst]) // self.shapes[self.entries[i].dst].ld * self.entries[i].n_out
-        if elements_of(&self.shapes[source]) != elements_of(&self.shapes[owner]) or self.shapes[source].first != 0 or (
-                owner != 0 and written != elements_of(&self.shapes[owner])):
+        if self.shapes[source].channels != self.shapes[source].ld or (owner != 0 and written != elements_of(&self.shapes[owner])):
             raise ValueError(f"{name}: expected a source all of whose channels have been written, got value {source}")
         return 0
 

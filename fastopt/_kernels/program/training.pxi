@@ -2,7 +2,7 @@
 
 cdef class Training:
     """A program bound to a loss, gradients, scratch and (unless None) the update of an optimizer."""
-    cdef Program program
+    cdef readonly Program program
     cdef Workspace workspace
     cdef Workspace tangents                 # None until a Hessian-vector product asks for it
     cdef Update update

@@ -1,0 +1,263 @@
+"""Values of a program: images as rows of positions, within a border or in slices of channels.
+
+Pass criterion: a network on images has the bits of the same network on a matrix of their positions, and a program whose
+values lie in borders or slices has those of a program over plain ones: outputs, gradients and products with the Hessian.
+"""
+
+import numpy as np
+import pytest
+
+import fastopt as fo
+from fastopt._kernels import core
+
+HEIGHT, WIDTH = 5, 3
+THREADS = (1, 2, 3)
+
+
+def normal(dtype, *shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def on_rows(dtype, channels=6):
+    """Layers that act on rows, of all kinds but one that draws numbers by the sample."""
+    return [
+        fo.nn.Standardize(channels),
+        fo.nn.Whiten(channels),
+        fo.nn.Dense(channels, 7, "gelu"),
+        fo.nn.BatchNorm(7, activation="silu"),
+        fo.nn.Residual([fo.nn.Dense(7, 9, "tanh"), fo.nn.GroupedDense(9, 9, 3, "relu"), fo.nn.Dense(9, 7)]),
+        fo.nn.Dropout(0.3),
+        fo.nn.Maxout(7, 5, pieces=3),
+        fo.nn.BatchNorm(5, activation="softmax", affine=False),
+        fo.nn.Dense(5, 4),
+    ]
+
+
+def pair(dtype, channels=6):
+    """The same network over images and over rows, and images."""
+    shape = (HEIGHT, WIDTH, channels)
+    images = fo.nn.Sequential(on_rows(dtype, channels), rng=0, dtype=dtype, input_shape=shape)
+    rows = fo.nn.Sequential(on_rows(dtype, channels), rng=0, dtype=dtype)
+    x = normal(dtype, 8, *shape)
+    for net in (images, rows):
+        net.calibrate(x.reshape(-1, *net.input_shape))
+    return images, rows, x
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_images_are_predicted_as_rows_of_their_positions(n, threads, dtype):
+    images, rows, x = pair(dtype)
+    with fo.num_threads(threads):
+        for one, other in ((images, rows), (images.fold(), rows.fold())):
+            y = one.predict(x[:n])
+            assert y.shape == (n, HEIGHT, WIDTH, 4)
+            np.testing.assert_array_equal(y.reshape(-1, 4), other.predict(x[:n].reshape(-1, 6)))
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_gradients_and_products_of_images_are_those_of_rows(loss, threads, dtype):
+    images, rows, x = pair(dtype)
+    y = np.arange(x[..., 0].size).reshape(x.shape[:3]) % 4 if loss == "cross_entropy" else normal(dtype, *x.shape[:3], 4)
+    flat = y.reshape(-1) if loss == "cross_entropy" else y.reshape(-1, 4)
+    v = [normal(dtype, *p.shape, seed=5) for p in images.parameters()]
+    with fo.num_threads(threads):
+        for call in (lambda net, x, y: net.value_and_grad(x, y, loss)[1], lambda net, x, y: net.hvp(x, y, v, loss)):
+            for a, b in zip(call(images, x, y), call(rows, x.reshape(-1, 6), flat), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_a_trainer_fits_images(dtype):
+    images, _, x = pair(dtype)
+    y = (x[..., 0] > 0).astype(int)
+    trainer = fo.nn.Trainer(images, "cross_entropy", "adam")
+    history = trainer.fit(x, y, epochs=3, batch_size=3, sample_weight=np.linspace(0, 1, 8), validation=(x, y))
+    assert len(history["val_accuracy"]) == 3
+    assert images.evaluate(x, y) == pytest.approx(history["val_loss"][-1])
+
+
+def test_a_weight_of_a_sample_is_that_of_its_positions(dtype):
+    images, rows, x = pair(dtype)
+    y, weight = np.zeros(x.shape[:3], int), np.linspace(0, 2, 8)
+    one = images.value_and_grad(x, y, sample_weight=weight)
+    other = rows.value_and_grad(x.reshape(-1, 6), y.ravel(), sample_weight=np.repeat(weight, HEIGHT * WIDTH))
+    np.testing.assert_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ((2, 3, 5, 6), (2, 5, 3), r"^x: expected shape \(n, 5, 3, 6\), got \(2, 3, 5, 6\)"),
+        ((2, 5, 3, 6), (2, 15), r"^targets: expected shape \(2, 5, 3, 4\), got \(2, 15\)"),
+        ((2, 5, 3, 6), (2, 3, 5), r"^targets: expected shape \(2, 5, 3\), got \(2, 3, 5\)"),
+    ],
+)
+def test_images_and_targets_of_another_shape_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        pair(np.float32)[0].value_and_grad(np.zeros(x), np.zeros(y, int))
+
+
+def test_one_image_has_positions_enough_for_batch_statistics(dtype):
+    images, _, x = pair(dtype)
+    assert images.least_rows == 1
+    images.value_and_grad(x[:1], np.zeros((1, HEIGHT, WIDTH), int))
+
+
+# ---------------------------------------------------------------- borders and slices, which the layout asks for
+
+
+def program(dtype, places, entries):
+    """A program over a loss, and what its arrays are: `places` describes its values."""
+    training = core.Training(core.Program(places, entries, np.dtype(dtype).num), "mse", None, 8)
+    return training
+
+
+def images(channels, **place):
+    return {"shape": (HEIGHT, WIDTH, channels), **place}
+
+
+def entries(dtype, keeps=3):
+    """Input of 4 channels -> two branches of 7 and 2 channels, joined -> every kind -> 4 channels."""
+    rng = np.random.default_rng(3)
+
+    def array(*shape):
+        return rng.normal(size=shape).astype(dtype)
+
+    running = {"mean": np.zeros(9, dtype), "var": np.ones(9, dtype)}
+    statistics = rng.normal(size=(2, 9))
+    split = np.array([statistics[0], np.zeros(9), statistics[1]], np.float32)
+    return [
+        {"kind": "dense", "sources": (0,), "dst": 1, "weights": [array(7, 4), array(7)], "activation": "gelu"},
+        {"kind": "dense", "sources": (0,), "dst": 2, "weights": [array(2, 4)], "penalty": (0.0, 0.1, 0.0)},
+        {"kind": "batch_norm", "sources": (3,), "dst": 4, "weights": [array(9), array(9)], "activation": "tanh",
+         "own": {**running, "eps": 1e-5, "momentum": 0.1}},
+        {"kind": "standardize", "sources": (4,), "dst": 5,
+         "own": {"mean": statistics[0], "scale": statistics[1], "split": split, "reading": np.array(1, np.uint8)}},
+        {"kind": "dropout", "sources": (5,), "dst": 6, "own": {"rate": 0.3, "seed": np.array(5, np.uint64)}},
+        {"kind": "add", "sources": (6, 3, 5), "dst": 7},
+        {"kind": "dense", "sources": (7,), "dst": 8, "weights": [array(9, 3), array(9)], "own": {"groups": 3},
+         "activation": "softmax"},
+        {"kind": "maxout", "sources": (8,), "dst": 9},
+        {"kind": "add", "sources": (9,), "dst": 10},
+        {"kind": "dense", "sources": (10,), "dst": 11, "weights": [array(4, 3), array(4)]},
+    ]  # fmt: skip
+
+
+# of each value after the input: where it lies
+PLAIN = [images(9), images(9), images(9), images(9), images(9), images(9), images(3), images(3), images(4)]
+BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [images(3, border=(1, 2)), images(3, border=(2, 0)), images(4)]
+JOINED = {
+    "plain": PLAIN,
+    "in borders": BORDERED,
+    "in one border": [images(9, border=(1, 1)), *PLAIN[1:]],
+    "a border without columns": [images(9, border=(2, 0)), *PLAIN[1:]],
+}
+
+
+def laid_out(dtype, place):
+    """Values 1 and 2 are slices of value 3, which comes first then: an owner stands before its slices."""
+    rest = JOINED[place]
+    numbers = [0, 2, 3, 1, *range(4, 12)]  # the joined value is number 1
+    values = [images(4), rest[0], images(7, owner=1, first=0), images(2, owner=1, first=7), *rest[1:]]
+    renamed = [
+        {**e, "sources": tuple(numbers[s] for s in e["sources"]), "dst": numbers[e["dst"]]} for e in entries(dtype)
+    ]
+    return values, renamed
+
+
+def apart(dtype):
+    """The same without slices: each branch in a value of its own, widened by zeros and added."""
+    given = entries(dtype)
+    widen = [np.eye(9, 7, dtype=dtype), np.eye(9, 2, -7, dtype=dtype)]
+    values = [images(4), images(7), images(2), images(9), images(9), images(9), *PLAIN[1:]]
+    moved = {3: 5, **{k: k + 2 for k in range(4, 12)}}
+    head = [
+        {"kind": "dense", "sources": (k + 1,), "dst": k + 3, "own": {"constant": w}} for k, w in enumerate(widen)
+    ] + [{"kind": "add", "sources": (3, 4), "dst": 5}]
+    tail = [
+        {**e, "sources": tuple(moved[s] for s in e["sources"]), "dst": moved[e["dst"]]} for e in given[2:]
+    ]
+    return values, given[:2] + head + tail
+
+
+def results(dtype, values, given, n, threads):
+    training = core.Training(core.Program(values, given, np.dtype(dtype).num), "mse", None, 8)
+    x, y = normal(dtype, n, HEIGHT, WIDTH, 4), normal(dtype, n, HEIGHT, WIDTH, 4, seed=1)
+    with fo.num_threads(threads):
+        loss = training.step(x, y)
+        v = [normal(dtype, *g.shape, seed=9) for g in training.grads]
+        return [np.array(loss), *(g.copy() for g in training.grads), *training.hvp(x, y, v),
+                *training.hvp(x, y, v, gauss_newton=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("place", JOINED)
+def test_borders_and_slices_do_not_change_a_bit(place, n, dtype):
+    want = results(dtype, *laid_out(dtype, "plain"), n, 1)
+    for threads in THREADS:
+        for a, b in zip(results(dtype, *laid_out(dtype, place), n, threads), want, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_branches_joined_in_slices_compute_as_branches_apart(n, dtype):
+    tolerance = 1e-4 if dtype == np.float32 else 1e-12
+    for a, b in zip(results(dtype, *laid_out(dtype, "in borders"), n, 2), results(dtype, *apart(dtype), n, 1), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_predict_in_borders_and_slices_does_not_change_a_bit(n, dtype):
+    x = normal(dtype, n, HEIGHT, WIDTH, 4)
+    want = core.Program(*laid_out(dtype, "plain"), np.dtype(dtype).num).predict(x)
+    for place in JOINED:
+        np.testing.assert_array_equal(core.Program(*laid_out(dtype, place), np.dtype(dtype).num).predict(x), want)
+
+
+def test_another_shape_of_a_value_is_the_same_memory(dtype):
+    w, v = normal(dtype, 3, HEIGHT * WIDTH * 4), normal(dtype, 4, 2)
+    values = [images(2), images(4), {"shape": (HEIGHT * WIDTH * 4,), "owner": 1}, {"shape": (3,)}]
+    given = [
+        {"kind": "dense", "sources": (0,), "dst": 1, "weights": [v]},
+        {"kind": "dense", "sources": (2,), "dst": 3, "weights": [w]},
+    ]
+    training = core.Training(core.Program(values, given, np.dtype(dtype).num), "mse", None, 4)
+    x = normal(dtype, 6, HEIGHT, WIDTH, 2)
+    want = (x @ v.T).reshape(6, -1) @ w.T
+    np.testing.assert_allclose(training.program.predict(x), want, rtol=1e-4, atol=1e-4)
+    loss = training.step(x, np.zeros((6, 3)))
+    assert loss == pytest.approx((want.astype(float) ** 2).mean(), rel=1e-4)
+    slope = (want @ w / 9).reshape(6, HEIGHT, WIDTH, 4)
+    np.testing.assert_allclose(training.grads[0], np.einsum("nhwc,nhwd->cd", slope, x), rtol=1e-3, atol=1e-4)
+
+
+WRONG = {
+    "a slice beyond its owner": ([images(4), images(4), images(3, owner=1, first=2)], [], "expected channels of value 1"),
+    "another shape of a bordered value": (
+        [images(4), images(4, border=(1, 1)), {"shape": (HEIGHT * WIDTH * 4,), "owner": 1}], [], "without a border"),
+    "an output in a border": ([images(4), images(4, border=(1, 1))], [("add", (0,), 1)], "an input and an output without"),
+    "half a value": (
+        [images(4), images(4), images(2, owner=1), images(2)], [("dense", (0,), 2), ("dense", (1,), 3)], "have been written"),
+    "part of a value": (
+        [images(4), images(4), images(2, owner=1), images(2)], [("add", (0,), 1), ("add", (2,), 3)], "have been written"),
+    "positions that differ": ([images(4), {"shape": (4, 4, 4)}], [("add", (0,), 1)], "expected shapes that fit"),
+    "an unknown kind": ([images(4), images(4)], [("nothing", (0,), 1)], "^kind: expected one of .*dense.*got 'nothing'"),
+    "no channels": ([images(0)], [], "a shape of numbers above 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_layout_that_does_not_fit_is_refused(case):
+    values, given, message = WRONG[case]
+    specs = []
+    for kind, sources, dst in given:
+        weight = np.zeros((values[dst]["shape"][-1], values[sources[0]]["shape"][-1]), np.float32)
+        specs.append({"kind": kind, "sources": sources, "dst": dst, "weights": [weight] if kind == "dense" else []})
+    with pytest.raises(ValueError, match=message):
+        core.Program(values, specs, np.dtype(np.float32).num)
+
+
+def test_batch_norm_saves_little_for_backward():
+    net = fo.nn.Sequential([fo.nn.BatchNorm(512)])
+    assert 0 < net.bind("mse", max_batch=1024).saved_bytes <= 20_000
