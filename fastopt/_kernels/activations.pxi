@@ -50,10 +50,9 @@ cdef enum:
     GELU
     SILU
     SOFTMAX
+    EXP                     # for activate alone
 
-ACTIVATIONS = (
-    "identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softmax",
-)
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softmax")
 
 
 cdef inline floating activation_value(Elementwise* tag, floating x) noexcept nogil:
@@ -217,6 +216,8 @@ cdef void activate(int kind, const floating* x, floating* y,
         value_loop(<Gelu*>NULL, x, y, n)
     elif kind == SILU:
         value_loop(<Silu*>NULL, x, y, n)
+    elif kind == EXP:
+        value_loop(<Exp*>NULL, x, y, n)
     elif x != y:
         value_loop(<Identity*>NULL, x, y, n)
 

@@ -12,15 +12,14 @@ cdef inline floating target_share(floating t, floating w, floating floor, floati
     return w * (floor + keep * t)
 
 
-cdef one_body_void target_sum_blocks(const floating* z, const floating* t, Py_ssize_t t_step, const floating* w,
-                                     Py_ssize_t w_step, floating floor, floating keep, floating top,
-                                     double* mass, double* dot, Py_ssize_t blocks) noexcept nogil:
+cdef one_body_void target_sum_blocks(const Loss* rule, const floating* z, const floating* t, Py_ssize_t t_step, const floating* w,
+                                     Py_ssize_t w_step, floating top, double* mass, double* dot, Py_ssize_t blocks) noexcept nogil:
     # mass and dot grow by a and a (z - top), lane by lane
     cdef double mass_part[LANES]
     cdef double dot_part[LANES]
     cdef floating a[LANES]
     cdef floating z_counted[LANES]          # top where a is 0: 0 times infinity is no loss
-    cdef floating share_of
+    cdef floating floor = <floating>rule.floor, keep = <floating>rule.keep, share_of
     cdef Py_ssize_t i, j
     for j in range(LANES):
         mass_part[j], dot_part[j] = mass[j], dot[j]
@@ -39,11 +38,11 @@ cdef one_body_void target_sum_blocks(const floating* z, const floating* t, Py_ss
         mass[j], dot[j] = mass_part[j], dot_part[j]
 
 
-cdef one_body_void target_subtract_blocks(const floating* t, Py_ssize_t t_step, const floating* w, Py_ssize_t w_step,
-                                          floating floor, floating keep, floating scale, floating* grad,
-                                          Py_ssize_t blocks) noexcept nogil:
+cdef one_body_void target_subtract_blocks(const Loss* rule, const floating* t, Py_ssize_t t_step, const floating* w,
+                                          Py_ssize_t w_step, floating scale, floating* grad, Py_ssize_t blocks) noexcept nogil:
     # grad -= scale a
     cdef floating out[LANES]
+    cdef floating floor = <floating>rule.floor, keep = <floating>rule.keep
     cdef Py_ssize_t i, j
     for i in range(blocks):
         for j in range(LANES):
@@ -65,7 +64,6 @@ cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, f
     cdef floating w_block[LANES]
     cdef const floating* w = <const floating*>rule.class_weight
     cdef Py_ssize_t t_step = LANES, w_step = LANES, blocks = k // LANES, main = blocks * LANES, j
-    cdef floating floor = <floating>rule.floor, keep = <floating>rule.keep
     for j in range(LANES):
         zeros[j], ones[j] = <floating>0, <floating>1
     if t == NULL:
@@ -73,19 +71,18 @@ cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, f
     if w == NULL:
         w, w_step = ones, 0
     if z != NULL:
-        target_sum_blocks(z, t, t_step, w, w_step, floor, keep, top, mass, dot, blocks)
+        target_sum_blocks(rule, z, t, t_step, w, w_step, top, mass, dot, blocks)
     else:
-        target_subtract_blocks(t, t_step, w, w_step, floor, keep, scale, grad, blocks)
+        target_subtract_blocks(rule, t, t_step, w, w_step, scale, grad, blocks)
     if main == k:
         return
     fill(t_block, t + t_step * blocks, k - main, <floating>0)
     fill(w_block, w + w_step * blocks, k - main, <floating>0)
     fill(z_block, (z if z != NULL else grad) + main, k - main, <floating>0)
     if z != NULL:
-        target_sum_blocks(<const floating*>z_block, <const floating*>t_block, 0, <const floating*>w_block, 0, floor, keep,
-                          top, mass, dot, 1)
+        target_sum_blocks(rule, <const floating*>z_block, <const floating*>t_block, 0, <const floating*>w_block, 0, top, mass, dot, 1)
     else:
-        target_subtract_blocks(<const floating*>t_block, 0, <const floating*>w_block, 0, floor, keep, scale, z_block, 1)
+        target_subtract_blocks(rule, <const floating*>t_block, 0, <const floating*>w_block, 0, scale, z_block, 1)
         spill(grad + main, z_block, k - main)
 
 

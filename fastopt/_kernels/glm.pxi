@@ -411,8 +411,9 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
             pair += 1
 
 
-cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # member's chunks, as far as the slice goes; after the last slice member's part of their sums
+    cdef GlmPlan* g = <GlmPlan*>plan
     cdef GlmScratch s
     cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
     cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
@@ -439,11 +440,3 @@ cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t te
         g.loss = 0
         for c in range(g.chunks):
             g.loss += g.chunk_loss[c]
-
-
-cdef void glm_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef GlmPlan* g = <GlmPlan*>args
-    if g.hessian_type == cnp.NPY_FLOAT32:
-        glm_pass(g, <float*>NULL, member, team)
-    else:
-        glm_pass(g, <double*>NULL, member, team)

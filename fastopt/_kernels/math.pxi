@@ -14,8 +14,7 @@ cdef extern from "bits.h" nogil:
     double absolute "fastopt_abs"(double x)
     double root "fastopt_sqrt"(double x)
     double quotient "fastopt_quotient"(double a, double b, double most)
-    const float MOST_FLOAT "FASTOPT_MOST_FLOAT"         # what quotient takes for `most`
-    const double MOST_DOUBLE "FASTOPT_MOST_DOUBLE"
+    double quotient_most "fastopt_quotient_most"(double x)      # what quotient takes for `most`
     double copy_sign "fastopt_copysign"(double x, double sign)
     double minus_half_square "fastopt_minus_half_square"(double a, void* rest)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)

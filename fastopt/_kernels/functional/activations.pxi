@@ -1,16 +1,17 @@
 # activation and exp: a function of every element.
 
 cdef struct ActivationCall:
-    int typenum, activation
+    int activation
     Py_ssize_t n, cols          # cols: of a row, for softmax
     void *x
     void *y
 
 
-cdef void activation_share(ActivationCall* c, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void activation_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef ActivationCall* c = <ActivationCall*>args
     cdef floating* x = <floating*>c.x
     cdef floating* y = <floating*>c.y
-    cdef Py_ssize_t grain = c.cols if c.activation == SOFTMAX else 64
+    cdef Py_ssize_t grain = c.cols if c.activation == SOFTMAX else GRAIN
     cdef Py_ssize_t start = share(c.n, grain, member, team), stop = share(c.n, grain, member + 1, team)
     if start >= stop:
         return
@@ -20,23 +21,15 @@ cdef void activation_share(ActivationCall* c, floating* dtype, Py_ssize_t member
         activate(c.activation, x + start, y + start, stop - start)
 
 
-cdef void activation_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef ActivationCall* c = <ActivationCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        activation_share(c, <float*>NULL, member, team)
-    else:
-        activation_share(c, <double*>NULL, member, team)
-
-
-cdef object elementwise(team_job job, int activation, int typenum, object x, object out):
-    # runs a job over a checked array
+cdef object activated(int activation, int typenum, object x, object out):
+    # an activation of a checked array
     cdef ActivationCall c
     out = as_output("out", out, typenum, x.shape)
     check_apart(("out",), (out,), ("x",), (None if data(out) == data(x) else x,))
-    c.typenum, c.activation, c.n, c.cols = typenum, activation, x.size, max(1, x.shape[x.ndim - 1] if x.ndim else 1)
+    c.activation, c.n, c.cols = activation, x.size, max(1, x.shape[x.ndim - 1] if x.ndim else 1)
     c.x, c.y = data(x), data(out)
     with nogil:
-        team_run(job, &c, team_for(16 * c.n))
+        run_typed(typenum, activation_job[float], activation_job[double], &c, team_for(16 * c.n))
     return out
 
 
@@ -70,16 +63,7 @@ def activation(x, name, out=None):
     cdef int typenum = float_type("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected at least one dimension, got none; pass x.reshape(1)")
-    return elementwise(activation_job, activation_code(name), typenum, as_input("x", x, typenum, x.shape), out)
-
-
-cdef void exp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef ActivationCall* c = <ActivationCall*>args
-    cdef Py_ssize_t start = share(c.n, 64, member, team), stop = share(c.n, 64, member + 1, team)
-    if c.typenum == cnp.NPY_FLOAT32:
-        value_loop(<Exp*>NULL, <float*>c.x + start, <float*>c.y + start, stop - start)
-    else:
-        value_loop(<Exp*>NULL, <double*>c.x + start, <double*>c.y + start, stop - start)
+    return activated(activation_code(name), typenum, as_input("x", x, typenum, x.shape), out)
 
 
 def exp(x, out=None):
@@ -107,4 +91,4 @@ def exp(x, out=None):
     array([1., 0.])
     """
     cdef int typenum = float_type("x", x)
-    return elementwise(exp_job, IDENTITY, typenum, as_input("x", x, typenum, x.shape), out)
+    return activated(EXP, typenum, as_input("x", x, typenum, x.shape), out)

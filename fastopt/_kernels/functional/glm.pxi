@@ -92,7 +92,7 @@ cdef class GlmData:
             PyErr_CheckSignals()
             g.part = part
             with nogil:
-                team_run(glm_job, g, min(g.chunks, team_for(work // g.parts)))
+                run_typed(g.hessian_type, glm_pass[float], glm_pass[double], g, min(g.chunks, team_for(work // g.parts)))
         return 0
 
     def value(self, theta, grad, hessian=None, step=1):

@@ -7,24 +7,19 @@ IGNORE_INDEX = NO_CLASS
 cdef object NOT_SAID = IGNORE_INDEX
 
 cdef struct LossCall:
-    int typenum
     Loss rule
     Py_ssize_t n, k
     void *prediction
     void *targets
     void *weights
-    void *row_loss
+    double *row_loss
     void *grad
 
 
-cdef void loss_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void loss_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef LossCall* c = <LossCall*>args
-    if c.typenum == cnp.NPY_FLOAT32:
-        loss_rows[float](&c.rule, <float*>c.prediction, c.targets, <float*>c.weights, <double*>c.row_loss,
-                         <float*>c.grad, c.n, c.k, member, team)
-    else:
-        loss_rows[double](&c.rule, <double*>c.prediction, c.targets, <double*>c.weights, <double*>c.row_loss,
-                          <double*>c.grad, c.n, c.k, member, team)
+    loss_rows(&c.rule, <floating*>c.prediction, c.targets, <floating*>c.weights, c.row_loss, <floating*>c.grad, c.n, c.k,
+              member, team)
 
 
 cdef int check_loss(object loss) except -1:
@@ -125,25 +120,26 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
                          object delta=1.0, object label_smoothing=0.0, object class_weight=None,
                          object ignore_index=NOT_SAID):
     cdef LossCall c
+    cdef int typenum
     cdef double value
     cdef str name = "logits" if loss == "cross_entropy" or loss == "binary_cross_entropy" else "prediction"
-    c.typenum = float_type(name, prediction)
-    prediction = as_input(name, prediction, c.typenum, (None, None))
+    typenum = float_type(name, prediction)
+    prediction = as_input(name, prediction, typenum, (None, None))
     c.n, c.k = cnp.PyArray_DIM(<cnp.ndarray>prediction, 0), cnp.PyArray_DIM(<cnp.ndarray>prediction, 1)
     if c.k == 0:
         raise ValueError(f"{name}: expected at least one column, got none")
-    class_weight = fill_loss(&c.rule, delta, label_smoothing, class_weight, ignore_index, c.typenum, c.k)
-    weights = as_weights("sample_weight", sample_weight, c.typenum, c.n)
-    targets = as_targets(loss, targets, c.typenum, c.n, c.k, c.rule.ignore, weights)
-    grad = as_output("grad", grad, c.typenum, (c.n, c.k))
+    class_weight = fill_loss(&c.rule, delta, label_smoothing, class_weight, ignore_index, typenum, c.k)
+    weights = as_weights("sample_weight", sample_weight, typenum, c.n)
+    targets = as_targets(loss, targets, typenum, c.n, c.k, c.rule.ignore, weights)
+    grad = as_output("grad", grad, typenum, (c.n, c.k))
     check_apart(("grad",), (grad,), (name, "targets", "sample_weight", "class_weight"), (prediction, targets, weights, class_weight))
     row_loss = np.empty(c.n)
     c.rule.kind = kind_of(loss, targets)
-    c.prediction, c.targets, c.row_loss, c.grad = data(prediction), data(targets), data(row_loss), data(grad)
+    c.prediction, c.targets, c.row_loss, c.grad = data(prediction), data(targets), <double*>data(row_loss), data(grad)
     c.weights = NULL if weights is None else data(weights)
     with nogil:
-        team_run(loss_job, &c, team_for(16 * c.n * c.k))
-    value = add_up(<double*>c.row_loss, c.n)
+        run_typed(typenum, loss_job[float], loss_job[double], &c, team_for(16 * c.n * c.k))
+    value = add_up(c.row_loss, c.n)
     if value != value:
         raise_undefined(name, prediction, targets, row_loss, c.rule.kind)
     return value, grad

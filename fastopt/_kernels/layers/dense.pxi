@@ -468,5 +468,5 @@ cdef object slope_argument(int activation, int typenum, object z, object y, tupl
         raise ValueError(f"z: expected the pre-activation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
     z = as_input("z", z, typenum, shape)
     if activation in (TANH, SIGMOID, SOFTMAX):
-        return elementwise(activation_job, activation, typenum, z, None)
+        return activated(activation, typenum, z, None)
     return z

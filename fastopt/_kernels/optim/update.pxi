@@ -44,32 +44,31 @@ cdef inline Py_ssize_t whole_shares(const Tensor* t) noexcept nogil:
 
 # ---------------------------------------------------------------- walking over shares
 
-ctypedef void (*tensor_work)(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+ctypedef void (*float_work)(Plan* plan, Tensor* t, float* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+ctypedef void (*double_work)(Plan* plan, Tensor* t, double* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
 
 
-cdef void walk_share(Plan* plan, tensor_work work, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's part of all tensors laid end to end
+cdef void walk_share(Plan* plan, float_work of_float, double_work of_double, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # member's part of all tensors laid end to end, each by the version of its dtype
     cdef Py_ssize_t first = share(plan.n_bytes, SHARE_BYTES, member, team), last = share(plan.n_bytes, SHARE_BYTES, member + 1, team)
     cdef Py_ssize_t i, begin = 0, start, stop
     cdef Tensor* t
     for i in range(plan.n_tensors):
         t = &plan.tensors[i]
         start, stop = max(first - begin, 0) // item_bytes(t), min((last - begin) // item_bytes(t), t.size)
-        if start < stop:
-            work(plan, t, start, stop)
+        if start < stop and t.typenum == cnp.NPY_FLOAT32:
+            of_float(plan, t, NULL, start, stop)
+        elif start < stop:
+            of_double(plan, t, NULL, start, stop)
         begin += whole_shares(t)
 
 
-cdef void update_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    if t.source == NULL:
-        return
+cdef void update_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # an averaged tensor piece by piece: its parameters are still in L1 when the average takes them
     cdef Py_ssize_t middle, piece = AVERAGE if t.ema != NULL else stop - start
-    while start < stop:
+    while start < stop and t.source != NULL:
         middle = min(start + piece, stop)
-        if t.typenum == cnp.NPY_FLOAT32:
-            update_piece(plan, t, start, middle, <float*>t.source + start)
-        else:
-            update_piece(plan, t, start, middle, <double*>t.source + start)
+        update_piece(plan, t, start, middle, <floating*>t.source + start)
         start = middle
 
 
@@ -96,40 +95,30 @@ cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, cons
         ema[i] = decay * ema[i] + rest * param[i]
 
 
-cdef void add_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void add_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # sum (+)= grad
     if t.grad != NULL:
-        if t.typenum == cnp.NPY_FLOAT32:
-            backward_add(<float*>t.grad + start, <float*>t.sum + start, stop - start, t.summed, 0, 1)
-        else:
-            backward_add(<double*>t.grad + start, <double*>t.sum + start, stop - start, t.summed, 0, 1)
+        backward_add(<floating*>t.grad + start, <floating*>t.sum + start, stop - start, t.summed, 0, 1)
 
 
-cdef void leave_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void leave_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # home = param; param = param + momentum * velocity
-    if t.home == NULL:
-        return
-    cdef double mu = plan.options[t.group].number[MU]
-    cdef int slot = 0 if plan.options[t.group].rule == RULE_SGD else 2
-    if t.typenum == cnp.NPY_FLOAT32:
-        leave(mu, <float*>t.home, <float*>t.param, <float*>t.state[slot], start, stop)
-    else:
-        leave(mu, <double*>t.home, <double*>t.param, <double*>t.state[slot], start, stop)
-
-
-cdef inline void leave(double momentum, floating* home, floating* param, const floating* velocity,
-                       Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating mu = <floating>momentum
+    cdef floating mu = <floating>plan.options[t.group].number[MU]
+    cdef floating* home = <floating*>t.home
+    cdef floating* param = <floating*>t.param
+    cdef const floating* velocity = <floating*>t.state[0 if plan.options[t.group].rule == RULE_SGD else 2]
     cdef Py_ssize_t i
+    if home == NULL:
+        return
     for i in range(start, stop):
         home[i] = param[i]
         param[i] = home[i] + mu * velocity[i]
 
 
-cdef void return_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef Py_ssize_t item = item_bytes(t)
+cdef void return_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # param = home
     if t.home != NULL:
-        memcpy(<char*>t.param + start * item, <char*>t.home + start * item, (stop - start) * item)
+        memcpy(<floating*>t.param + start, <floating*>t.home + start, (stop - start) * <Py_ssize_t>sizeof(floating))
 
 
 # ---------------------------------------------------------------- the gate
@@ -158,8 +147,7 @@ cdef void measure_share(Plan* plan, bint sums, Py_ssize_t member, Py_ssize_t tea
 
 
 cdef extern from "simd.h" nogil:
-    double sum_squares_f(const float* p, Py_ssize_t n)
-    double sum_squares_d(const double* p, Py_ssize_t n)
+    double sum_squares "fastopt_sum_squares"(const void* p, Py_ssize_t n)
     unsigned long flush_denormals()
     unsigned long keep_denormals()
     void restore_denormals(unsigned long mode)
@@ -167,19 +155,15 @@ cdef extern from "simd.h" nogil:
 
 cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
     # infinite or NaN only where an element is, or where float64 cannot hold the square of a float64
-    cdef double total, x
+    cdef double total = sum_squares(p, n), x
     cdef Py_ssize_t i
     if floating is float:
-        total = sum_squares_f(p, n)
-        if total > 1e-30 and total < 1e38:
-            return total
-        total = 0               # outside the range of float32: once more, slowly
-        for i in range(n):
-            x = p[i]
-            total += x * x
-        return total
-    else:
-        return sum_squares_d(p, n)
+        if not (total > 1e-30 and total < 1e38):    # outside the range of float32: once more, slowly
+            total = 0
+            for i in range(n):
+                x = p[i]
+                total += x * x
+    return total
 
 
 cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
@@ -242,7 +226,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
         judge(plan)
     team_barrier(team)
     if plan.passed and sums:
-        walk_share(plan, add_part, member, team)
+        walk_share(plan, add_part[float], add_part[double], member, team)
         team_barrier(team)
         if member == 0:
             count_sums(plan)
@@ -305,7 +289,7 @@ cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 cdef void update_all(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # all members, after update_prepare
     cdef unsigned long mode = enter_update(plan)
-    walk_share(plan, update_part, member, team)
+    walk_share(plan, update_part[float], update_part[double], member, team)
     restore_denormals(mode)
 
 
@@ -319,24 +303,19 @@ cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept no
 
 
 cdef void leave_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, leave_part, member, team)
+    walk_share(<Plan*>args, leave_part[float], leave_part[double], member, team)
 
 
 cdef void return_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, return_part, member, team)
+    walk_share(<Plan*>args, return_part[float], return_part[double], member, team)
 
 
 # ---------------------------------------------------------------- clipping of gradients by themselves
 
-cdef void clip_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    if t.typenum == cnp.NPY_FLOAT32:
-        clip_range(<float*>t.grad, plan.scale, plan.clip, start, stop)
-    else:
-        clip_range(<double*>t.grad, plan.scale, plan.clip, start, stop)
-
-
-cdef inline void clip_range(floating* grad, double scale, double clip, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating factor = <floating>scale, high = <floating>clip
+cdef void clip_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # grad = clip(scale grad)
+    cdef floating factor = <floating>plan.scale, high = <floating>plan.clip
+    cdef floating* grad = <floating*>t.grad
     cdef Py_ssize_t i
     for i in range(start, stop):
         grad[i] = clipped(factor * grad[i], high)
@@ -347,4 +326,4 @@ cdef void measure_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 
 cdef void clip_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, clip_part, member, team)
+    walk_share(<Plan*>args, clip_part[float], clip_part[double], member, team)

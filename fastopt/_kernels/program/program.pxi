@@ -485,7 +485,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     if c.order != NULL:
         gather_rows(c, dtype, member, team)
     if run.plan != NULL and run.plan.interim:
-        walk_share(run.plan, leave_part, member, team)
+        leave_job(run.plan, member, team)
     team_barrier(team)
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
@@ -497,7 +497,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     loss = add_up(c.row_loss, run.rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
-            walk_share(run.plan, return_part, member, team)
+            return_job(run.plan, member, team)
         if member == 0:
             c.undefined = True
         return
@@ -517,7 +517,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         update_all(run.plan, member, team)
     elif run.plan != NULL:
         if run.plan.interim:
-            walk_share(run.plan, return_part, member, team)
+            return_job(run.plan, member, team)
         update_step(run.plan, member, team)
     if run.bounded and run.plan != NULL and run.plan.passed:
         limit_weights(run, dtype, member, team)
