@@ -75,7 +75,7 @@ cdef inline floating activation_value(Elementwise* tag, floating x) noexcept nog
 
 
 cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogil:
-    # v is the pre-activation z for gelu and silu, the output y for all others.
+    # The derivative by z, from v: v is the pre-activation z for gelu and silu, the output y for all others.
     if Activation is Identity:
         return <floating>1
     elif Activation is Relu:
@@ -93,7 +93,7 @@ cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogi
 
 
 cdef inline floating activation_bend(Activation* tag, floating v) noexcept nogil:
-    # the derivative of activation_slope by its v; at a kink 0
+    # The derivative of activation_slope by its v; at a kink 0.
     if Activation is Tanh:
         return <floating>-2 * v
     elif Activation is Sigmoid:

@@ -56,7 +56,7 @@ cdef one_body_void target_subtract_blocks(const Loss* rule, const floating* t, P
 
 cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, floating top, double* mass, double* dot,
                        floating scale, floating* grad, Py_ssize_t k) noexcept nogil:
-    # over a row (k,): the sums where there is a z, else the gradient; t NULL is all zeros
+    # A row (k,): its sums, if z is given, else its gradient. t NULL stands for zeros, class weights NULL for ones.
     cdef floating zeros[LANES]
     cdef floating ones[LANES]
     cdef floating z_block[LANES]
@@ -88,7 +88,7 @@ cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, f
 
 cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, int64_t label, floating top,
                         double* dot, Py_ssize_t k) noexcept nogil:
-    # returns sum(a); dot = sum(a (z - top)), row by row
+    # Of a row: returns the mass sum(a); dot = sum(a (z - top)).
     cdef double mass_lane[LANES]
     cdef double dot_lane[LANES]
     cdef double mass = 0
@@ -121,7 +121,7 @@ cdef inline double class_weight_of(const Loss* rule, int64_t label, const floati
 
 
 cdef inline int64_t label_of(const Loss* rule, const void* targets, Py_ssize_t i, Py_ssize_t k, double* weight) noexcept nogil:
-    # the class of row i; if it has none, 0, and its weight 0
+    # The class of row i; a row without one becomes class 0 of weight 0.
     cdef int64_t label = (<const volatile int64_t*>targets)[i]
     if <size_t>label < <size_t>k and label != rule.ignore:
         return label
@@ -179,7 +179,8 @@ cdef void scale_narrow_rows(const floating* e, const floating* factor, floating*
 
 cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* targets, const floating* weights,
                              double inverse, double* row_loss, floating* grad, Py_ssize_t rows, Py_ssize_t k) noexcept nogil:
-    # up to LANES rows; targets (rows,) or (rows, k), weights (rows,) or NULL
+    # Up to LANES rows z (rows, k) with targets (rows,) or (rows, k), weights (rows,) or NULL -> row_loss (rows,),
+    # grad (rows, k).
     cdef floating e[NARROW * LANES]
     cdef floating top[LANES]
     cdef floating total[LANES]
@@ -192,6 +193,7 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
     cdef Py_ssize_t i, j
     for i in range(LANES):
         mass[i], dot[i], weight[i], total[i] = 0, 0, 0, 1
+    # maximum, exponentials and their sum; wide rows leave their exponentials in grad
     if k <= NARROW:
         exp_narrow_rows(z, e, top, total, rows, k)
     for i in range(rows):
@@ -206,6 +208,7 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
             factor[i] = gradient_factor(weight[i] * mass[i], total[i])
             scale_row(grad + i * k, factor[i], k)
             subtract_targets(rule, t, label[i], <floating>weight[i], grad + i * k, k)
+    # losses, and the gradients of narrow rows
     row_losses(total, mass, dot, weight, row_loss, rows)
     if k > NARROW:
         return
@@ -218,12 +221,12 @@ cdef void cross_entropy_rows(const Loss* rule, const floating* z, const void* ta
 
 
 cdef inline floating gradient_factor(double part, floating total) noexcept nogil:
-    # what a row's exponentials are multiplied by; part: its weight times its mass
+    # The factor from a row's exponentials to its gradient; part: its weight times its mass.
     return <floating>(part / <double>total) if part != 0 else <floating>0
 
 
 cdef inline void scale_row(floating* grad, floating factor, Py_ssize_t k) noexcept nogil:
-    # grad *= factor; NaN times 0 is 0: the row does not count
+    # grad *= factor. NaN times 0 is 0 here: the row does not count.
     cdef Py_ssize_t j
     for j in range(k):
         grad[j] = grad[j] * factor if factor != <floating>0 else <floating>0
@@ -231,7 +234,7 @@ cdef inline void scale_row(floating* grad, floating factor, Py_ssize_t k) noexce
 
 cdef void row_losses(const floating* total, const double* mass, const double* dot, const double* weight,
                      double* row_loss, Py_ssize_t rows) noexcept nogil:
-    # loss = weight (mass log(total) - dot); lanes past `rows` are spare
+    # loss = weight (mass log(total) - dot). All lanes are computed, those of rows are written.
     cdef double loss[LANES]
     cdef double part
     cdef Py_ssize_t i
@@ -244,7 +247,8 @@ cdef void row_losses(const floating* total, const double* mass, const double* do
 
 cdef void cross_entropy_tangent(const Loss* rule, const floating* z, const void* targets, Py_ssize_t i, const floating* tz,
                                 double weight, floating* tgrad, Py_ssize_t k) noexcept nogil:
-    # row i, z, tz, tgrad (k,): grad = weight (softmax(z) sum(a) - a), so tgrad = weight sum(a) y (tz - sum(y tz)), y = softmax(z)
+    # Row i, z, tz, tgrad (k,): grad = weight (y sum(a) - a) with y = softmax(z), so
+    # tgrad = weight sum(a) y (tz - sum(y tz)).
     cdef const floating* t = NULL if rule.kind == CROSS_ENTROPY else <const floating*>targets + i * k
     cdef int64_t label = label_of(rule, targets, i, k, &weight) if t == NULL else 0
     cdef double dot = 0

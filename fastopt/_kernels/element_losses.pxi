@@ -39,7 +39,7 @@ ctypedef fused ElementLoss:
 
 
 cdef inline double element_loss(ElementLoss* tag, floating p, floating t, floating delta, floating* slope) noexcept nogil:
-    # the loss of prediction p with target t, and its derivative by p
+    # The loss of prediction p with target t; slope becomes its derivative by p.
     cdef floating e = p - t, a, u, miss, tail = 0
     if ElementLoss is SquaredError:         # e^2
         slope[0] = e + e
@@ -66,7 +66,7 @@ cdef inline double element_loss(ElementLoss* tag, floating p, floating t, floati
 
 
 cdef inline floating element_curvature(ElementLoss* tag, floating p, floating t, floating delta) noexcept nogil:
-    # the second derivative of element_loss by p; at a kink 0, for huber that of the inside
+    # The second derivative of element_loss by p; at a kink 0, for huber that of the inside.
     cdef floating e = p - t, a, tail = 0
     if ElementLoss is SquaredError:
         return <floating>2
@@ -86,7 +86,8 @@ cdef inline floating element_curvature(ElementLoss* tag, floating p, floating t,
 cdef one_body_void element_blocks(ElementLoss* tag, const floating* p, const floating* t, const floating* weight,
                                   Py_ssize_t weight_step, floating delta, floating inverse, double* lane,
                                   floating* grad, Py_ssize_t blocks) noexcept nogil:
-    # lane[j] grows by the weighted losses of elements j, j + LANES, ...; grad = slope weight inverse
+    # lane[j] grows by the weighted losses of elements j, j + LANES, ...; grad = slope weight inverse. A weight of 0
+    # leaves its element out, NaN or not.
     cdef double partial[LANES]
     cdef double lost[LANES]
     cdef floating out[LANES]
@@ -117,7 +118,8 @@ cdef one_body_void element_blocks(ElementLoss* tag, const floating* p, const flo
 
 cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, const floating* t, const floating* weights,
                        double inverse, double* row_loss, floating* grad, Py_ssize_t rows, Py_ssize_t k) noexcept nogil:
-    # up to LANES narrow rows, or a wide one, as one stretch: p, t, grad (rows, k), weights (rows,) or NULL
+    # Up to LANES narrow rows, or a wide one, as one stretch: p, t (rows, k), weights (rows,) or NULL -> grad (rows, k),
+    # row_loss (rows,), whose first number is the sum of all.
     cdef floating weight[NARROW * LANES]
     cdef double lane[LANES]
     cdef floating p_block[LANES]
@@ -129,12 +131,14 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
     for j in range(LANES):
         lane[j] = 0
         weight[j] = <floating>1 if weights == NULL else weights[0]
+    # one weight serves all elements of a row, or, where rows differ, each element has its own
     if weights != NULL and rows > 1:
         step = LANES
         for i in range(rows):
             for j in range(k):
                 weight[i * k + j] = weights[i]
     element_blocks(tag, p, t, <const floating*>weight, step, delta, share_of_one, lane, grad, blocks)
+    # the tail, in padded blocks whose padding weighs nothing
     if main < n:
         fill(p_block, p + main, n - main, <floating>0)
         fill(t_block, t + main, n - main, <floating>0)

@@ -1,18 +1,18 @@
-# Generalised linear models: loss, gradient and Hessian X^T D X from one read of X.
+# Generalized linear models: loss, gradient and Hessian X^T D X from one read of X.
 #
-# - A model with k linear predictors (k > 1: softmax) has theta (k, q): coefficients and, if asked for,
-#   the intercept as the last column, q = d + 1. What a row gives is a formula on one element,
-#   glm_element, or on one column of LANES rows, softmax_block.
-# - LANES rows at a time: linear predictors, formulas, gradient; those rows are in L1 then. Every
+# - A model with k linear predictors (k > 1: softmax) has theta (k, q): coefficients and, if asked for, the
+#   intercept as the last column, q = d + 1. A family is a formula on one element, glm_element; the softmax
+#   takes LANES rows at once, softmax_block.
+# - LANES rows pass at a time, in L1: linear predictors, formulas, gradient. Every
 #   HESSIAN_ROWS rows, one symmetric update of X^T D X, lower triangle, from a panel in the dtype of the
 #   Hessian: float32 halves its time. The rest is float64, whatever X is.
 # - Rows are cut into chunks by the shape alone; each has sums of its own, added in order in the end,
 #   so the bits do not depend on the team. A pass runs in slices, each the next panels of every chunk, and
 #   signals are looked at in between: an interrupt need not wait for the last row.
 # - center (d,) is subtracted from a row, in float64, as it is read: columns far from zero keep the digits in
-#   which their rows differ. What theta, gradient and Hessian belong to are the columns about it.
-# - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the point seen last:
-#   Hessian-vector products and the Hessian of that point need no more.
+#   which their rows differ. Theta, gradient and Hessian belong to the centered columns.
+# - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the last point: all that its
+#   Hessian and Hessian-vector products need.
 # - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
 
 cdef extern from "simd.h" nogil:
@@ -26,7 +26,7 @@ cdef enum:
 
 FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
 
-cdef enum:                  # what a pass computes of its linear predictors
+cdef enum:                  # what a pass computes
     GLM_VALUE               # loss, gradient, curvature
     GLM_PRODUCT             # H v, theta being v
     GLM_HESSIAN             # nothing: the Hessian alone, from the curvature
@@ -150,9 +150,9 @@ cdef struct GlmPlan:
     double* chunk_loss      # (chunks,)
     double* chunk_lane      # (chunks, LANES): the loss so far, from slice to slice
     double* rows            # (chunks, LANES, d): rows widened, or about the center; a member uses its own
-    # of a call
+    # what one call asks for
     int kind, hessian_type  # hessian_type: type number, or -1 for none
-    int buffer_type         # that panel and chunk_hessian are made for
+    int buffer_type         # type number that panel and chunk_hessian are made for, or -1
     Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
     Py_ssize_t part, parts  # the slice to run, and how many there are
     Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
@@ -164,7 +164,7 @@ cdef struct GlmPlan:
     double loss
 
 
-cdef struct GlmScratch:     # of a member; k is not limited, so that these are not on the stack
+cdef struct GlmScratch:     # of a member, on the heap: k has no limit
     double* z               # (k, LANES)
     double* r
 
@@ -215,8 +215,8 @@ cdef void weight_panel(const floating* s, const double* weight, floating* to, Py
 
 cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, Py_ssize_t rows, floating* h,
                           Py_ssize_t q, const char* coming, Py_ssize_t size) noexcept nogil:
-    # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they
-    # write above the diagonal is never read. The `size` bytes from `coming` on are asked for meanwhile
+    # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they write above
+    # the diagonal is never read. Meanwhile the `size` bytes from `coming` on are prefetched
     cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
     cdef int high
     while j < q:
@@ -238,7 +238,8 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
 
 cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
                          const char* coming, Py_ssize_t size) noexcept nogil:
-    # h (pairs, q, ld) grows by the rows in the panel s, which start with block `block`; as many come from `coming` on
+    # h (pairs, q, ld) grows by the rows in the panel s, the first of which starts block `block`; the next `size` bytes of
+    # X, from `coming` on, are prefetched
     cdef double weight[HESSIAN_ROWS]
     cdef double w[LANES]
     cdef floating* weighted = s + HESSIAN_ROWS * g.ld
@@ -281,14 +282,14 @@ cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) no
 
 cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
                     GlmScratch* s, double* grad, double* lane) noexcept nogil:
-    # rows i to i + rows, which x (rows, d) holds: linear predictors, formulas, gradient;
-    # coming: where the `size` bytes of the next rows are
+    # rows i to i + rows, which x (rows, d) holds; the `size` bytes of the next rows, from `coming` on, are prefetched,
+    # half of them with the linear predictors, half with the gradient
     cdef double y[LANES]
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
     cdef Py_ssize_t strip = strip_of(grad), a, j = 0
-    # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
+    # linear predictors z = X theta^T, with intercept and offset
     while j < rows:
         ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
         coming += size * GLM_DOT_ROWS // (2 * LANES)
@@ -304,9 +305,10 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         if g.offset != NULL and g.kind == GLM_VALUE:
             for j in range(rows):
                 s.z[a * LANES + j] += g.offset[(i + j) * g.k + a]
-        for j in range(LANES):      # no row, or one as if absent: what is far out would be 0 times infinity
+        for j in range(LANES):      # a row without weight, or none at all: 0 times infinity would be NaN
             if w[j] == 0:
                 s.z[a * LANES + j] = 0.0
+    # r = w l' and c = w l'', or p of the softmax, by the family's formula; of a product r = D z
     if g.kind == GLM_PRODUCT:
         product_block(s.z, c, w, s.r, g.k)
     elif g.family == GAUSSIAN:
@@ -317,6 +319,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         family_block(<PoissonFamily*>NULL, s.z, y, w, s.r, c, lane)
     else:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
+    # gradient += r^T X
     size = size * strip // (2 * g.d + 1)
     j = 0
     while j < g.d:
@@ -330,7 +333,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
 
 
 cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* wide, Py_ssize_t rows) noexcept nogil:
-    # the rows from x on as the kernel computes with them: where they lie if they can be, else in wide (rows, d)
+    # the rows from x on in float64, centered: where they lie, if they are that already, else in wide (rows, d)
     if g.center != NULL:
         center_rows(x, g.center, wide, rows, g.d)
         return wide
@@ -342,15 +345,16 @@ cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double*
 
 
 cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
-    # the rows of a chunk that are in this slice; panel and h NULL: no Hessian
+    # the rows of a chunk that belong to this slice; panel and h NULL: no Hessian
     cdef double* lane = g.chunk_lane + chunk * LANES
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
     cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
-    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # behind us
+    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # done so far
     cdef Py_ssize_t size, rows, first, j
     cdef bint wanted = h != NULL and panels % g.step == 0
     cdef const double* x
     cdef const char* coming
+    # the first slice clears the sums
     if g.part == 0:
         memset(lane, 0, LANES * sizeof(double))
         memset(grad, 0, g.k * g.q * sizeof(double))
@@ -370,8 +374,10 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, f
             size = rows * g.d * sizeof(double)
             coming = <const char*>(<const double*>g.x + (i + rows) * g.d)
             x = read_rows(g, <const double*>g.x + i * g.d, wide, rows)
+        # loss and gradient of the block
         if g.kind != GLM_HESSIAN:
             glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
+        # its rows of the panel, and the Hessian of every whole panel
         if wanted:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
             g.chunk_taken[chunk] += rows
@@ -412,7 +418,7 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
 
 
 cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's chunks, as far as the slice goes; after the last slice member's part of their sums
+    # the slice of a member's chunks; after the last slice its part of their sums
     cdef GlmPlan* g = <GlmPlan*>plan
     cdef GlmScratch s
     cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i

@@ -39,7 +39,8 @@ cdef void loss_rows(const Loss* rule, const floating* prediction, const void* ta
 cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const void* targets, const floating* weights,
                             const floating* tangent, floating* tgrad, Py_ssize_t n, Py_ssize_t k,
                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tangent (n, k) of prediction -> tgrad (n, k) of the gradient that loss_rows gives: the loss's own Hessian times tangent
+    # tangent (n, k) of prediction -> tgrad (n, k), the tangent of loss_rows' gradient: the loss's own Hessian times
+    # tangent.
     cdef double total = loss_weight(rule, targets, weights, n, k), inverse = 1 / total if total > 0 else 0, weight
     cdef Py_ssize_t grain = max(1, GRAIN // max(k, 1)), i
     cdef floating delta = <floating>rule.delta, factor
@@ -61,7 +62,7 @@ cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const 
 
 
 cdef double loss_weight(const Loss* rule, const void* targets, const floating* weights, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    # what a mean divides by: the sum over rows that count of their weights times those of their classes
+    # What a mean divides by: the weights of the rows that count, times those of their classes, summed.
     cdef Py_ssize_t i
     cdef int64_t label = 0
     cdef double total = 0, weight
@@ -79,7 +80,7 @@ cdef double loss_weight(const Loss* rule, const void* targets, const floating* w
 
 
 cdef int64_t count_labels(const Loss* rule, const int64_t* labels, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    # rows that count
+    # The number of rows that count.
     cdef int64_t count = 0, ignore = rule.ignore
     cdef Py_ssize_t i
     for i in range(n):
@@ -106,7 +107,7 @@ cdef bint classes_fit(const int64_t* classes, Py_ssize_t n, Py_ssize_t k) noexce
 
 
 cdef bint probabilities_fit(const floating* p, Py_ssize_t n) noexcept nogil:
-    # all within [0, 1]
+    # Whether all are within [0, 1].
     cdef Py_ssize_t i
     cdef bint fit = True
     for i in range(n):
@@ -115,7 +116,7 @@ cdef bint probabilities_fit(const floating* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef bint weights_fit(const floating* weights, Py_ssize_t n) noexcept nogil:
-    # all finite, none below 0
+    # Whether all are finite and none is below 0.
     cdef Py_ssize_t i
     cdef floating w, zero = 0
     cdef bint fit = True

@@ -10,7 +10,7 @@
 from libc.math cimport INFINITY
 
 cdef extern from "bits.h" nogil:
-    # Macros over both types, declared for double: the result goes to a typed local.
+    # Macros over both types (C11 _Generic), declared for double: their result goes to a typed local.
     double absolute "fastopt_abs"(double x)
     double root "fastopt_sqrt"(double x)
     double quotient "fastopt_quotient"(double a, double b, double most)
@@ -32,12 +32,12 @@ cdef enum:
 # ---------------------------------------------------------------- exponential
 
 cdef inline floating at_most(floating x, floating limit) noexcept nogil:
-    # NaN passes through.
+    # min(x, limit); NaN passes through.
     return limit if x > limit else x
 
 
 cdef inline floating at_least(floating x, floating limit) noexcept nogil:
-    # As above; a NaN limit is passed over.
+    # max(x, limit); NaN passes through, a NaN limit is passed over.
     return limit if x < limit else x
 
 
@@ -281,7 +281,7 @@ cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
 
 
 # Phi(-a) exp(a^2/2) = p(v) / (a + k), v = a / (a + k), as Shepherd & Laframboise (1981)
-# do for erfc. k and the centre of the polynomial were chosen for the least rounding.
+# do for erfc. k and the center of the polynomial were chosen for the least rounding.
 
 cdef inline floating mills_denominator(floating a) noexcept nogil:
     if floating is float:

@@ -23,8 +23,8 @@ cdef inline floating lane_max(floating* lane) noexcept nogil:
 
 
 cdef floating row_max(const floating* x, Py_ssize_t n) noexcept nogil:
-    # Four blocks of lanes side by side: a maximum does not depend on the order. NaN is
-    # passed over: exp_sum_row will meet it.
+    # Four blocks of lanes side by side: a maximum does not depend on the order. NaN is passed over:
+    # exp_sum_row will meet it.
     cdef floating wide[4 * LANES]
     cdef floating lane[LANES]
     cdef floating block[LANES]
@@ -63,7 +63,7 @@ cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e
     for j in range(LANES):
         partial[j] = lane[j]
     for i in range(blocks):
-        prefetch(x + blocks * LANES)        # the next row, on its way while this one keeps the core busy
+        prefetch(x + blocks * LANES)        # the next row: it arrives while this one keeps the core busy
         for j in range(LANES):
             out[j] = exp_below(x[j] - shift)
         for j in range(LANES):

@@ -1,7 +1,7 @@
 # Gradients clipped in place, apart from any optimizer.
 
 cdef class Gradients:
-    """Gradient arrays that are changed in place, laid end to end for the kernels above."""
+    """Gradient arrays that are changed in place, laid end to end for the kernels of optim/update.pxi."""
     cdef Plan plan
     cdef list arrays
 

@@ -1,7 +1,7 @@
 # The data of a generalized linear model, bound once.
 
 cdef class GlmData:
-    """The data of a generalised linear model, bound once: loss, gradient, Hessian and products of it.
+    """The data of a generalized linear model, bound once: loss, gradient, Hessian and products of it.
 
     The Hessian is that of the sum of the losses, without a penalty; its lower triangle is written.
 

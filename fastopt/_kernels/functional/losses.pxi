@@ -30,7 +30,7 @@ cdef int check_loss(object loss) except -1:
 
 cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object class_weight, object ignore_index,
                       int typenum, Py_ssize_t k):
-    # everything but the kind, which the targets tell; returns the class weights, to be held while the rule is used
+    # Sets all of the rule but its kind, which the targets decide; returns the class weights, which the rule points to.
     rule.ignore = NO_CLASS if ignore_index is NOT_SAID else _numbers.whole_number(
         "ignore_index", ignore_index, -2**63, 2**63 - 1)
     rule.delta, rule.floor, rule.keep, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
@@ -51,7 +51,7 @@ cdef int kind_of(str loss, object targets) noexcept:
 
 
 cdef object as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_ssize_t k, int64_t ignore, object weights):
-    # targets of n rows and k outputs: classes and probabilities checked, converted only if need be; weights as checked
+    # Targets of n rows and k outputs, checked, and converted where they must be; weights: those of the rows, checked.
     if loss != "cross_entropy":
         if not is_array(targets):
             targets = _arrays.as_numbers("targets", targets)
@@ -77,7 +77,7 @@ cdef object as_targets(str loss, object targets, int typenum, Py_ssize_t n, Py_s
 
 
 cdef int require_classes(object targets, Py_ssize_t k, int64_t ignore, object weights) except -1:
-    # some label is no class: it may be where it says so, or where its row has no weight
+    # Raises for labels that are no class, except `ignore` and those of rows without weight.
     bad = ((targets < 0) | (targets >= k)) & (targets != ignore)
     if weights is not None:
         bad &= weights != 0
@@ -106,7 +106,7 @@ cdef object as_weights(str name, object weights, int typenum, Py_ssize_t n):
 
 
 cdef int raise_undefined(str name, object prediction, object targets, object row_loss, int kind) except -1:
-    # says where the first row, or stretch of rows, without a loss holds NaN or infinity
+    # Names the first NaN or infinity of the first row, or stretch of rows, without a loss.
     cdef Py_ssize_t first = np.isnan(row_loss).argmax(), rows = 1 if kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else LANES
     for what, a in ((name, prediction), ("targets", targets)):
         found = np.argwhere(~np.isfinite(a[first:first + rows]))

@@ -19,14 +19,14 @@ cdef class Update:
     ema_decay : float
     """
     cdef Plan plan
-    cdef Interval* intervals                # by address, empty parameters left out
+    cdef Interval* intervals                # of the parameters that are not empty, in the order of their addresses
     cdef Py_ssize_t n_intervals
     cdef object convert, table
-    cdef list names, params, holders        # holders: of everything the plan points to
-    cdef list bound, held                   # bound: by bind; held: what the plan points to now
-    cdef list seen                          # per group: the keys and values sent last, None to look again
-    # The process (team_process) in which a step is under way, and in which the parameters stand at the interim point
-    # or are averages; 0: neither. A forked child has not got the thread that did either, and finds another number.
+    cdef list names, params, holders        # holders: the arrays that the plan points to
+    cdef list bound, held                   # gradients: those given to bind, those the plan points to now
+    cdef list seen                          # per group: the keys and values sent last; None: they must be sent anew
+    # busy: the process (team_process) in which a step is under way; away: in which the parameters stand at the interim
+    # point or are averages; 0: none. A forked child, which lacks the thread that set them, finds another number there.
     cdef int busy, away
     cdef list home                          # copies of the parameters while they are averages
 
@@ -82,7 +82,7 @@ cdef class Update:
         self.n_intervals = len(ends)
         for i, (_, k) in enumerate(ends):
             t = &self.plan.tensors[<Py_ssize_t>k]
-            t.apart = NULL          # what was apart need not be so from new parameters
+            t.apart = NULL          # a gradient bound earlier may overlap the new parameters
             self.intervals[i] = Interval(<char*>t.param, <char*>t.param + t.size * item_bytes(t), k)
 
     # --- options
@@ -196,7 +196,7 @@ cdef class Update:
         self.bound = self.held
 
     cdef void take(self, object grads) except *:
-        # points the plan to gradients, if all of them fit
+        # Points the plan to gradients, once all of them fit.
         cdef Py_ssize_t i
         cdef list given
         cdef Tensor* t
@@ -228,7 +228,7 @@ cdef class Update:
         return 0
 
     cdef bint bound_in_place(self):
-        # whether the plan points to the bound gradients as they are now
+        # Whether the bound gradients still lie where the plan points.
         cdef Py_ssize_t i
         cdef list bound = self.bound
         cdef const Tensor* t = self.plan.tensors
@@ -248,7 +248,7 @@ cdef class Update:
         return True
 
     cdef object fitting(self, Py_ssize_t i, object grad):
-        # the gradient as an array, or what is wrong with it
+        # The gradient as an array that fits; raises what is wrong with it.
         self.require_in_place()
         name, param = f"grads[{i}]", self.params[i]
         cdef int typenum = self.plan.tensors[i].typenum
@@ -265,7 +265,7 @@ cdef class Update:
         return grad
 
     cdef int check_apart_from_params(self, Py_ssize_t i, object grad) except -1:
-        # the first parameter that ends after the gradient starts must not start before it ends
+        # Bisection: the first parameter that ends after the gradient starts must not start before the gradient ends.
         cdef char* start = <char*>data(grad)
         cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
         cdef Py_ssize_t low = 0, high = self.n_intervals, middle
@@ -299,14 +299,14 @@ cdef class Update:
         self.busy = 0
 
     def __enter__(self):
-        """For a step that Python makes: no other thread's until the block ends."""
+        """A step that Python makes: other threads are refused until the block ends."""
         self.enter()
 
     def __exit__(self, *error):
         self.leave()
 
     cdef int report_refusal(self) except -1:
-        # after a run: what made it stop
+        # After a run: raises for the gradient that made it stop.
         if self.plan.refused:
             for name, grad in enumerate(self.held):
                 if grad is not None and not np.isfinite(grad).all():
@@ -339,7 +339,7 @@ cdef class Update:
             self.held = None
 
     cdef int leave_home(self) except -1:
-        # every parameter of an interim group to the point where its gradient is wanted
+        # Moves every parameter of an interim group to the point where its gradient is wanted.
         self.require_in_place()
         self.enter()
         with nogil:
@@ -349,7 +349,7 @@ cdef class Update:
         return 0
 
     cdef int leave_for_averages(self) except -1:
-        # the moving average of every parameter that has one in its place
+        # Puts moving averages in the place of their parameters, which are copied first.
         cdef Py_ssize_t i
         cdef Tensor* t
         self.require_idle()
@@ -363,7 +363,7 @@ cdef class Update:
         return 0
 
     cdef int return_home(self) except -1:
-        # the parameters back where leave_home or leave_for_averages found them, if they have left
+        # Puts the parameters back where leave_home or leave_for_averages found them, if they have left.
         cdef Py_ssize_t i
         cdef Tensor* t
         if self.away:
@@ -404,7 +404,7 @@ cdef class Away:
 
 
 cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):
-    # whether an array of so many elements still begins there: a resize without a reference check moves it
+    # Whether an array of `size` elements still begins at `place`: ndarray.resize(refcheck=False) moves it.
     cdef Py_ssize_t found = 1
     cdef int k
     for k in range(cnp.PyArray_NDIM(a)):

@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-/* One compiled body for every caller: inlined or specialised copies may contract
+/* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define FASTOPT_ONE_BODY __attribute__((noinline, noclone))

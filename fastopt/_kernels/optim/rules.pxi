@@ -1,16 +1,15 @@
 # Optimizer rules: the arithmetic of each on one element, and the loop that walks memory for all.
 #
-# - A rule is two things: its constants for one step of one tensor (prepare, in float64), and
-#   the formula they enter (update_loop). Several rules share a formula: Adam, AdamW, RAdam and
-#   NAdam differ in constants only, as do Adagrad and RMSprop.
-# - The formula is a tag type, so each gets its own vectorised copy of the loop. Every array is
-#   read once and written once.
-# - Blocks of 16 elements pass through local arrays, whole or padded: an element has the same
-#   bits wherever it stands.
-# - A division by a root is `quotient`'s, made of products, and subnormal numbers are flushed while a
-#   loop runs: moments of a dead unit decay into them, and would make every later step several times
-#   slower. Both are right to rounding while eps keeps the divisor away from 0; with a smaller or a
-#   huge eps, and where RAdam does not divide, a step is `exact`: IEEE division, nothing flushed.
+# - A rule is two things: its constants for one step of one tensor (prepare, in float64), and the formula they enter
+#   (update_element). Several rules share a formula: Adam, AdamW, RAdam and NAdam differ in constants only, as do
+#   Adagrad and RMSprop.
+# - The formula is a tag type, so each gets its own vectorized copy of the loop (update_loop). Every array is read
+#   once and written once.
+# - Blocks of 16 elements pass through local arrays, whole or padded: an element has the same bits wherever it stands.
+# - quotient divides by a root with products, and subnormal numbers are flushed while a loop runs: moments of a dead
+#   unit decay into them, and would make every later step several times slower. Both are right to rounding while eps
+#   keeps the divisor away from 0. With a smaller or a huge eps, and where RAdam does not divide, a step is `exact`:
+#   IEEE division, nothing flushed.
 
 ctypedef struct Quick:          # how a formula divides
     char unused
@@ -83,7 +82,7 @@ cdef struct Options:
     double number[N_NUMBERS]
     bint interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
 
-cdef struct Step:           # constants of one step of one tensor, named where update_loop uses them
+cdef struct Step:           # constants of one step of one tensor, as update_element names them
     double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
     bint exact
 
@@ -94,18 +93,18 @@ cdef struct Tensor:
     int typenum
     Py_ssize_t size, group
     int64_t count               # steps taken
-    bint started                # a velocity has had its first step
-    double product              # NAdam: of the momenta so far
+    bint started                # the velocity has had its first step
+    double product              # NAdam: the product of the momenta so far
     Step step
     void *param
     void *grad                  # NULL: skipped
-    void *apart                 # a gradient found to share no memory with a parameter
-    void *source                # what the update takes for the gradient: `grad`, or `sum`
+    void *apart                 # the gradient last found to share no memory with a parameter
+    void *source                # the gradient that the update reads: `grad`, `sum`, or NULL for no update
     void *state[MAX_STATES]
     void *ema                   # NULL: no average
     void *sum                   # of the gradients since the last update; NULL without accumulation
     void *home                  # where the parameter stood before the interim point
-    bint summed                 # something has been added to `sum`
+    bint summed                 # `sum` holds a gradient
 
 
 # ---------------------------------------------------------------- constants of a step
@@ -190,7 +189,7 @@ cdef inline floating divided(Division* division, floating a, floating b, floatin
 
 cdef inline void update_element(Formula* formula, Division* division, const floating* constants, floating g, floating* param,
                                 floating* s0, floating* s1, floating* s2) noexcept nogil:
-    # one element: its parameter theta and states, g its gradient times Step.gain; constants as update_loop lays them
+    # One element: its parameter theta, its gradient g times Step.gain, its states; constants in update_loop's order.
     cdef floating shrink = constants[0], lr = constants[1], a = constants[2], b = constants[3], c = constants[4]
     cdef floating d = constants[5], e = constants[6], f = constants[7], inside = constants[8], outside = constants[9]
     cdef floating most = constants[10], zero = 0, p = param[0], m, v, q, top
@@ -202,12 +201,12 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
         if Formula is Nesterov:             # theta - lr (c g + d m)
             m = c * g + d * m
         param[0] = p - lr * m
-    elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:
+    elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:     # theta - (f g + lr m) / (e sqrt(v + inside) + outside)
         m = a * s0[0] + b * g
         v = c * s1[0] + g * g
         s0[0] = m
         s1[0] = v
-        if Formula is Amsgrad:              # the running maximum of v takes v's place
+        if Formula is Amsgrad:              # the running maximum of v stands for v
             top = s2[0]
             v = top if top > v else v
             s2[0] = v
@@ -255,8 +254,8 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
             m = a * s1[0] + b * g
             s1[0] = m
             q = v - m * m
-            v = q if q == q else v          # infinity less infinity: as if m were smaller
-            v = zero if v < zero else v     # rounding can leave a little less than nothing
+            v = q if q == q else v          # infinity less infinity is NaN: v stays
+            v = zero if v < zero else v     # rounding can leave a little less than 0
         q = root(v + inside)
         q = q + outside
         q = divided(division, g, q, most)
@@ -277,7 +276,7 @@ cdef extern from "simd.h" nogil:
 
 cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating most,
                                floating** array, Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks, of the parameter, its gradient and its states; scale: of the gradient; most: for quotient
+    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; most: for quotient
     cdef floating factor = <floating>(scale * step.gain)
     cdef floating constants[11]
     cdef floating* param = array[0]
@@ -304,7 +303,7 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
     constants[3], constants[4], constants[5] = <floating>step.b, <floating>step.c, <floating>step.d
     constants[6], constants[7], constants[8] = <floating>step.e, <floating>step.f, <floating>step.inside
     constants[9], constants[10] = <floating>step.outside, most
-    for j in range(0, n, 16):   # BLOCK, spelt out for the sake of a C loop
+    for j in range(0, n, 16):   # BLOCK, as a literal: Cython makes a C loop of it
         take(P, param + j, AHEAD)
         take(G, grad + j, AHEAD)
         if has0:
@@ -333,7 +332,7 @@ cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
 
 cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating most, floating** array,
                             Py_ssize_t n) noexcept nogil:
-    # n < BLOCK elements, in a padded copy; moves the pointers past them
+    # n < BLOCK elements, in a padded copy; the pointers move past them.
     cdef floating block[(2 + MAX_STATES) * BLOCK]
     cdef floating* padded[2 + MAX_STATES]
     cdef Py_ssize_t i
@@ -350,7 +349,7 @@ cdef void update_part_block(Formula* formula, Division* division, const Step* st
 
 cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
                         Py_ssize_t n) noexcept nogil:
-    # n elements; moves the pointers past them
+    # n elements: up to the next cache line, whole blocks, the rest; the pointers move past them.
     cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
     cdef floating most = quotient_most(array[0][0])
     if ahead > 0:
@@ -370,7 +369,7 @@ cdef inline floating clipped(floating g, floating high) noexcept nogil:
 
 cdef void ready_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
                          Py_ssize_t n) noexcept nogil:
-    # scaled, clipped, with L2
+    # ready (n,) = clip(scale grad) + weight_decay param
     cdef floating factor = <floating>scale, high = <floating>clip, decay = <floating>weight_decay
     cdef Py_ssize_t i
     for i in range(n):
@@ -378,7 +377,7 @@ cdef void ready_gradient(const floating* grad, const floating* param, floating* 
 
 
 cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
-    # update_arrays, dividing as the step asks for; a formula without a root has one way
+    # update_arrays with the step's way to divide; a formula without a root has one way.
     if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
         update_arrays(formula, <Quick*>NULL, step, scale, array, n)
     else:
@@ -387,8 +386,8 @@ cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floa
 
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # elements start to stop of one tensor, grad (stop - start,) their gradient; one that needs more than a scale
-    # is made ready piece by piece
+    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is clipped or decayed is
+    # made ready piece by piece, in L1.
     cdef floating* array[2 + MAX_STATES]
     cdef floating ready[PIECE]
     cdef Py_ssize_t i, n

@@ -1,8 +1,9 @@
-# The step of an optimizer: all tensors of all groups in one call, with what surrounds the rules.
+# The step of an optimizer: all tensors of all groups in one call, and what surrounds the rules: check of finite
+# gradients, limit of the norm, accumulation, interim points, averages. Clipping of gradients alone stands at the end.
 #
 # - All tensors are one range of bytes, cut into shares: many small ones share a region.
-# - What must see every gradient first (check_finite, max_norm, accumulation) is the gate. Only
-#   a plan that asks for one of these walks through it; the others go straight to the rules.
+# - check_finite, max_norm and accumulation must see every gradient first: they are the gate. Only a plan that asks
+#   for one of them passes it; the others go straight to the rules.
 # - Nothing is written before the gate has let the step pass, except sums of gradients already checked.
 # - An update that follows a schedule finds its options in a table, made ahead in Python.
 
@@ -19,7 +20,7 @@ cdef struct Plan:               # everything a step needs
     double ema_decay
     Py_ssize_t accumulate
     bint interim                # some group takes its gradients at an interim point
-    bint gated
+    bint gated                  # the gate has something to do
     double* partials            # (n_partials,): sums of squares on the grid
     Py_ssize_t n_columns, n_rows, row   # of the table; row: of the coming update
     double* table               # (n_columns, n_rows)
@@ -73,7 +74,7 @@ cdef void update_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, 
 
 
 cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* grad) noexcept nogil:
-    # elements start to stop, grad (stop - start,) their gradient
+    # Elements start to stop of t, grad (stop - start,) their gradient.
     cdef int formula = plan.options[t.group].formula
     update_tensor(formula, t, plan.scale * t.step.sign, plan.clip, grad, start, stop)
     if t.ema != NULL:
@@ -81,12 +82,12 @@ cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_
 
 
 cdef inline double ema_share(const Plan* plan, const Tensor* t) noexcept nogil:
-    # of the parameter in its average
+    # The weight of the parameter in its average.
     return 1 if t.count == 1 else 1 - plan.ema_decay
 
 
 cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* dtype) noexcept nogil:
-    # ema = decay ema + (1 - decay) param; the parameter itself after its first update
+    # ema = decay ema + (1 - decay) param; after the first update it is the parameter itself.
     cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>ema_share(plan, t)
     cdef floating* ema = <floating*>t.ema
     cdef const floating* param = <floating*>t.param
@@ -124,7 +125,7 @@ cdef void return_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, 
 # ---------------------------------------------------------------- the gate
 
 cdef void measure_share(Plan* plan, bint sums, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # sums of squares on a grid of MEASURE elements of each gradient, or of the sums of gradients
+    # partials = sums of squares of MEASURE elements each, of the gradients or of their sums.
     cdef Py_ssize_t first = share(plan.n_partials, 1, member, team), last = share(plan.n_partials, 1, member + 1, team)
     cdef Py_ssize_t i, k, base = 0, cells, start
     cdef Tensor* t
@@ -154,7 +155,7 @@ cdef extern from "simd.h" nogil:
 
 
 cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
-    # infinite or NaN only where an element is, or where float64 cannot hold the square of a float64
+    # The sum of squares. It is infinite or NaN only if an element is, or if float64 cannot hold a float64's square.
     cdef double total = sum_squares(p, n), x
     cdef Py_ssize_t i
     if floating is float:
@@ -177,7 +178,7 @@ cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef bint all_finite(Plan* plan) noexcept nogil:
-    # after measure_share; a square that overflows does not make its element infinite
+    # After measure_share. A sum that is not finite asks for a second look: an element's square may have overflowed.
     cdef double total = add_up(plan.partials, plan.n_partials)
     cdef Py_ssize_t i
     cdef Tensor* t
@@ -193,7 +194,7 @@ cdef bint all_finite(Plan* plan) noexcept nogil:
 
 
 cdef void judge(Plan* plan) noexcept nogil:
-    # lets the gradients pass, or not
+    # One member: whether check_finite lets the gradients pass.
     plan.passed = plan.check_finite == FINITE_ANY or all_finite(plan)
     if not plan.passed:
         plan.left_out = True
@@ -202,7 +203,7 @@ cdef void judge(Plan* plan) noexcept nogil:
 
 
 cdef void count_sums(Plan* plan) noexcept nogil:
-    # one more call has been added; the update comes with the last of them
+    # One member: counts a call whose gradients have been added; the last call before an update passes.
     cdef Py_ssize_t i
     for i in range(plan.n_tensors):
         plan.tensors[i].summed |= plan.tensors[i].grad != NULL
@@ -211,20 +212,22 @@ cdef void count_sums(Plan* plan) noexcept nogil:
 
 
 cdef void limit_norm(Plan* plan, double squares) noexcept nogil:
-    # squares: the sum over all gradients, before plan.scale
+    # scale limits the norm to max_norm; squares: the sum over all gradients, before plan.scale.
     plan.norm = sqrt(squares) * plan.scale
     plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
 
 
 cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # sets passed, and for a step that has passed its scale and constants
+    # Sets `passed` and, for a step that passes, its scale and constants.
     cdef bint sums = plan.accumulate > 1
+    # the gradients of this call: finite?
     if plan.check_finite != FINITE_ANY or (plan.limited and not sums):
         measure_share(plan, False, member, team)
         team_barrier(team)
     if member == 0:
         judge(plan)
     team_barrier(team)
+    # accumulation: add them, and pass with the last call
     if plan.passed and sums:
         walk_share(plan, add_part[float], add_part[double], member, team)
         team_barrier(team)
@@ -234,6 +237,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
         if plan.passed and plan.limited:
             measure_share(plan, True, member, team)
             team_barrier(team)
+    # mean of the sums, limit of the norm, constants
     if plan.passed and member == 0:
         plan.scale = 1.0 / plan.accumulate
         if plan.limited:
@@ -245,7 +249,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 # ---------------------------------------------------------------- a step, in order
 
 cdef void update_begin(Plan* plan) noexcept nogil:
-    # one member, before anything else: the options of the coming update
+    # One member, before anything else: takes the options of the coming update from the table.
     cdef Py_ssize_t i
     plan.passed = plan.left_out = plan.refused = False
     if plan.row < plan.n_rows:
@@ -254,11 +258,11 @@ cdef void update_begin(Plan* plan) noexcept nogil:
 
 
 cdef void update_prepare(Plan* plan) noexcept nogil:
-    # one member, once the step cannot fail any more: counts it and sets the constants of every tensor
+    # One member, once the step cannot fail any more: counts it and sets the constants of every tensor.
     cdef Py_ssize_t i
     cdef Tensor* t
-    cdef Tensor* twin = NULL    # the tensor before: mostly of the same group and count
-    cdef Tensor like
+    cdef Tensor* twin = NULL    # the tensor prepared last: others of its group and counts have its constants
+    cdef Tensor like            # its counts before this step
     plan.passed, plan.exact = True, False
     plan.updates += 1
     plan.row += 1
@@ -279,7 +283,7 @@ cdef void update_prepare(Plan* plan) noexcept nogil:
 
 
 cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # all members, when the gradients are there; without a gate, after update_prepare and a barrier
+    # All members, with all gradients computed; a plan without a gate has passed update_prepare and a barrier before.
     if plan.gated:
         update_gate(plan, member, team)
     if plan.passed:
@@ -287,14 +291,14 @@ cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 
 cdef void update_all(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # all members, after update_prepare
+    # All members, after update_prepare.
     cdef unsigned long mode = enter_update(plan)
     walk_share(plan, update_part[float], update_part[double], member, team)
     restore_denormals(mode)
 
 
 cdef inline unsigned long enter_update(const Plan* plan) noexcept nogil:
-    # the mode for restore_denormals
+    # Flushes subnormal numbers, or keeps them; returns the mode for restore_denormals.
     return keep_denormals() if plan.exact else flush_denormals()
 
 
