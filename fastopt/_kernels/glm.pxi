@@ -1,18 +1,18 @@
-# Generalised linear models: loss, gradient and Hessian X^T D X from one read of X.
+# Generalized linear models: loss, gradient and Hessian X^T D X from one read of X.
 #
-# - A model with k linear predictors (k > 1: softmax) has theta (k, q): coefficients and, if asked for,
-#   the intercept as the last column, q = d + 1. What a row gives is a formula on one element,
-#   glm_element, or on one column of LANES rows, softmax_block.
-# - LANES rows at a time: linear predictors, formulas, gradient; those rows are in L1 then. Every
+# - A model with k linear predictors (k > 1: softmax) has theta (k, q): coefficients and, if asked for, the
+#   intercept as the last column, q = d + 1. A family is a formula on one element, glm_element; the softmax
+#   takes LANES rows at once, softmax_block.
+# - LANES rows pass at a time, in L1: linear predictors, formulas, gradient. Every
 #   HESSIAN_ROWS rows, one symmetric update of X^T D X, lower triangle, from a panel in the dtype of the
 #   Hessian: float32 halves its time. The rest is float64, whatever X is.
 # - Rows are cut into chunks by the shape alone; each has sums of its own, added in order in the end,
 #   so the bits do not depend on the team. A pass runs in slices, each the next panels of every chunk, and
 #   signals are looked at in between: an interrupt need not wait for the last row.
 # - center (d,) is subtracted from a row, in float64, as it is read: columns far from zero keep the digits in
-#   which their rows differ. What theta, gradient and Hessian belong to are the columns about it.
-# - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the point seen last:
-#   Hessian-vector products and the Hessian of that point need no more.
+#   which their rows differ. Theta, gradient and Hessian belong to the centered columns.
+# - curvature (blocks, k, LANES) keeps w l'' (k = 1), or the probabilities, of the last point: all that its
+#   Hessian and Hessian-vector products need.
 # - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
 
 cdef extern from "simd.h" nogil:
@@ -26,13 +26,13 @@ cdef enum:
 
 FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
 
-cdef enum:                  # what a pass computes of its linear predictors
+cdef enum:                  # what a pass computes
     GLM_VALUE               # loss, gradient, curvature
     GLM_PRODUCT             # H v, theta being v
     GLM_HESSIAN             # nothing: the Hessian alone, from the curvature
 
 
-# --- formulas ----------------------------------------------------------------------
+# ---------------------------------------------------------------- formulas
 
 ctypedef struct GaussianFamily:
     char _
@@ -133,7 +133,7 @@ cdef one_body_void pair_block(const double* p, const double* w, double* out, Py_
         out[j] = w[j] * p[a * LANES + j] * (same - p[b * LANES + j])
 
 
-# --- one pass over the rows --------------------------------------------------------
+# ---------------------------------------------------------------- one pass over the rows
 
 cdef struct GlmPlan:
     int family, typenum     # typenum of X
@@ -150,9 +150,9 @@ cdef struct GlmPlan:
     double* chunk_loss      # (chunks,)
     double* chunk_lane      # (chunks, LANES): the loss so far, from slice to slice
     double* rows            # (chunks, LANES, d): rows widened, or about the center; a member uses its own
-    # of a call
+    # what one call asks for
     int kind, hessian_type  # hessian_type: type number, or -1 for none
-    int buffer_type         # that panel and chunk_hessian are made for
+    int buffer_type         # type number that panel and chunk_hessian are made for, or -1
     Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
     Py_ssize_t part, parts  # the slice to run, and how many there are
     Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
@@ -164,7 +164,7 @@ cdef struct GlmPlan:
     double loss
 
 
-cdef struct GlmScratch:     # of a member; k is not limited, so that these are not on the stack
+cdef struct GlmScratch:     # of a member, on the heap: k has no limit
     double* z               # (k, LANES)
     double* r
 
@@ -215,8 +215,8 @@ cdef void weight_panel(const floating* s, const double* weight, floating* to, Py
 
 cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, Py_ssize_t rows, floating* h,
                           Py_ssize_t q, const char* coming, Py_ssize_t size) noexcept nogil:
-    # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they
-    # write above the diagonal is never read. The `size` bytes from `coming` on are asked for meanwhile
+    # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they write above
+    # the diagonal is never read. Meanwhile the `size` bytes from `coming` on are prefetched
     cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
     cdef Product tile
     tile.a_row, tile.a_col, tile.ldb, tile.ldc, tile.depth = 1, ld, ld, ld, rows
@@ -241,7 +241,8 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
 
 cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
                          const char* coming, Py_ssize_t size) noexcept nogil:
-    # h (pairs, q, ld) grows by the rows in the panel s, which start with block `block`; as many come from `coming` on
+    # h (pairs, q, ld) grows by the rows in the panel s, the first of which starts block `block`; the next `size` bytes of
+    # X, from `coming` on, are prefetched
     cdef double weight[HESSIAN_ROWS]
     cdef double w[LANES]
     cdef floating* weighted = s + HESSIAN_ROWS * g.ld
@@ -284,8 +285,8 @@ cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) no
 
 cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
                     GlmScratch* s, double* grad, double* lane) noexcept nogil:
-    # rows i to i + rows, which x (rows, d) holds: linear predictors, formulas, gradient;
-    # coming: where the `size` bytes of the next rows are
+    # rows i to i + rows, which x (rows, d) holds; the `size` bytes of the next rows, from `coming` on, are prefetched,
+    # half of them with the linear predictors, half with the gradient
     cdef double y[LANES]
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
@@ -294,7 +295,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef Product p
     p.a, p.a_row, p.ldb, p.depth, p.ldc, p.rows = g.theta, g.q, g.d, g.d, LANES, g.k
     p.accumulate, p.bias, p.relu, p.ahead = False, NULL, False, False
-    # the lines of the next rows are asked for meanwhile, half of them here, half with the gradient
+    # linear predictors z = X theta^T, with intercept and offset
     while j < rows:
         ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
         coming += size * GLM_DOT_ROWS // (2 * LANES)
@@ -310,9 +311,10 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         if g.offset != NULL and g.kind == GLM_VALUE:
             for j in range(rows):
                 s.z[a * LANES + j] += g.offset[(i + j) * g.k + a]
-        for j in range(LANES):      # no row, or one as if absent: what is far out would be 0 times infinity
+        for j in range(LANES):      # a row without weight, or none at all: 0 times infinity would be NaN
             if w[j] == 0:
                 s.z[a * LANES + j] = 0.0
+    # r = w l' and c = w l'', or p of the softmax, by the family's formula; of a product r = D z
     if g.kind == GLM_PRODUCT:
         product_block(s.z, c, w, s.r, g.k)
     elif g.family == GAUSSIAN:
@@ -323,6 +325,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
         family_block(<PoissonFamily*>NULL, s.z, y, w, s.r, c, lane)
     else:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
+    # gradient += r^T X
     size = size * strip // (2 * g.d + 1)
     p.a, p.a_row, p.a_col, p.ldc, p.depth, p.accumulate, j = s.r, LANES, 1, g.q, rows, True, 0
     while j < g.d:
@@ -337,7 +340,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
 
 
 cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* wide, Py_ssize_t rows) noexcept nogil:
-    # the rows from x on as the kernel computes with them: where they lie if they can be, else in wide (rows, d)
+    # the rows from x on in float64, centered: where they lie, if they are that already, else in wide (rows, d)
     if g.center != NULL:
         center_rows(x, g.center, wide, rows, g.d)
         return wide
@@ -349,15 +352,16 @@ cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double*
 
 
 cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
-    # the rows of a chunk that are in this slice; panel and h NULL: no Hessian
+    # the rows of a chunk that belong to this slice; panel and h NULL: no Hessian
     cdef double* lane = g.chunk_lane + chunk * LANES
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
     cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
-    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # behind us
+    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # done so far
     cdef Py_ssize_t size, rows, first, j
     cdef bint wanted = h != NULL and panels % g.step == 0
     cdef const double* x
     cdef const char* coming
+    # the first slice clears the sums
     if g.part == 0:
         memset(lane, 0, LANES * sizeof(double))
         memset(grad, 0, g.k * g.q * sizeof(double))
@@ -377,8 +381,10 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, f
             size = rows * g.d * sizeof(double)
             coming = <const char*>(<const double*>g.x + (i + rows) * g.d)
             x = read_rows(g, <const double*>g.x + i * g.d, wide, rows)
+        # loss and gradient of the block
         if g.kind != GLM_HESSIAN:
             glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
+        # its rows of the panel, and the Hessian of every whole panel
         if wanted:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
             g.chunk_taken[chunk] += rows
@@ -418,8 +424,9 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
             pair += 1
 
 
-cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's chunks, as far as the slice goes; after the last slice member's part of their sums
+cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # the slice of a member's chunks; after the last slice its part of their sums
+    cdef GlmPlan* g = <GlmPlan*>plan
     cdef GlmScratch s
     cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
     cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
@@ -446,127 +453,3 @@ cdef void glm_pass(GlmPlan* g, floating* dtype, Py_ssize_t member, Py_ssize_t te
         g.loss = 0
         for c in range(g.chunks):
             g.loss += g.chunk_loss[c]
-
-
-cdef void glm_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef GlmPlan* g = <GlmPlan*>args
-    if g.hessian_type == cnp.NPY_FLOAT32:
-        glm_pass(g, <float*>NULL, member, team)
-    else:
-        glm_pass(g, <double*>NULL, member, team)
-
-
-# ---------------------------------------------------------------- entry points
-
-cdef class GlmData:
-    """The data of a generalised linear model, bound once: loss, gradient, Hessian and products of it.
-
-    The Hessian is that of the sum of the losses, without a penalty; its lower triangle is written.
-
-    Parameters
-    ----------
-    family : str
-        One of FAMILIES.
-    X : ndarray, shape (n, d), float32 or float64, C-contiguous
-    y : ndarray, shape (n,), float64
-        Values, 0 and 1, or classes from 0 to k - 1.
-    weights : ndarray, shape (n,), float64, or None
-    k : int
-        Linear predictors: the classes of "multinomial", else 1.
-    intercept : bool
-        Whether theta (k, q) ends with a column of intercepts.
-    center : ndarray, shape (d,), float64, or None
-        Subtracted from every row as it is read.
-    offset : ndarray, shape (n, k), float64, or None
-        Added to the linear predictors.
-    """
-    cdef GlmPlan plan
-    cdef object holders     # of everything the plan points to
-
-    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None):
-        cdef GlmPlan* g = &self.plan
-        g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
-        X = as_input("X", X, g.typenum, (None, None))
-        g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
-        g.q = g.d + intercept
-        y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
-        if weights is not None:
-            weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
-        if center is not None:
-            center = as_input("center", center, cnp.NPY_FLOAT64, (g.d,))
-        if offset is not None:
-            offset = as_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
-        self.holders = X, y, weights, center, offset
-        g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
-        g.center = NULL if center is None else <double*>data(center)
-        g.offset = NULL if offset is None else <double*>data(offset)
-        g.hessian_type = g.buffer_type = -1
-        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
-        g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
-        g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1 + LANES) * sizeof(double))
-        g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.q
-        g.chunk_lane = g.chunk_loss + g.chunks
-        g.rows = <double*>aligned_block(g.chunks * LANES * (g.d + 2 * g.k) * sizeof(double))
-
-    def __dealloc__(self):
-        free(self.plan.curvature)
-        free(self.plan.chunk_grad)
-        free(self.plan.rows)
-        free(self.plan.panel)
-        free(self.plan.chunk_hessian)
-
-    cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
-        cdef GlmPlan* g = &self.plan
-        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, part, work = 0, slices = 0
-        g.kind, g.step = kind, step
-        if kind != GLM_HESSIAN:
-            theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
-            grad = as_output("grad", grad, cnp.NPY_FLOAT64, (g.k, g.q))
-            g.theta, g.grad = <double*>data(theta), <double*>data(grad)
-            work = 2 * g.n * (g.d + 16) * g.k
-            slices = work // SLICE_WORK
-        if hessian is None:
-            g.hessian_type = -1
-        else:
-            typenum = float_type("hessian", hessian)
-            hessian = as_output("hessian", hessian, typenum, (g.k * g.q, g.k * g.q))
-            width = sizeof(float) if typenum == cnp.NPY_FLOAT32 else sizeof(double)
-            lines = (g.q * width + 63) // 64
-            g.ld = (lines | 1 if lines > 8 else lines) * 64 // width     # an odd number of lines: rows share no set of L1
-            if g.buffer_type != typenum:
-                free(g.panel)
-                free(g.chunk_hessian)
-                g.panel, g.chunk_hessian, g.buffer_type = NULL, NULL, -1
-                g.panel = aligned_block(g.chunks * 2 * HESSIAN_ROWS * g.ld * width)
-                if posix_memalign(&g.chunk_hessian, 64, g.chunks * pairs * g.q * g.ld * width + 64) != 0:    # passes clear it
-                    g.chunk_hessian = NULL
-                    raise MemoryError(f"no memory for the Hessians of {g.chunks} chunks")
-                g.buffer_type = typenum
-            g.hessian_type, g.hessian = typenum, data(hessian)
-            work += g.n * g.q * g.q * pairs // 2
-            slices += g.n * g.q * g.q * pairs // 2 // SLICE_HESSIAN_WORK
-        g.parts = max(1, min(slices, g.n // (g.chunks * HESSIAN_ROWS)))
-        for part in range(g.parts):
-            PyErr_CheckSignals()
-            g.part = part
-            with nogil:
-                team_run(glm_job, g, min(g.chunks, team_for(work // g.parts)))
-        return 0
-
-    def value(self, theta, grad, hessian=None, step=1):
-        """The loss at theta (k, q); grad (k, q) and, if given, hessian (k q, k q) are overwritten.
-
-        `step` above 1: the Hessian of a part of the rows, one in `step`, times the rows over those taken.
-        """
-        self.run(GLM_VALUE, theta, grad, hessian, step)
-        return self.plan.loss
-
-    def product(self, v, out):
-        """The Hessian of the point of the last `value`, times v (k, q); out (k, q) is overwritten."""
-        self.run(GLM_PRODUCT, v, out, None)
-        return out
-
-    def hessian(self, out):
-        """The Hessian of the point of the last `value`; out (k q, k q) is overwritten."""
-        self.run(GLM_HESSIAN, None, None, out)
-        return out

@@ -9,8 +9,9 @@ cdef struct StatisticsCall:
     void *var
 
 
-cdef void statistics_of(StatisticsCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void statistics_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, c) or (n, c, size) -> mean, var (c,)
+    cdef StatisticsCall* a = <StatisticsCall*>args
     cdef double middle[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
     cdef int power[COLUMN_BLOCK]
@@ -28,14 +29,6 @@ cdef void statistics_of(StatisticsCall* a, floating* dtype, Py_ssize_t member, P
             (<floating*>a.mean)[c0 + j] = <floating>middle[j]
             (<floating*>a.var)[c0 + j] = <floating>variance(m2[j], divisor, power[j])
         c0 += cols
-
-
-cdef void batch_statistics_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef StatisticsCall* a = <StatisticsCall*>args
-    if a.typenum == cnp.NPY_FLOAT32:
-        statistics_of(a, <float*>NULL, member, team)
-    else:
-        statistics_of(a, <double*>NULL, member, team)
 
 
 cdef inline object new_row(int typenum, Py_ssize_t n):
@@ -103,7 +96,7 @@ def batch_statistics(x, correction=0):
     mean, var = new_row(a.typenum, a.c), new_row(a.typenum, a.c)
     a.x, a.mean, a.var = data(x), data(mean), data(var)
     with nogil:
-        team_run(batch_statistics_job, &a, team_for(4 * a.n * a.c * a.size))
+        run_typed(a.typenum, statistics_job[float], statistics_job[double], &a, team_for(4 * a.n * a.c * a.size))
     return mean, var
 
 
@@ -177,7 +170,7 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     one.entry.activation, one.run.training = code, True
     one.values[0], one.values[1], one.saved, one.z = data(x), data(out), data(statistics), data_or_null(z)
     with nogil:
-        team_run(one_entry_job, &one, team_for(8 * n * c))
+        run_one(&one, 8 * n * c)
     return out, statistics[:c].copy(), statistics[c:2 * c].copy()
 
 
@@ -239,7 +232,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activ
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.values[0], one.values[1] = code, data(x), data(out)
     with nogil:
-        team_run(one_entry_job, &one, team_for(4 * n * c))
+        run_one(&one, 4 * n * c)
     return out
 
 
@@ -317,5 +310,5 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     one.dvalues[0], one.dvalues[1], one.run.dy = data(dx), data(dz), data(dy)
     one.dparams[0], one.dparams[1] = data(dgamma), data(dbeta)
     with nogil:
-        team_run(one_entry_job, &one, team_for(12 * n * c))
+        run_one(&one, 12 * n * c)
     return dx, dgamma, dbeta

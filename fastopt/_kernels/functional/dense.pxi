@@ -1,22 +1,21 @@
 # dense and grouped_dense, forward and backward.
 
-cdef void dense_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # forward, DENSE_ROWS rows after the other where they go through strips: scratch stays small
     cdef OneEntry own = (<OneEntry*>args)[0]
     cdef Py_ssize_t start = 0, n = own.run.n, step = n if own.run.scratch == NULL else DENSE_ROWS
-    cdef Py_ssize_t item = 4 if own.run.typenum == cnp.NPY_FLOAT32 else 8
     own.run.entries, own.run.shapes, own.run.values, own.run.z = &own.entry, own.shapes, own.values, &own.z
     own.entry.sources = &own.source
     while start < n:
         own.run.samples = min(step, n - start)
         if start > 0:
             team_barrier(team)  # nobody reads the strips any more
-        one_entry_job(&own, member, team)
+        one_entry_pass(&own, dtype, member, team)
         start += step
-        own.values[0] = <char*>own.values[0] + step * own.entry.n_in * item
-        own.values[1] = <char*>own.values[1] + step * own.entry.n_out * item
+        own.values[0] = <floating*>own.values[0] + step * own.entry.n_in
+        own.values[1] = <floating*>own.values[1] + step * own.entry.n_out
         if own.z != NULL:
-            own.z = <char*>own.z + step * own.entry.n_out * item
+            own.z = <floating*>own.z + step * own.entry.n_out
 
 
 cdef object scratch_for(OneEntry* c, Py_ssize_t rows, bint training):
@@ -52,7 +51,7 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     c.values[0], c.values[1], c.z, c.entry.activation = data(x), data(out), data_or_null(z), code
     scratch = scratch_for(&c, min(n, <Py_ssize_t>DENSE_ROWS), False) if n >= TRANSPOSE_ROWS else None
     with nogil:
-        team_run(dense_job, &c, team_for(n * n_in // groups * n_out))
+        run_typed(typenum, dense_job[float], dense_job[double], &c, team_for(n * n_in // groups * n_out))
     return out
 
 
@@ -90,7 +89,7 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     c.dparams[0], c.dparams[1] = data_or_null(dw), data_or_null(db)
     scratch = scratch_for(&c, n, True) if dw is not None and groups == 1 and pays_packing(n, n_in, n_out) else None
     with nogil:
-        team_run(one_entry_job, &c, team_for(2 * n * n_in // groups * n_out))
+        run_one(&c, 2 * n * n_in // groups * n_out)
     return dx
 
 
@@ -112,7 +111,7 @@ cdef object slope_argument(int activation, int typenum, object z, object y, tupl
         raise ValueError(f"z: expected the pre-activation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
     z = as_input("z", z, typenum, shape)
     if activation in (TANH, SIGMOID, SOFTMAX):
-        return elementwise(activation_job, activation, typenum, z, None)
+        return activated(activation, typenum, z, None)
     return z
 
 

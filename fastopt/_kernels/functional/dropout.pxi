@@ -26,7 +26,7 @@ cdef object call_dropout(str name, object x, object rate, object seed, object st
     one_entry(&c, &dropout_kind, &own, typenum, 1, x.size, x.size)
     c.values[0], c.values[1], c.run.step = data(x), data(out), number
     with nogil:
-        team_run(one_entry_job, &c, team_for(8 * c.entry.n_in))
+        run_one(&c, 8 * c.entry.n_in)
     return out
 
 

@@ -42,7 +42,7 @@ def maxout(x, pieces=2, out=None):
     one_entry(&c, &maxout_kind, NULL, typenum, n, columns, columns // pieces)
     c.values[0], c.values[1] = data(x), data(out)
     with nogil:
-        team_run(one_entry_job, &c, team_for(4 * n * columns))
+        run_one(&c, 4 * n * columns)
     return out
 
 
@@ -91,5 +91,5 @@ def maxout_backward(dy, x, pieces=2, dx=None):
     one_entry(&c, &maxout_kind, NULL, typenum, n, n_out * pieces, n_out)
     c.values[0], c.dvalues[0], c.dvalues[1], c.backward = data(x), data(dx), data(dy), True
     with nogil:
-        team_run(one_entry_job, &c, team_for(4 * n * c.entry.n_in))
+        run_one(&c, 4 * n * c.entry.n_in)
     return dx

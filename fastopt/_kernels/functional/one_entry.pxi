@@ -26,13 +26,14 @@ cdef void one_entry(OneEntry* c, const Kind* kind, void* own, int typenum, Py_ss
     c.run.values, c.run.dvalues, c.run.saved, c.run.z, c.run.dparams = c.values, c.dvalues, &c.saved, &c.z, c.dparams
 
 
-cdef void one_entry_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void one_entry_pass(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef OneEntry* c = <OneEntry*>args
-    cdef const Pass* p = &c.entry.kind.backward if c.backward else &c.entry.kind.forward
-    if c.run.typenum == cnp.NPY_FLOAT32:
-        do_pass(p, &c.run, &c.entry, <float*>NULL, member, team)
-    else:
-        do_pass(p, &c.run, &c.entry, <double*>NULL, member, team)
+    do_pass(&c.entry.kind.backward if c.backward else &c.entry.kind.forward, &c.run, &c.entry, dtype, member, team)
+
+
+cdef inline void run_one(OneEntry* c, Py_ssize_t work) noexcept nogil:
+    # in as many threads as its multiply-adds are worth
+    run_typed(c.run.typenum, one_entry_pass[float], one_entry_pass[double], c, team_for(work))
 
 
 cdef inline void* data_or_null(object a) noexcept:

@@ -9,8 +9,9 @@ cdef struct StandardizeCall:
     void *y
 
 
-cdef void plain_standardize(StandardizeCall* a, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void standardize_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # x (n, c), mean (c,), scale (c,) -> y (n, c)
+    cdef StandardizeCall* a = <StandardizeCall*>args
     cdef floating* x = <floating*>a.x
     cdef floating* y = <floating*>a.y
     cdef floating* mean = <floating*>a.mean
@@ -19,14 +20,6 @@ cdef void plain_standardize(StandardizeCall* a, floating* dtype, Py_ssize_t memb
     for i in range(share(a.n, 1, member, team), share(a.n, 1, member + 1, team)):
         for j in range(a.c):
             y[i * a.c + j] = (x[i * a.c + j] - mean[j]) * scale[j]
-
-
-cdef void standardize_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef StandardizeCall* a = <StandardizeCall*>args
-    if a.typenum == cnp.NPY_FLOAT32:
-        plain_standardize(a, <float*>NULL, member, team)
-    else:
-        plain_standardize(a, <double*>NULL, member, team)
 
 
 def standardize(x, mean, scale, out=None):
@@ -66,5 +59,5 @@ def standardize(x, mean, scale, out=None):
         return out
     a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
     with nogil:
-        team_run(standardize_job, &a, team_for(4 * a.n * a.c))
+        run_typed(a.typenum, standardize_job[float], standardize_job[double], &a, team_for(4 * a.n * a.c))
     return out

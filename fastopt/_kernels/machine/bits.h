@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-/* One compiled body for every caller: inlined or specialised copies may contract
+/* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define FASTOPT_ONE_BODY __attribute__((noinline, noclone))
@@ -170,6 +170,7 @@ static inline double fastopt_log_parts(double x, double *m)
  * makes two compares instead of one minimum, and Adam loses a tenth. */
 #define FASTOPT_MOST_FLOAT 0x1.e6238ep126f
 #define FASTOPT_MOST_DOUBLE 0x1.e623822fc16e6p1022
+#define fastopt_quotient_most(x) _Generic((x), float: FASTOPT_MOST_FLOAT, double: FASTOPT_MOST_DOUBLE)
 #ifdef __FMA__
 static inline float fastopt_quotient_float(float a, float b, float most)
 {

@@ -40,6 +40,30 @@ cdef struct Block:              # of a result: a member's rows r0 to r1, columns
 MOST_THREADS = TEAM_MOST
 
 
+ctypedef void (*float_job)(void* args, float* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil
+ctypedef void (*double_job)(void* args, double* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil
+
+cdef struct TypedJob:
+    bint single                 # of_float runs, else of_double
+    float_job of_float
+    double_job of_double
+    void* args
+
+
+cdef void typed_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    cdef TypedJob* job = <TypedJob*>args
+    if job.single:
+        job.of_float(job.args, NULL, member, team)
+    else:
+        job.of_double(job.args, NULL, member, team)
+
+
+cdef inline void run_typed(int typenum, float_job of_float, double_job of_double, void* args, Py_ssize_t team) noexcept nogil:
+    # team_run of a fused job's two versions, f[float] and f[double]: the one that typenum asks for
+    cdef TypedJob job = TypedJob(typenum == cnp.NPY_FLOAT32, of_float, of_double, args)
+    team_run(typed_job, &job, team)
+
+
 cdef inline Py_ssize_t team_for(Py_ssize_t work) noexcept nogil:
     # members worth waking for `work` multiply-adds
     return max(1, min(<Py_ssize_t>team_get(), work // WORK_PER_MEMBER))

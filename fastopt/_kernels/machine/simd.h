@@ -236,4 +236,11 @@ static inline unsigned long flush_denormals(void) { return 0; }
 static inline unsigned long keep_denormals(void) { return 0; }
 static inline void restore_denormals(unsigned long mode) { (void)mode; }
 #endif
+
+/* What fused Cython code calls: a name over both types. */
+#define fastopt_take_block(to, from, ahead) \
+    _Generic(*(to), float: take_block_f, double: take_block_d)(to, from, ahead)
+#define fastopt_give_block(to, from) _Generic(*(to), float: give_block_f, double: give_block_d)(to, from)
+#define fastopt_copy_part(to, from, n, pad) _Generic(*(to), float: copy_part_f, double: copy_part_d)(to, from, n, pad)
+#define fastopt_sum_squares(p, n) _Generic(*(p), float: sum_squares_f, double: sum_squares_d)(p, n)
 #endif

@@ -1,16 +1,15 @@
 # Optimizer rules: the arithmetic of each on one element, and the loop that walks memory for all.
 #
-# - A rule is two things: its constants for one step of one tensor (prepare, in float64), and
-#   the formula they enter (update_loop). Several rules share a formula: Adam, AdamW, RAdam and
-#   NAdam differ in constants only, as do Adagrad and RMSprop.
-# - The formula is a tag type, so each gets its own vectorised copy of the loop. Every array is
-#   read once and written once.
-# - Blocks of 16 elements pass through local arrays, whole or padded: an element has the same
-#   bits wherever it stands.
-# - A division by a root is `quotient`'s, made of products, and subnormal numbers are flushed while a
-#   loop runs: moments of a dead unit decay into them, and would make every later step several times
-#   slower. Both are right to rounding while eps keeps the divisor away from 0; with a smaller or a
-#   huge eps, and where RAdam does not divide, a step is `exact`: IEEE division, nothing flushed.
+# - A rule is two things: its constants for one step of one tensor (prepare, in float64), and the formula they enter
+#   (update_element). Several rules share a formula: Adam, AdamW, RAdam and NAdam differ in constants only, as do
+#   Adagrad and RMSprop.
+# - The formula is a tag type, so each gets its own vectorized copy of the loop (update_loop). Every array is read
+#   once and written once.
+# - Blocks of 16 elements pass through local arrays, whole or padded: an element has the same bits wherever it stands.
+# - quotient divides by a root with products, and subnormal numbers are flushed while a loop runs: moments of a dead
+#   unit decay into them, and would make every later step several times slower. Both are right to rounding while eps
+#   keeps the divisor away from 0. With a smaller or a huge eps, and where RAdam does not divide, a step is `exact`:
+#   IEEE division, nothing flushed.
 
 ctypedef struct Quick:          # how a formula divides
     char unused
@@ -83,7 +82,7 @@ cdef struct Options:
     double number[N_NUMBERS]
     bint interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
 
-cdef struct Step:           # constants of one step of one tensor, named where update_loop uses them
+cdef struct Step:           # constants of one step of one tensor, as update_element names them
     double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
     bint exact
 
@@ -94,18 +93,18 @@ cdef struct Tensor:
     int typenum
     Py_ssize_t size, group
     int64_t count               # steps taken
-    bint started                # a velocity has had its first step
-    double product              # NAdam: of the momenta so far
+    bint started                # the velocity has had its first step
+    double product              # NAdam: the product of the momenta so far
     Step step
     void *param
     void *grad                  # NULL: skipped
-    void *apart                 # a gradient found to share no memory with a parameter
-    void *source                # what the update takes for the gradient: `grad`, or `sum`
+    void *apart                 # the gradient last found to share no memory with a parameter
+    void *source                # the gradient that the update reads: `grad`, `sum`, or NULL for no update
     void *state[MAX_STATES]
     void *ema                   # NULL: no average
     void *sum                   # of the gradients since the last update; NULL without accumulation
     void *home                  # where the parameter stood before the interim point
-    bint summed                 # something has been added to `sum`
+    bint summed                 # `sum` holds a gradient
 
 
 # ---------------------------------------------------------------- constants of a step
@@ -179,38 +178,7 @@ cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, doubl
         s.lr = lr * mu_next / (1 - t.product * mu_next)
 
 
-# ---------------------------------------------------------------- the loop
-
-cdef extern from "simd.h" nogil:
-    void take_block_f(float* to, const float* source, Py_ssize_t ahead)
-    void take_block_d(double* to, const double* source, Py_ssize_t ahead)
-    void give_block_f(float* to, const float* source)
-    void give_block_d(double* to, const double* source)
-    void copy_part_f(float* to, const float* source, Py_ssize_t n, bint pad)
-    void copy_part_d(double* to, const double* source, Py_ssize_t n, bint pad)
-
-
-cdef inline void take(floating* to, const floating* source) noexcept nogil:
-    if floating is float:
-        take_block_f(to, source, AHEAD)
-    else:
-        take_block_d(to, source, AHEAD)
-
-
-cdef inline void give(floating* to, const floating* source) noexcept nogil:
-    if floating is float:
-        give_block_f(to, source)
-    else:
-        give_block_d(to, source)
-
-
-cdef inline void copy_part(floating* to, const floating* source, Py_ssize_t n, bint pad) noexcept nogil:
-    # n <= BLOCK elements; pad: zeros follow, up to BLOCK
-    if floating is float:
-        copy_part_f(to, source, n, pad)
-    else:
-        copy_part_d(to, source, n, pad)
-
+# ---------------------------------------------------------------- formulas
 
 cdef inline floating divided(Division* division, floating a, floating b, floating most) noexcept nogil:
     if Division is Exact:
@@ -219,16 +187,103 @@ cdef inline floating divided(Division* division, floating a, floating b, floatin
         return quotient(a, b, most)
 
 
+cdef inline void update_element(Formula* formula, Division* division, const floating* constants, floating g, floating* param,
+                                floating* s0, floating* s1, floating* s2) noexcept nogil:
+    # One element: its parameter theta, its gradient g times Step.gain, its states; constants in update_loop's order.
+    cdef floating shrink = constants[0], lr = constants[1], a = constants[2], b = constants[3], c = constants[4]
+    cdef floating d = constants[5], e = constants[6], f = constants[7], inside = constants[8], outside = constants[9]
+    cdef floating most = constants[10], zero = 0, p = param[0], m, v, q, top
+    if Formula is Plain:                    # theta - lr g
+        param[0] = p - lr * g
+    elif Formula is Momentum or Formula is Nesterov:    # theta - lr m
+        m = a * s0[0] + b * g
+        s0[0] = m
+        if Formula is Nesterov:             # theta - lr (c g + d m)
+            m = c * g + d * m
+        param[0] = p - lr * m
+    elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:     # theta - (f g + lr m) / (e sqrt(v + inside) + outside)
+        m = a * s0[0] + b * g
+        v = c * s1[0] + g * g
+        s0[0] = m
+        s1[0] = v
+        if Formula is Amsgrad:              # the running maximum of v stands for v
+            top = s2[0]
+            v = top if top > v else v
+            s2[0] = v
+        m = lr * m
+        if Formula is Nadam:
+            m = m + f * g
+        q = root(v + inside)
+        if Division is Exact:               # e = 0: not divided, and v may be infinite
+            q = e * q + outside if e != zero else outside
+        else:
+            q = e * q + outside
+        param[0] = shrink * p - divided(division, m, q, most)
+    elif Formula is Adamax:                 # theta - lr m / u
+        m = a * s0[0] + b * g
+        v = c * s1[0]
+        q = absolute(g)
+        q = q + outside
+        v = q if v <= q else v              # the larger; NaN in either stays
+        v = v if q == q else q
+        s0[0] = m
+        s1[0] = v
+        param[0] = p - lr * m / v
+    elif Formula is Lion:                   # theta - lr sign(beta1 m + (1 - beta1) g)
+        m = s0[0]
+        q = a * m + b * g
+        s0[0] = c * m + d * g
+        q = lr if q > zero else (-lr if q < zero else q)
+        param[0] = shrink * p - q
+    elif Formula is Adadelta:               # theta - lr sqrt(D) / sqrt(E) g, eps with both roots
+        v = a * s0[0] + b * g * g
+        q = s1[0]
+        m = root(q + inside)
+        m = m + outside
+        top = root(v + inside)
+        top = top + outside
+        top = divided(division, m, top, most)
+        top = top * g
+        s0[0] = v
+        s1[0] = a * q + b * top * top
+        param[0] = p - lr * top
+    else:                                   # the gradient over the root of its mean square
+        v = a * s0[0] + b * g * g
+        s0[0] = v
+        if Formula is ScaledCentered or Formula is ScaledCenteredMomentum:
+            m = a * s1[0] + b * g
+            s1[0] = m
+            q = v - m * m
+            v = q if q == q else v          # infinity less infinity is NaN: v stays
+            v = zero if v < zero else v     # rounding can leave a little less than 0
+        q = root(v + inside)
+        q = q + outside
+        q = divided(division, g, q, most)
+        if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
+            q = c * s2[0] + d * q
+            s2[0] = q
+        param[0] = p - lr * q
+
+
+# ---------------------------------------------------------------- the loop
+
+cdef extern from "simd.h" nogil:
+    void take "fastopt_take_block"(void* to, const void* source, Py_ssize_t ahead)
+    void give "fastopt_give_block"(void* to, const void* source)
+    # n <= BLOCK elements; pad: zeros follow, up to BLOCK
+    void copy_part "fastopt_copy_part"(void* to, const void* source, Py_ssize_t n, bint pad)
+
+
 cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating most,
-                               floating* param, const floating* grad, floating* s0, floating* s1, floating* s2,
-                               Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks; scale: of the gradient; most: for quotient
-    cdef floating factor = <floating>(scale * step.gain), shrink = <floating>step.shrink, lr = <floating>step.lr
-    cdef floating a = <floating>step.a, b = <floating>step.b, c = <floating>step.c, d = <floating>step.d
-    cdef floating e = <floating>step.e, f = <floating>step.f
-    cdef floating inside = <floating>step.inside, outside = <floating>step.outside
-    cdef floating zero = 0
-    cdef floating p, g, m, v, q, top
+                               floating** array, Py_ssize_t n) noexcept nogil:
+    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; most: for quotient
+    cdef floating factor = <floating>(scale * step.gain)
+    cdef floating constants[11]
+    cdef floating* param = array[0]
+    cdef const floating* grad = array[1]
+    cdef floating* s0 = array[2]
+    cdef floating* s1 = array[3]
+    cdef floating* s2 = array[4]
     cdef floating P[BLOCK]
     cdef floating G[BLOCK]
     cdef floating S0[BLOCK]
@@ -244,88 +299,21 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
         has2 = True
     elif Formula is ScaledCenteredMomentum or Formula is Amsgrad:
         has1 = has2 = True
-    for j in range(0, n, 16):   # BLOCK, spelt out for the sake of a C loop
-        take(P, param + j)
-        take(G, grad + j)
+    constants[0], constants[1], constants[2] = <floating>step.shrink, <floating>step.lr, <floating>step.a
+    constants[3], constants[4], constants[5] = <floating>step.b, <floating>step.c, <floating>step.d
+    constants[6], constants[7], constants[8] = <floating>step.e, <floating>step.f, <floating>step.inside
+    constants[9], constants[10] = <floating>step.outside, most
+    for j in range(0, n, 16):   # BLOCK, as a literal: Cython makes a C loop of it
+        take(P, param + j, AHEAD)
+        take(G, grad + j, AHEAD)
         if has0:
-            take(S0, s0 + j)
+            take(S0, s0 + j, AHEAD)
         if has1:
-            take(S1, s1 + j)
+            take(S1, s1 + j, AHEAD)
         if has2:
-            take(S2, s2 + j)
+            take(S2, s2 + j, AHEAD)
         for i in range(BLOCK):
-            p = P[i]
-            g = factor * G[i]
-            if Formula is Plain:                    # theta - lr g
-                P[i] = p - lr * g
-            elif Formula is Momentum or Formula is Nesterov:    # theta - lr m
-                m = a * S0[i] + b * g
-                S0[i] = m
-                if Formula is Nesterov:             # theta - lr (c g + d m)
-                    m = c * g + d * m
-                P[i] = p - lr * m
-            elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:
-                m = a * S0[i] + b * g
-                v = c * S1[i] + g * g
-                S0[i] = m
-                S1[i] = v
-                if Formula is Amsgrad:              # the running maximum of v takes v's place
-                    top = S2[i]
-                    v = top if top > v else v
-                    S2[i] = v
-                m = lr * m
-                if Formula is Nadam:
-                    m = m + f * g
-                q = root(v + inside)
-                if Division is Exact:               # e = 0: not divided, and v may be infinite
-                    q = e * q + outside if e != zero else outside
-                else:
-                    q = e * q + outside
-                P[i] = shrink * p - divided(division, m, q, most)
-            elif Formula is Adamax:                 # theta - lr m / u
-                m = a * S0[i] + b * g
-                v = c * S1[i]
-                q = absolute(g)
-                q = q + outside
-                v = q if v <= q else v              # the larger; NaN in either stays
-                v = v if q == q else q
-                S0[i] = m
-                S1[i] = v
-                P[i] = p - lr * m / v
-            elif Formula is Lion:                   # theta - lr sign(beta1 m + (1 - beta1) g)
-                m = S0[i]
-                q = a * m + b * g
-                S0[i] = c * m + d * g
-                q = lr if q > zero else (-lr if q < zero else q)
-                P[i] = shrink * p - q
-            elif Formula is Adadelta:               # theta - lr sqrt(D) / sqrt(E) g, eps with both roots
-                v = a * S0[i] + b * g * g
-                q = S1[i]
-                m = root(q + inside)
-                m = m + outside
-                top = root(v + inside)
-                top = top + outside
-                top = divided(division, m, top, most)
-                top = top * g
-                S0[i] = v
-                S1[i] = a * q + b * top * top
-                P[i] = p - lr * top
-            else:                                   # the gradient over the root of its mean square
-                v = a * S0[i] + b * g * g
-                S0[i] = v
-                if Formula is ScaledCentered or Formula is ScaledCenteredMomentum:
-                    m = a * S1[i] + b * g
-                    S1[i] = m
-                    q = v - m * m
-                    v = q if q == q else v          # infinity less infinity: as if m were smaller
-                    v = zero if v < zero else v     # rounding can leave a little less than nothing
-                q = root(v + inside)
-                q = q + outside
-                q = divided(division, g, q, most)
-                if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
-                    q = c * S2[i] + d * q
-                    S2[i] = q
-                P[i] = p - lr * q
+            update_element(formula, division, constants, factor * G[i], P + i, S0 + i, S1 + i, S2 + i)
         give(param + j, P)
         if has0:
             give(s0 + j, S0)
@@ -344,33 +332,30 @@ cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
 
 cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating most, floating** array,
                             Py_ssize_t n) noexcept nogil:
-    # n < BLOCK elements, in a padded copy; moves the pointers past them
-    cdef floating padded[(2 + MAX_STATES) * BLOCK]
+    # n < BLOCK elements, in a padded copy; the pointers move past them.
+    cdef floating block[(2 + MAX_STATES) * BLOCK]
+    cdef floating* padded[2 + MAX_STATES]
     cdef Py_ssize_t i
     for i in range(2 + MAX_STATES):
+        padded[i] = block + BLOCK * i
         if array[i] != NULL:
-            copy_part(padded + BLOCK * i, array[i], n, True)
-    update_loop(formula, division, step, scale, most, padded, padded + BLOCK, padded + 2 * BLOCK, padded + 3 * BLOCK,
-                padded + 4 * BLOCK, BLOCK)
+            copy_part(padded[i], array[i], n, True)
+    update_loop(formula, division, step, scale, most, padded, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
-            copy_part(array[i], padded + BLOCK * i, n, False)
+            copy_part(array[i], padded[i], n, False)
     move_on(array, n)
 
 
 cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
                         Py_ssize_t n) noexcept nogil:
-    # n elements; moves the pointers past them
+    # n elements: up to the next cache line, whole blocks, the rest; the pointers move past them.
     cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
-    cdef floating most
-    if floating is float:
-        most = MOST_FLOAT
-    else:
-        most = MOST_DOUBLE
+    cdef floating most = quotient_most(array[0][0])
     if ahead > 0:
         update_part_block(formula, division, step, scale, most, array, ahead)
         n -= ahead
-    update_loop(formula, division, step, scale, most, array[0], array[1], array[2], array[3], array[4], n // BLOCK * BLOCK)
+    update_loop(formula, division, step, scale, most, array, n // BLOCK * BLOCK)
     move_on(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
         update_part_block(formula, division, step, scale, most, array, n % BLOCK)
@@ -384,7 +369,7 @@ cdef inline floating clipped(floating g, floating high) noexcept nogil:
 
 cdef void ready_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
                          Py_ssize_t n) noexcept nogil:
-    # scaled, clipped, with L2
+    # ready (n,) = clip(scale grad) + weight_decay param
     cdef floating factor = <floating>scale, high = <floating>clip, decay = <floating>weight_decay
     cdef Py_ssize_t i
     for i in range(n):
@@ -392,7 +377,7 @@ cdef void ready_gradient(const floating* grad, const floating* param, floating* 
 
 
 cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
-    # update_arrays, dividing as the step asks for; a formula without a root has one way
+    # update_arrays with the step's way to divide; a formula without a root has one way.
     if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
         update_arrays(formula, <Quick*>NULL, step, scale, array, n)
     else:
@@ -401,8 +386,8 @@ cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floa
 
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # elements start to stop of one tensor, grad (stop - start,) their gradient; one that needs more than a scale
-    # is made ready piece by piece
+    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is clipped or decayed is
+    # made ready piece by piece, in L1.
     cdef floating* array[2 + MAX_STATES]
     cdef floating ready[PIECE]
     cdef Py_ssize_t i, n

@@ -1,8 +1,9 @@
-# The step of an optimizer: all tensors of all groups in one call, with what surrounds the rules.
+# The step of an optimizer: all tensors of all groups in one call, and what surrounds the rules: check of finite
+# gradients, limit of the norm, accumulation, interim points, averages. Clipping of gradients alone stands at the end.
 #
 # - All tensors are one range of bytes, cut into shares: many small ones share a region.
-# - What must see every gradient first (check_finite, max_norm, accumulation) is the gate. Only
-#   a plan that asks for one of these walks through it; the others go straight to the rules.
+# - check_finite, max_norm and accumulation must see every gradient first: they are the gate. Only a plan that asks
+#   for one of them passes it; the others go straight to the rules.
 # - Nothing is written before the gate has let the step pass, except sums of gradients already checked.
 # - An update that follows a schedule finds its options in a table, made ahead in Python.
 
@@ -19,7 +20,7 @@ cdef struct Plan:               # everything a step needs
     double ema_decay
     Py_ssize_t accumulate
     bint interim                # some group takes its gradients at an interim point
-    bint gated
+    bint gated                  # the gate has something to do
     double* partials            # (n_partials,): sums of squares on the grid
     Py_ssize_t n_columns, n_rows, row   # of the table; row: of the coming update
     double* table               # (n_columns, n_rows)
@@ -44,37 +45,36 @@ cdef inline Py_ssize_t whole_shares(const Tensor* t) noexcept nogil:
 
 # ---------------------------------------------------------------- walking over shares
 
-ctypedef void (*tensor_work)(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+ctypedef void (*float_work)(Plan* plan, Tensor* t, float* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+ctypedef void (*double_work)(Plan* plan, Tensor* t, double* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
 
 
-cdef void walk_share(Plan* plan, tensor_work work, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # member's part of all tensors laid end to end
+cdef void walk_share(Plan* plan, float_work of_float, double_work of_double, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+    # member's part of all tensors laid end to end, each by the version of its dtype
     cdef Py_ssize_t first = share(plan.n_bytes, SHARE_BYTES, member, team), last = share(plan.n_bytes, SHARE_BYTES, member + 1, team)
     cdef Py_ssize_t i, begin = 0, start, stop
     cdef Tensor* t
     for i in range(plan.n_tensors):
         t = &plan.tensors[i]
         start, stop = max(first - begin, 0) // item_bytes(t), min((last - begin) // item_bytes(t), t.size)
-        if start < stop:
-            work(plan, t, start, stop)
+        if start < stop and t.typenum == cnp.NPY_FLOAT32:
+            of_float(plan, t, NULL, start, stop)
+        elif start < stop:
+            of_double(plan, t, NULL, start, stop)
         begin += whole_shares(t)
 
 
-cdef void update_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    if t.source == NULL:
-        return
+cdef void update_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # an averaged tensor piece by piece: its parameters are still in L1 when the average takes them
     cdef Py_ssize_t middle, piece = AVERAGE if t.ema != NULL else stop - start
-    while start < stop:
+    while start < stop and t.source != NULL:
         middle = min(start + piece, stop)
-        if t.typenum == cnp.NPY_FLOAT32:
-            update_piece(plan, t, start, middle, <float*>t.source + start)
-        else:
-            update_piece(plan, t, start, middle, <double*>t.source + start)
+        update_piece(plan, t, start, middle, <floating*>t.source + start)
         start = middle
 
 
 cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* grad) noexcept nogil:
-    # elements start to stop, grad (stop - start,) their gradient
+    # Elements start to stop of t, grad (stop - start,) their gradient.
     cdef int formula = plan.options[t.group].formula
     update_tensor(formula, t, plan.scale * t.step.sign, plan.clip, grad, start, stop)
     if t.ema != NULL:
@@ -82,12 +82,12 @@ cdef inline void update_piece(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_
 
 
 cdef inline double ema_share(const Plan* plan, const Tensor* t) noexcept nogil:
-    # of the parameter in its average
+    # The weight of the parameter in its average.
     return 1 if t.count == 1 else 1 - plan.ema_decay
 
 
 cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, const floating* dtype) noexcept nogil:
-    # ema = decay ema + (1 - decay) param; the parameter itself after its first update
+    # ema = decay ema + (1 - decay) param; after the first update it is the parameter itself.
     cdef floating decay = <floating>(0 if t.count == 1 else plan.ema_decay), rest = <floating>ema_share(plan, t)
     cdef floating* ema = <floating*>t.ema
     cdef const floating* param = <floating*>t.param
@@ -96,13 +96,10 @@ cdef void average(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop, cons
         ema[i] = decay * ema[i] + rest * param[i]
 
 
-cdef void add_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void add_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # sum (+)= grad
     if t.grad != NULL:
-        if t.typenum == cnp.NPY_FLOAT32:
-            add_to(<float*>t.grad + start, <float*>t.sum + start, stop - start, t.summed)
-        else:
-            add_to(<double*>t.grad + start, <double*>t.sum + start, stop - start, t.summed)
+        add_to(<floating*>t.grad + start, <floating*>t.sum + start, stop - start, t.summed)
 
 
 cdef inline void add_to(const floating* grad, floating* total, Py_ssize_t n, bint summed) noexcept nogil:
@@ -111,37 +108,30 @@ cdef inline void add_to(const floating* grad, floating* total, Py_ssize_t n, bin
         total[i] = total[i] + grad[i] if summed else grad[i]
 
 
-cdef void leave_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void leave_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # home = param; param = param + momentum * velocity
-    if t.home == NULL:
-        return
-    cdef double mu = plan.options[t.group].number[MU]
-    cdef int slot = 0 if plan.options[t.group].rule == RULE_SGD else 2
-    if t.typenum == cnp.NPY_FLOAT32:
-        leave(mu, <float*>t.home, <float*>t.param, <float*>t.state[slot], start, stop)
-    else:
-        leave(mu, <double*>t.home, <double*>t.param, <double*>t.state[slot], start, stop)
-
-
-cdef inline void leave(double momentum, floating* home, floating* param, const floating* velocity,
-                       Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating mu = <floating>momentum
+    cdef floating mu = <floating>plan.options[t.group].number[MU]
+    cdef floating* home = <floating*>t.home
+    cdef floating* param = <floating*>t.param
+    cdef const floating* velocity = <floating*>t.state[0 if plan.options[t.group].rule == RULE_SGD else 2]
     cdef Py_ssize_t i
+    if home == NULL:
+        return
     for i in range(start, stop):
         home[i] = param[i]
         param[i] = home[i] + mu * velocity[i]
 
 
-cdef void return_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef Py_ssize_t item = item_bytes(t)
+cdef void return_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # param = home
     if t.home != NULL:
-        memcpy(<char*>t.param + start * item, <char*>t.home + start * item, (stop - start) * item)
+        memcpy(<floating*>t.param + start, <floating*>t.home + start, (stop - start) * <Py_ssize_t>sizeof(floating))
 
 
 # ---------------------------------------------------------------- the gate
 
 cdef void measure_share(Plan* plan, bint sums, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # sums of squares on a grid of MEASURE elements of each gradient, or of the sums of gradients
+    # partials = sums of squares of MEASURE elements each, of the gradients or of their sums.
     cdef Py_ssize_t first = share(plan.n_partials, 1, member, team), last = share(plan.n_partials, 1, member + 1, team)
     cdef Py_ssize_t i, k, base = 0, cells, start
     cdef Tensor* t
@@ -164,28 +154,23 @@ cdef void measure_share(Plan* plan, bint sums, Py_ssize_t member, Py_ssize_t tea
 
 
 cdef extern from "simd.h" nogil:
-    double sum_squares_f(const float* p, Py_ssize_t n)
-    double sum_squares_d(const double* p, Py_ssize_t n)
+    double sum_squares "fastopt_sum_squares"(const void* p, Py_ssize_t n)
     unsigned long flush_denormals()
     unsigned long keep_denormals()
     void restore_denormals(unsigned long mode)
 
 
 cdef double squares(const floating* p, Py_ssize_t n) noexcept nogil:
-    # infinite or NaN only where an element is, or where float64 cannot hold the square of a float64
-    cdef double total, x
+    # The sum of squares. It is infinite or NaN only if an element is, or if float64 cannot hold a float64's square.
+    cdef double total = sum_squares(p, n), x
     cdef Py_ssize_t i
     if floating is float:
-        total = sum_squares_f(p, n)
-        if total > 1e-30 and total < 1e38:
-            return total
-        total = 0               # outside the range of float32: once more, slowly
-        for i in range(n):
-            x = p[i]
-            total += x * x
-        return total
-    else:
-        return sum_squares_d(p, n)
+        if not (total > 1e-30 and total < 1e38):    # outside the range of float32: once more, slowly
+            total = 0
+            for i in range(n):
+                x = p[i]
+                total += x * x
+    return total
 
 
 cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
@@ -199,7 +184,7 @@ cdef bint finite(const floating* p, Py_ssize_t n) noexcept nogil:
 
 
 cdef bint all_finite(Plan* plan) noexcept nogil:
-    # after measure_share; a square that overflows does not make its element infinite
+    # After measure_share. A sum that is not finite asks for a second look: an element's square may have overflowed.
     cdef double total = add_up(plan.partials, plan.n_partials)
     cdef Py_ssize_t i
     cdef Tensor* t
@@ -215,7 +200,7 @@ cdef bint all_finite(Plan* plan) noexcept nogil:
 
 
 cdef void judge(Plan* plan) noexcept nogil:
-    # lets the gradients pass, or not
+    # One member: whether check_finite lets the gradients pass.
     plan.passed = plan.check_finite == FINITE_ANY or all_finite(plan)
     if not plan.passed:
         plan.left_out = True
@@ -224,7 +209,7 @@ cdef void judge(Plan* plan) noexcept nogil:
 
 
 cdef void count_sums(Plan* plan) noexcept nogil:
-    # one more call has been added; the update comes with the last of them
+    # One member: counts a call whose gradients have been added; the last call before an update passes.
     cdef Py_ssize_t i
     for i in range(plan.n_tensors):
         plan.tensors[i].summed |= plan.tensors[i].grad != NULL
@@ -233,22 +218,24 @@ cdef void count_sums(Plan* plan) noexcept nogil:
 
 
 cdef void limit_norm(Plan* plan, double squares) noexcept nogil:
-    # squares: the sum over all gradients, before plan.scale
+    # scale limits the norm to max_norm; squares: the sum over all gradients, before plan.scale.
     plan.norm = sqrt(squares) * plan.scale
     plan.scale *= min(1.0, plan.max_norm / (plan.norm + 1e-6)) if plan.norm == plan.norm else plan.norm
 
 
 cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # sets passed, and for a step that has passed its scale and constants
+    # Sets `passed` and, for a step that passes, its scale and constants.
     cdef bint sums = plan.accumulate > 1
+    # the gradients of this call: finite?
     if plan.check_finite != FINITE_ANY or (plan.limited and not sums):
         measure_share(plan, False, member, team)
         team_barrier(team)
     if member == 0:
         judge(plan)
     team_barrier(team)
+    # accumulation: add them, and pass with the last call
     if plan.passed and sums:
-        walk_share(plan, add_part, member, team)
+        walk_share(plan, add_part[float], add_part[double], member, team)
         team_barrier(team)
         if member == 0:
             count_sums(plan)
@@ -256,6 +243,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
         if plan.passed and plan.limited:
             measure_share(plan, True, member, team)
             team_barrier(team)
+    # mean of the sums, limit of the norm, constants
     if plan.passed and member == 0:
         plan.scale = 1.0 / plan.accumulate
         if plan.limited:
@@ -267,7 +255,7 @@ cdef void update_gate(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 # ---------------------------------------------------------------- a step, in order
 
 cdef void update_begin(Plan* plan) noexcept nogil:
-    # one member, before anything else: the options of the coming update
+    # One member, before anything else: takes the options of the coming update from the table.
     cdef Py_ssize_t i
     plan.passed = plan.left_out = plan.refused = False
     if plan.row < plan.n_rows:
@@ -276,11 +264,11 @@ cdef void update_begin(Plan* plan) noexcept nogil:
 
 
 cdef void update_prepare(Plan* plan) noexcept nogil:
-    # one member, once the step cannot fail any more: counts it and sets the constants of every tensor
+    # One member, once the step cannot fail any more: counts it and sets the constants of every tensor.
     cdef Py_ssize_t i
     cdef Tensor* t
-    cdef Tensor* twin = NULL    # the tensor before: mostly of the same group and count
-    cdef Tensor like
+    cdef Tensor* twin = NULL    # the tensor prepared last: others of its group and counts have its constants
+    cdef Tensor like            # its counts before this step
     plan.passed, plan.exact = True, False
     plan.updates += 1
     plan.row += 1
@@ -301,7 +289,7 @@ cdef void update_prepare(Plan* plan) noexcept nogil:
 
 
 cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # all members, when the gradients are there; without a gate, after update_prepare and a barrier
+    # All members, with all gradients computed; a plan without a gate has passed update_prepare and a barrier before.
     if plan.gated:
         update_gate(plan, member, team)
     if plan.passed:
@@ -309,14 +297,14 @@ cdef void update_step(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 
 cdef void update_all(Plan* plan, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # all members, after update_prepare
+    # All members, after update_prepare.
     cdef unsigned long mode = enter_update(plan)
-    walk_share(plan, update_part, member, team)
+    walk_share(plan, update_part[float], update_part[double], member, team)
     restore_denormals(mode)
 
 
 cdef inline unsigned long enter_update(const Plan* plan) noexcept nogil:
-    # the mode for restore_denormals
+    # Flushes subnormal numbers, or keeps them; returns the mode for restore_denormals.
     return keep_denormals() if plan.exact else flush_denormals()
 
 
@@ -325,446 +313,19 @@ cdef void update_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept no
 
 
 cdef void leave_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, leave_part, member, team)
+    walk_share(<Plan*>args, leave_part[float], leave_part[double], member, team)
 
 
 cdef void return_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, return_part, member, team)
+    walk_share(<Plan*>args, return_part[float], return_part[double], member, team)
 
 
-# ---------------------------------------------------------------- entry points
+# ---------------------------------------------------------------- clipping of gradients by themselves
 
-cdef struct Interval:           # memory of a parameter
-    char *start
-    char *stop
-    Py_ssize_t index
-
-
-cdef class Update:
-    """The tensors of an optimizer, bound once: parameters, moments, gradients, options.
-
-    Parameters
-    ----------
-    convert : callable
-        Makes an ndarray of a gradient that is not one: ``convert(name, object)``.
-    check_finite : None, "raise" or "skip"
-    max_norm, clip_value : float or None
-    accumulate : int
-    ema_decay : float
-    """
-    cdef Plan plan
-    cdef Interval* intervals                # by address, empty parameters left out
-    cdef Py_ssize_t n_intervals
-    cdef object convert, table
-    cdef list names, params, holders        # holders: of everything the plan points to
-    cdef list bound, held                   # bound: by bind; held: what the plan points to now
-    cdef list seen                          # per group: the keys and values sent last, None to look again
-    # The process (team_process) in which a step is under way, and in which the parameters stand at the interim point
-    # or are averages; 0: neither. A forked child has not got the thread that did either, and finds another number.
-    cdef int busy, away
-    cdef list home                          # copies of the parameters while they are averages
-
-    def __cinit__(self, convert, check_finite, max_norm, clip_value, Py_ssize_t accumulate, double ema_decay):
-        self.convert = convert
-        self.names, self.params, self.holders, self.seen = [], [], [], []
-        self.plan.check_finite = (None, "raise", "skip").index(check_finite)
-        self.plan.limited, self.plan.max_norm = max_norm is not None, max_norm or 0
-        self.plan.clip, self.plan.accumulate, self.plan.ema_decay = clip_value or HUGE_VAL, accumulate, ema_decay
-        self.plan.gated = check_finite is not None or self.plan.limited or accumulate > 1
-        self.plan.scale, self.plan.norm = 1, NAN
-
-    def __dealloc__(self):
-        free(self.plan.options)
-        free(self.plan.tensors)
-        free(self.plan.partials)
-        free(self.intervals)
-
-    def add_group(self, list params):
-        """Take in a group of (name, array) parameters; nothing has changed if one is refused."""
-        cdef Plan* plan = &self.plan
-        cdef Py_ssize_t i, first = plan.n_tensors
-        cdef Tensor* t
-        cdef Py_ssize_t n_partials = plan.n_partials
-        self.require_idle()
-        for name, a in params:
-            as_output(name, a, float_type(name, a), a.shape)
-            n_partials += (a.size + MEASURE - 1) // MEASURE
-        check_disjoint([*zip(self.names, self.params), *params])
-        plan.options = <Options*>grown(plan.options, plan.n_groups * sizeof(Options), sizeof(Options))
-        plan.tensors = <Tensor*>grown(plan.tensors, first * sizeof(Tensor), len(params) * sizeof(Tensor))
-        self.intervals = <Interval*>grown(self.intervals, self.n_intervals * sizeof(Interval), len(params) * sizeof(Interval))
-        plan.partials = <double*>grown(plan.partials, 0, n_partials * sizeof(double))
-        for i, (name, a) in enumerate(params):
-            t = &plan.tensors[first + i]
-            t.typenum, t.size, t.group, t.param, t.product = float_type(name, a), a.size, plan.n_groups, data(a), 1
-            plan.n_bytes += whole_shares(t)
-            plan.n_elements += t.size
-            self.names.append(name)
-            self.params.append(a)
-            self.holders.append(None)
-        plan.n_tensors += len(params)
-        plan.n_groups += 1
-        plan.n_partials = n_partials
-        self.seen.append(None)
-        self.bound = self.held = None
-        self.sort_intervals()
-
-    cdef void sort_intervals(self):
-        cdef Py_ssize_t i
-        cdef Tensor* t
-        ends = sorted((<size_t>self.plan.tensors[i].param, i) for i in range(self.plan.n_tensors) if self.plan.tensors[i].size)
-        self.n_intervals = len(ends)
-        for i, (_, k) in enumerate(ends):
-            t = &self.plan.tensors[<Py_ssize_t>k]
-            t.apart = NULL          # what was apart need not be so from new parameters
-            self.intervals[i] = Interval(<char*>t.param, <char*>t.param + t.size * item_bytes(t), k)
-
-    # --- options
-
-    def settled(self, list groups):
-        """Whether the groups hold the very objects that were sent last, and the table lasts."""
-        cdef Py_ssize_t i, k, position
-        cdef PyObject *key
-        cdef PyObject *value
-        cdef tuple seen
-        if len(groups) != self.plan.n_groups or (self.plan.n_rows > 0 and self.plan.row >= self.plan.n_rows):
-            return False
-        for i in range(self.plan.n_groups):
-            if self.seen[i] is None or type(groups[i]) is not dict:
-                return False
-            seen = <tuple>self.seen[i]
-            if 2 * len(<dict>groups[i]) != len(seen):
-                return False
-            k = position = 0
-            while PyDict_Next(<dict>groups[i], &position, &key, &value):
-                if key != <PyObject*>seen[k] or value != <PyObject*>seen[k + 1]:
-                    return False
-                k += 2
-        return True
-
-    def set_options(self, Py_ssize_t group, str rule, str formula, dict numbers, bint interim, bint lr_in_velocity,
-                    bint maximize, bint eps_inside_sqrt, bint decoupled_weight_decay, seen):
-        """Options of a group; `seen` is what `settled` compares: its keys and values, or None."""
-        self.require_idle()
-        cdef Options* o = &self.plan.options[group]
-        o.rule, o.formula = RULES.index(rule), FORMULAS.index(formula)
-        o.interim, o.lr_in_velocity, o.maximize = interim, lr_in_velocity, maximize
-        o.eps_inside_sqrt, o.decoupled_weight_decay = eps_inside_sqrt, decoupled_weight_decay
-        for name, value in numbers.items():
-            o.number[<Py_ssize_t>NUMBERS.index(name)] = value
-        self.seen[group] = seen
-        self.plan.interim = False
-        for i in range(self.plan.n_groups):
-            self.plan.interim |= self.plan.options[<Py_ssize_t>i].interim
-
-    def set_table(self, list columns):
-        """Options of the coming updates: (group, name, values) each, values of one length."""
-        self.require_idle()
-        table = np.array([values for _, _, values in columns], np.float64)
-        targets = np.array([group * N_NUMBERS + NUMBERS.index(name) for group, name, _ in columns], np.intp)
-        self.table = (table, targets)
-        self.plan.table, self.plan.targets = <double*>data(table), <Py_ssize_t*>data(targets)
-        self.plan.n_columns, self.plan.n_rows, self.plan.row = len(columns), table.shape[1] if columns else 0, 0
-
-    # --- state
-
-    def set_arrays(self, Py_ssize_t i, tuple moments, ema=None, sum=None, home=None):
-        """What is kept for parameter i, of its shape and dtype; None where nothing is."""
-        self.require_idle()
-        cdef Tensor* t = &self.plan.tensors[i]
-        cdef Py_ssize_t slot
-        self.holders[i] = (moments, ema, sum, home)
-        for slot in range(MAX_STATES):
-            t.state[slot] = self.kept(i, moments[slot]) if slot < len(moments) else NULL
-        t.ema, t.sum, t.home = self.kept(i, ema), self.kept(i, sum), self.kept(i, home)
-
-    cdef void* kept(self, Py_ssize_t i, object array) except? NULL:
-        if array is None:
-            return NULL
-        return data(as_output(f"state of {self.names[i]}", array, self.plan.tensors[i].typenum, (<object>self.params[i]).shape))
-
-    def get_counts(self, Py_ssize_t i):
-        """Of parameter i: steps taken, whether its velocity has started, product of momenta, whether a sum is under way."""
-        cdef Tensor* t = &self.plan.tensors[i]
-        return t.count, t.started, t.product, t.summed
-
-    def set_counts(self, Py_ssize_t i, int64_t count, bint started, double product, bint summed):
-        self.require_idle()
-        cdef Tensor* t = &self.plan.tensors[i]
-        t.count, t.started, t.product, t.summed = count, started, product, summed
-
-    @property
-    def updates(self):
-        """Updates done."""
-        return self.plan.updates
-
-    @updates.setter
-    def updates(self, value):
-        self.plan.updates = value
-
-    @property
-    def accumulated(self):
-        """Calls since the last update, under accumulation."""
-        return self.plan.accumulated
-
-    @accumulated.setter
-    def accumulated(self, value):
-        self.plan.accumulated = value
-
-    @property
-    def skipped(self):
-        """Steps left out because a gradient was not finite."""
-        return self.plan.skipped
-
-    @property
-    def norm(self):
-        """Norm of all gradients at the last update; NaN before, and without max_norm."""
-        return self.plan.norm
-
-    # --- gradients
-
-    def bind(self, grads):
-        """Check gradients once and keep them; None skips a parameter."""
-        self.require_idle()
-        self.take(grads)
-        self.bound = self.held
-
-    cdef void take(self, object grads) except *:
-        # points the plan to gradients, if all of them fit
-        cdef Py_ssize_t i
-        cdef list given
-        cdef Tensor* t
-        if isinstance(grads, (dict, set, frozenset)):
-            raise TypeError(f"grads: expected a list of arrays in the order of the parameters, got a {type(grads).__name__}")
-        given = list(grads)
-        if len(given) != self.plan.n_tensors:
-            raise ValueError(f"grads: expected {self.plan.n_tensors} arrays, one a parameter, got {len(given)}; pass None for one to skip")
-        for i in range(self.plan.n_tensors):
-            if given[i] is not None:
-                if not self.fits(i, given[i]):
-                    given[i] = self.fitting(i, given[i])
-                if data(given[i]) != self.plan.tensors[i].apart:
-                    self.check_apart_from_params(i, given[i])
-        for i in range(self.plan.n_tensors):
-            t = &self.plan.tensors[i]
-            t.grad = NULL if given[i] is None else data(given[i])
-            t.apart = t.grad
-        self.held = given
-
-    cpdef int require_in_place(self) except -1:
-        """Raise ValueError unless every parameter can be written, and lies where it did when it was taken in."""
-        cdef Py_ssize_t i
-        cdef list params = self.params
-        cdef const Tensor* t = self.plan.tensors
-        for i in range(self.plan.n_tensors):
-            if not (lies_at(<cnp.ndarray>params[i], t[i].param, t[i].size) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>params[i])):
-                refuse_changed(self.names[i], params[i])
-        return 0
-
-    cdef bint bound_in_place(self):
-        # whether the plan points to the bound gradients as they are now
-        cdef Py_ssize_t i
-        cdef list bound = self.bound
-        cdef const Tensor* t = self.plan.tensors
-        for i in range(self.plan.n_tensors):
-            if bound[i] is not None and not lies_at(<cnp.ndarray>bound[i], t[i].grad, t[i].size):
-                return False
-        return True
-
-    cdef bint fits(self, Py_ssize_t i, object grad):
-        cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
-        cdef int k, ndim = cnp.PyArray_NDIM(param)
-        if not is_plain(grad, self.plan.tensors[i].typenum, ndim):
-            return False
-        for k in range(ndim):
-            if cnp.PyArray_DIM(<cnp.ndarray>grad, k) != cnp.PyArray_DIM(param, k):
-                return False
-        return True
-
-    cdef object fitting(self, Py_ssize_t i, object grad):
-        # the gradient as an array, or what is wrong with it
-        self.require_in_place()
-        name, param = f"grads[{i}]", self.params[i]
-        cdef int typenum = self.plan.tensors[i].typenum
-        grad = self.convert(name, grad)
-        if float_type(name, grad) != typenum:
-            raise TypeError(f"{name}: expected dtype {param.dtype} to match {self.names[i]}, got {grad.dtype}; "
-                            f"pass its .astype(np.{param.dtype})")
-        if grad.shape != param.shape:
-            way_out = "; pass its transpose" if grad.shape == param.shape[::-1] else ""
-            raise ValueError(f"{name}: expected shape {param.shape} to match {self.names[i]}, got {grad.shape}{way_out}")
-        if not is_plain(grad, typenum, param.ndim):
-            raise ValueError(f"{name}: expected a C-contiguous, aligned array, got strides {grad.strides}; "
-                             f"pass np.ascontiguousarray(grad)")
-        return grad
-
-    cdef int check_apart_from_params(self, Py_ssize_t i, object grad) except -1:
-        # the first parameter that ends after the gradient starts must not start before it ends
-        cdef char* start = <char*>data(grad)
-        cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
-        cdef Py_ssize_t low = 0, high = self.n_intervals, middle
-        while low < high:
-            middle = (low + high) // 2
-            if self.intervals[middle].stop > start:
-                high = middle
-            else:
-                low = middle + 1
-        if low < self.n_intervals and self.intervals[low].start < stop:
-            raise ValueError(f"grads[{i}]: expected memory of its own, got an array that overlaps "
-                             f"{self.names[self.intervals[low].index]}; pass a copy")
-        return 0
-
-    # --- steps
-
-    def require_idle(self):
-        """Raise RuntimeError while a step runs, or the parameters are not at home."""
-        if self.busy == team_process:
-            raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
-        if self.away == team_process:
-            raise RuntimeError("step: the parameters are at the interim point or averaged; leave that block first")
-        self.return_home()
-
-    cdef int enter(self) except -1:
-        self.require_idle()
-        self.busy = team_process
-        return 0
-
-    cdef void leave(self) noexcept:
-        self.busy = 0
-
-    def __enter__(self):
-        """For a step that Python makes: no other thread's until the block ends."""
-        self.enter()
-
-    def __exit__(self, *error):
-        self.leave()
-
-    cdef int report_refusal(self) except -1:
-        # after a run: what made it stop
-        if self.plan.refused:
-            for name, grad in enumerate(self.held):
-                if grad is not None and not np.isfinite(grad).all():
-                    place = tuple(int(k) for k in np.argwhere(~np.isfinite(grad))[0])
-                    raise FloatingPointError(f"grads[{name}]: expected finite values, got {grad[place]} at {place}; "
-                                             f"no parameter has been changed")
-        return 0
-
-    def step(self, grads=None):
-        """One update of every parameter with `grads`, or with those bound before."""
-        cdef Plan* plan = &self.plan
-        self.enter()
-        try:
-            if grads is not None:
-                self.take(grads)
-            elif self.bound is None:
-                raise ValueError("step: expected gradients, got none; pass step(grads), or call bind(grads) before")
-            elif self.held is not self.bound or not self.bound_in_place():
-                self.take(self.bound)
-            self.require_in_place()
-            with nogil:
-                update_begin(plan)
-                if not plan.gated:
-                    update_prepare(plan)
-                team_run(update_job, plan, team_for(4 * plan.n_elements))
-        finally:
-            self.leave()
-        self.report_refusal()
-        if grads is not None:
-            self.held = None
-
-    cdef int leave_home(self) except -1:
-        # every parameter of an interim group to the point where its gradient is wanted
-        self.require_in_place()
-        self.enter()
-        with nogil:
-            update_begin(&self.plan)
-            team_run(leave_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.busy, self.away = 0, team_process
-        return 0
-
-    cdef int leave_for_averages(self) except -1:
-        # the moving average of every parameter that has one in its place
-        cdef Py_ssize_t i
-        cdef Tensor* t
-        self.require_idle()
-        self.require_in_place()
-        self.home = [param.copy() for param in self.params]
-        self.away = team_process
-        for i in range(self.plan.n_tensors):
-            t = &self.plan.tensors[i]
-            if t.ema != NULL and t.count > 0:
-                memcpy(t.param, t.ema, t.size * item_bytes(t))
-        return 0
-
-    cdef int return_home(self) except -1:
-        # the parameters back where leave_home or leave_for_averages found them, if they have left
-        cdef Py_ssize_t i
-        cdef Tensor* t
-        if self.away:
-            for i in range(self.plan.n_tensors):
-                t = &self.plan.tensors[i]
-                if not lies_at(<cnp.ndarray>self.params[i], t.param, t.size):
-                    self.away, self.home = 0, None
-                    refuse_changed(self.names[i], self.params[i])
-        if self.away and self.home is None:
-            with nogil:
-                team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
-        elif self.away:
-            for i in range(self.plan.n_tensors):
-                t = &self.plan.tensors[i]
-                memcpy(t.param, data(self.home[i]), t.size * item_bytes(t))
-        self.away, self.home = 0, None
-        return 0
-
-
-cdef class Away:
-    """The parameters of an optimizer at their interim point, or its averages in their place, while a block lasts."""
-    cdef object optimizer
-    cdef Update update
-    cdef bint averages
-
-    def __init__(self, optimizer, Update update, *, bint averages):
-        self.optimizer, self.update, self.averages = optimizer, update, averages
-
-    def __enter__(self):
-        if self.averages:
-            self.update.leave_for_averages()
-        else:
-            self.update.leave_home()
-        return self.optimizer
-
-    def __exit__(self, *error):
-        self.update.return_home()
-
-
-cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):
-    # whether an array of so many elements still begins there: a resize without a reference check moves it
-    cdef Py_ssize_t found = 1
-    cdef int k
-    for k in range(cnp.PyArray_NDIM(a)):
-        found *= cnp.PyArray_DIM(a, k)
-    return cnp.PyArray_DATA(a) == place and found == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
-
-
-cdef int refuse_changed(str name, object a) except -1:
-    if not a.flags.writeable:
-        raise ValueError(f"{name}: expected a writable array, got one that has been made read-only since; "
-                         f"set its flags.writeable again, or leave it out")
-    raise ValueError(f"{name}: expected the array as it was taken in, got one resized or moved since, of shape {a.shape}; "
-                     f"make the optimizer anew")
-
-
-# --- clipping of gradients by themselves
-
-cdef void clip_part(Plan* plan, Tensor* t, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    if t.typenum == cnp.NPY_FLOAT32:
-        clip_range(<float*>t.grad, plan.scale, plan.clip, start, stop)
-    else:
-        clip_range(<double*>t.grad, plan.scale, plan.clip, start, stop)
-
-
-cdef inline void clip_range(floating* grad, double scale, double clip, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating factor = <floating>scale, high = <floating>clip
+cdef void clip_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    # grad = clip(scale grad)
+    cdef floating factor = <floating>plan.scale, high = <floating>plan.clip
+    cdef floating* grad = <floating*>t.grad
     cdef Py_ssize_t i
     for i in range(start, stop):
         grad[i] = clipped(factor * grad[i], high)
@@ -775,125 +336,4 @@ cdef void measure_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
 
 
 cdef void clip_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    walk_share(<Plan*>args, clip_part, member, team)
-
-
-cdef class Gradients:
-    """Gradient arrays that are changed in place, laid end to end for the kernels above."""
-    cdef Plan plan
-    cdef list arrays
-
-    def __cinit__(self, grads):
-        cdef Py_ssize_t i
-        cdef Tensor* t
-        grads = [grads] if isinstance(grads, np.ndarray) else list(grads)
-        self.arrays = [(f"grads[{k}]", a) for k, a in enumerate(grads) if a is not None]
-        for name, a in self.arrays:
-            as_output(name, a, float_type(name, a), a.shape)
-        check_disjoint(self.arrays)
-        self.plan.n_tensors, self.plan.scale, self.plan.clip = len(self.arrays), 1, HUGE_VAL
-        self.plan.tensors = <Tensor*>aligned_block(self.plan.n_tensors * sizeof(Tensor))
-        for i, (name, a) in enumerate(self.arrays):
-            t = &self.plan.tensors[i]
-            t.typenum, t.size, t.grad = float_type(name, a), a.size, data(a)
-            self.plan.n_bytes += whole_shares(t)
-            self.plan.n_elements += t.size
-            self.plan.n_partials += (t.size + MEASURE - 1) // MEASURE
-        self.plan.partials = <double*>aligned_block(self.plan.n_partials * sizeof(double))
-
-    def __dealloc__(self):
-        free(self.plan.tensors)
-        free(self.plan.partials)
-
-    cdef double measured(self):
-        with nogil:
-            team_run(measure_job, &self.plan, team_for(4 * self.plan.n_elements))
-        return sqrt(add_up(self.plan.partials, self.plan.n_partials))
-
-    cdef void clip(self, double scale, double value):
-        self.plan.scale, self.plan.clip = scale, value
-        with nogil:
-            team_run(clip_job, &self.plan, team_for(4 * self.plan.n_elements))
-
-
-def clip_grad_norm_(grads, double max_norm, *, bint error_if_nonfinite=False):
-    """Scale gradients in place so that the norm of all of them together is at most `max_norm`.
-
-    Parameters
-    ----------
-    grads : iterable of ndarray or None
-        float32 or float64, C-contiguous; multiplied by ``min(1, max_norm / (norm + 1e-6))``.
-    max_norm : float
-    error_if_nonfinite : bool
-        Raise if the norm is NaN or infinite.
-
-    Returns
-    -------
-    float
-        The norm before.
-
-    Raises
-    ------
-    ValueError
-        An array that cannot be changed in place, or a negative `max_norm`; nothing has been changed then.
-    FloatingPointError
-        The norm is not finite, with `error_if_nonfinite`; nothing has been changed then.
-
-    Notes
-    -----
-    The formula of ``torch.nn.utils.clip_grad_norm_``. An optimizer made with ``max_norm`` does the same
-    inside its update, without writing the gradients.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> grad = np.array([3.0, 4.0])
-    >>> fo.functional.clip_grad_norm_([grad], 1.0)
-    5.0
-    >>> grad.round(3)
-    array([0.6, 0.8])
-    """
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm: expected a number of at least 0, got {max_norm}")
-    cdef Gradients given = Gradients(grads)
-    cdef double norm = given.measured()
-    if error_if_nonfinite and norm - norm != 0:
-        raise FloatingPointError(f"grads: expected a finite norm, got {norm}; nothing has been changed")
-    if not max_norm >= norm + 1e-6:
-        given.clip(max_norm / (norm + 1e-6), HUGE_VAL)
-    return norm
-
-
-def clip_grad_value_(grads, double value):
-    """Bring every element of the gradients into ``[-value, value]``, in place.
-
-    Parameters
-    ----------
-    grads : iterable of ndarray or None
-        float32 or float64, C-contiguous.
-    value : float
-
-    Returns
-    -------
-    None
-
-    Raises
-    ------
-    ValueError
-        An array that cannot be changed in place, or a negative `value`; nothing has been changed then.
-
-    Notes
-    -----
-    As ``torch.nn.utils.clip_grad_value_``; NaN stays.
-
-    Examples
-    --------
-    >>> import numpy as np, fastopt as fo
-    >>> grad = np.array([-3.0, 0.5])
-    >>> fo.functional.clip_grad_value_([grad], 1.0)
-    >>> grad
-    array([-1. ,  0.5])
-    """
-    if not value >= 0:
-        raise ValueError(f"value: expected a number of at least 0, got {value}")
-    (<Gradients>Gradients(grads)).clip(1, value)
+    walk_share(<Plan*>args, clip_part[float], clip_part[double], member, team)

@@ -2,8 +2,10 @@
 # backward once more, for tangents. Gauss-Newton products leave the curvature of the entries out:
 # J^T (loss's Hessian) J v, a tangent forward and an ordinary backward (Schraudolph 2002).
 
-cdef void hvp_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void hvp_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # rows lie ready, as one batch; dparams receives the product
+    cdef TrainCall* c = <TrainCall*>args
+    cdef Run* run = &c.run
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
     cdef void** of_loss = run.dvalues if c.gauss_newton else run.dtangents
     if not c.forward_known:
@@ -20,11 +22,3 @@ cdef void hvp_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, P
     else:
         tangent_backward(run, dtype, member, team)
     add_penalties(run, run.directions, dtype, member, team)
-
-
-cdef void hvp_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef TrainCall* c = <TrainCall*>args
-    if c.run.typenum == cnp.NPY_FLOAT32:
-        hvp_rows(c, &c.run, <float*>NULL, member, team)
-    else:
-        hvp_rows(c, &c.run, <double*>NULL, member, team)

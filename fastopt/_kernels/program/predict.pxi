@@ -31,7 +31,7 @@ cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t sta
         start += c.piece
 
 
-cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void predict_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef PredictCall* c = <PredictCall*>args
     cdef Run own = c.run
     cdef Run* run = &c.run
@@ -41,7 +41,4 @@ cdef void predict_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept n
         run = &own
         start, stop = c.start + share(rows, DOT_ROWS, member, team), c.start + share(rows, DOT_ROWS, member + 1, team)
         member, team = 0, 1
-    if run.typenum == cnp.NPY_FLOAT32:
-        predict_rows(c, run, <float*>NULL, start, stop, member, team)
-    else:
-        predict_rows(c, run, <double*>NULL, start, stop, member, team)
+    predict_rows(c, run, dtype, start, stop, member, team)

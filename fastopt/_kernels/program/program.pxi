@@ -240,7 +240,7 @@ cdef class Program:
             self.predict_long(&c, team)
         else:
             with nogil:
-                team_run(predict_job, &c, team)
+                run_typed(self.typenum, predict_job[float], predict_job[double], &c, team)
         self.resting.extend(workspaces)
         return out
 
@@ -252,7 +252,7 @@ cdef class Program:
         while c.start < c.n:
             c.stop, began = min(c.n, c.start + samples), team_seconds()
             with nogil:
-                team_run(predict_job, c, team)
+                run_typed(self.typenum, predict_job[float], predict_job[double], c, team)
             c.start = c.stop
             PyErr_CheckSignals()
             if team_seconds() - began < PREDICT_SECONDS:

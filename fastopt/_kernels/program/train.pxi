@@ -91,7 +91,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     if c.order != NULL:
         gather_rows(c, member, team)
     if run.plan != NULL and run.plan.interim:
-        walk_share(run.plan, leave_part, member, team)
+        leave_job(run.plan, member, team)
     team_barrier(team)
     if c.weights != NULL:
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
@@ -103,7 +103,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     loss = add_up(c.row_loss, rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
-            walk_share(run.plan, return_part, member, team)
+            return_job(run.plan, member, team)
         if member == 0:
             c.undefined = True
         return
@@ -123,7 +123,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
         update_all(run.plan, member, team)
     elif run.plan != NULL:
         if run.plan.interim:
-            walk_share(run.plan, return_part, member, team)
+            return_job(run.plan, member, team)
         update_step(run.plan, member, team)
     if run.bounded and run.plan != NULL and run.plan.passed:
         limit_weights(run, dtype, member, team)
@@ -147,8 +147,10 @@ cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
     c.stop |= c.position >= c.n or c.batches >= c.n_sizes
 
 
-cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void train_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     # batches from position on, until the data, the time or a table is used up; a last batch may be smaller
+    cdef TrainCall* c = <TrainCall*>args
+    cdef Run* run = &c.run
     while True:
         if member == 0:
             run.n = run.samples = min(c.sizes[c.batches], c.n - c.position)
@@ -163,11 +165,3 @@ cdef void train_rows(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member,
         team_barrier(team)
         if c.stop:
             return
-
-
-cdef void train_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    cdef TrainCall* c = <TrainCall*>args
-    if c.run.typenum == cnp.NPY_FLOAT32:
-        train_rows(c, &c.run, <float*>NULL, member, team)
-    else:
-        train_rows(c, &c.run, <double*>NULL, member, team)

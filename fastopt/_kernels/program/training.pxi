@@ -125,7 +125,7 @@ cdef class Training:
                 self.update.take(self.grads)
                 self.update.held = self.grads
         with nogil:
-            team_run(train_job, c, team)
+            run_typed(self.program.typenum, train_job[float], train_job[double], c, team)
 
     cpdef int require_in_place(self) except -1:
         """Raise ValueError unless all that a step writes can be written, and lies where it did."""
@@ -188,7 +188,7 @@ cdef class Training:
             c.run.samples, c.gauss_newton, c.forward_known = c.run.n, gauss_newton, again
             team = team_for(c.run.samples * self.program.work // self.program.n_entries)
             with nogil:
-                team_run(hvp_job, &c, team)
+                run_typed(self.program.typenum, hvp_job[float], hvp_job[double], &c, team)
         finally:
             self.leave()
         return product

@@ -1,0 +1,114 @@
+# The data of a generalized linear model, bound once.
+
+cdef class GlmData:
+    """The data of a generalized linear model, bound once: loss, gradient, Hessian and products of it.
+
+    The Hessian is that of the sum of the losses, without a penalty; its lower triangle is written.
+
+    Parameters
+    ----------
+    family : str
+        One of FAMILIES.
+    X : ndarray, shape (n, d), float32 or float64, C-contiguous
+    y : ndarray, shape (n,), float64
+        Values, 0 and 1, or classes from 0 to k - 1.
+    weights : ndarray, shape (n,), float64, or None
+    k : int
+        Linear predictors: the classes of "multinomial", else 1.
+    intercept : bool
+        Whether theta (k, q) ends with a column of intercepts.
+    center : ndarray, shape (d,), float64, or None
+        Subtracted from every row as it is read.
+    offset : ndarray, shape (n, k), float64, or None
+        Added to the linear predictors.
+    """
+    cdef GlmPlan plan
+    cdef object holders     # of everything the plan points to
+
+    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None):
+        cdef GlmPlan* g = &self.plan
+        g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
+        X = as_input("X", X, g.typenum, (None, None))
+        g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
+        g.q = g.d + intercept
+        y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
+        if weights is not None:
+            weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
+        if center is not None:
+            center = as_input("center", center, cnp.NPY_FLOAT64, (g.d,))
+        if offset is not None:
+            offset = as_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
+        self.holders = X, y, weights, center, offset
+        g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
+        g.center = NULL if center is None else <double*>data(center)
+        g.offset = NULL if offset is None else <double*>data(offset)
+        g.hessian_type = g.buffer_type = -1
+        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
+        g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
+        g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.q + 1 + LANES) * sizeof(double))
+        g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.q
+        g.chunk_lane = g.chunk_loss + g.chunks
+        g.rows = <double*>aligned_block(g.chunks * LANES * (g.d + 2 * g.k) * sizeof(double))
+
+    def __dealloc__(self):
+        free(self.plan.curvature)
+        free(self.plan.chunk_grad)
+        free(self.plan.rows)
+        free(self.plan.panel)
+        free(self.plan.chunk_hessian)
+
+    cdef int run(self, int kind, theta, grad, hessian, Py_ssize_t step=1) except -1:
+        cdef GlmPlan* g = &self.plan
+        cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, width, lines, part, work = 0, slices = 0
+        g.kind, g.step = kind, step
+        if kind != GLM_HESSIAN:
+            theta = as_input("theta", theta, cnp.NPY_FLOAT64, (g.k, g.q))
+            grad = as_output("grad", grad, cnp.NPY_FLOAT64, (g.k, g.q))
+            g.theta, g.grad = <double*>data(theta), <double*>data(grad)
+            work = 2 * g.n * (g.d + 16) * g.k
+            slices = work // SLICE_WORK
+        if hessian is None:
+            g.hessian_type = -1
+        else:
+            typenum = float_type("hessian", hessian)
+            hessian = as_output("hessian", hessian, typenum, (g.k * g.q, g.k * g.q))
+            width = sizeof(float) if typenum == cnp.NPY_FLOAT32 else sizeof(double)
+            lines = (g.q * width + 63) // 64
+            g.ld = (lines | 1 if lines > 8 else lines) * 64 // width     # an odd number of lines: rows share no set of L1
+            if g.buffer_type != typenum:
+                free(g.panel)
+                free(g.chunk_hessian)
+                g.panel, g.chunk_hessian, g.buffer_type = NULL, NULL, -1
+                g.panel = aligned_block(g.chunks * 2 * HESSIAN_ROWS * g.ld * width)
+                if posix_memalign(&g.chunk_hessian, 64, g.chunks * pairs * g.q * g.ld * width + 64) != 0:    # passes clear it
+                    g.chunk_hessian = NULL
+                    raise MemoryError(f"no memory for the Hessians of {g.chunks} chunks")
+                g.buffer_type = typenum
+            g.hessian_type, g.hessian = typenum, data(hessian)
+            work += g.n * g.q * g.q * pairs // 2
+            slices += g.n * g.q * g.q * pairs // 2 // SLICE_HESSIAN_WORK
+        g.parts = max(1, min(slices, g.n // (g.chunks * HESSIAN_ROWS)))
+        for part in range(g.parts):
+            PyErr_CheckSignals()
+            g.part = part
+            with nogil:
+                run_typed(g.hessian_type, glm_pass[float], glm_pass[double], g, min(g.chunks, team_for(work // g.parts)))
+        return 0
+
+    def value(self, theta, grad, hessian=None, step=1):
+        """The loss at theta (k, q); grad (k, q) and, if given, hessian (k q, k q) are overwritten.
+
+        `step` above 1: the Hessian of a part of the rows, one in `step`, times the rows over those taken.
+        """
+        self.run(GLM_VALUE, theta, grad, hessian, step)
+        return self.plan.loss
+
+    def product(self, v, out):
+        """The Hessian of the point of the last `value`, times v (k, q); out (k, q) is overwritten."""
+        self.run(GLM_PRODUCT, v, out, None)
+        return out
+
+    def hessian(self, out):
+        """The Hessian of the point of the last `value`; out (k q, k q) is overwritten."""
+        self.run(GLM_HESSIAN, None, None, out)
+        return out
