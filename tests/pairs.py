@@ -35,7 +35,7 @@ def pairs(*factors):
 
         for i in places:
             if i not in row:
-                row[i] = max(range(len(factors[i])), key=lambda a: worth(i, a))  # noqa: B023
+                row[i] = max(range(len(factors[i])), key=lambda a: worth(i, a))
             used[i][row[i]] += 1
         for two in itertools.combinations(sorted(row.items()), 2):
             unmet.pop(two, None)

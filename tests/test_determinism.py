@@ -36,6 +36,11 @@ def same_bits():
     return check
 
 
+@pytest.mark.parametrize("topic", topics.taking_part("determinism"), ids=lambda topic: topic.name)
+def test_every_topic_of_kernels_has_a_test_here(topic):
+    assert topic.determinism in globals()
+
+
 def normal(dtype, *shapes):
     rng = np.random.default_rng(3)
     return [rng.normal(size=shape).astype(dtype) for shape in shapes]

@@ -6,6 +6,7 @@ element; identities (symmetry, equal matrices) to EXACT of it; float32 within FL
 
 import numpy as np
 import pytest
+from pairs import pairwise
 from reference import ACTIVATIONS, draw_targets, normal_density
 from test_program import FORMS, LAYOUTS, inputs, refuses_logits, with_random_arrays
 
@@ -118,9 +119,7 @@ def test_hvp_equals_the_differenced_gradient_for_every_layer_activation_and_loss
             assert_close(got, differenced(net, x, y, v, loss, weight), RTOL)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("gauss_newton", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS, gauss_newton=[False, True])
 def test_hvp_is_symmetric(name, gauss_newton, form):
     net = network(name)
     x, y, loss = problem(net, form, 29)
