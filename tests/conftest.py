@@ -19,6 +19,12 @@ settings.load_profile("all" if ALL else "some")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 
+def pytest_collection_modifyitems(items):
+    """The other levels start before all other tests, run beside them, and are waited for after them."""
+    waits = "test_every_other_level_passes_the_kernel_topics"
+    items.sort(key=lambda item: 2 if item.name.startswith(waits) else item.path.stem != "test_levels")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20240229)

@@ -1,8 +1,9 @@
 """Combinations of the values of several factors: every pair by default, the full product where all is asked for.
 
 Faults that need three values at once are rare, those that need two are not: rows in which every two values of
-different factors meet show nearly what the product shows, and are no more than the two longest factors ask for.
-`make test-all`, which sets FASTOPT_TEST_ALL, tries the products.
+different factors meet show nearly what the product shows, and are hardly more than the two longest factors ask for.
+The other levels of instruction sets try every value once. `make test-all`, which sets FASTOPT_TEST_ALL, tries the
+products, at every level.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import os
 import pytest
 
 ALL = "FASTOPT_TEST_ALL" in os.environ
+OTHER_LEVEL = "FASTOPT_TEST_LEVEL" in os.environ  # set by test_levels.py
 
 
 def pairs(*factors):
@@ -43,8 +45,17 @@ def pairs(*factors):
     return [tuple(factor[a] for factor, a in zip(factors, row, strict=True)) for row in sorted(rows)]
 
 
+def values(*factors):
+    """As many rows as the longest factor has values, in which every value stands."""
+    return [tuple(factor[i % len(factor)] for factor in factors) for i in range(max(map(len, factors)))]
+
+
+def product(*factors):
+    return list(itertools.product(*factors))
+
+
 def pairwise(**factors):
-    """Parametrizes a test over `pairs` of the factors, an argument each, or over their product where all is tried."""
-    values = [list(factor) for factor in factors.values()]
-    rows = list(itertools.product(*values)) if ALL else pairs(*values)
+    """Parametrizes a test over `pairs` of the factors, an argument each; their `values` or `product` as said above."""
+    combine = product if ALL else values if OTHER_LEVEL else pairs
+    rows = combine(*map(list, factors.values()))
     return pytest.mark.parametrize(tuple(factors), rows, ids=lambda value: getattr(value, "__name__", str(value)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import topics
-from pairs import pairs
+from pairs import pairs, values
 
 HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ def test_a_topic_that_does_not_take_part_says_why(topic):
 @pytest.mark.parametrize(
     "sizes", [(2, 2), (3, 1, 4), (8, 3, 2), (16, 9, 3, 2), (5, 5, 5, 5), (2, 2, 2, 2, 2, 2)], ids=str
 )
-def test_every_two_values_of_different_factors_meet_in_few_rows_and_always_the_same(sizes):
+def test_every_two_values_of_different_factors_meet_in_few_rows_which_are_always_the_same(sizes):
     factors = [[(i, a) for a in range(n)] for i, n in enumerate(sizes)]
     rows = pairs(*factors)
     for one, other in itertools.combinations(range(len(sizes)), 2):
@@ -39,3 +39,4 @@ def test_every_two_values_of_different_factors_meet_in_few_rows_and_always_the_s
     *_, second, first = sorted(sizes)
     assert len(set(rows)) == len(rows) <= 2 * first * second
     assert rows == pairs(*factors)
+    assert all({row[i] for row in values(*factors)} == set(factor) for i, factor in enumerate(factors))
