@@ -1,4 +1,4 @@
-"""Batch normalisation: column statistics, the kernels, the layer in training, inference and folding.
+"""Batch normalization: column statistics, the kernels, the layer in training, inference and folding.
 
 Pass criterion: float32 statistics to six digits of those of the same numbers in float64, outputs and
 gradients within RTOL of the oracle, relative to the largest of their kind; gradients of networks within
@@ -234,7 +234,7 @@ def test_a_column_of_any_size_is_trained_on_and_leaves_its_neighbors_bits(dtype)
 @example(130, 530, np.float64, "relu", "plain", False)
 def test_forward_and_backward_equal_the_oracle(n, c, dtype, activation, layout, affine):
     x, dy, gamma, beta = data(n, c, dtype)
-    if n == 2:  # every normalised value is 1 or -1 but for eps
+    if n == 2:  # every normalized value is 1 or -1 but for eps
         x[1] = x[0] + 1
     if not affine:
         gamma = beta = None
@@ -283,7 +283,7 @@ def test_float64_gradients_equal_differences():
             assert abs((ends[0] - ends[1]) / 2e-5 - grad[i]) <= 1e-7 * max(1, np.abs(grad).max())
 
 
-def test_normalised_columns_far_from_zero_have_mean_zero(rng):
+def test_normalized_columns_far_from_zero_have_mean_zero(rng):
     x = (1e4 + rng.normal(size=(1000, 3))).astype(np.float32)
     y = F.batch_norm(x)[0].astype(float)
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)

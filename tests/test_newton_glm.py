@@ -1,4 +1,4 @@
-"""Generalised linear models: the kernel against NumPy, fits against scikit-learn and SciPy.
+"""Generalized linear models: the kernel against NumPy, fits against scikit-learn and SciPy.
 
 Pass criterion: loss, gradient and Hessian within RTOL of the largest entry; a fit's coefficients within
 1e-8, relative, of another solver's; its gradient, computed by NumPy, within what `tol` promises.

@@ -364,12 +364,12 @@ def test_an_import_takes_any_omp_num_threads(value, python):
 
 
 @linux
-def test_an_import_honours_the_affinity_mask(python):
+def test_an_import_honors_the_affinity_mask(python):
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastopt as fo; "
     assert python(program + "print(fo.get_num_threads())") == "1\n"
 
 
-def test_an_import_honours_omp_num_threads(python):
+def test_an_import_honors_omp_num_threads(python):
     assert python("import fastopt; print(fastopt.get_num_threads())", OMP_NUM_THREADS="1") == "1\n"
 
 
