@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pairs import pairwise
 from reference import ACTIVATIONS, DTYPES, activation_backward, gamma, grouped_dense, grouped_dense_backward
 from test_dense import DZ_EPS, EXTRA, lay_out, layouts, magnitude, wide
 
@@ -87,7 +88,7 @@ def test_backward_is_within_the_rounding_bound(n, depth, width, groups, dtype, a
     check_backward(n, depth, width, groups, dtype, activation, layout)
 
 
-@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pairwise(shape=LARGE, dtype=DTYPES)
 def test_large_layers_are_within_the_rounding_bound(shape, dtype):
     check_forward(*shape, dtype)
     check_backward(*shape, dtype, "relu")

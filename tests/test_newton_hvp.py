@@ -107,8 +107,7 @@ def assert_close(got, want, rtol, floor=1e-3):
 # ---------------------------------------------------------------- exact products
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS)
 def test_hvp_equals_the_differenced_gradient_for_every_layer_activation_and_loss(name, form):
     net = network(name)
     for n in ROWS:
@@ -239,8 +238,7 @@ def pulled_back(net, x, u):
     return net.value_and_grad(x, targets, "mse")[1]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", PLAIN)
+@pairwise(name=PLAIN, form=FORMS)
 def test_gauss_newton_equals_its_definition_by_differences(name, form):
     net, h = network(name), 1e-5
     x, y, loss = problem(net, form, 29)
@@ -258,8 +256,7 @@ def test_gauss_newton_equals_its_definition_by_differences(name, form):
     assert_close(net.hvp(x, y, v, loss, gauss_newton=True), want, 2e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS)
 def test_gauss_newton_is_positive_semidefinite(name, form):
     net = network(name)
     x, y, loss = problem(net, form, 29)
