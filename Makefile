@@ -10,7 +10,7 @@ INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy
 
 SECONDS ?= 60
 
-.PHONY: demo test test-slow fuzz soak sanitize bench docs lint clean
+.PHONY: demo test test-all fuzz soak sanitize bench docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -18,8 +18,9 @@ demo: $(BUILT) .stamps/demo
 test: $(BUILT) .stamps/test
 	$(BIN)/python -m pytest -q
 
-test-slow: $(BUILT) .stamps/test
-	$(BIN)/python -m pytest -q -m slow
+# every combination where `test` tries every pair, and what takes minutes
+test-all: $(BUILT) .stamps/test
+	FASTOPT_TEST_ALL=1 $(BIN)/python -m pytest -q -m ""
 
 soak: $(BUILT) .stamps/test
 	$(BIN)/python tests/soak.py $(SECONDS)

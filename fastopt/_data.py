@@ -9,6 +9,7 @@
 
 import contextlib
 import csv
+import errno
 import math
 import os
 import re
@@ -269,8 +270,8 @@ def _translated(path):
     """Whatever the readers of archives and arrays raise for bytes that are none, as one ValueError."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a damaged offset before the file gives
+            raise
         text = "expected a .npz file, got one that is damaged or of another kind"
         raise ValueError(f"{path}: {text} ({str(error) or type(error).__name__})") from None

@@ -135,7 +135,7 @@ def maxout_backward(dy, x, pieces=2):
     return dx.reshape(x.shape)
 
 
-# ---------------------------------------------------------------- standardisation
+# ---------------------------------------------------------------- standardization
 
 
 def standardize(x, mean, scale):
@@ -149,7 +149,7 @@ def batch_statistics(x, correction=0):
     return mean.ravel(), ((x - mean) ** 2).sum(axis=axes) / (elements - correction)
 
 
-# ---------------------------------------------------------------- batch normalisation
+# ---------------------------------------------------------------- batch normalization
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, activation="identity"):
@@ -251,7 +251,7 @@ def sgd(
     lr_in_velocity=False,
 ):
     count(state)
-    g = penalised(param, grad, weight_decay, maximize)
+    g = penalized(param, grad, weight_decay, maximize)
     if not momentum:
         return param - lr * g
     first = "momentum_buffer" not in state
@@ -276,7 +276,7 @@ def adagrad(
     eps_inside_sqrt=False,
 ):
     t = count(state)
-    g = penalised(param, grad, weight_decay, maximize)
+    g = penalized(param, grad, weight_decay, maximize)
     total = state["sum"] = state.get("sum", initial_accumulator_value) + g**2
     return param - lr / (1 + (t - 1) * lr_decay) * (g / denominator(total, eps, eps_inside_sqrt))
 
@@ -296,7 +296,7 @@ def rmsprop(
     eps_inside_sqrt=False,
 ):
     count(state)
-    g = penalised(param, grad, weight_decay, maximize)
+    g = penalized(param, grad, weight_decay, maximize)
     v = mean_square(state, "square_avg", alpha, g)
     if centered:
         mean = average(state, "grad_avg", alpha, g)
@@ -314,7 +314,7 @@ def rmsprop(
 
 def adadelta(param, grad, state, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, maximize=False, eps_inside_sqrt=True):
     count(state)
-    g = penalised(param, grad, weight_decay, maximize)
+    g = penalized(param, grad, weight_decay, maximize)
     v, moved = mean_square(state, "square_avg", rho, g), state.get("acc_delta", np.zeros_like(g))
     move = denominator(moved, eps, eps_inside_sqrt) / denominator(v, eps, eps_inside_sqrt) * g
     mean_square(state, "acc_delta", rho, move)
@@ -392,7 +392,7 @@ def nadam(
 
 def adamax(param, grad, state, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, maximize=False):
     t = count(state)
-    g = penalised(param, grad, weight_decay, maximize)
+    g = penalized(param, grad, weight_decay, maximize)
     m = average(state, "exp_avg", betas[0], g)
     u = state["exp_inf"] = np.maximum(betas[1] * state.get("exp_inf", 0), np.abs(g) + eps)
     return param - lr / (1 - betas[0] ** t) * m / u
@@ -429,7 +429,7 @@ def denominator(v, eps, eps_inside_sqrt, correction=1.0):
     return np.sqrt(v + inside) / math.sqrt(correction) + outside
 
 
-def penalised(param, grad, weight_decay, maximize):
+def penalized(param, grad, weight_decay, maximize):
     """What is descended along: the gradient, -g to climb, with its L2 penalty."""
     g = -grad if maximize else grad
     return g + weight_decay * param if weight_decay else g
@@ -438,8 +438,8 @@ def penalised(param, grad, weight_decay, maximize):
 def decayed(param, grad, lr, weight_decay, maximize, decoupled):
     """Parameter and gradient: decay acts on the one if decoupled, else on the other."""
     if decoupled:
-        return (1 - lr * weight_decay) * param, penalised(param, grad, 0, maximize)
-    return param, penalised(param, grad, weight_decay, maximize)
+        return (1 - lr * weight_decay) * param, penalized(param, grad, 0, maximize)
+    return param, penalized(param, grad, weight_decay, maximize)
 
 
 def clip_by_norm(grads, max_norm):
@@ -530,7 +530,7 @@ def dropout(x, rate, seed, step=0):
 
 # ---------------------------------------------------------------- the lists that tests run through
 
-# ---------------------------------------------------------------- generalised linear models
+# ---------------------------------------------------------------- generalized linear models
 
 
 def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):

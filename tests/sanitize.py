@@ -1,6 +1,6 @@
-"""Builds the package with Address- and UndefinedBehaviorSanitizer and runs the kernel topics there.
+"""Builds the package with Address- and UndefinedBehaviorSanitizer and runs the topics of kernels and files there.
 
-Called by `make sanitize`. The build lives in a temporary folder; the exit status is
+Which topics: topics.py. Called by `make sanitize`. The build lives in a temporary folder; the exit status is
 that of pytest. Arguments are handed on to pytest.
 """
 
@@ -11,31 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import topics
+
 ROOT = Path(__file__).parents[1]
-TOPICS = [
-    "activations",
-    "dense",
-    "grouped_dense",
-    "maxout",
-    "batch_norm",
-    "dropout",
-    "regularization",
-    "whiten",
-    "standardize",
-    "losses",
-    "optim",
-    "optim_interop",
-    "program",
-    "newton_hvp",
-    "trainer",
-    "fold",
-    "nn",
-    "files",
-    "newton_glm",
-    "determinism",
-    "guard_pages",
-    "errors",
-]
 PARTS = ("setup.py", "pyproject.toml", "README.md", "fastopt", "tests")
 LIBRARIES = ("libasan.so", "libubsan.so", "libstdc++.so")  # the last: ASan wants to see it before C++ throws
 
@@ -67,15 +45,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_sources(folder)
-        environment = {**os.environ, "FASTOPT_SANITIZE": "1", "PYTHONPATH": str(folder)}
+        environment = {**os.environ, "FASTOPT_SANITIZE": "1", "FASTOPT_TEST_ALL": "1", "PYTHONPATH": str(folder)}
         subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=folder, env=environment, check=True)
         environment |= {
             "LD_PRELOAD": preload,
             "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps what it allocates
             "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         }
-        topics = [f"tests/test_{topic}.py" for topic in TOPICS]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *topics, *sys.argv[1:]]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += [*topics.files("sanitizer"), *sys.argv[1:]]
         return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation: column statistics, the kernels, the layer in training, inference and folding.
+"""Batch normalization: column statistics, the kernels, the layer in training, inference and folding.
 
 Pass criterion: float32 statistics to six digits of those of the same numbers in float64, outputs and
 gradients within RTOL of the oracle, relative to the largest of their kind; gradients of networks within
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pairs import pairwise
 from reference import (
     ACTIVATIONS,
     DTYPES,
@@ -233,7 +234,7 @@ def test_a_column_of_any_size_is_trained_on_and_leaves_its_neighbors_bits(dtype)
 @example(130, 530, np.float64, "relu", "plain", False)
 def test_forward_and_backward_equal_the_oracle(n, c, dtype, activation, layout, affine):
     x, dy, gamma, beta = data(n, c, dtype)
-    if n == 2:  # every normalised value is 1 or -1 but for eps
+    if n == 2:  # every normalized value is 1 or -1 but for eps
         x[1] = x[0] + 1
     if not affine:
         gamma = beta = None
@@ -282,7 +283,7 @@ def test_float64_gradients_equal_differences():
             assert abs((ends[0] - ends[1]) / 2e-5 - grad[i]) <= 1e-7 * max(1, np.abs(grad).max())
 
 
-def test_normalised_columns_far_from_zero_have_mean_zero(rng):
+def test_normalized_columns_far_from_zero_have_mean_zero(rng):
     x = (1e4 + rng.normal(size=(1000, 3))).astype(np.float32)
     y = F.batch_norm(x)[0].astype(float)
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
@@ -406,8 +407,7 @@ def test_gradients_equal_differences(layout, weight):
         np.testing.assert_array_equal(layer.running_var, var)
 
 
-@pytest.mark.parametrize("n", [1, 2, 17, 300])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pairwise(layout=LAYOUTS, n=[1, 2, 17, 300], dtype=RTOL)
 def test_predict_equals_the_oracle_by_running_averages(layout, n, dtype):
     net, x = build(layout, dtype), rows(n, dtype)[0]
     assert_close(net.predict(x), forward(net.layers, x.astype(float)), 10 * RTOL[dtype])
@@ -601,8 +601,7 @@ def test_calibration_takes_the_statistics_of_what_reaches_each_layer(layout):
     check(net.layers, x)
 
 
-@pytest.mark.parametrize("size", [2, 7, 50, 300])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pairwise(layout=LAYOUTS, size=[2, 7, 50, 300], dtype=RTOL)
 def test_calibration_by_mini_batches_takes_the_mean_of_their_statistics(layout, size, dtype):
     net, x = build(layout, dtype), rows(300, dtype)[0]
     assert net.calibrate(x, batch_size=size) is net
@@ -723,9 +722,7 @@ def test_tuning_of_training_starts_at_two_rows():
     assert tuning.batch_sizes[0] == 2
 
 
-@pytest.mark.parametrize("n", [2, 24, 25, 31, 32, 70])
-@pytest.mark.parametrize("widths", [(272, 272), (40, 50), (7, 3), (33, 600)])
-@pytest.mark.parametrize("folded", [False, True])
+@pairwise(n=[2, 24, 25, 31, 32, 70], widths=[(272, 272), (40, 50), (7, 3), (33, 600)], folded=[False, True])
 def test_bits_after_a_dense_layer_do_not_depend_on_threads(n, widths, folded):
     rng = np.random.default_rng(n)
     inside, outside = widths

@@ -288,6 +288,14 @@ def of_unknown_compression(path):
     path.write_bytes(content)
 
 
+def before_the_file(path):
+    """An archive whose directory stands a byte earlier than it says, so that its first member begins at -1."""
+    content = bytearray(npz(path, X=X, y=Y).read_bytes())
+    place = content.rindex(b"PK\x05\x06") + 16
+    content[place : place + 4] = (int.from_bytes(content[place : place + 4], "little") + 1).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
 X, Y = np.arange(6.0).reshape(3, 2), np.arange(3)
 FLOATS = {"descr": "<f8", "fortran_order": False}
 BAD_NPZ = {
@@ -295,6 +303,7 @@ BAD_NPZ = {
     "npy": (lambda p: p.write_bytes(npy({**FLOATS, "shape": (3, 2)}, X.tobytes())), "damaged or of another kind"),
     "cut": (lambda p: p.write_bytes(npz(p, X=X, y=Y).read_bytes()[:-9]), "damaged or of another kind"),
     "encrypted": (encrypted, "damaged or of another kind .*password"),
+    "before the file": (before_the_file, "damaged or of another kind"),
     "compression": (of_unknown_compression, "damaged or of another kind .*compression"),
     "no X": (lambda p: npz(p, x=X, y=Y), "expected arrays X and, for training, y, got none named X"),
     "no y": (lambda p: npz(p, X=X), "expected arrays X and, for training, y, got none named y"),

@@ -5,16 +5,18 @@ product, k the length of the sum; for float64 the oracle is computed in long dou
 Activations are compared bit for bit with the activation of the stored pre-activation.
 
 Every shape: the operands of a shape are the first rows and columns of those of the largest, so one
-oracle serves for all that share the summed dimension. Batches of 0 to 70 rows are computed into one
+oracle serves for all that share the summed dimension. Batches of several sizes are computed into one
 array of blocks and compared in one go.
 """
 
+import functools
 import os
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pairs import ALL, OTHER_LEVEL, pairwise
 from reference import ACTIVATIONS, DTYPES, activation_backward, gamma
 
 import fastopt as fo
@@ -37,7 +39,12 @@ layouts = st.sampled_from(["plain", "fortran", "strided", "reversed", "unaligned
 
 
 def wide(a):
-    return a.astype(np.longdouble)
+    """In the precision of the oracle."""
+    return a.astype(np.longdouble if a.dtype == np.float64 else np.float64)
+
+
+def magnitude(a):
+    return np.abs(a).astype(float)
 
 
 def lay_out(a, layout):
@@ -64,13 +71,13 @@ def data(n, n_in, n_out, dtype, seed=0):
 
 def check_forward(n, n_in, n_out, dtype, layout="plain"):
     x, weight, bias, _ = data(n, n_in, n_out, dtype)
-    bound = gamma(n_in + EXTRA, dtype) * (np.abs(wide(x)) @ np.abs(wide(weight)).T + np.abs(bias))
-    y = F.dense(lay_out(x, layout), lay_out(weight, layout), bias)
+    bound = gamma(n_in + EXTRA, dtype) * (magnitude(x) @ magnitude(weight).T + magnitude(bias))
+    y, product = F.dense(lay_out(x, layout), lay_out(weight, layout), bias), wide(x) @ wide(weight).T
     assert y.shape == (n, n_out)
     assert y.dtype == dtype
-    assert (np.abs(y - (wide(x) @ wide(weight).T + bias)) <= bound).all()
+    assert (np.abs(y - (product + bias)) <= bound).all()
     np.testing.assert_array_equal(F.dense(x, weight, bias), y)
-    assert (np.abs(F.dense(x, weight) - wide(x) @ wide(weight).T) <= bound).all()
+    assert (np.abs(F.dense(x, weight) - product) <= bound).all()
 
 
 def check_backward(n, n_in, n_out, dtype, activation, layout="plain"):
@@ -83,6 +90,12 @@ def check_backward(n, n_in, n_out, dtype, activation, layout="plain"):
     size = DZ_EPS * eps * np.abs(wide(dy))
     if activation == "softmax":
         size = wide(y) * (np.abs(dy).max(axis=1, keepdims=True, initial=0) * (n_out + DZ_EPS) * eps)
+    sums = (dz, wide(weight), n_out), (dz.T, wide(x), n), (dz.T, np.ones(n, dz.dtype), n)  # of dX, dW, db
+    exact = [left @ right for left, right, _ in sums]
+    bounds = [
+        magnitude(gamma(k + EXTRA, dtype) * np.abs(left) + 2 * (size if left is dz else size.T)) @ magnitude(right)
+        for left, right, k in sums
+    ]
     for form in ({"z": z}, {"y": y}):
         if "y" in form and activation in ("gelu", "silu"):
             continue
@@ -96,14 +109,8 @@ def check_backward(n, n_in, n_out, dtype, activation, layout="plain"):
             db=db,
             **form,
         )
-        for got, left, right, k in (
-            (dx, dz, wide(weight), n_out),
-            (dw, dz.T, wide(x), n),
-            (db, dz.T, np.ones(n, np.longdouble), n),
-        ):
-            error = size if left is dz else size.T
-            bound = (gamma(k + EXTRA, dtype) * np.abs(left) + 2 * error) @ np.abs(right)
-            assert (np.abs(got - left @ right) <= bound).all()
+        for got, want, bound in zip((dx, dw, db), exact, bounds, strict=True):
+            assert (np.abs(got - want) <= bound).all()
 
 
 @given(sizes, sizes, sizes, st.sampled_from(DTYPES), layouts)
@@ -124,15 +131,18 @@ def test_backward_is_within_the_rounding_bound(n, n_in, n_out, dtype, activation
     check_backward(n, n_in, n_out, dtype, activation, layout)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 16, 17])
-@pytest.mark.parametrize("width", [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65])
+@pairwise(
+    width=[1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65],
+    n=[1, 2, 5, 6, 7, 16, 17],
+    dtype=DTYPES,
+)
 def test_every_length_around_the_vector_widths_is_within_the_rounding_bound(n, width, dtype):
     check_forward(n, width, width, dtype)
     check_backward(n, width, 18 - n, dtype, "tanh")
     check_backward(n, 18 - n, width, dtype, "tanh")
 
 
-@pytest.mark.parametrize("shape", [*LARGE, *BLOCKS], ids=str)
+@pairwise(shape=[*LARGE, *BLOCKS], dtype=DTYPES)
 def test_large_layers_are_within_the_rounding_bound(shape, dtype):
     check_forward(*shape, dtype)
     check_backward(*shape, dtype, "relu")
@@ -230,13 +240,23 @@ class Batches:
 LENGTHS = range(LONGEST + 1)
 EDGES = (0, 1, 2, 8, 17, 33, 48, 65)
 EVERY, SOME = Batches(LENGTHS), Batches(EDGES)
-# the other levels and the sanitizers take the sample of shapes
-EXHAUSTIVE = not {"FASTOPT_TEST_LEVEL", "FASTOPT_SANITIZE"} & set(os.environ)
+ALONE, PAIRED = ([Batches(sorted({n, *others})) for n in LENGTHS] for others in ((), EDGES))
+# where all is tried, the other levels and the sanitizers take the sample of shapes
+EXHAUSTIVE = ALL and not OTHER_LEVEL and "FASTOPT_SANITIZE" not in os.environ
 
 
 def batches(n_in, n_out, every):
-    """The batches to try; in the sample they leave one dimension of the three in EDGES."""
-    return EVERY if every or n_in in EDGES or n_out in EDGES else SOME
+    """The batches to try, if any.
+
+    By default every two lengths meet in some shape, and every length with every two of EDGES; at the other levels every
+    length with every one of EDGES. Where all is tried, the sample leaves one dimension of the three in EDGES.
+    """
+    edge, n = n_in in EDGES or n_out in EDGES, (n_in + n_out) % len(LENGTHS)
+    if ALL:
+        return EVERY if every or edge else SOME
+    if OTHER_LEVEL:
+        return ALONE[n] if edge else None
+    return PAIRED[n] if edge else ALONE[n]
 
 
 def split(exact):
@@ -264,18 +284,18 @@ def check_forwards(n_in, dtype, every, layer):
     activation = "relu" if n_in % 4 > 1 else "identity"
     added = bias if n_in % 2 else np.zeros_like(bias)
     y = wide(x) @ wide(weight).T + added
-    bound = gamma(n_in + EXTRA, dtype) * (np.abs(wide(x)) @ np.abs(wide(weight)).T + np.abs(added))
-    oracle = *split(np.maximum(y, 0) if activation == "relu" else y), bound.astype(float)
-    oracles = {tried: [a[tried.row_of] for a in oracle] for tried in (EVERY, SOME)}
+    bound = gamma(n_in + EXTRA, dtype) * (magnitude(x) @ magnitude(weight).T + magnitude(added))
+    oracle = *split(np.maximum(y, 0) if activation == "relu" else y), bound
+    rows_of = functools.cache(lambda tried: [a[tried.row_of] for a in oracle])
     for n_out in LENGTHS:
-        call = layer(weight[:n_out], bias[:n_out] if n_in % 2 else None, activation)
+        tried = batches(n_in, n_out, every)
+        call = tried and layer(weight[:n_out], bias[:n_out] if n_in % 2 else None, activation)
         if call is None:
             continue
-        tried = batches(n_in, n_out, every)
         got, blocks = tried.outputs(n_out, dtype)
         for n, out in zip(tried.sizes, blocks, strict=True):
             call(x[:n], out)
-        *want, bound = (a[:, :n_out] for a in oracles[tried])
+        *want, bound = (a[:, :n_out] for a in rows_of(tried))
         tried.require(got, want, bound, n_in, n_out)
 
 
@@ -296,7 +316,7 @@ def packed(weight, bias, activation):
 
 
 @pytest.mark.parametrize("layer", [plain, packed])
-def test_forward_is_within_the_rounding_bound_for_every_shape_up_to_70(layer, dtype):
+def test_forward_is_within_the_rounding_bound_for_every_two_lengths_and_every_shape_up_to_70(layer, dtype):
     for n_in in LENGTHS:
         check_forwards(n_in, dtype, EXHAUSTIVE, layer)
 
@@ -307,7 +327,7 @@ def every_prefix(left, right, dtype):
     for k in LENGTHS:
         a, b = wide(left[:, :k]), wide(right[:k])
         products.append(split(a @ b))
-        bounds.append((gamma(k + EXTRA, dtype) * (np.abs(a) @ np.abs(b))).astype(float))
+        bounds.append(gamma(k + EXTRA, dtype) * (magnitude(a) @ magnitude(b)))
     return *(np.stack(each) for each in zip(*products, strict=True)), np.stack(bounds)
 
 
@@ -317,38 +337,39 @@ def check_backwards(dtype, every):
     dx_oracle = every_prefix(dy, weight, dtype)
     # the column of ones gives db
     dw_oracle = every_prefix(dy.T, np.c_[x, np.ones(LONGEST, dtype)], dtype)
-    dw_oracles = {tried: [a[tried.sizes] for a in dw_oracle] for tried in (EVERY, SOME)}
+    sizes_of = functools.cache(lambda tried: [a[tried.sizes] for a in dw_oracle])
     for n_out in LENGTHS:
-        dx_oracles = {tried: [a[n_out][tried.row_of] for a in dx_oracle] for tried in (EVERY, SOME)}
+        rows_of = functools.cache(lambda tried, n_out=n_out: [a[n_out][tried.row_of] for a in dx_oracle])
         for n_in in LENGTHS:
             tried = batches(n_in, n_out, every)
+            if tried is None:
+                continue
             dx, blocks = tried.outputs(n_in, dtype)
             dw = np.full((len(blocks), n_out, n_in), np.nan, dtype)
             db = np.full((len(blocks), n_out), np.nan, dtype)
             for i, n in enumerate(tried.sizes):
                 F.dense_backward(dys[n_out][:n], xs[n_in][:n], weights[n_in][:n_out], dx=blocks[i], dw=dw[i], db=db[i])
-            *want, bound = (a[:, :n_in] for a in dx_oracles[tried])
+            *want, bound = (a[:, :n_in] for a in rows_of(tried))
             tried.require(dx, want, bound, n_in, n_out)
-            *want, bound = (a[:, :n_out, :n_in] for a in dw_oracles[tried])
+            *want, bound = (a[:, :n_out, :n_in] for a in sizes_of(tried))
             wrong = outside(dw, want, bound).any(axis=(1, 2))
-            *want, bound = (a[:, :n_out, -1] for a in dw_oracles[tried])
+            *want, bound = (a[:, :n_out, -1] for a in sizes_of(tried))
             wrong |= outside(db, want, bound).any(axis=1)
             assert not wrong.any(), f"(n, in, out) = {tried.sizes[wrong.argmax()]}, {n_in}, {n_out}"
 
 
-def test_backward_is_within_the_rounding_bound_for_every_shape_up_to_70():
+def test_backward_is_within_the_rounding_bound_for_every_two_lengths_and_every_shape_up_to_70():
     check_backwards(np.dtype(np.float32), EXHAUSTIVE)
 
 
 def test_float64_backward_is_within_the_rounding_bound_for_every_two_lengths_up_to_70():
-    # all pairs of two dimensions with the third in EDGES
     check_backwards(np.dtype(np.float64), every=False)
 
 
-@pytest.mark.parametrize("shape", [*LARGE, *BLOCKS], ids=str)
+@pairwise(shape=[*LARGE, *BLOCKS], dtype=DTYPES)
 def test_packed_large_layers_are_within_the_rounding_bound(shape, dtype):
     n, n_in, n_out = shape
     x, weight, bias, _ = data(n, n_in, n_out, dtype)
-    bound = gamma(n_in + EXTRA, dtype) * (np.abs(wide(x)) @ np.abs(wide(weight)).T + np.abs(bias))
+    bound = gamma(n_in + EXTRA, dtype) * (magnitude(x) @ magnitude(weight).T + magnitude(bias))
     y = packed(weight, bias, "identity")(x)
     assert (np.abs(y - (wide(x) @ wide(weight).T + bias)) <= bound).all()

@@ -5,9 +5,13 @@ Every size is large enough for a team of eight (200 000 multiply-adds a member) 
 multiple of a vector, a tile or a panel.
 """
 
+import functools
+
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, KERNELS, LOSS_CASES, OPTIONS, RULES, draw_targets, loss_options
+import topics
+from pairs import pairwise
+from reference import ACTIVATIONS, DTYPES, KERNELS, LOSS_CASES, OPTIONS, RULES, draw_targets, loss_options
 
 import fastopt as fo
 
@@ -32,13 +36,17 @@ def same_bits():
     return check
 
 
+@pytest.mark.parametrize("topic", topics.taking_part("determinism"), ids=lambda topic: topic.name)
+def test_every_topic_of_kernels_has_a_test_here(topic):
+    assert topic.determinism in globals()
+
+
 def normal(dtype, *shapes):
     rng = np.random.default_rng(3)
     return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [(N, N_IN, N_OUT), (1009, 61, 67), (3, 977, 1013)], ids=str)
+@pairwise(activation=ACTIVATIONS, shape=[(N, N_IN, N_OUT), (1009, 61, 67), (3, 977, 1013)], dtype=DTYPES)
 def test_dense_gives_the_same_bits_forward_and_backward(activation, shape, dtype, same_bits):
     n, n_in, n_out = shape
     x, weight, bias, dy = normal(dtype, (n, n_in), (n_out, n_in), (n_out,), (n, n_out))
@@ -52,8 +60,11 @@ def test_dense_gives_the_same_bits_forward_and_backward(activation, shape, dtype
     same_bits(call)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [(N, 3 * 387, 3 * 58, 3), (1009, 61 * 5, 61 * 3, 61), (3, 1954, 2026, 2)], ids=str)
+@pairwise(
+    activation=ACTIVATIONS,
+    shape=[(N, 3 * 387, 3 * 58, 3), (1009, 61 * 5, 61 * 3, 61), (3, 1954, 2026, 2)],
+    dtype=DTYPES,
+)
 def test_grouped_dense_gives_the_same_bits_forward_and_backward(activation, shape, dtype, same_bits):
     n, n_in, n_out, groups = shape
     x, weight, bias, dy = normal(dtype, (n, n_in), (n_out, n_in // groups), (n_out,), (n, n_out))
@@ -85,23 +96,22 @@ def test_activations_give_the_same_bits(name, dtype, same_bits):
     same_bits(lambda: [F.activation(x, name)])
 
 
-@pytest.mark.parametrize(("loss", "kind", "options"), LOSS_CASES)
-@pytest.mark.parametrize("shape", [(20011, 7), (1013, 101)])  # narrow rows go sixteen at a time
-@pytest.mark.parametrize("weighted", [False, True])
-def test_losses_give_the_same_bits(loss, kind, options, shape, weighted, dtype, same_bits):
+# narrow rows go sixteen at a time
+@pairwise(case=LOSS_CASES, shape=[(20011, 7), (1013, 101)], weighted=[False, True], dtype=DTYPES)
+def test_losses_give_the_same_bits(case, shape, weighted, dtype, same_bits):
+    loss, kind, options = case
     (prediction,) = normal(dtype, shape)
     weight = np.linspace(0, 1, shape[0]) if weighted else None
     targets, options = draw_targets(kind, *shape), loss_options(options, shape[1])
     same_bits(lambda: getattr(F, loss)(prediction, targets, sample_weight=weight, **options))
 
 
-def test_standardisation_gives_the_same_bits(dtype, same_bits):
+def test_standardization_gives_the_same_bits(dtype, same_bits):
     x, mean, scale = normal(dtype, (1013, 403), 403, 403)
     same_bits(lambda: [F.standardize(x, mean, scale)])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [(1013, 403), (401, 1103)], ids=str)
+@pairwise(activation=ACTIVATIONS, shape=[(1013, 403), (401, 1103)], dtype=DTYPES)
 def test_batch_norm_gives_the_same_bits_forward_and_backward(activation, shape, dtype, same_bits):
     x, dy, gamma, beta = normal(dtype, shape, shape, shape[1], shape[1])
 
@@ -120,10 +130,15 @@ def test_column_statistics_give_the_same_bits(shape, dtype, same_bits):
     same_bits(lambda: F.batch_statistics(x))
 
 
+@functools.cache
+def parameters_and_grads(dtype):
+    arrays = normal(dtype, *[(400_003,), (7,), (33, 101), (1,)] * 3)
+    return arrays[:4], arrays[4:8], arrays[8:]
+
+
 def optimized(rule, options, dtype):
     """Makes calls of a few steps, which return all that they changed."""
-    arrays = normal(dtype, *[(400_003,), (7,), (33, 101), (1,)] * 3)
-    starts, one, other = arrays[:4], arrays[4:8], arrays[8:]
+    starts, one, other = parameters_and_grads(dtype)
 
     def call():
         params = [a.copy() for a in starts]
@@ -148,9 +163,9 @@ WHOLE = {
 }
 
 
-@pytest.mark.parametrize("whole", WHOLE)
-@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=str)
-def test_what_surrounds_an_update_gives_the_same_bits(rule, options, whole, dtype, same_bits):
+@pairwise(case=KERNELS, whole=WHOLE, dtype=DTYPES)
+def test_what_surrounds_an_update_gives_the_same_bits(case, whole, dtype, same_bits):
+    rule, options = case
     same_bits(optimized(rule, {**options, **WHOLE[whole]}, dtype))
 
 
@@ -214,8 +229,7 @@ def test_whole_training_gives_the_same_bits(dtype, same_bits):
     same_bits(call)
 
 
-@pytest.mark.parametrize("gauss_newton", [False, True])
-@pytest.mark.parametrize("shape", ["every layer", "many rows", "wide layers", "shortcut"])
+@pairwise(gauss_newton=[False, True], shape=["every layer", "many rows", "wide layers", "shortcut"], dtype=DTYPES)
 def test_hessian_vector_products_give_the_same_bits(shape, gauss_newton, dtype, same_bits):
     n, layers = SHAPES.get(shape, (1100, None))
     net = fo.nn.Sequential(layers(), rng=0, dtype=dtype) if layers else network(dtype)
@@ -261,15 +275,13 @@ def trained(shape, rule, options, dtype):
     return call
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=str)
-def test_a_trainers_step_gives_the_same_bits(rule, options, shape, dtype, same_bits):
+@pairwise(case=KERNELS, shape=SHAPES, dtype=DTYPES)
+def test_a_trainers_step_gives_the_same_bits(case, shape, dtype, same_bits):
+    rule, options = case
     same_bits(trained(shape, rule, options, dtype))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("whole", WHOLE)
-@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+@pairwise(rule=["SGD", "Adam"], whole=WHOLE, shape=SHAPES, dtype=DTYPES)
 def test_a_trainers_step_with_what_surrounds_it_gives_the_same_bits(rule, whole, shape, dtype, same_bits):
     same_bits(trained(shape, rule, WHOLE[whole], dtype))
 

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import topics
 
 import fastopt as fo
 
 ROOT = Path(__file__).parents[1]
-TOPICS = ("functional", "metrics", "newton", "nn", "optim", "schedules", "threads")
-MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in TOPICS}}
+PUBLIC = ("functional", "metrics", "newton", "nn", "optim", "schedules", "threads")
+MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in PUBLIC}}
 
 
 def public_objects():
@@ -65,6 +66,14 @@ def test_every_kernel_documents_arguments_errors_and_an_example(name):
     text = getattr(fo.functional, name).__doc__
     for section in ("Parameters", "Returns", "Raises", "Examples"):
         assert f"    {section}\n    {'-' * len(section)}\n" in text
+
+
+@pytest.mark.parametrize("page", sorted({topic.page for topic in topics.taking_part("page")}))
+def test_the_page_of_a_topic_exists_and_the_page_of_topics_names_it(page):
+    assert (ROOT / "docs" / f"{page}.md").exists()
+    table, tree = (ROOT / "docs" / "topics.md").read_text().split("```{toctree}")
+    assert f"]({page}.md)" in table
+    assert f"\n{page}\n" in tree
 
 
 def test_every_test_that_the_page_of_promises_names_exists():

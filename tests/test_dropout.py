@@ -113,7 +113,7 @@ def test_sixteen_bits_are_uniform(shift, drawn):
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 7, 8, 16, 32, 64, 100, 128, 256, 784, 1024, 65536])
-def test_neighbours_are_independent(lag, drawn):
+def test_neighbors_are_independent(lag, drawn):
     one, other = (drawn[:, :-lag] >> np.uint32(24)).ravel().astype(int), (drawn[:, lag:] >> np.uint32(24)).ravel()
     assert abs(chi_square(256 * one + other, 65536)) < 4
 

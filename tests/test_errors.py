@@ -155,7 +155,7 @@ FUNCTIONAL = {
     "F.dense(x[:1], weight, bias, out=bias.reshape(1, 5))": r"ValueError: out: .* overlaps bias",
     "F.activation(first(pair), 'relu', second(pair))": r"ValueError: out: .* overlaps x",
     "F.activation(x, 'relu', wrong)": r"ValueError: out: expected shape \(4, 3\), got \(2, 2\)",
-    # standardisation
+    # standardization
     "F.standardize(x, wrong[0], scale)": r"ValueError: mean: expected shape \(3,\), got \(2,\)",
     "F.standardize(x, mean, scale.astype(float))": r"TypeError: scale: expected dtype float32, got float64",
     "F.standardize(x[:1], mean, scale, mean.reshape(1, 3))": r"ValueError: out: .* overlaps mean",
@@ -166,7 +166,7 @@ FUNCTIONAL = {
     "F.batch_statistics(x[:, None])": r"ValueError: x: expected shape \(n, n\), got \(4, 1, 3\)",
     "F.batch_statistics(x[:0])": r"ValueError: x: expected at least one row, got none",
     "F.batch_statistics(row)": r"ValueError: x: expected shape \(n, n\), got \(3,\); pass x\.reshape\(1, -1\)",
-    # batch normalisation
+    # batch normalization
     "F.batch_norm(x[:1])": r"ValueError: x: expected at least two rows to take batch statistics of, got 1; .*inference",
     "F.batch_norm(x, wrong[0])": r"ValueError: gamma: expected shape \(3,\), got \(2,\)",
     "F.batch_norm(x, mean, wrong)": r"ValueError: beta: expected shape \(3,\), got \(2, 2\)",

@@ -10,6 +10,7 @@ import pickle
 
 import numpy as np
 import pytest
+from pairs import pairwise
 
 import fastopt as fo
 
@@ -31,9 +32,7 @@ def test_a_folded_network_computes_the_same(activation, small_net, dtype):
     assert_close(net.fold().predict(x), net.predict(x))
 
 
-@pytest.mark.parametrize("n_in", [1, 2, 17, 256, 257, 300])
-@pytest.mark.parametrize("n_out", [1, 23, 24, 25, 48, 49, 97])
-@pytest.mark.parametrize("bias", [True, False])
+@pairwise(n_in=[1, 2, 17, 256, 257, 300], n_out=[1, 23, 24, 25, 48, 49, 97], bias=[True, False], dtype=RTOL)
 def test_every_shape_of_a_layer_is_packed_right(n_in, n_out, bias, dtype):
     net = fo.nn.Sequential([fo.nn.Dense(n_in, n_out, bias=bias)], rng=0, dtype=dtype)
     fast = net.fold()

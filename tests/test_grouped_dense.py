@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pairs import pairwise
 from reference import ACTIVATIONS, DTYPES, activation_backward, gamma, grouped_dense, grouped_dense_backward
-from test_dense import DZ_EPS, EXTRA, lay_out, layouts, wide
+from test_dense import DZ_EPS, EXTRA, lay_out, layouts, magnitude, wide
 
 import fastopt as fo
 
@@ -33,7 +34,7 @@ def data(n, depth, width, groups, dtype):
 
 def check_forward(n, depth, width, groups, dtype, layout="plain"):
     x, weight, bias, _ = data(n, depth, width, groups, dtype)
-    size = grouped_dense(np.abs(wide(x)), np.abs(wide(weight)), np.abs(bias), groups)
+    size = grouped_dense(magnitude(x), magnitude(weight), magnitude(bias), groups)
     bound = gamma(depth + EXTRA, dtype) * size
     y = F.grouped_dense(lay_out(x, layout), lay_out(weight, layout), bias, groups)
     assert y.shape == (n, width * groups)
@@ -55,10 +56,10 @@ def check_backward(n, depth, width, groups, dtype, activation, layout="plain"):
     if activation == "softmax":
         largest = np.abs(dy).max(axis=1, keepdims=True, initial=0)
         error = wide(y) * (largest * (width * groups + DZ_EPS) * eps)
-    exact = grouped_dense_backward(wide(dz), wide(x), wide(weight), None, groups)
-    sizes = [np.abs(a) for a in (wide(dz), wide(x), wide(weight))]
+    exact = grouped_dense_backward(dz, wide(x), wide(weight), None, groups)
+    sizes = [magnitude(a) for a in (dz, x, weight)]
     summed = grouped_dense_backward(*sizes, None, groups)
-    inherited = grouped_dense_backward(2 * error, *sizes[1:], None, groups)
+    inherited = grouped_dense_backward(magnitude(2 * error), *sizes[1:], None, groups)
     for form in ({"z": z}, {"y": y}):
         if "y" in form and activation in ("gelu", "silu"):
             continue
@@ -87,7 +88,7 @@ def test_backward_is_within_the_rounding_bound(n, depth, width, groups, dtype, a
     check_backward(n, depth, width, groups, dtype, activation, layout)
 
 
-@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pairwise(shape=LARGE, dtype=DTYPES)
 def test_large_layers_are_within_the_rounding_bound(shape, dtype):
     check_forward(*shape, dtype)
     check_backward(*shape, dtype, "relu")

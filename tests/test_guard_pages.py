@@ -11,7 +11,9 @@ from pathlib import Path
 import guard
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, FAMILIES, KERNELS, LOSS_CASES, draw_targets, loss_options
+import topics
+from pairs import pairwise
+from reference import ACTIVATIONS, DTYPES, FAMILIES, KERNELS, LOSS_CASES, draw_targets, loss_options
 
 import fastopt as fo
 from fastopt._kernels import core
@@ -23,7 +25,10 @@ WIDTHS = [*range(1, 34), 47, 64, 65, 100]
 ROWS = (1, 3, 7, 17)
 
 
-@pytest.fixture(params=[guard.ending, guard.beginning], ids=["ending", "beginning"])
+PLACES = [guard.ending, guard.beginning]
+
+
+@pytest.fixture(params=PLACES, ids=["ending", "beginning"])
 def place(request):
     return request.param
 
@@ -149,11 +154,11 @@ def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
         fo.nn.Whiten(width),
-        fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu")]),
+        fo.nn.Residual([fo.nn.Dense(width, width, activation="gelu", l1=0.01)]),
         fo.nn.BatchNorm(width, activation="silu"),
         fo.nn.Dropout(0.1),
-        fo.nn.GroupedDense(width, width, width, activation="tanh"),
-        fo.nn.Maxout(width, 6),
+        fo.nn.GroupedDense(width, width, width, activation="tanh", l2=0.01),
+        fo.nn.Maxout(width, 6, max_norm=1.0),
         fo.nn.GroupedDense(6, 3, groups=3),
     ]
     net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
@@ -176,7 +181,13 @@ def run_network(place, dtype, n, width):
     trainer.fit(other, y, batch_size=4, sample_weight=weight)
     trainer.step(other, y, weight)
     net.predict(other, out)
-    return [out, *products, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
+    packed = net.fold().predict(x, place(np.empty((n, 3), dtype)))
+    return [out, packed, *products, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
+
+
+@pytest.mark.parametrize("topic", topics.taking_part("guard_pages"), ids=lambda topic: topic.name)
+def test_every_topic_of_kernels_has_a_test_here(topic):
+    assert topic.guard_pages in globals()
 
 
 def test_guarded_arrays_take_every_misalignment(dtype):
@@ -220,7 +231,7 @@ def test_dense_stays_inside(n, dtype, place):
         check(run_dense, place, dtype, n, 5, width, "tanh")
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pairwise(name=ACTIVATIONS, dtype=DTYPES, place=PLACES)
 def test_dense_stays_inside_with_every_activation(name, dtype, place):
     for width in (1, 9, 33):
         check(run_dense, place, dtype, 7, width, width, name)
@@ -248,19 +259,20 @@ def test_dropout_stays_inside(dtype, place):
         check(run_dropout, place, dtype, 3, width)
 
 
-@pytest.mark.parametrize(("loss", "kind", "options"), LOSS_CASES)
-def test_losses_stay_inside(loss, kind, options, dtype, place):
+@pairwise(case=LOSS_CASES, dtype=DTYPES, place=PLACES)
+def test_losses_stay_inside(case, dtype, place):
+    loss, kind, options = case
     for width in WIDTHS:
         for n in (3, 17):
             check(run_loss, place, dtype, n, width, loss, kind, options)
 
 
-def test_standardisation_stays_inside(dtype, place):
+def test_standardization_stays_inside(dtype, place):
     for width in WIDTHS:
         check(run_standardize, place, dtype, 3, width)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pairwise(name=ACTIVATIONS, dtype=DTYPES, place=PLACES)
 def test_batch_norm_stays_inside(name, dtype, place):
     for width in WIDTHS if name == "identity" else (1, 9, 33):
         for n in (2, 13, 67):
@@ -273,8 +285,8 @@ def test_statistics_of_channels_stay_inside(dtype, place):
     check(run_channel_statistics, place, dtype, 2, 3, 37, 31)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_generalised_linear_models_stay_inside(family, dtype, place):
+@pairwise(family=FAMILIES, dtype=DTYPES, place=PLACES)
+def test_generalized_linear_models_stay_inside(family, dtype, place):
     for width in WIDTHS[::2]:
         for n in (3, 17, 130):
             check(run_glm, place, dtype, n, width, family)
@@ -283,9 +295,9 @@ def test_generalised_linear_models_stay_inside(family, dtype, place):
 INTERIM = [(rule, {"momentum": 0.9, "nesterov": "interim"}) for rule in ("SGD", "RMSprop")]
 
 
-@pytest.mark.parametrize("whole", WHOLE)
-@pytest.mark.parametrize(("rule", "options"), [*KERNELS, *INTERIM], ids=str)
-def test_optimizers_stay_inside(rule, options, whole, dtype, place):
+@pairwise(case=[*KERNELS, *INTERIM], whole=WHOLE, dtype=DTYPES, place=PLACES)
+def test_optimizers_stay_inside(case, whole, dtype, place):
+    rule, options = case
     for size in WIDTHS if whole == "alone" else WIDTHS[::3]:
         check(run_optimizer, place, dtype, size, rule, {**options, **WHOLE[whole]})
 

@@ -1,57 +1,49 @@
-"""Every instruction-set level this machine runs, each in a process of its own.
+"""Every instruction-set level this machine runs, each in a process of its own, beside all other tests.
 
-Pass criterion: the kernel topics pass there as they do here.
+Pass criterion: the topics of kernels (topics.py) pass there as they do here.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import topics
+from pairs import OTHER_LEVEL
 
 import fastopt as fo
 
-HERE = Path(__file__).parent
-TOPICS = [
-    "activations",
-    "dense",
-    "grouped_dense",
-    "maxout",
-    "dropout",
-    "whiten",
-    "standardize",
-    "batch_norm",
-    "losses",
-    "optim",
-    "program",
-    "newton_hvp",
-    "trainer",
-    "fold",
-    "determinism",
-    "guard_pages",
-    "errors",
-]
-INSIDE = "FASTOPT_TEST_LEVEL"  # set in the processes started here, which start no others
-
+ROOT = Path(__file__).parents[1]
 config = fo.config()
-others = [level for level in config["isas"] if level != config["isa"]]
+others = [level for level in config["isas"] if level != config["isa"] and not OTHER_LEVEL]
 
 
 def environment(level):
     path = os.pathsep.join([str(Path(fo.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "FASTOPT_ISA": level, INSIDE: level, "PYTHONPATH": path}
+    return {**os.environ, "FASTOPT_ISA": level, "FASTOPT_TEST_LEVEL": level, "PYTHONPATH": path}
 
 
-@pytest.mark.skipif(INSIDE in os.environ, reason="already inside the run of one level")
+@pytest.fixture(scope="session", autouse=True)
+def runs(tmp_path_factory):
+    """The runs of the other levels, and what they print. Autouse: they start with the first test here."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *topics.files("levels")]
+    logs = {level: tmp_path_factory.mktemp(level) / "log" for level in others}
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for level, log in logs.items():
+            out = stack.enter_context(log.open("w"))
+            run = subprocess.Popen(command, env=environment(level), cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+            started[level] = stack.enter_context(run)
+            stack.callback(run.kill)
+        yield started, logs
+
+
 @pytest.mark.parametrize("level", others)
-def test_every_other_level_passes_the_kernel_topics(level):
-    files = [str(HERE / f"test_{topic}.py") for topic in TOPICS]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HERE.parent), *files]
-    done = subprocess.run(
-        command, env=environment(level), cwd=HERE.parent, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stdout[-8000:]
+def test_every_other_level_passes_the_kernel_topics(level, runs):
+    started, logs = runs
+    assert started[level].wait(timeout=1800) == 0, logs[level].read_text()[-8000:]
 
 
 @pytest.mark.parametrize("level", config["isas"])

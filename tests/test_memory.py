@@ -107,7 +107,7 @@ CALLS = {
     "dense": lambda: fo.functional.dense(x, weight, bias, "relu", y),
 }
 gc.disable()  # what others left is not freed while we count
-times = 1000 if n * weight.size < 1_000_000 else 100
+times = 1000 if n * weight.size < 100_000 else 100
 fastopt.nn.trainer.SLICE = 1e9
 small = trainer("mse", fo.optim.Adam)
 with fo.num_threads(team):

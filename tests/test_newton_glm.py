@@ -1,4 +1,4 @@
-"""Generalised linear models: the kernel against NumPy, fits against scikit-learn and SciPy.
+"""Generalized linear models: the kernel against NumPy, fits against scikit-learn and SciPy.
 
 Pass criterion: loss, gradient and Hessian within RTOL of the largest entry; a fit's coefficients within
 1e-8, relative, of another solver's; its gradient, computed by NumPy, within what `tol` promises.
@@ -13,6 +13,7 @@ import pytest
 import scipy.optimize
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pairs import pairwise
 from reference import DTYPES, FAMILIES, glm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
@@ -214,9 +215,7 @@ WAYS = {
 }
 
 
-@every
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("signal", [1.0, 4.0])
+@pairwise(family=FAMILIES, way=WAYS, signal=[1.0, 4.0])
 def test_every_way_ends_where_the_gradient_is_as_small_as_promised(family, way, signal, monkeypatch):
     for name, value in WAYS[way].items():
         monkeypatch.setattr(fo.newton.glm_solver, name, value)
@@ -346,10 +345,12 @@ def offsets(n, k=0, seed=7):
     return np.random.default_rng(seed).normal(1, 1, (n, k) if k else n)
 
 
-@every
-@pytest.mark.parametrize("way", ["as it is", "conjugate gradients"])
-@pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("shape", [(400, 6), (20, 60)], ids=str)
+@pairwise(
+    family=FAMILIES,
+    way=["as it is", "conjugate gradients"],
+    intercept=[True, False],
+    shape=[(400, 6), (20, 60)],
+)
 def test_an_offset_is_part_of_the_linear_predictor(family, shape, intercept, way, monkeypatch):
     for name, value in WAYS[way].items():
         monkeypatch.setattr(fo.newton.glm_solver, name, value)

@@ -1,4 +1,4 @@
-"""Generalised linear models on columns far from zero, of very unlike size, or constant.
+"""Generalized linear models on columns far from zero, of very unlike size, or constant.
 
 Pass criterion: coefficients, in units of the columns' deviations, and the intercept within NEAR of those of the
 columns centered by NumPy, relative to the largest; standard errors and what statsmodels 0.15 gives to the digits

@@ -6,6 +6,7 @@ element; identities (symmetry, equal matrices) to EXACT of it; float32 within FL
 
 import numpy as np
 import pytest
+from pairs import pairwise
 from reference import ACTIVATIONS, draw_targets, normal_density
 from test_program import FORMS, LAYOUTS, inputs, refuses_logits, with_random_arrays
 
@@ -106,8 +107,7 @@ def assert_close(got, want, rtol, floor=1e-3):
 # ---------------------------------------------------------------- exact products
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS)
 def test_hvp_equals_the_differenced_gradient_for_every_layer_activation_and_loss(name, form):
     net = network(name)
     for n in ROWS:
@@ -118,9 +118,7 @@ def test_hvp_equals_the_differenced_gradient_for_every_layer_activation_and_loss
             assert_close(got, differenced(net, x, y, v, loss, weight), RTOL)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("gauss_newton", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS, gauss_newton=[False, True])
 def test_hvp_is_symmetric(name, gauss_newton, form):
     net = network(name)
     x, y, loss = problem(net, form, 29)
@@ -240,8 +238,7 @@ def pulled_back(net, x, u):
     return net.value_and_grad(x, targets, "mse")[1]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", PLAIN)
+@pairwise(name=PLAIN, form=FORMS)
 def test_gauss_newton_equals_its_definition_by_differences(name, form):
     net, h = network(name), 1e-5
     x, y, loss = problem(net, form, 29)
@@ -259,8 +256,7 @@ def test_gauss_newton_equals_its_definition_by_differences(name, form):
     assert_close(net.hvp(x, y, v, loss, gauss_newton=True), want, 2e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pairwise(name=NETWORKS, form=FORMS)
 def test_gauss_newton_is_positive_semidefinite(name, form):
     net = network(name)
     x, y, loss = problem(net, form, 29)

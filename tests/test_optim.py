@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pairs import pairwise
 from reference import KERNELS, OPTIONS, RULES, clip_by_norm, clip_by_value, mean_of_calls
 
 import fastopt as fo
@@ -35,7 +36,8 @@ def cases(pairs):
 
 
 every_rule = pytest.mark.parametrize("rule", RULES)
-every_case = cases((rule, o) for rule in RULES for o in OPTIONS[rule])
+CASES = [(rule, o) for rule in RULES for o in OPTIONS[rule]]
+every_case = cases(CASES)
 every_kernel = cases(KERNELS)
 every_interim = cases((rule, o) for rule in RULES for o in OPTIONS[rule] if o.get("nesterov") == "interim")
 
@@ -175,11 +177,9 @@ def test_an_element_has_the_same_bits_wherever_it_stands(rule, options, dtype):
     assert len({value.tobytes() for a in params for value in a}) == 1
 
 
-@every_case
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_gradient_that_is_not_finite_spoils_its_own_element_where_the_formula_does_and_no_other(
-    rule, options, value, dtype
-):
+@pairwise(case=CASES, value=[np.nan, -np.inf], dtype=RTOL)
+def test_a_gradient_that_is_not_finite_spoils_its_own_element_where_the_formula_does_and_no_other(case, value, dtype):
+    rule, options = case
     params, grads = data(dtype, shapes=[(19,)], steps=6)
     grads[2][0][17] = value
     optimizer, oracle = make(rule, params, **options), Oracle(rule, params, **options)
@@ -741,12 +741,9 @@ def test_clip_grad_norm_raises_where_asked_before_it_writes(value):
 PLACES = [(0, (0,)), (1, (2, 4)), (4, (1, 2, 6)), (5, (256,))]
 
 
-@every_kernel
-@pytest.mark.parametrize(("i", "place"), PLACES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_check_finite_raises_naming_the_place_changes_nothing_and_the_step_can_be_repeated(
-    rule, options, i, place, value
-):
+@pairwise(case=KERNELS, where=PLACES, value=[np.nan, np.inf, -np.inf])
+def test_check_finite_raises_naming_the_place_changes_nothing_and_the_step_can_be_repeated(case, where, value):
+    (rule, options), (i, place) = case, where
     (params, grads), (twins, _) = data(np.float32, steps=3), data(np.float32, steps=3)
     optimizer, undisturbed = make(rule, params, check_finite="raise", **options), make(rule, twins, **options)
     for step in grads:
@@ -761,9 +758,9 @@ def test_check_finite_raises_naming_the_place_changes_nothing_and_the_step_can_b
     assert_same(everything(optimizer), everything(undisturbed))
 
 
-@every_kernel
-@pytest.mark.parametrize(("i", "place"), PLACES)
-def test_check_finite_skips_the_whole_step_and_counts_it(rule, options, i, place, dtype):
+@pairwise(case=KERNELS, where=PLACES, dtype=RTOL)
+def test_check_finite_skips_the_whole_step_and_counts_it(case, where, dtype):
+    (rule, options), (i, place) = case, where
     (params, grads), (twins, _) = data(dtype, steps=6), data(dtype, steps=6)
     optimizer, undisturbed = make(rule, params, check_finite="skip", **options), make(rule, twins, **options)
     assert optimizer.skipped == 0

@@ -17,8 +17,10 @@ import warnings
 
 import numpy as np
 import pytest
+from pairs import pairwise
 from reference import OPTIONS, RULES, in_torch, moments
 from test_optim import (
+    CASES,
     RTOL,
     as_torch_counts,
     assert_close,
@@ -33,7 +35,8 @@ from test_optim import (
 import fastopt as fo
 
 every_torch_rule = pytest.mark.parametrize("rule", [rule for rule in RULES if in_torch(rule, {})])
-every_torch_case = cases((rule, o) for rule in RULES for o in OPTIONS[rule] if in_torch(rule, o))
+TORCH_CASES = [(rule, o) for rule, o in CASES if in_torch(rule, o)]
+every_torch_case = cases(TORCH_CASES)
 
 # ---------------------------------------------------------------- state
 
@@ -88,12 +91,13 @@ def round_trip(optimizer, twin, way, path):
         twin.load_state_dict(optimizer.state_dict())
 
 
-every_way = pytest.mark.parametrize("way", ["dict", "file"])
+WAYS = ["dict", "file"]
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
-@every_way
-@every_case
-def test_a_round_trip_of_the_state_continues_bit_for_bit(rule, options, way, dtype, tmp_path):
+@pairwise(case=CASES, way=WAYS, dtype=RTOL)
+def test_a_round_trip_of_the_state_continues_bit_for_bit(case, way, dtype, tmp_path):
+    rule, options = case
     params, grads = data(dtype, steps=10)
     optimizer = make(rule, params, **options)
     for t, step in enumerate(grads[:5]):
@@ -357,9 +361,9 @@ CLIPS = {
 }
 
 
-@every_torch_case
-@pytest.mark.parametrize("clip", CLIPS)
-def test_clipping_acts_as_torchs_before_its_step(rule, options, clip, dtype, torch):
+@pairwise(case=TORCH_CASES, clip=CLIPS, dtype=RTOL)
+def test_clipping_acts_as_torchs_before_its_step(case, clip, dtype, torch):
+    rule, options = case
     params, grads = data(dtype, steps=10)
     optimizer, peer = make(rule, params, **{clip: 2.0}, **options), Peer(torch, rule, params, **options)
     for step in grads:

@@ -45,7 +45,7 @@ def test_strided_inputs_give_the_bits_of_contiguous_ones(dtype, rng):
     )
 
 
-def test_a_constant_column_is_only_centred():
+def test_a_constant_column_is_only_centered():
     net = fo.nn.Sequential([fo.nn.Standardize(2)], dtype=np.float64)
     x = np.array([[3.0, 0.0], [3.0, 2.0]])
     np.testing.assert_array_equal(net.calibrate(x).predict(x), [[0, -1], [0, 1]])

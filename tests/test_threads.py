@@ -16,6 +16,7 @@ from pathlib import Path
 import calls
 import pytest
 import threadpoolctl
+from pairs import ALL
 
 import fastopt as fo
 from fastopt import threads
@@ -363,12 +364,12 @@ def test_an_import_takes_any_omp_num_threads(value, python):
 
 
 @linux
-def test_an_import_honours_the_affinity_mask(python):
+def test_an_import_honors_the_affinity_mask(python):
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import fastopt as fo; "
     assert python(program + "print(fo.get_num_threads())") == "1\n"
 
 
-def test_an_import_honours_omp_num_threads(python):
+def test_an_import_honors_omp_num_threads(python):
     assert python("import fastopt; print(fastopt.get_num_threads())", OMP_NUM_THREADS="1") == "1\n"
 
 
@@ -627,24 +628,24 @@ print(before > 1, inside, elsewhere, get() == before)
 # ---------------------------------------------------------------- interrupts
 
 INTERRUPTS = """
-import random, signal, sys, time
+import random, signal
 import calls
 import fastopt as fo
-name = sys.argv[1]
+name, times = CALL, TIMES
 want, before = calls.CALLS[name](), calls.counts()
 random.seed(0)
 interrupted = 0
 net = calls.network()
 optimizer = fo.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov="interim", ema_decay=0.9)
 grads = [p * 0 for p in net.parameters()]
-end, armed = time.monotonic() + 1.0, False
+armed = False
 
 def interrupt(*_):
     if armed:
         raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
-while time.monotonic() < end:
+while interrupted < times:
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 2e-3))
@@ -657,19 +658,19 @@ while time.monotonic() < end:
     except KeyboardInterrupt:
         armed, interrupted = False, interrupted + 1
     optimizer.step(grads)  # is at nobody's work
-    if interrupted % 20 == 0:
+    if interrupted % 10 == 0:
         assert calls.counts() == before, (calls.counts(), before)
 assert calls.counts() == before, (calls.counts(), before)
 assert calls.CALLS[name]() == want
-print(interrupted > 20)
+print("survived")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no interval timers")
 @pytest.mark.parametrize("name", ["newton_step", "glm", "minimize", "newton_cg", "whiten", "fit"])
 def test_an_interrupt_at_any_moment_leaves_no_count_and_no_flag_behind(name, python):
-    program = INTERRUPTS.replace("sys.argv[1]", repr(name))
-    assert python(TESTS + program) == "True\n"
+    program = INTERRUPTS.replace("CALL", repr(name), 1).replace("TIMES", "1000" if ALL else "100", 1)
+    assert python(TESTS + program) == "survived\n"
 
 
 # ---------------------------------------------------------------- fork

@@ -20,6 +20,7 @@ import threading
 
 import numpy as np
 import pytest
+from pairs import pairwise
 from reference import KERNELS, RULES
 
 import fastopt as fo
@@ -338,16 +339,14 @@ def check_twins(network, rule, dtype, n, bad_at=(), **options):
     assert one.optimizer.grad_norm == pytest.approx(other.optimizer.grad_norm, rel=rtol, nan_ok=True)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize(("rule", "options"), KERNELS, ids=str)
-def test_a_step_of_any_rule_equals_gradient_and_update(rule, options, network, dtype):
+@pairwise(case=KERNELS, network=NETWORKS, dtype=RTOL)
+def test_a_step_of_any_rule_equals_gradient_and_update(case, network, dtype):
+    rule, options = case
     for n in BATCHES:
         check_twins(network, rule, dtype, n, **{**options, "maximize": False})  # which runs away with momentum
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("options", SURROUNDED)
-@pytest.mark.parametrize("rule", RULES)
+@pairwise(rule=RULES, options=SURROUNDED, network=NETWORKS, dtype=RTOL)
 def test_a_step_with_what_surrounds_it_equals_gradient_and_update(rule, options, network, dtype):
     options = SURROUNDED[options]
     bad_at = (4, 11) if "check_finite" in options else ()
@@ -374,11 +373,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("network", ["20-37-5", "shortcut"])
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"ema_decay": 0.9, "max_norm": 0.1}], ids=str)
-@pytest.mark.parametrize(("rule", "own"), KERNELS, ids=str)
-def test_a_refused_step_leaves_every_bit_and_the_run_goes_on(rule, own, options, what, network, dtype):
+@pairwise(
+    case=KERNELS,
+    options=[{}, {"accumulate": 2}, {"ema_decay": 0.9, "max_norm": 0.1}],
+    what=REFUSED,
+    network=["20-37-5", "shortcut"],
+    dtype=RTOL,
+)
+def test_a_refused_step_leaves_every_bit_and_the_run_goes_on(case, options, what, network, dtype):
+    rule, own = case
     one, other = twins(network, rule, dtype, check_finite="raise", **{**own, **options})
     x, y = REFUSED[what](one.net)
     REFUSED[what](other.net)

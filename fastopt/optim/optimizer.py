@@ -368,8 +368,8 @@ class Optimizer:
         groups, first = [], 0
         for group in self.param_groups:
             last = first + len(group["params"])
-            options = {name: opt.plain(value) for name, value in group.items()}
-            groups.append({**options, "params": list(range(first, last))})
+            options = {name: opt.plain(value) for name, value in group.items() if name != "params"}
+            groups.append({"params": list(range(first, last)), **options})
             first = last
         return {
             "rule": type(self).__name__,
