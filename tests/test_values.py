@@ -251,6 +251,7 @@ WRONG = {
         [images(4), images(4), images(2, owner=1), images(2)], [("add", (0,), 1), ("add", (2,), 3)], "have been written"),
     "positions that differ": ([images(4), {"shape": (4, 4, 4)}], [("add", (0,), 1)], "expected shapes that fit"),
     "an unknown kind": ([images(4), images(4)], [("nothing", (0,), 1)], "^kind: expected one of .*dense.*got 'nothing'"),
+    "more than memory holds": ([images(2**41)], [], "at most 2\\*\\*40 numbers"),
     "no channels": ([images(0)], [], "a shape of numbers above 0"),
 }  # fmt: skip
 
