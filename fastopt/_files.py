@@ -190,7 +190,7 @@ class File:
         stored = self.stored[name]
         array = aligned_zeros(stored.shape, stored.dtype)
         self._stream.seek(stored.start)
-        if self._stream.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+        if self._stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise ValueError(f"{self.path}: expected all bytes of {name}, but the file was cut short meanwhile")
         return array
 

@@ -127,7 +127,7 @@ def set_num_threads(n: int) -> None:
     core.set_common_team(min(whole_number("n", n, most=math.inf), _available()))
 
 
-class num_threads(ContextDecorator, core.OwnTeam):  # type: ignore[name-defined]
+class num_threads(ContextDecorator, core.OwnTeam):
     """Use exactly `n` threads in calls from this thread, inside the ``with`` block.
 
     More than the machine has is allowed here: it is slower, and gives the same bits.

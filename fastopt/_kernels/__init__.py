@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastopt._kernels._cpu import levels
 
@@ -26,5 +27,8 @@ def _choose() -> tuple[str, tuple[str, ...]]:
 
 
 isa, isas = _choose()
-core = importlib.import_module(f"fastopt._kernels.{isa}.core")
+if TYPE_CHECKING:
+    from fastopt._kernels import core  # every level has the types of core.pyi
+else:
+    core = importlib.import_module(f"fastopt._kernels.{isa}.core")
 sys.modules["fastopt._kernels.core"] = core  # classes name this module, whatever the level: pickle finds them

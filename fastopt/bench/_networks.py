@@ -76,7 +76,8 @@ def torch_step(net, x, y) -> Callable:
 def jax_params(widths) -> list:
     """Weights and biases of our network of these widths."""
     jax = one_thread_jax()
-    return [(jax.numpy.array(layer.weight.T), jax.numpy.array(layer.bias)) for layer in our_net(widths).layers]
+    arrays = our_net(widths).parameters()
+    return [(jax.numpy.array(w.T), jax.numpy.array(b)) for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
 
 
 def jax_loss() -> Callable:

@@ -111,7 +111,7 @@ class Data(NamedTuple):
     intercept: bool
     offset: np.ndarray | None  # (n, k)
 
-    def bound(self, center):
+    def bound(self, center) -> core.GlmData:
         """The kernel, with scratch of its own."""
         return core.GlmData(*self[:6], center, self.offset)
 

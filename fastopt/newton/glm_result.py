@@ -30,6 +30,8 @@ class GLMResult:
         columns about their center if some lie far from zero, and of small ones in units of 16 deviations.
     """
 
+    coef: np.ndarray
+    intercept: np.ndarray | float
     # what models pickled by older versions lack
     _center: np.ndarray | None = None
     _has_offset = False

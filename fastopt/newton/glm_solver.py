@@ -71,7 +71,9 @@ class Solver:
 
     def run(self, theta):
         objective, total = self.objective, self.objective.total
-        self.pairs, self.factor, self.n_iter, self.passes = [], None, 0, 0
+        self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self.factor: Factor | None = None
+        self.n_iter = self.passes = 0
         self.converged = self.stuck = self.separated = False
         hessian = objective.empty(self.dtype) if self.dense else None
         loss, grad = objective.value(theta, hessian, self.rough)
@@ -118,7 +120,7 @@ class Solver:
     # -- steps
 
     def direction(self, grad) -> np.ndarray:
-        if not self.dense:
+        if self.factor is None:
             return self.objective.seen(self.conjugate_gradients(-grad))
         q, kept = -grad, []
         for s, y in reversed(self.pairs):

@@ -15,7 +15,7 @@ A gradient within tol ends nothing by itself: the curvature there is looked at, 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,9 @@ class Proposal(NamedTuple):
 
 class _Objective:
     """The caller's functions: counted, their results checked, x handed out as a copy."""
+
+    _hessian: Any  # None where the caller gives none: a method that needs it is refused by `require`
+    _hvp: Any
 
     def __init__(self, objective, jac, hess, hessp, d):
         self.nfev = self.njev = self.nhev = 0
@@ -169,7 +172,8 @@ class _Exact:
         with one_blas_thread:
             factor = Factor(self.hess)
             self.definite = not factor.minor
-            self._newton = -factor.solve(g) if self.definite else None
+            if self.definite:
+                self._newton = -factor.solve(g)
 
     @computed_once
     def _eigen(self):

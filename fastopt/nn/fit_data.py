@@ -22,7 +22,7 @@ ABANDON = "call abandon_fit() to drop the rest of it"
 # ---------------------------------------------------------------- checks
 
 
-def checked_rows(training, loss, X, y, sample_weight, check_finite):
+def checked_rows(training, loss, X, y, sample_weight, check_finite) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Rows, targets and weights, checked and kept apart from the caller's."""
     x, targets, weights = training.check(X, y, sample_weight)
     if not len(x):
@@ -40,7 +40,8 @@ def checked_validation(training, loss, validation, check_finite):
     if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
         raise TypeError(f"validation: expected (X, y) or (X, y, sample_weight), got {type(validation).__name__}")
     try:
-        data = checked_rows(training, loss, *(*validation, None)[:3], check_finite)
+        X, y, sample_weight = (*validation, None)[:3]
+        data = checked_rows(training, loss, X, y, sample_weight, check_finite)
     except (TypeError, ValueError) as error:
         raise type(error)(f"validation: {error}") from None
     _, targets, weights = data

@@ -35,7 +35,7 @@ class Layout:
         parts = {"weights": tuple(weights), "penalty": penalty, "activation": activation, "own": own}
         self.entries.append({"kind": kind, "sources": sources, "dst": dst, **parts})
 
-    def program(self, typenum, fixed):
+    def program(self, typenum, fixed) -> core.Program:
         """The compiled program; `fixed`: its parameters will not change."""
         values = [{"shape": shape} for shape in self.shapes]
         return core.Program(values, self.entries, typenum, fixed)

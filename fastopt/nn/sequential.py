@@ -394,7 +394,7 @@ class Sequential(Fixed):
             )
         return name
 
-    def bind(self, loss, update=None, max_batch=0):
+    def bind(self, loss, update=None, max_batch=0) -> core.Training:
         """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
         return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
 

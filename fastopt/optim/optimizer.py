@@ -60,6 +60,7 @@ class Optimizer:
     defaults: dict = {}
     _rule: str
     _rules: list[type["Optimizer"]] = []  # every subclass that has a kernel
+    __signature__: inspect.Signature  # what help() shows
     positional: frozenset[str]  # its options before the keyword-only ones: those that torch has always had
 
     def __init_subclass__(cls):
@@ -70,7 +71,7 @@ class Optimizer:
         if hasattr(cls, "_rule"):
             Optimizer._rules.append(cls)
         takes_shared = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values())
-        cls.__signature__ = inspect.Signature([*own[1:], *(shared if takes_shared else ())])  # what help() shows
+        cls.__signature__ = inspect.Signature([*own[1:], *(shared if takes_shared else ())])
 
     def __init__(
         self, params, options, *, max_norm=None, clip_value=None, check_finite=None, accumulate=1, ema_decay=None
@@ -183,7 +184,7 @@ class Optimizer:
             options = {name: group[name] for name in self.defaults}
             nesterov = options.get("nesterov", False)
             fixed = {name: v for name, v in values.items() if name in core.NUMBERS and not isinstance(v, Schedule)}
-            flags = [bool(options.get(name, False)) for name in FLAGS]
+            flags = {name: bool(options.get(name, False)) for name in FLAGS}
             last = first + len(group["params"])
             self._keep(range(first, last), group, moments, nesterov == "interim")
             self._update.set_options(
@@ -192,9 +193,9 @@ class Optimizer:
                 formula,
                 fixed,
                 nesterov == "interim",
-                *flags,
-                self._decoupled(options),
-                opt.seen(group),
+                decoupled_weight_decay=self._decoupled(options),
+                seen=opt.seen(group),
+                **flags,
             )
             first = last
         self._update.set_table(table)
@@ -298,7 +299,7 @@ class Optimizer:
     # --- what a Trainer calls
 
     @property
-    def compiled_update(self):
+    def compiled_update(self) -> core.Update:
         """The update that a Trainer compiles into its network's program; None where `stepper` makes the whole step."""
         return self._update
 

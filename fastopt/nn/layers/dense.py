@@ -91,7 +91,7 @@ class Product(Layer):
     def _replace(self, weight, bias):
         if self.bias is None:
             self._has_bias = True
-            self._arrays["bias"] = aligned_zeros(bias.shape, self.weight.dtype)
+            self._arrays = {**self._arrays, "bias": aligned_zeros(bias.shape, self.weight.dtype)}
         self.weight, self.bias = weight, bias
 
     def lay_out(self, layout, src):

@@ -1,0 +1,3 @@
+"""Types of the compiled probe of the processor."""
+
+def levels() -> tuple[str, ...]: ...
