@@ -36,7 +36,7 @@ def test_a_network_shows_its_layers(small_net):
 
 
 def test_a_chain_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"layers\[1\]: expected 5 inputs"):
+    with pytest.raises(ValueError, match=r"layers\[1\] \(Dense\): expected 6 columns, got 5 from layers\[0\]"):
         fo.nn.Sequential([fo.nn.Dense(4, 5), fo.nn.Dense(6, 2)])
     layer = fo.nn.Dense(4, 4)
     with pytest.raises(ValueError, match="each layer once"):
@@ -107,7 +107,7 @@ def test_a_dropout_keeps_the_width_it_has_in_a_network():
     fo.nn.Sequential([fo.nn.Dense(4, 3), layer], rng=0)
     fo.nn.Sequential([fo.nn.Dense(5, 3), layer], rng=0)
     with pytest.raises(
-        ValueError, match=r"layers\[1\]: expected 3 inputs, as where this Dropout stands already, got 4"
+        ValueError, match=r"layers\[1\] \(Dropout\): expected 3 columns, as where this Dropout stands already"
     ):
         fo.nn.Sequential([fo.nn.Dense(3, 4), layer], rng=0)
 

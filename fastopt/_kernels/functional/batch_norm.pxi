@@ -31,11 +31,6 @@ cdef void statistics_job(void* args, floating* dtype, Py_ssize_t member, Py_ssiz
         c0 += cols
 
 
-cdef inline object new_row(int typenum, Py_ssize_t n):
-    cdef cnp.npy_intp length = n
-    return cnp.PyArray_EMPTY(1, &length, typenum, 0)
-
-
 cdef double positive_eps(object eps) except -1:
     if not isinstance(eps, (int, float, np.number)) or not 0 < eps < HUGE_VAL:
         raise ValueError(f"eps: expected a finite number above 0, got {eps!r}")
@@ -93,7 +88,7 @@ def batch_statistics(x, correction=0):
         raise ValueError("x: expected at least one row, got none")
     if a.n * a.size <= a.correction:
         raise ValueError(f"x: expected more than {correction} elements a column for this correction, got {a.n * a.size}")
-    mean, var = new_row(a.typenum, a.c), new_row(a.typenum, a.c)
+    mean, var = new_array(a.typenum, a.c), new_array(a.typenum, a.c)
     a.x, a.mean, a.var = data(x), data(mean), data(var)
     with nogil:
         run_typed(a.typenum, statistics_job[float], statistics_job[double], &a, team_for(4 * a.n * a.c * a.size))
@@ -165,13 +160,16 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     if z is not None:
         z = as_output("z", z, typenum, (n, c))
     check_apart(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
-    statistics = new_row(typenum, 5 * c)        # as BatchStatistics has them
+    statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.run.training = code, True
     one.values[0], one.values[1], one.saved, one.z = data(x), data(out), data(statistics), data_or_null(z)
+    mean, var = new_array(typenum, c), new_array(typenum, c)
     with nogil:
         run_one(&one, 8 * n * c)
-    return out, statistics[:c].copy(), statistics[c:2 * c].copy()
+    memcpy(data(mean), data(statistics), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
+    memcpy(data(var), <char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), cnp.PyArray_NBYTES(<cnp.ndarray>var))
+    return out, mean, var
 
 
 cdef inline int check_two_rows(Py_ssize_t n) except -1:
@@ -296,13 +294,14 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     check_two_rows(n)
     v = slope_argument(code, typenum, z, y, (n, c))
     dx = as_output("dx", dx, typenum, (n, c))
-    dgamma = new_row(typenum, c) if dgamma is None else as_output("dgamma", dgamma, typenum, (c,))
-    dbeta = new_row(typenum, c) if dbeta is None else as_output("dbeta", dbeta, typenum, (c,))
+    dgamma = new_array(typenum, c) if dgamma is None else as_output("dgamma", dgamma, typenum, (c,))
+    dbeta = new_array(typenum, c) if dbeta is None else as_output("dbeta", dbeta, typenum, (c,))
     check_apart(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
                 ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
     dz = dy if code == IDENTITY else np.empty_like(dy)
-    statistics = new_row(typenum, 5 * c)        # as BatchStatistics has them
-    statistics[:c], statistics[c:2 * c] = mean, var
+    statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
+    memcpy(data(statistics), data(mean), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
+    memcpy(<char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), data(var), cnp.PyArray_NBYTES(<cnp.ndarray>var))
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.entry.n_weights, one.backward = code, MOST_WEIGHTS, True
     one.entry.weights[1].grad = 1

@@ -54,6 +54,16 @@ cdef inline bint fits(object a, tuple shape):
     return True
 
 
+cdef object new_array(int typenum, Py_ssize_t n, tuple shape=()):
+    # (n, *shape), not initialized
+    cdef cnp.npy_intp dims[4]
+    cdef Py_ssize_t i
+    dims[0] = n
+    for i in range(len(shape)):
+        dims[i + 1] = shape[i]
+    return cnp.PyArray_EMPTY(<int>len(shape) + 1, dims, typenum, 0)
+
+
 cdef int check_shape(str name, object a, tuple shape, str way_out="") except -1:
     if not fits(a, shape):
         if not way_out and a.ndim == 1 and len(shape) == 2:
@@ -139,10 +149,9 @@ cdef int check_disjoint(list arrays) except -1:
     return 0
 
 
-cdef Py_ssize_t whole_number(str name, object a) except -1:
-    if isinstance(a, bool) or not hasattr(a, "__index__") or a < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {a!r}")
-    return a
+cdef inline Py_ssize_t whole_number(str name, object a) except -1:
+    # at least 1; without a call where it is a Python int
+    return a if type(a) is int and a > 0 else _numbers.whole_number(name, a)
 
 
 cdef int activation_code(object activation) except -1:

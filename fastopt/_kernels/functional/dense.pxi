@@ -239,7 +239,7 @@ def grouped_dense(x, weight, bias=None, groups=1, activation="identity", out=Non
     >>> fo.functional.grouped_dense(x, weight, groups=2)
     array([[3., 7.]])
     """
-    return call_dense(x, weight, bias, _numbers.whole_number("groups", groups), activation, out, z)
+    return call_dense(x, weight, bias, whole_number("groups", groups), activation, out, z)
 
 
 def grouped_dense_backward(dy, x, weight, z=None, groups=1, activation="identity", dx=None, dw=None, db=None, *, y=None):
@@ -283,4 +283,4 @@ def grouped_dense_backward(dy, x, weight, z=None, groups=1, activation="identity
     array([[ 1.,  2.],
            [30., 40.]])
     """
-    return call_dense_backward(dy, x, weight, z, y, _numbers.whole_number("groups", groups), activation, (dx, dw, db))
+    return call_dense_backward(dy, x, weight, z, y, whole_number("groups", groups), activation, (dx, dw, db))

@@ -29,17 +29,16 @@ def maxout(x, pieces=2, out=None):
     """
     cdef OneEntry c
     cdef int typenum = float_type("x", x)
-    cdef Py_ssize_t n, columns
+    cdef Py_ssize_t n, columns, each = whole_number("pieces", pieces)
     x = as_input("x", x, typenum, (None, None))
-    pieces = _numbers.whole_number("pieces", pieces)
-    n, columns = x.shape
-    if columns % pieces:
+    n, columns = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    if columns % each:
         raise ValueError(f"pieces: expected a divisor of the {columns} columns of x, got {pieces}")
-    out = as_output("out", out, typenum, (n, columns // pieces))
+    out = as_output("out", out, typenum, (n, columns // each))
     check_apart(("out",), (out,), ("x",), (x,))
     if columns == 0:
         return out
-    one_entry(&c, &maxout_kind, NULL, typenum, n, columns, columns // pieces)
+    one_entry(&c, &maxout_kind, NULL, typenum, n, columns, columns // each)
     c.values[0], c.values[1] = data(x), data(out)
     with nogil:
         run_one(&c, 4 * n * columns)
@@ -79,16 +78,15 @@ def maxout_backward(dy, x, pieces=2, dx=None):
     """
     cdef OneEntry c
     cdef int typenum = float_type("dy", dy)
-    cdef Py_ssize_t n, n_out
+    cdef Py_ssize_t n, n_out, each = whole_number("pieces", pieces)
     dy = as_input("dy", dy, typenum, (None, None))
-    pieces = _numbers.whole_number("pieces", pieces)
-    n, n_out = dy.shape
-    x = as_input("x", x, typenum, (n, n_out * pieces))
-    dx = as_output("dx", dx, typenum, (n, n_out * pieces))
+    n, n_out = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1)
+    x = as_input("x", x, typenum, (n, n_out * each))
+    dx = as_output("dx", dx, typenum, (n, n_out * each))
     check_apart(("dx",), (dx,), ("dy", "x"), (dy, x))
     if n_out == 0:
         return dx
-    one_entry(&c, &maxout_kind, NULL, typenum, n, n_out * pieces, n_out)
+    one_entry(&c, &maxout_kind, NULL, typenum, n, n_out * each, n_out)
     c.values[0], c.dvalues[0], c.dvalues[1], c.backward = data(x), data(dx), data(dy), True
     with nogil:
         run_one(&c, 4 * n * c.entry.n_in)

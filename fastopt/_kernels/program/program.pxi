@@ -32,6 +32,7 @@ cdef class Program:
     cdef bint reads_either                  # the input may be float32 or float64
     cdef readonly Py_ssize_t n_in, n_out    # channels of the input, of the output
     cdef readonly tuple input_shape, output_shape
+    cdef tuple batch_shape                  # (None, *input_shape)
     cdef readonly Py_ssize_t least_rows     # samples of a batch to train on
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
     cdef bint bounded                       # some have a largest norm
@@ -55,6 +56,7 @@ cdef class Program:
         self.n_in, self.n_out = self.shapes[0].channels, self.shapes[self.n_values - 1].channels
         self.positions = positions_of(&self.shapes[self.n_values - 1])
         self.input_shape, self.output_shape = self.value_shapes[0], self.value_shapes[self.n_values - 1]
+        self.batch_shape = (None, *self.input_shape)
         self.reads_either = self.one_kind_reads_either()
         self.order_gradients()
 
@@ -211,7 +213,7 @@ cdef class Program:
             typenum = cnp.PyArray_TYPE(<cnp.ndarray>x)
             if typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64:
                 typenum = cnp.NPY_FLOAT32 if np.can_cast(x.dtype, np.float32) else cnp.NPY_FLOAT64
-        return as_numbers(name, x, typenum, (None, *self.input_shape))
+        return as_numbers(name, x, typenum, self.batch_shape)
 
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""
@@ -221,9 +223,9 @@ cdef class Program:
         c.n, c.y_bytes = cnp.PyArray_DIM(<cnp.ndarray>x, 0), elements_of(&self.shapes[self.n_values - 1]) * self.item
         c.x_bytes = elements_of(&self.shapes[0]) * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
         if out is None:
-            out = np.empty((c.n, *self.output_shape), dtype_of(self.typenum))
+            out = new_array(self.typenum, c.n, self.output_shape)
         else:
-            out = as_output("out", out, self.typenum, (c.n, *self.output_shape))
+            out = as_output("out", out, self.typenum, (c.n,) + self.output_shape)
             check_apart(("out",), (out,), ("x",), (x,))
         if c.n == 0:
             return out
