@@ -143,17 +143,17 @@ class Sequential(Fixed):
 
         Parameters
         ----------
-        x : array_like, shape (n, *input_shape)
+        x : array_like, shape ``(n, *input_shape)``
             Real numbers. `Standardize` and `Whiten` as the first layer read them as they come, every digit of float64
             and of whole numbers; other networks read them in their own dtype.
-        out : ndarray, shape (n, *output_shape), optional
+        out : ndarray, shape ``(n, *output_shape)``, optional
             Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool
             Raise ValueError if x holds NaN or infinity, at the price of a read.
 
         Returns
         -------
-        ndarray, shape (n, *output_shape)
+        ndarray, shape ``(n, *output_shape)``
             A column an output, also where there is only one: ``net.predict(x)[:, 0]`` is flat.
 
         Raises
@@ -171,14 +171,14 @@ class Sequential(Fixed):
 
         Parameters
         ----------
-        x : array_like, shape (n, *input_shape)
+        x : array_like, shape ``(n, *input_shape)``
         loss : str or loss, optional
             What the network was trained with. binary_cross_entropy, the default for a single output: every output is
             a sigmoid of its own. cross_entropy, the default for several: their softmax along the last axis.
 
         Returns
         -------
-        ndarray, shape (n, *output_shape)
+        ndarray, shape ``(n, *output_shape)``
             A softmax or sigmoid that the last layer has is not applied twice.
         """
         name = loss_name(loss or ("binary_cross_entropy" if self.out_features == 1 else "cross_entropy"))
@@ -193,7 +193,7 @@ class Sequential(Fixed):
 
         Parameters
         ----------
-        x : array_like, shape (n, *input_shape)
+        x : array_like, shape ``(n, *input_shape)``
         y : array_like
             Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for binary_cross_entropy,
             values (n, out) for the others; of a single output also values (n,). Images have a target at each position,
@@ -334,7 +334,7 @@ class Sequential(Fixed):
 
         Parameters
         ----------
-        X : array_like, shape (n, *input_shape)
+        X : array_like, shape ``(n, *input_shape)``
             A first Standardize or Whiten takes its statistics in float64, of float32 or float64 as they come.
         batch_size : int, optional
             What a BatchNorm takes are then population statistics by mini-batches of so many samples, in the order of X

@@ -133,7 +133,7 @@ class Trainer:
 
         Parameters
         ----------
-        x : array_like, shape (n, *input_shape)
+        x : array_like, shape ``(n, *input_shape)``
         y : array_like
             Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for binary_cross_entropy,
             values (n, out) for the others; of a single output also values (n,). Images have a target at each position,
@@ -183,7 +183,7 @@ class Trainer:
 
         Parameters
         ----------
-        X : array_like, shape (n, *input_shape), or iterable of batches
+        X : array_like, shape ``(n, *input_shape)``, or iterable of batches
             Samples, or (x, y) or (x, y, sample_weight) tuples; an iterable must start anew for each epoch.
         y : array_like, optional
             Targets of X, as for `step`; None if X is an iterable of batches.
