@@ -185,7 +185,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
             point_map(&m, mean + first, weight + first, scale + first, shift + first)
             m.accumulate = e.sources[0].accumulate
             slope_rows(m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
-        elif e.sources[0].wanted:       # column by column, some are far
+        elif e.sources[0].wanted:       # column by column, for some are extreme
             for j in range(first, last):
                 point_map(&m, mean + j, weight + j, scale + j, shift + j)
                 m.accumulate = e.sources[0].accumulate
@@ -218,7 +218,7 @@ cdef inline bint any_far(const floating* var, Py_ssize_t cols, double eps) noexc
 
 cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t first,
                                     Py_ssize_t cols, double eps) noexcept nogil:
-    # inverse (cols,) = 1 / sqrt(var + eps) of the columns from `first` on. Returns whether some are far: their variance, which
+    # inverse (cols,) = 1 / sqrt(var + eps) of the columns from `first` on. Returns whether some are extreme: their variance, which
     # var may not hold, is taken once more, of the batch x
     cdef Py_ssize_t j
     cdef double mean, m2
