@@ -1,4 +1,4 @@
-"""What all tests share: deterministic hypothesis profiles, random numbers, a small network."""
+"""What all tests share: one deterministic hypothesis profile, random numbers, a small network."""
 
 import os
 import signal
@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from pairs import ALL
 
 import fastopt as fo
 
-settings.register_profile("some", derandomize=True, max_examples=30, deadline=None, database=None)
-settings.register_profile("all", settings.get_profile("some"), max_examples=100)
-settings.load_profile("all" if ALL else "some")
+settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, database=None)
+settings.load_profile("ci")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell ignore
 
 

@@ -168,7 +168,7 @@ def run_network(place, dtype, n, width):
     net._compile()
     x, out = map(place, normal(dtype, (n, width), (n, 3)))
     y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
-    net._calibrate(net.layers, x, ("required",))
+    net.calibrate(x, batch_norm=False)
     net.predict(x, out)
     v = [place(p) for p in normal(dtype, *(p.shape for p in net.parameters()))]
     products = [

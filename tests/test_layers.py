@@ -34,8 +34,8 @@ every_layer = pytest.mark.parametrize("name", EXAMPLES)
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Networks are built, and not compiled: images are not computed yet."""
-    monkeypatch.setattr(Layout, "program", lambda self, typenum, packed: None)
+    """Networks are built, and not compiled: one of their layers has no kernel."""
+    monkeypatch.setattr(Layout, "program", lambda self, typenum, fixed: None)
 
 
 def rows(n=20, columns=4):
@@ -399,11 +399,6 @@ def test_a_run_of_the_same_shape_is_resumed_and_of_another_refused(given, writte
     rewrite(path, input_shape=[2, 2, 4])
     with pytest.raises(ValueError, match=r"expected input_shape \(4,\), got \(2, 2, 4\)"):
         other.resume(path)
-
-
-def test_an_image_is_refused_where_it_would_be_computed():
-    with pytest.raises(NotImplementedError, match=r"input_shape: .*images"):
-        fo.nn.Sequential([fo.nn.Dense(3, 8)], input_shape=(28, 28, 3))
 
 
 def test_the_table_of_a_network_shows_images(uncompiled):

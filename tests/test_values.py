@@ -59,7 +59,11 @@ def test_images_are_predicted_as_rows_of_their_positions(n, threads, dtype):
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_gradients_and_products_of_images_are_those_of_rows(loss, threads, dtype):
     images, rows, x = pair(dtype)
-    y = np.arange(x[..., 0].size).reshape(x.shape[:3]) % 4 if loss == "cross_entropy" else normal(dtype, *x.shape[:3], 4)
+    y = (
+        np.arange(x[..., 0].size).reshape(x.shape[:3]) % 4
+        if loss == "cross_entropy"
+        else normal(dtype, *x.shape[:3], 4)
+    )
     flat = y.reshape(-1) if loss == "cross_entropy" else y.reshape(-1, 4)
     v = [normal(dtype, *p.shape, seed=5) for p in images.parameters()]
     with fo.num_threads(threads):
@@ -146,7 +150,11 @@ def entries(dtype, keeps=3):
 
 # of each value after the input: where it lies
 PLAIN = [images(9), images(9), images(9), images(9), images(9), images(9), images(3), images(3), images(4)]
-BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [images(3, border=(1, 2)), images(3, border=(2, 0)), images(4)]
+BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [
+    images(3, border=(1, 2)),
+    images(3, border=(2, 0)),
+    images(4),
+]
 JOINED = {
     "plain": PLAIN,
     "in borders": BORDERED,
@@ -175,9 +183,7 @@ def apart(dtype):
     head = [
         {"kind": "dense", "sources": (k + 1,), "dst": k + 3, "own": {"constant": w}} for k, w in enumerate(widen)
     ] + [{"kind": "add", "sources": (3, 4), "dst": 5}]
-    tail = [
-        {**e, "sources": tuple(moved[s] for s in e["sources"]), "dst": moved[e["dst"]]} for e in given[2:]
-    ]
+    tail = [{**e, "sources": tuple(moved[s] for s in e["sources"]), "dst": moved[e["dst"]]} for e in given[2:]]
     return values, given[:2] + head + tail
 
 
@@ -203,7 +209,9 @@ def test_borders_and_slices_do_not_change_a_bit(place, n, dtype):
 @pytest.mark.parametrize("n", [1, 8])
 def test_branches_joined_in_slices_compute_as_branches_apart(n, dtype):
     tolerance = 1e-4 if dtype == np.float32 else 1e-12
-    for a, b in zip(results(dtype, *laid_out(dtype, "in borders"), n, 2), results(dtype, *apart(dtype), n, 1), strict=True):
+    for a, b in zip(
+        results(dtype, *laid_out(dtype, "in borders"), n, 2), results(dtype, *apart(dtype), n, 1), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
@@ -243,6 +251,7 @@ WRONG = {
         [images(4), images(4), images(2, owner=1), images(2)], [("add", (0,), 1), ("add", (2,), 3)], "have been written"),
     "positions that differ": ([images(4), {"shape": (4, 4, 4)}], [("add", (0,), 1)], "expected shapes that fit"),
     "an unknown kind": ([images(4), images(4)], [("nothing", (0,), 1)], "^kind: expected one of .*dense.*got 'nothing'"),
+    "more than memory holds": ([images(2**41)], [], "at most 2\\*\\*40 numbers"),
     "no channels": ([images(0)], [], "a shape of numbers above 0"),
 }  # fmt: skip
 

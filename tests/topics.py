@@ -67,6 +67,7 @@ TOPICS = (
     Topic("regularization", "regularization", NETWORK, ITSELF),
     # ---------------------------------------------------------------- programs of kernels
     Topic("program", "program", NETWORK, "test_predict_and_gradients_give_the_same_bits"),
+    Topic("values", "program", NETWORK, ITSELF),
     Topic("trainer", "program", NETWORK, "test_a_trainers_step_gives_the_same_bits"),
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("newton_hvp", "newton_curvature", NETWORK, "test_hessian_vector_products_give_the_same_bits"),
@@ -85,6 +86,7 @@ TOPICS = (
     without_kernels("optim_interop", "optim", sanitizer=True),
     without_kernels("sequential", "program", sanitizer=True),
     without_kernels("fit", "program", sanitizer=True),
+    without_kernels("layers", "program", sanitizer=True),
     without_kernels("summary", "program"),
     without_kernels("tuning", "tuning"),
     without_kernels("files", "files", sanitizer=True),
@@ -93,6 +95,7 @@ TOPICS = (
     without_kernels("labels"),
     without_kernels("cli", "cli"),
     without_kernels("limits", "limits", MACHINE),
+    without_kernels("bench", "limits", MACHINE),
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
     without_kernels("fork", "threads", PROCESS),
@@ -100,6 +103,7 @@ TOPICS = (
     without_kernels("soak", TESTS_PAGE, PROCESS),
     without_kernels("levels", TESTS_PAGE, PROCESS),
     # ---------------------------------------------------------------- around the tests
+    without_kernels("package", TESTS_PAGE, PROCESS),
     without_kernels("docs", TESTS_PAGE),
     without_kernels("topics", TESTS_PAGE),
 )

@@ -65,7 +65,7 @@ class Sequential(Fixed):
 
     def __init__(self, layers, rng=None, dtype=np.float32, input_shape=None):
         self._assemble(layers, rng, dtype, input_shape)
-        for layer in _hidden(self.layers):
+        for layer in chain.hidden(self.layers):
             if layer.init == "zeros":
                 warnings.warn(
                     f"{layer!r}: hidden units that start at zero are all equal, and this symmetry is not broken "
@@ -321,7 +321,7 @@ class Sequential(Fixed):
         self.require_calibrated()
         twin = copy.deepcopy(self)
         object.__setattr__(twin, "layers", tuple(chain.fold(chain.inference(twin.layers), twin.dtype)))
-        _protect(twin.layers)
+        chain.protect(twin.layers)
         twin._folded = True
         twin._compile()
         return twin
@@ -444,15 +444,8 @@ class Sequential(Fixed):
     def __setstate__(self, state):
         self.__dict__.update({"metadata": {}, "_given_shape": None, **state, "layers": tuple(state["layers"])})
         if self._folded:
-            _protect(self.layers)
+            chain.protect(self.layers)
         self._compile()
-
-
-def _protect(layers):
-    """Make every array of the layers read-only."""
-    for layer in chain.walk(layers):
-        for array in layer.arrays().values():
-            array.flags.writeable = False
 
 
 def _assembled(layers, dtype, input_shape) -> Sequential:
@@ -460,17 +453,6 @@ def _assembled(layers, dtype, input_shape) -> Sequential:
     net = Sequential.__new__(Sequential)
     net._assemble(layers, 0, dtype, input_shape)
     return net
-
-
-def _hidden(layers):
-    """The layers with weights that others with weights follow; a chain inside counts for itself."""
-    followed = False
-    for layer in reversed(layers):
-        if followed and layer.weighted:
-            yield layer
-        for inner in layer.chains():
-            yield from _hidden(inner)
-        followed = followed or any(other.weighted for other in chain.walk([layer]))
 
 
 def load(path):

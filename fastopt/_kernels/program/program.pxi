@@ -67,6 +67,8 @@ cdef class Program:
         s.owner, s.first, s.ld = value.get("owner", number), value.get("first", 0), s.channels
         if min(s.height, s.width, s.channels, 1 + s.border_y, 1 + s.border_x) < 1 or not 0 <= s.owner <= number:
             raise ValueError(f"values[{number}]: expected a shape of numbers above 0 and an owner before it, got {value}")
+        if <double>(s.height + 2.0 * s.border_y) * <double>(s.width + 2.0 * s.border_x) * <double>s.channels > 2.0**40:
+            raise ValueError(f"values[{number}]: expected at most 2**40 numbers a sample, got shape {shape}")
         if s.owner != number:
             self.place_inside(number, &self.shapes[s.owner])
         else:

@@ -72,6 +72,24 @@ def named(layers, place="layers"):
             yield f"{place}.{i}", layer
 
 
+def hidden(layers):
+    """The layers with weights that others with weights follow; a chain inside counts for itself."""
+    followed = False
+    for layer in reversed(layers):
+        if followed and layer.weighted:
+            yield layer
+        for inner in layer.chains():
+            yield from hidden(inner)
+        followed = followed or any(other.weighted for other in walk([layer]))
+
+
+def protect(layers):
+    """Make every array of the layers read-only."""
+    for layer in walk(layers):
+        for array in layer.arrays().values():
+            array.flags.writeable = False
+
+
 def inference(layers) -> list[Layer]:
     """The layers of an inference network; changes those that hold others."""
     for layer in layers:
