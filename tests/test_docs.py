@@ -1,4 +1,4 @@
-"""Every example in a docstring, in the README and in the pages runs and prints what it says."""
+"""Every example in a docstring, in the README and in the pages runs and prints what it says; what pages name exists."""
 
 import doctest
 import inspect
@@ -31,9 +31,8 @@ def public_objects():
 
 OBJECTS = dict(public_objects())
 EXAMPLES = {name: thing.__doc__ for name, thing in OBJECTS.items() if ">>>" in (thing.__doc__ or "")}
-PAGES = [
-    p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if p.exists() and ">>>" in p.read_text()
-]
+WRITTEN = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if p.exists()]
+PAGES = [p for p in WRITTEN if ">>>" in p.read_text()]
 
 
 def run(text, name):
@@ -74,6 +73,28 @@ def test_the_page_of_a_topic_exists_and_the_page_of_topics_names_it(page):
     table, tree = (ROOT / "docs" / "topics.md").read_text().split("```{toctree}")
     assert f"]({page}.md)" in table
     assert f"\n{page}\n" in tree
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text()
+    paths = re.findall(r"(?<![\w./])((?:fastopt|tests|asv_benchmarks|examples|findings)/[\w./]*|docs/\w+\.md)", text)
+    links = [f"{page.parent.relative_to(ROOT)}/{link}" for link in re.findall(r"\]\(([\w/]+\.md)", text)]
+    missing = {path for path in paths + links if not (ROOT / path.rstrip(".")).exists()}
+    for name in re.findall(r"`([\w/]+\.(?:pxi|pyx|h|py))`", text):
+        if not any(ROOT.glob(name)) and not any((ROOT / "fastopt").rglob(name)):
+            missing.add(name)
+    assert not missing
+
+
+def test_the_page_of_the_api_lists_every_public_name_once():
+    listed, module = [], None
+    page = (ROOT / "docs" / "api.md").read_text()
+    for section, name in re.findall(r"^\.\. currentmodule:: ([\w.]+)$|^   (\w+)$", page, re.MULTILINE):
+        module = section or module
+        listed += [f"{module}.{name}"] if name else []
+    names = [name for name in OBJECTS if name.count(".") == 1 and not name.startswith("threads.")]
+    assert sorted(listed) == sorted(f"fastopt.{name.removeprefix('fastopt.')}" for name in names)
 
 
 def test_every_test_that_the_page_of_promises_names_exists():

@@ -26,6 +26,12 @@ def test_a_network_that_waits_for_statistics_is_measured_too():
     assert not net.layers[0].calibrated
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_network_on_images_is_measured_on_images(train):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0, input_shape=(4, 5, 3))
+    assert fo.nn.tune(net, train=train, batch_sizes=[2], threads=[1], **QUICK).rows_per_second[0, 0] > 0
+
+
 def test_threads_are_those_of_the_process_by_default(small_net):
     with fo.num_threads(2):
         assert fo.nn.tune(small_net(), batch_sizes=[1], **QUICK).threads == (1, 2)

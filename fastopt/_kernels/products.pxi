@@ -1,15 +1,14 @@
-# Products of matrices, all a layer needs: y = x W^T, dx = dz W, dW = dz^T x.
+# Products of matrices, all that layers need: y = x W^T, dx = dz W, dW = dz^T x.
 #
-# - Two register tiles (tile.h). The dot tile runs along the contiguous summed dimension of both
-#   operands; a few rows are multiplied so, reading the weights once and packing nothing.
-#   The spread tile spreads one operand over the lanes of the other.
-# - From TRANSPOSE_ROWS rows on, forward lays the ROWS along the lanes: x is transposed into strips,
-#   and the weights, by far the larger array, are read as they lie. The transposes in and out cost
-#   one part in (n_out) and one in (n_in) of the product.
-# - Networks that stay as they are keep small weights packed in strips of outputs, for few rows.
-# - The summed dimension is cut into panels of fixed length, added in order, so an element has
-#   the same bits in any block, strip and team.
-# - What is in strips: (strips, depth, width), a strip as wide as one spread tile, or less.
+# - Two micro-kernels (tile.h). The dot micro-kernel runs along the contiguous summed dimension of both operands; it
+#   multiplies a few rows, reads the weights once and packs nothing. The broadcast micro-kernel copies one operand to all
+#   lanes and runs along the other.
+# - From TRANSPOSE_ROWS rows on, forward lays the ROWS along the lanes: x is packed transposed, and the weights, by far the
+#   larger array, are read as they lie. The transposes in and out cost one part in n_out and one in n_in of the product.
+# - Networks that stay as they are keep small weights packed, a micro-panel for so many outputs, for few rows.
+# - The summed dimension is cut into blocks of fixed depth, which are added in order: an element has the same bits in any
+#   tile, micro-panel and team.
+# - Packed memory is (panels, depth, width), a micro-panel as wide as one tile of the broadcast micro-kernel, or less.
 
 cdef extern from "simd.h" nogil:
     const int DOT_ROWS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
@@ -20,10 +19,10 @@ cdef extern from "simd.h" nogil:
         void *c
         Py_ssize_t rows, cols, depth, a_row, a_col, ldb, ldc
         bint accumulate, relu, ahead
-    # Macros over both types, which `like` points to.
+    # Macros over both types; `like` points to the one that is meant
     void dot_tiles "fastopt_dot_tiles"(const void* like, const Product* p)
     void spread_tile "fastopt_spread_tile"(const void* like, const Product* p)
-    # to[k * ldt + i] = source[i * ld + k]; in: zeros where i reaches beyond `rows`; out: with bias (rows,) and relu
+    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
     void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
@@ -39,7 +38,7 @@ cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
 
 
 cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
-    # outputs that one spread tile takes
+    # the width of a micro-panel: columns of one tile of the broadcast micro-kernel
     return SPREAD_VECS * lanes_of(dtype)
 
 
@@ -49,7 +48,7 @@ cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
 
 cdef inline Block grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
                              Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # columns are cut while they leave every member two tiles, for then each reads its own weights only; else rows
+    # the thread's block: columns are cut while each thread gets two grains, for then it reads its own weights only; else rows
     if cols >= 2 * col_grain * team:
         return Block(0, rows, share(cols, col_grain, member, team), share(cols, col_grain, member + 1, team))
     return Block(share(rows, row_grain, member, team), share(rows, row_grain, member + 1, team), 0, cols)
@@ -62,10 +61,10 @@ cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
     cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
     cdef Product part = p[0]
     part.ahead = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
-    while k < p.depth or k == 0:                # depth 0 still writes zeros
+    while k < p.depth or k == 0:                # block by block of the depth; a depth of 0 still writes zeros
         if k + panel < p.depth:
             part.bias, part.relu = NULL, False
-        else:
+        else:                                   # the epilogue comes with the last block
             part.bias, part.relu = p.bias, p.relu
         part.a, part.b, part.depth = <floating*>p.a + k, <floating*>p.b + k, min(panel, p.depth - k)
         part.accumulate = p.accumulate or k > 0
@@ -78,7 +77,7 @@ cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
     cdef Product tile = p[0]
     cdef bint last
     cdef Py_ssize_t strip = strip_of(dtype), i, j, k = 0
-    while k < p.depth or k == 0:
+    while k < p.depth or k == 0:        # block by block of the depth, micro-panel by micro-panel, tile by tile
         last = k + SPREAD_PANEL >= p.depth
         tile.depth, tile.accumulate, tile.relu = min(SPREAD_PANEL, p.depth - k), p.accumulate or k > 0, p.relu and last
         j = 0
@@ -96,8 +95,8 @@ cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
 
 
 cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), a tile's rows whole before the next: for an a that is read
-    # once. A strip of b (depth, ldb) stands every `step` elements
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), where a tile's rows are done with before the next: a is read once.
+    # The micro-panels of b, (depth, ldb) each, stand `step` elements apart
     cdef Product tile = p[0]
     cdef Py_ssize_t strip = strip_of(dtype), i = 0, j, k, s
     tile.bias, tile.relu = NULL, False
@@ -118,7 +117,7 @@ cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexce
 
 
 cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
-    # columns first (which starts a strip) to last of c = a b^T, as spread_product; b holds (strips, depth, strip)
+    # columns `first`, which starts a micro-panel, to `last` of c = a b^T, as spread_product; b is (panels, depth, width)
     cdef Product part = p[0]
     cdef Py_ssize_t strip = strip_of(dtype), j
     part.ldb = strip
@@ -129,26 +128,26 @@ cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, fl
         spread_product(&part, dtype)
 
 
-# --- rows in strips: what forward multiplies with weights as they lie
+# --- rows in micro-panels, which forward multiplies with weights as they lie
 
 cdef inline Py_ssize_t strips_of(Py_ssize_t rows, floating* dtype) noexcept nogil:
-    # strips that the rows of a transposed operand make
+    # the number of micro-panels that the rows of a transposed operand make
     return (round_up(rows, lanes_of(dtype)) + strip_of(dtype) - 1) // strip_of(dtype)
 
 
 cdef inline Py_ssize_t strip_start(Py_ssize_t rows, Py_ssize_t s, floating* dtype) noexcept nogil:
-    # first row of strip s: whole vectors, shared out evenly
+    # the first row of micro-panel s: whole vectors, in even parts
     return round_up(rows, lanes_of(dtype)) // lanes_of(dtype) * s // strips_of(rows, dtype) * lanes_of(dtype)
 
 
 cdef void transpose_lanes(const Rows* x, Py_ssize_t r, Py_ssize_t n, Block b, floating* to, Py_ssize_t ldt) noexcept nogil:
-    # columns c0 to c1 of n <= LANES rows, r on -> to[k * ldt + i], zeros for rows that are missing
+    # columns c0 to c1 of n <= LANES rows from r on -> to[k * ldt + i], zeros for rows that are missing
     cdef floating some[16 * 64]
     cdef Py_ssize_t k = b.c0, i, wide
     if run_rows(x, r, r + n) == n:
         transpose_in(row(x, r, to) + k, x.ld, n, to, ldt, b.c1 - k)
         return
-    while k < b.c1:             # they lie in several runs
+    while k < b.c1:             # the rows lie in several runs
         wide = min(<Py_ssize_t>64, b.c1 - k)
         for i in range(n):
             memcpy(some + i * 64, row(x, r + i, to) + k, wide * <Py_ssize_t>sizeof(floating))
@@ -157,7 +156,7 @@ cdef void transpose_lanes(const Rows* x, Py_ssize_t r, Py_ssize_t n, Block b, fl
 
 
 cdef void transpose_strips(const Rows* x, Block b, Py_ssize_t depth, floating* strips) noexcept nogil:
-    # rows r0 to r1 of x (n, depth) -> strips of (depth, width), their part of columns c0 to c1
+    # rows r0 to r1 of x (n, depth) -> micro-panels (depth, width), of which columns c0 to c1 are written
     cdef Py_ssize_t rows = b.r1 - b.r0, lanes = lanes_of(strips), s, i, start, width
     for s in range(strips_of(rows, strips)):
         start = strip_start(rows, s, strips)
@@ -170,8 +169,8 @@ cdef void transpose_strips(const Rows* x, Block b, Py_ssize_t depth, floating* s
 
 cdef Block share_strips(const Rows* x, floating* strips, const Sizes* s, Py_ssize_t grain, bint alone,
                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x -> strips, whole for the member on return, which is its block of y. If members may work alone, and there are
-    # rows enough for all, each has rows of its own and meets nobody; else all have all rows and own columns, cut at `grain`
+    # x -> micro-panels, complete on return, which gives the thread's block of y. Where threads may have rows of their own, and
+    # there are enough for all, nobody waits; else each thread has all rows, and columns of its own, cut at `grain`
     cdef Py_ssize_t lanes = lanes_of(strips)
     cdef Block own
     if alone and s.n >= ROWS_APART * team:
@@ -183,18 +182,18 @@ cdef Block share_strips(const Rows* x, floating* strips, const Sizes* s, Py_ssiz
     return Block(0, s.n, share(s.n_out, grain, member, team), share(s.n_out, grain, member + 1, team))
 
 
-cdef struct StripProduct:       # y (n, out) = x W^T + b, the rows of x in strips
+cdef struct StripProduct:       # y (n, out) = x W^T + b, the rows of x in micro-panels
     const void *strips          # of rows r0 to r1 of x (n, n_in)
-    const void *more_strips     # another x, whose product with more_weight is added; or NULL
-    const void *weight          # (out, depth), of which the member has columns c0 to c1 of y
+    const void *more_strips     # of another x, whose product with more_weight is added; or NULL
+    const void *weight          # (out, depth)
     const void *more_weight
     const void *bias            # (out,) or NULL
-    Py_ssize_t n_in, k, depth   # columns k to k + depth of x are multiplied
+    Py_ssize_t n_in, k, depth   # columns k to k + depth of x, (n, n_in), are multiplied
     bint relu
 
 
 cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, floating* dtype) noexcept nogil:
-    # the block `own` of y; weight and bias as they start with row 0
+    # the block `own` of y; weight and bias start with the first output of all
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
     cdef Py_ssize_t lanes = lanes_of(dtype), rows = own.r1 - own.r0, s, j, i, start, width, r, n
     cdef Product part
@@ -203,7 +202,7 @@ cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, fl
         start = strip_start(rows, s, dtype)
         width = strip_start(rows, s + 1, dtype) - start
         part.cols = part.ldb = part.ldc = width
-        for j in range(own.c0, own.c1, 48):     # BLOCK_OUT, spelt out for the sake of a C loop
+        for j in range(own.c0, own.c1, 48):     # by BLOCK_OUT, as a constant that makes a C loop: W x^T into `block`
             part.rows, part.accumulate = min(<Py_ssize_t>BLOCK_OUT, own.c1 - j), False
             part.a, part.b = <floating*>p.weight + j * p.depth, <floating*>p.strips + start * p.n_in + p.k * width
             spread_rows(&part, 0, dtype)
@@ -212,7 +211,7 @@ cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, fl
                 part.accumulate = True
                 spread_rows(&part, 0, dtype)
             i = 0
-            while i < part.rows:
+            while i < part.rows:                # and back: transposed into y, with bias and relu, run by run
                 r = start
                 while r < min(start + width, rows):
                     n = run_rows(y, own.r0 + r, own.r0 + min(start + width, rows))
@@ -233,14 +232,14 @@ cdef struct Operands:           # as spread_rows takes them: dz along the output
 
 
 cdef inline bint pays_packing(Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept nogil:
-    # whether dW takes its operands from strips
+    # whether the product dW is worth packing its operands
     return n >= TRANSPOSE_ROWS and n_in >= PACK_WIDTH and n_out >= PACK_WIDTH
 
 
 cdef void lay_operands(const Rows* x, const Rows* dz, floating* scratch, Operands* to, const Sizes* s, bint strips,
                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # where strips are wanted, and pay, x in strips and dz transposed, in scratch; else matrices without gaps, copied to
-    # scratch where they have some. A member has its rows of dz, and lays its share
+    # in scratch, x in micro-panels and dz transposed, where that is wanted and pays; else both as matrices without gaps, copied
+    # to scratch where they have some. A thread packs its chunk of x, and the rows of dz that it has computed itself
     cdef Py_ssize_t strip = strip_of(scratch), width = round_up(s.n, lanes_of(scratch))
     cdef Py_ssize_t r0 = share(s.n, ROW_GRAIN, member, team), r1 = share(s.n, ROW_GRAIN, member + 1, team)
     cdef floating* more = scratch + s.n * round_up(s.n_in, strip)
@@ -257,7 +256,7 @@ cdef void lay_operands(const Rows* x, const Rows* dz, floating* scratch, Operand
 
 cdef void copy_strips(const Rows* x, floating* strips, Py_ssize_t rows, Py_ssize_t cols,
                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (rows, cols) -> strips of (rows, strip); member's share of the strips
+    # x (rows, cols) -> micro-panels (rows, width), the thread's chunk of them
     cdef Py_ssize_t strip = strip_of(strips), i, j = share(cols, strip, member, team), last = share(cols, strip, member + 1, team)
     while j < last:
         for i in range(rows):
@@ -266,7 +265,7 @@ cdef void copy_strips(const Rows* x, floating* strips, Py_ssize_t rows, Py_ssize
 
 
 cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Block b, Py_ssize_t n, bint accumulate) noexcept nogil:
-    # rows r0 to r1, columns c0 (which starts a strip) to c1 of dW (+)= dz^T x, over n rows; dw points to the first of them
+    # rows r0 to r1, columns c0, which starts a micro-panel, to c1 of dW (+)= dz^T x over n rows; dw points to the first of them
     cdef Product p
     p.a, p.a_row, p.a_col = <floating*>a.dz + b.r0 * a.row, a.row, a.col
     p.b, p.ldb = <floating*>a.x + b.c0 // strip_of(dw) * a.step, a.ldb
@@ -275,7 +274,7 @@ cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw
 
 
 cdef void sum_rows(const Rows* a, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, floating* total) noexcept nogil:
-    # total (n_columns,): columns c0 to c1 of a, n rows
+    # total[c0:c1] = the sums over n rows of these columns of a
     cdef Py_ssize_t i
     for i in range(c0, c1):
         total[i] = 0

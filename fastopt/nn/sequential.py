@@ -131,7 +131,7 @@ class Sequential(Fixed):
 
     @property
     def least_rows(self) -> int:
-        """The fewest rows of a batch to train on: 2 with `BatchNorm`, which takes statistics of them."""
+        """The fewest samples of a batch to train on: 2 with `BatchNorm`, but of images 1; it takes their statistics."""
         return self._program.least_rows
 
     def parameters(self) -> list[np.ndarray]:
@@ -139,21 +139,21 @@ class Sequential(Fixed):
         return [a for layer in self.layers for a in layer.parameters()]
 
     def predict(self, x, out=None, *, check_finite=False) -> np.ndarray:
-        """Output of the last layer for rows x, in inference mode; threads may share a network.
+        """Output of the last layer for samples x, in inference mode; threads may share a network.
 
         Parameters
         ----------
-        x : array_like, shape (n, in)
+        x : array_like, shape ``(n, *input_shape)``
             Real numbers. `Standardize` and `Whiten` as the first layer read them as they come, every digit of float64
             and of whole numbers; other networks read them in their own dtype.
-        out : ndarray, shape (n, out), optional
+        out : ndarray, shape ``(n, *output_shape)``, optional
             Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool
             Raise ValueError if x holds NaN or infinity, at the price of a read.
 
         Returns
         -------
-        ndarray, shape (n, out)
+        ndarray, shape ``(n, *output_shape)``
             A column an output, also where there is only one: ``net.predict(x)[:, 0]`` is flat.
 
         Raises
@@ -171,15 +171,14 @@ class Sequential(Fixed):
 
         Parameters
         ----------
-        x : array_like, shape (n, in)
+        x : array_like, shape ``(n, *input_shape)``
         loss : str or loss, optional
-            What the network was trained with. binary_cross_entropy, the default for a single output: every
-            output is a sigmoid of its own. cross_entropy, the default for several: their softmax, rows sum
-            to one.
+            What the network was trained with. binary_cross_entropy, the default for a single output: every output is
+            a sigmoid of its own. cross_entropy, the default for several: their softmax along the last axis.
 
         Returns
         -------
-        ndarray, shape (n, out)
+        ndarray, shape ``(n, *output_shape)``
             A softmax or sigmoid that the last layer has is not applied twice.
         """
         name = loss_name(loss or ("binary_cross_entropy" if self.out_features == 1 else "cross_entropy"))
@@ -190,19 +189,20 @@ class Sequential(Fixed):
         return y if self._ends_in == link else core.activation(y, link, y)
 
     def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
-        """Mean loss of rows x with targets y, and the gradients of all parameters.
+        """Mean loss of samples x with targets y, and the gradients of all parameters.
 
         Parameters
         ----------
-        x : array_like, shape (n, in)
+        x : array_like, shape ``(n, *input_shape)``
         y : array_like
-            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
-            binary_cross_entropy, values (n, out) for the others. For a single output (n,) is taken for (n, 1).
+            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for binary_cross_entropy,
+            values (n, out) for the others; of a single output also values (n,). Images have a target at each position,
+            classes (n, height, width) or (n, height, width, out).
         loss : str, CrossEntropy or Huber
             cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and
             `Huber` carry options.
         sample_weight : array_like, shape (n,), optional
-            The loss is then ``sum(w * l) / sum(w)``.
+            One a sample, and of an image for each of its positions. The loss is then ``sum(w * l) / sum(w)``.
 
         Returns
         -------
@@ -222,7 +222,7 @@ class Sequential(Fixed):
         return value, training.grads
 
     def hvp(self, x, y, v, loss="cross_entropy", *, sample_weight=None, gauss_newton=False) -> list[np.ndarray]:
-        """The Hessian of the mean loss of rows x, times v: exact, without the Hessian (Pearlmutter 1994).
+        """The Hessian of the mean loss of samples x, times v: exact, without the Hessian (Pearlmutter 1994).
 
         Parameters
         ----------
@@ -327,19 +327,19 @@ class Sequential(Fixed):
         return twin
 
     def calibrate(self, X, batch_size=None, *, batch_norm=True) -> "Sequential":
-        """Take the statistics of every Standardize, Whiten and BatchNorm layer from rows X; returns the network.
+        """Take the statistics of every Standardize, Whiten and BatchNorm layer from samples X; returns the network.
 
         Layer after layer, in inference mode: each sees X as the calibrated layers before it give it. A
         BatchNorm takes the mean and the unbiased variance in place of its running averages.
 
         Parameters
         ----------
-        X : array_like, shape (n, in)
+        X : array_like, shape ``(n, *input_shape)``
             A first Standardize or Whiten takes its statistics in float64, of float32 or float64 as they come.
         batch_size : int, optional
-            What a BatchNorm takes are then population statistics by mini-batches of so many rows m, in the order of X
-            (Ioffe & Szegedy 2015, algorithm 2): the mean of their means, and m / (m - 1) times the mean of their
-            variances. Rows left over by the last whole mini-batch do not count. The other layers do not heed it.
+            What a BatchNorm takes are then population statistics by mini-batches of so many samples, in the order of X
+            (Ioffe & Szegedy 2015, algorithm 2): the mean of their means, and of their unbiased variances. Samples
+            left over by the last whole mini-batch do not count. The other layers do not heed it.
         batch_norm : bool
             False leaves the running averages of BatchNorm as they are, as `Trainer.fit` does.
 
@@ -356,7 +356,7 @@ class Sequential(Fixed):
         return self
 
     def _calibrate(self, layers, x, kinds, batch_size=None):
-        """Calibrate the layers of these kinds of calibration from rows x as the network reads them; all or none."""
+        """Calibrate the layers of these kinds of calibration from samples x as the network reads them; all or none."""
         waiting = [layer for layer in chain.walk(layers) if layer.calibration in kinds]
         kept = [(layer, layer.calibrated, copy.deepcopy(layer._arrays)) for layer in waiting]
         try:

@@ -1,12 +1,11 @@
 """The Trainer: a network, a loss and an optimizer, bound once; whole steps and epochs in one call.
 
-- `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it
-  after at most SLICE seconds, so that Ctrl-C, callbacks and the progress bar get their turn.
-- Network and optimizer are touched by their public methods only. What steps is the compiled
-  training itself, or what the optimizer puts in its place: see `Optimizer.stepper`.
-- The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run
-  continues bit for bit, wherever it was interrupted. An epoch is over when its measurements
-  have been told to schedules and early stopping; until then it is an interrupted one (`_end_epoch`).
+- `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it after at most SLICE seconds,
+  so that Ctrl-C, callbacks and the progress bar get their turn.
+- Network and optimizer are touched by their public methods only. What steps is the compiled training itself, or what
+  the optimizer puts in its place: see `Optimizer.stepper`.
+- The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run continues bit for bit, wherever it
+  was interrupted. An epoch is over when schedules and early stopping have been told its measurements (`_end_epoch`).
 - Beside this file: what `fit` is given (fit_data.py), early_stopping.py, run_files.py, progress.py.
 """
 
@@ -134,12 +133,13 @@ class Trainer:
 
         Parameters
         ----------
-        x : array_like, shape (n, in)
+        x : array_like, shape ``(n, *input_shape)``
         y : array_like
-            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for
-            binary_cross_entropy, values (n, out) for the others. For a single output (n,) is taken for (n, 1).
+            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for binary_cross_entropy,
+            values (n, out) for the others; of a single output also values (n,). Images have a target at each position,
+            classes (n, height, width) or (n, height, width, out).
         sample_weight : array_like, shape (n,), optional
-            The loss is then ``sum(w * l) / sum(w)``.
+            One a sample, and of an image for each of its positions. The loss is then ``sum(w * l) / sum(w)``.
 
         Returns
         -------
@@ -183,10 +183,10 @@ class Trainer:
 
         Parameters
         ----------
-        X : array_like, shape (n, in), or iterable of batches
-            Rows, or (x, y) or (x, y, sample_weight) tuples; an iterable must start anew for each epoch.
+        X : array_like, shape ``(n, *input_shape)``, or iterable of batches
+            Samples, or (x, y) or (x, y, sample_weight) tuples; an iterable must start anew for each epoch.
         y : array_like, optional
-            Targets of X; None if X is an iterable of batches.
+            Targets of X, as for `step`; None if X is an iterable of batches.
         epochs : int
             Passes over the data in this call. An epoch that was interrupted is finished first, as one of them.
         batch_size : int or Schedule
@@ -199,7 +199,7 @@ class Trainer:
             Stop after so many epochs without a lower validation loss. Whenever `validation` and `patience`
             are given, the network holds the parameters of the best epoch at the end, also after an exception.
         sample_weight : array_like, shape (n,), optional
-            Weights of the rows of X.
+            Weights of the samples in X.
         shuffle : bool
             Visit the rows in a new order each epoch.
         callbacks : callable or list of callables

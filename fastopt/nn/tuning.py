@@ -74,7 +74,7 @@ class Tuning(NamedTuple):
 
 
 def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repeats=5) -> Tuning:
-    """Measure rows per second of a network over batch sizes and thread counts, on random rows.
+    """Measure rows per second of a network over batch sizes and thread counts, on random rows or images.
 
     Parameters
     ----------
@@ -112,9 +112,9 @@ def tune(net, *, train=False, batch_sizes=None, threads=None, seconds=0.02, repe
     sizes = _counts("batch_sizes", [n for n in BATCHES if n >= least] if batch_sizes is None else batch_sizes)
     threads = _counts("threads", (1, get_num_threads()) if threads is None else threads)
     net, rng = copy.deepcopy(net), np.random.default_rng(0)
-    x = rng.standard_normal((max(sizes), net.in_features)).astype(net.dtype)
+    x = rng.standard_normal((max(sizes), *net.input_shape)).astype(net.dtype)
     net.calibrate(x, batch_norm=False)
-    y = np.zeros((len(x), net.out_features), net.dtype)
+    y = np.zeros((len(x), *net.output_shape), net.dtype)
     trainer = Trainer(net, "mse", SGD(net.parameters(), lr=1e-9, momentum=0.9), max_batch=max(sizes)) if train else None
 
     def call(n):

@@ -2,7 +2,7 @@
 
 cdef struct StatisticsCall:
     int typenum
-    Py_ssize_t n, c, size       # size: elements of a channel in one image; 1 in rows
+    Py_ssize_t n, c, size       # size: elements of a channel in one image, 1 of rows
     Py_ssize_t correction
     void *x
     void *mean
@@ -10,7 +10,7 @@ cdef struct StatisticsCall:
 
 
 cdef void statistics_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c) or (n, c, size) -> mean, var (c,)
+    # x (n, c) or (n, c, size) -> mean, var (c,); a thread owns columns
     cdef StatisticsCall* a = <StatisticsCall*>args
     cdef double middle[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
@@ -100,7 +100,7 @@ cdef object row_argument(str name, object row, int typenum, Py_ssize_t c):
 
 
 def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="identity", z=None):
-    """Batch normalisation by the statistics of the batch, as in training.
+    """Batch normalization by the statistics of the batch, as in training.
 
     ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)``
 
@@ -117,14 +117,14 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     activation : str
         One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
     z : ndarray, shape (n, c), optional
-        Overwritten with what the activation is taken of.
+        Overwritten with the preactivation, what the activation is taken of.
 
     Returns
     -------
     y : ndarray, shape (n, c)
         `out` if given, else a new array.
     mean, var : ndarray, shape (c,)
-        Of the batch; the population variance. It may be infinite in the dtype where y is not: columns of float32
+        Of the batch; the population variance. It may be infinite in the dtype where y is not, as for columns of float32
         that deviate by more than 1e19.
 
     Raises
@@ -180,7 +180,7 @@ cdef inline int check_two_rows(Py_ssize_t n) except -1:
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activation="identity"):
-    """Batch normalisation by given statistics.
+    """Batch normalization by given statistics.
 
     ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)``
 

@@ -1,7 +1,7 @@
 # dense and grouped_dense, forward and backward.
 
 cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # forward, DENSE_ROWS rows after the other where they go through strips: scratch stays small
+    # forward; rows that are packed into micro-panels are taken DENSE_ROWS at a time, so that scratch stays small
     cdef OneEntry own = (<OneEntry*>args)[0]
     cdef Py_ssize_t start = 0, n = own.run.n, step = n if own.run.scratch == NULL else DENSE_ROWS
     own.run.entries, own.run.shapes, own.run.values, own.run.z = &own.entry, own.shapes, own.values, &own.z
@@ -9,7 +9,7 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t t
     while start < n:
         own.run.samples = min(step, n - start)
         if start > 0:
-            team_barrier(team)  # nobody reads the strips any more
+            team_barrier(team)  # until no thread reads these micro-panels any more
         one_entry_pass(&own, dtype, member, team)
         start += step
         own.values[0] = <floating*>own.values[0] + step * own.entry.n_in
@@ -19,14 +19,14 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t t
 
 
 cdef object scratch_for(OneEntry* c, Py_ssize_t rows, bint training):
-    # an array that holds c.run.scratch
+    # returns an array that holds the memory of c.run.scratch
     block = np.empty(dense_scratch(&c.entry, rows, training) + 16, dtype_of(c.run.typenum))
     c.run.scratch = <void*>((<size_t>data(block) + 63) // 64 * 64)
     return block
 
 
 cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, object activation, object out, object z):
-    # what dense and grouped_dense have in common
+    # checks and runs dense and grouped_dense
     cdef OneEntry c
     cdef Dense own
     cdef Py_ssize_t n, n_in, n_out
@@ -57,7 +57,7 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
 
 cdef object call_dense_backward(object dy, object x, object weight, object z, object y, Py_ssize_t groups, object activation,
                                 tuple gradients):
-    # gradients: dx, dw and db as given
+    # checks and runs dense_backward and grouped_dense_backward; gradients: dx, dw and db as the caller gives them
     cdef OneEntry c
     cdef Dense own
     cdef Py_ssize_t n, n_in, n_out
@@ -100,7 +100,7 @@ cdef int check_groups(Py_ssize_t groups, str name, Py_ssize_t width) except -1:
 
 
 cdef object slope_argument(int activation, int typenum, object z, object y, tuple shape):
-    # what activation_slope needs: y itself, or z, or y recomputed from z
+    # what activation_slope is computed from: z or y, as given, or y computed from z once more
     if activation == IDENTITY:
         return None
     if y is not None:
@@ -131,7 +131,7 @@ def dense(x, weight, bias=None, activation="identity", out=None, z=None):
     out : ndarray, shape (n, out), optional
         Overwritten with the result.
     z : ndarray, shape (n, out), optional
-        Overwritten with the pre-activation ``x @ weight.T + bias``.
+        Overwritten with the preactivation ``x @ weight.T + bias``.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def dense_backward(dy, x, weight, z=None, activation="identity", dx=None, dw=Non
     x, weight : ndarray
         As given to `dense`.
     z : ndarray, shape (n, out), optional
-        The pre-activation that `dense` stored.
+        The preactivation that `dense` stored.
     activation : str
         As given to `dense`.
     dx, dw, db : ndarray, optional
@@ -214,12 +214,11 @@ def grouped_dense(x, weight, bias=None, groups=1, activation="identity", out=Non
     groups : int
         A divisor of in and of out.
     activation : str
-        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu,
-        softmax (of whole rows).
+        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax (of whole rows).
     out : ndarray, shape (n, out), optional
         Overwritten with the result.
     z : ndarray, shape (n, out), optional
-        Overwritten with the pre-activation.
+        Overwritten with the preactivation.
 
     Returns
     -------
@@ -229,8 +228,7 @@ def grouped_dense(x, weight, bias=None, groups=1, activation="identity", out=Non
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or groups that do not divide; nothing has been
-        written then.
+        Wrong dtype, shape, layout or overlap, or groups that do not divide; nothing has been written then.
 
     Examples
     --------
@@ -252,7 +250,7 @@ def grouped_dense_backward(dy, x, weight, z=None, groups=1, activation="identity
     x, weight : ndarray
         As given to `grouped_dense`.
     z : ndarray, shape (n, out), optional
-        The pre-activation that `grouped_dense` stored.
+        The preactivation that `grouped_dense` stored.
     groups, activation
         As given to `grouped_dense`.
     dx, dw, db : ndarray, optional
@@ -270,8 +268,7 @@ def grouped_dense_backward(dy, x, weight, z=None, groups=1, activation="identity
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or groups that do not divide; nothing has been
-        written then.
+        Wrong dtype, shape, layout or overlap, or groups that do not divide; nothing has been written then.
 
     Examples
     --------

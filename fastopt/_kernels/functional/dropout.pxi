@@ -1,3 +1,5 @@
+# Dropout of any array: a program of one row, whose elements are those of the array in C order.
+
 cdef uint64_t key_number(str name, object a) except? 0:
     if isinstance(a, bool) or not hasattr(a, "__index__") or not 0 <= a < 2**64:
         raise ValueError(f"{name}: expected a whole number from 0 to 2**64 - 1, got {a!r}")
@@ -12,7 +14,7 @@ def drop_rate(rate):
 
 
 cdef object call_dropout(str name, object x, object rate, object seed, object step, str out_name, object out):
-    # what dropout and dropout_backward have in common: backward is forward on the gradient
+    # checks and runs dropout and dropout_backward: backward is forward on the gradient
     cdef OneEntry c
     cdef int typenum = float_type(name, x)
     cdef uint64_t key = key_number("seed", seed)
@@ -53,8 +55,7 @@ def dropout(x, rate, seed, step=0, out=None):
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or a rate outside [0, 1); nothing has been
-        written then.
+        Wrong dtype, shape, layout or overlap, or a rate outside [0, 1); nothing has been written then.
 
     Examples
     --------

@@ -1,5 +1,7 @@
+# Maxout of pieces that are there already.
+
 def maxout(x, pieces=2, out=None):
-    """The largest of every `pieces` neighbouring columns.
+    """The largest of every `pieces` neighboring columns.
 
     Parameters
     ----------
@@ -18,8 +20,7 @@ def maxout(x, pieces=2, out=None):
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or pieces that do not divide; nothing has been
-        written then.
+        Wrong dtype, shape, layout or overlap, or pieces that do not divide; nothing has been written then.
 
     Examples
     --------

@@ -8,13 +8,13 @@ cdef struct OneEntry:
     void* values[2]
     void* dvalues[2]
     void* saved
-    void* z                     # what the activation is taken of, where it is wanted
+    void* z                     # the preactivation, where it is wanted
     void* dparams[MOST_WEIGHTS]
     bint backward
 
 
 cdef void one_entry(OneEntry* c, const Kind* kind, void* own, int typenum, Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) noexcept:
-    # rows (n, n_in) -> (n, n_out); the gradient of the rows is wanted
+    # sets up an entry from rows (n, n_in) to rows (n, n_out); the gradient of the former is wanted
     memset(c, 0, sizeof(OneEntry))
     c.shapes[0] = Shape(1, 1, n_in, 0, 0, n_in, 0, 0)
     c.shapes[1] = Shape(1, 1, n_out, 0, 0, n_out, 1, 0)
@@ -32,7 +32,7 @@ cdef void one_entry_pass(void* args, floating* dtype, Py_ssize_t member, Py_ssiz
 
 
 cdef inline void run_one(OneEntry* c, Py_ssize_t work) noexcept nogil:
-    # in as many threads as its multiply-adds are worth
+    # runs the pass of the entry, on as many threads as its multiply-adds are worth
     run_typed(c.run.typenum, one_entry_pass[float], one_entry_pass[double], c, team_for(work))
 
 

@@ -1,4 +1,4 @@
-# Standardization by statistics in the dtype of x; the layer, whose statistics are float64, is layers/standardize.pxi.
+# Standardization by statistics in the dtype of x; that of the layer, whose statistics are float64, is layers/standardize.pxi.
 
 cdef struct StandardizeCall:
     int typenum
@@ -23,7 +23,7 @@ cdef void standardize_job(void* args, floating* dtype, Py_ssize_t member, Py_ssi
 
 
 def standardize(x, mean, scale, out=None):
-    """Centre and scale columns, ``(x - mean) * scale``.
+    """Center and scale columns, ``(x - mean) * scale``.
 
     Parameters
     ----------

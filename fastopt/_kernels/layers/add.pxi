@@ -1,8 +1,8 @@
-# Sums of values, y = a + b + ...: shortcuts, and where branches meet. Of one source it is a copy.
+# Sums of values, y = a + b + ...: where a shortcut or branches end. The sum of one source is a copy.
 
 cdef void add_rows(const Rows* a, const Rows* b, const Rows* y, Py_ssize_t c, Py_ssize_t start, Py_ssize_t stop,
                    floating* dtype) noexcept nogil:
-    # elements start to stop of rows of c: y = a + b, or a where b is NULL; y may be either
+    # y = a + b, or a where b is NULL, of elements start to stop of rows of c; y may be a or b
     cdef Py_ssize_t n, i
     cdef floating* p
     cdef floating* q
@@ -22,7 +22,7 @@ cdef void add_rows(const Rows* a, const Rows* b, const Rows* y, Py_ssize_t c, Py
 
 
 cdef void add_sources(Run* r, Entry* e, void** values, bint wanted, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dst = the sum of the sources; wanted: of those alone that have a tangent
+    # dst = the sum of the sources; if wanted, of those only that have a tangent
     cdef Py_ssize_t m = rows_in(r, e) * e.n_in, start = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team), k
     cdef Rows y = dst_rows(r, e, values, dtype), x, before
     cdef Py_ssize_t found = 0

@@ -1,12 +1,12 @@
 # Batch normalization: y = phi(gamma (x - mean) / sqrt(var + eps) + beta) by the statistics of the batch, and its backward.
 #
-# - y = (x - m) scale + shift, m the mean in the dtype; shift makes up for its rounding.
-# - For sums a member owns columns, and blocks of rows are cut at fixed borders and added in order. For maps it owns rows:
-#   cores that write parts of the same rows take each other's next lines by prefetch (1024x512 on two threads: 77 to 250 us,
-#   by rows 55). What belongs to a column passes from the one to the other in `coefficients`.
+# - Forward computes z = (x - m) scale + shift, where m is the mean in the dtype and shift makes up for its rounding.
+# - For sums a thread owns columns; blocks of rows are cut at fixed borders and added in order. For maps it owns rows: cores
+#   that write parts of the same rows prefetch each other's lines (1024x512 on two threads: 77 to 250 us, by rows 55). Sums
+#   and maps meet in `coefficients`, after a barrier.
 # - Backward reads dy and x twice: for the two sums of each column, then for dx.
-# - The second pass over rows goes from the last to the first, which are still in cache.
-# - Columns whose variance is beyond the dtype have y and dx all the same, from the deviation.
+# - The second pass over rows goes from the last to the first, for the last are still in cache.
+# - Columns whose variance is beyond the dtype have y and dx all the same, computed from the deviation.
 
 cdef struct BatchNorm:
     double eps, momentum
@@ -15,10 +15,10 @@ cdef struct BatchNorm:
     void *running_mean          # (c,)
     void *running_var
 
-cdef struct BatchStatistics:    # what forward saves for backward: (c,) each
+cdef struct BatchStatistics:    # what forward saves for backward, (c,) each
     void *mean
     void *var
-    void *coefficients          # (3, c), scratch of either
+    void *coefficients          # (3, c), of the map that forward or backward is about to make
 
 
 cdef inline BatchStatistics batch_statistics_of(const Entry* e, void** saved, floating* dtype) noexcept nogil:
@@ -28,7 +28,7 @@ cdef inline BatchStatistics batch_statistics_of(const Entry* e, void** saved, fl
 
 cdef inline void affine(const BatchNorm* p, const floating* var, floating* scale, floating* shift, Py_ssize_t c0,
                         Py_ssize_t cols) noexcept nogil:
-    # scale = gamma / sqrt(var + eps), shift = beta of columns from c0 on, with which scale and shift start
+    # scale = gamma / sqrt(var + eps), shift = beta, (cols,) each, of the columns from c0 on
     cdef const floating* gamma = <floating*>p.gamma
     cdef const floating* beta = <floating*>p.beta
     cdef Py_ssize_t j
@@ -43,20 +43,20 @@ cdef inline void affine(const BatchNorm* p, const floating* var, floating* scale
 
 
 cdef inline floating scale_of(const floating* gamma, Py_ssize_t j, double sigma) noexcept nogil:
-    # gamma / sigma, within the range of the dtype: 0 times it is 0
+    # gamma / sigma, clamped to the range of the dtype: infinity times 0 would be NaN
     cdef double scale = (<double>gamma[j] if gamma != NULL else 1) / sigma, most = <double>FLT_MAX if floating is float else DBL_MAX
     return <floating>max(-most, min(most, scale))
 
 
 cdef inline Py_ssize_t columns_until(Py_ssize_t first, Py_ssize_t c, Py_ssize_t team) noexcept nogil:
-    # where the columns end that are summed before they are mapped: one member alone finds the last of few in its cache
+    # where the columns end that are summed before they are mapped: one thread alone takes so few that they stay in cache
     return c if team > 1 else min(c, first + COLUMN_BLOCK)
 
 
 # --- forward and backward
 
 cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c) -> y (n, c), mean, var (c,) of the batch; z (n, c), where it is kept, receives what the activation is taken of
+    # x (n, c) -> mean, var (c,) of the batch, z (n, c) = (x - mean) / sigma gamma + beta, y (n, c) = phi(z)
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
@@ -77,22 +77,22 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
     while first < e.n_in:
         last = columns_until(first, e.n_in, team)
         c0, c1 = first + share(last - first, COLUMN_GRAIN, member, team), first + share(last - first, COLUMN_GRAIN, member + 1, team)
-        while c0 < c1:
+        while c0 < c1:          # the thread's columns: statistics, then coefficients
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
             outside = column_statistics(&x, c0, cols, s.n, least, middle, m2, power, dtype)
             for j in range(cols):
                 mean[c0 + j] = <floating>middle[j]
                 var[c0 + j] = <floating>(m2[j] / <double>s.n)
             affine(p, var, scale + c0, shift + c0, c0, cols)
-            if outside:
+            if outside:         # columns whose squares leave the range of the dtype
                 for j in range(cols):
                     if power[j] != 0:
                         var[c0 + j] = <floating>variance(m2[j], <double>s.n, power[j])
                         scale[c0 + j] = scale_of(gamma, c0 + j, deviation(m2[j], <double>s.n, power[j], p.eps))
-            for j in range(cols):
+            for j in range(cols):       # shift makes up for the rounding of the mean
                 shift[c0 + j] += <floating>(<double>mean[c0 + j] - middle[j]) * scale[c0 + j]
             c0 += cols
-        team_barrier(team)
+        team_barrier(team)      # from here on the thread's rows: z and y
         point_map(&m, mean + first, <floating*>NULL, scale + first, shift + first)
         scale_rows(m, &x, &z, &y, e.activation, Block(r0, r1, first, last), dtype)
         first = last
@@ -101,7 +101,7 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
 
 
 cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, c) -> y (n, c), by the running averages
+    # x (n, c) -> y (n, c) by the running averages, the thread's rows
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
@@ -153,7 +153,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
         return
     if r.dy != NULL:
         dy = matrix(r.dy, e.n_out)
-    if activation == SOFTMAX or (team > 1 and activation != IDENTITY):
+    if activation == SOFTMAX or (team > 1 and activation != IDENTITY):      # dz = dy phi' by rows; else with the sums
         activation_gradient(r, e, &s, &dz, dtype, member, team)
         team_barrier(team)
         dy, activation = dz, IDENTITY
@@ -162,7 +162,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
     while first < e.n_in:
         last = columns_until(first, e.n_in, team)
         c0, c1 = first + share(last - first, COLUMN_GRAIN, member, team), first + share(last - first, COLUMN_GRAIN, member + 1, team)
-        while c0 < c1:
+        while c0 < c1:          # the thread's columns: both sums, dgamma and dbeta, coefficients of dx
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
             derive_columns(activation, &v, &dy, &dz, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
             far = inverse_deviations(&x, var, inverse, s.n, c0, cols, p.eps)
@@ -177,15 +177,15 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
                                weight + c0, scale + c0, shift + c0, s.n, cols)
             if far:
                 for j in range(cols):
-                    if is_far(var[c0 + j], p.eps):      # of x^
+                    if is_far(var[c0 + j], p.eps):      # the coefficient of x^, not of x - mean
                         scale[c0 + j] = <floating>(-<double>weight[c0 + j] * product[j] * inverse[j] / <double>s.n)
             c0 += cols
-        team_barrier(team)
+        team_barrier(team)      # from here on the thread's rows of dx
         if e.sources[0].wanted and not any_far(var + first, last - first, p.eps):
             point_map(&m, mean + first, weight + first, scale + first, shift + first)
             m.accumulate = e.sources[0].accumulate
             slope_rows(m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
-        elif e.sources[0].wanted:
+        elif e.sources[0].wanted:       # column by column, for some are extreme
             for j in range(first, last):
                 point_map(&m, mean + j, weight + j, scale + j, shift + j)
                 m.accumulate = e.sources[0].accumulate
@@ -196,14 +196,14 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
         first = last
 
 
-# --- columns so far from the middle of the dtype's range that what is of the order of 1 / var leaves it
+# --- columns whose variance is so near the ends of the dtype's range that terms of the order of 1 / var leave it
 
 cdef inline bint is_far(floating var, double eps) noexcept nogil:
     return (var > <floating>most_variance(<floating*>NULL)) | (var < least_far(eps, <floating*>NULL))
 
 
 cdef inline floating least_far(double eps, floating* dtype) noexcept nogil:
-    # beside an ordinary eps no variance is too small
+    # beside an ordinary eps no variance is too small: -1 is below all
     return <floating>(least_variance(dtype) if eps < least_variance(dtype) else -1)
 
 
@@ -218,8 +218,8 @@ cdef inline bint any_far(const floating* var, Py_ssize_t cols, double eps) noexc
 
 cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t first,
                                     Py_ssize_t cols, double eps) noexcept nogil:
-    # inverse (cols,) = 1 / sqrt(var + eps) of columns from `first` on, and whether some are far; the variance of those is
-    # taken once more, of the batch x
+    # inverse (cols,) = 1 / sqrt(var + eps) of the columns from `first` on. Returns whether some are extreme: their variance, which
+    # var may not hold, is taken once more, of the batch x
     cdef Py_ssize_t j
     cdef double mean, m2
     cdef int power
@@ -237,7 +237,7 @@ cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* 
 
 cdef inline double far_product(const Rows* dz, const Rows* x, Py_ssize_t column, floating mean, double inverse,
                                Py_ssize_t n) noexcept nogil:
-    # sum dz (x - mean) of a column
+    # sum dz (x - mean) of a column, in float64
     cdef Py_ssize_t i
     cdef double total = 0
     for i in range(n):
@@ -247,7 +247,7 @@ cdef inline double far_product(const Rows* dz, const Rows* x, Py_ssize_t column,
 
 cdef inline void far_slope(const ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, double gamma,
                            floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + x^ scale + shift, x^ = (x - centre) weight / gamma, the column c0
+    # dx (+)= dz weight + x^ scale + shift, x^ = (x - centre) weight / gamma, of column c0 in a block of rows
     cdef Py_ssize_t i
     cdef double weight = <double>(<const floating*>m.weight)[0], scale = <double>(<const floating*>m.scale)[0]
     cdef double shift = <double>(<const floating*>m.shift)[0], mean = <double>(<const floating*>m.centre)[0]
@@ -261,7 +261,7 @@ cdef inline void far_slope(const ColumnMap* m, const Rows* dz, const Rows* x, co
 
 cdef inline void derive_columns(int activation, const Rows* v, const Rows* dy, const Rows* dz, const Rows* x, Block b,
                                 const floating* mean, double* total, double* product) noexcept nogil:
-    # in a block of all rows: dz = dy phi'; total = sum dz, product = sum dz (x - mean), both (cols,)
+    # in columns c0 to c1 of all rows: dz = dy phi', then total = sum dz and product = sum dz (x - mean), (cols,) each
     cdef floating plain[COLUMN_BLOCK]
     cdef floating products[COLUMN_BLOCK]
     cdef Py_ssize_t i = 0, j, k, rows, cols = b.c1 - b.c0
@@ -284,7 +284,7 @@ cdef inline void derive_columns(int activation, const Rows* v, const Rows* dy, c
 
 cdef inline void input_coefficients(const floating* gamma, const double* inverse, const double* total, const double* product,
                                     floating* weight, floating* scale, floating* shift, Py_ssize_t n, Py_ssize_t cols) noexcept nogil:
-    # dx = dz weight + (x - mean) scale + shift, in the terms of backward_batch_norm
+    # the coefficients in dx = dz weight + (x - mean) scale + shift, from the sums of backward_batch_norm
     cdef Py_ssize_t j
     cdef double share_of_row = 1 / <double>n, factor
     for j in range(cols):
@@ -294,11 +294,11 @@ cdef inline void input_coefficients(const floating* gamma, const double* inverse
         shift[j] = <floating>(-factor * share_of_row * total[j])
 
 
-# --- directional derivatives: t before a name is the tangent of what it stands for
+# --- directional derivatives: a leading t names the tangent of what follows it
 
 cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tmean = mean(tx), pull = mean(x^ tx), both (c,): kept for backward; tx^ = (tx - tmean - x^ pull) / sigma
-    # tz (n, c) = gamma tx^ + tgamma x^ + tbeta, ty (n, c) = phi' tz
+    # tmean = mean(tx), pull = mean(x^ tx), (c,) each, saved for backward; tx^ = (tx - tmean - x^ pull) / sigma;
+    # tz (n, c) = gamma tx^ + tgamma x^ + tbeta; ty (n, c) = phi' tz
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype), tof = batch_statistics_of(e, r.tsaved, dtype)
@@ -324,7 +324,7 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
     if not moves and e.n_weights == 0:
         return                  # nothing before it is trained
     tx = source_rows(r, e, r.tangents, dtype)
-    while c0 < c1:
+    while c0 < c1:              # the thread's columns: tmean and pull, then tz = tx weight + (x - mean) scale + shift
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         sum_products(&tx if moves else <const Rows*>NULL, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
         inverse_deviations(&x, <floating*>of.var, inverses, s.n, c0, cols, p.eps)
@@ -377,7 +377,7 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
     team_barrier(team)
     if moves:
         dx = source_rows(r, e, r.dvalues, dtype)
-    while c0 < c1:
+    while c0 < c1:              # the thread's columns: sums, dx, tdx, then tdgamma and tdbeta
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         b = Block(0, s.n, c0, c0 + cols)
         sum_products(&tdz, &x, b, mean, sums.ttotal, sums.tproduct)
@@ -385,7 +385,7 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
         if moves:
             sum_products(&dz, &x, b, mean, sums.total, sums.product)
             sum_products(&dz, &tx, b, tmean, again, moved)
-            for j in range(cols):               # sum dz (tx - tmean - x^ pull): what tx^ adds to tb
+            for j in range(cols):               # + sum dz (tx - tmean - x^ pull): what tx^ adds to n tb sigma
                 sums.tproduct[j] += moved[j] - sums.product[j] * sums.inverse[j] * <double>pull[c0 + j]
             input_coefficients(gamma + c0 if gamma != NULL else <floating*>NULL, sums.inverse, sums.total, sums.product, weight, scale,
                                shift, s.n, cols)
@@ -400,15 +400,15 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
 
 
 cdef inline void sum_products(const Rows* w, const Rows* x, Block b, const floating* centre, double* total, double* product) noexcept nogil:
-    # total = sum w, product = sum w (x - centre), of all rows in a block of columns; w NULL is all zeros
+    # total = sum w, product = sum w (x - centre), over all rows in a block of columns; w NULL stands for zeros
     if w == NULL:
         memset(total, 0, (b.c1 - b.c0) * sizeof(double))
         memset(product, 0, (b.c1 - b.c0) * sizeof(double))
-    else:                                       # dz is dy, and left alone
+    else:                                       # with w for dy and dz, derive_columns writes nothing but sums
         derive_columns(IDENTITY, w, w, w, x, b, centre, total, product)
 
 
-cdef struct TangentSums:        # of a block of columns
+cdef struct TangentSums:        # over all rows, of a block of columns
     double total[COLUMN_BLOCK]  # sum dz
     double product[COLUMN_BLOCK]        # sum dz (x - mean)
     double ttotal[COLUMN_BLOCK]
@@ -417,8 +417,8 @@ cdef struct TangentSums:        # of a block of columns
 
 
 cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block block, floating* dtype) noexcept nogil:
-    # tdx (+)= dz weight + (x - mean) scale + shift + tdz tweight + (tx - tmean) tscale, in the terms of
-    # tangent_backward_batch_norm
+    # tdx (+)= dz weight + (x - mean) scale + shift + tdz tweight + (tx - tmean) tscale: what tangent_backward_batch_norm says,
+    # ordered by what is read
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype), tof = batch_statistics_of(e, r.tsaved, dtype)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), tdx = source_rows(r, e, r.dtangents, dtype)
     cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
@@ -453,7 +453,7 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
 # --- the kind
 
 cdef void after_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # running <- (1 - momentum) running + momentum batch, the batch's variance unbiased
+    # running <- (1 - momentum) running + momentum batch, where the variance of the batch is the unbiased one
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Py_ssize_t n = rows_in(r, e), j
@@ -471,7 +471,7 @@ cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil
 
 
 cdef int place_batch_norm(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # weights: gamma and beta (c,), or none; mean and var (c,), the running averages
+    # weights: gamma and beta (c,), or none; own: eps, momentum, and the running averages mean and var (c,)
     cdef BatchNorm* p = <BatchNorm*>arrays.block(sizeof(BatchNorm))
     e.own, p.eps, p.momentum = <void*>p, own["eps"], own["momentum"]
     if len(weights) not in (0, 2):

@@ -1,9 +1,9 @@
 # Sums of columns and maps along them: mean and variance in one pass; y = (x - centre) scale + shift.
 #
-# - A block of STATISTICS_ROWS rows is summed in the dtype, about the mean of the rows before it, and joined to them in
-#   float64 (Chan et al. 1983). A block far from that mean is what most of the variance then comes from: no digits are
-#   lost, wherever the data lie. The first block is summed about the mean of a few of its rows.
-# - A column whose squares leave the range of the dtype is summed once more in float64, over a power of two
+# - A block of STATISTICS_ROWS rows is summed in the dtype, about the mean of the rows before it, and merged with them in
+#   float64 (Chan et al. 1983). Where a block lies far from that mean, most of the variance comes from this distance: no
+#   digits are lost, wherever the data lie. The first block is summed about the mean of a few of its rows.
+# - A column whose squares leave the range of the dtype is summed once more in float64, divided by a power of two
 #   (careful_statistics). Its variance may be beyond the dtype.
 
 cdef extern from "simd.h" nogil:
@@ -32,8 +32,8 @@ cdef extern from "simd.h" nogil:
 
 cdef inline void join(double* mean, double* m2, floating* centre, floating* plain, floating* squares, Py_ssize_t cols,
                       double before, double rows) noexcept nogil:
-    # mean and m2 = sum (x - mean)^2 of `before` rows, and the sums over `rows` more of x - centre and its
-    # square -> of all of them; centre becomes their mean, the sums 0
+    # mean and m2 = sum (x - mean)^2 of `before` rows take in `rows` more, given by the sums of x - centre and of its square;
+    # centre becomes the mean of all, the sums become 0
     cdef Py_ssize_t j
     cdef double inverse = 1 / rows, weight = rows / (before + rows), offset, delta
     for j in range(cols):
@@ -46,29 +46,29 @@ cdef inline void join(double* mean, double* m2, floating* centre, floating* plai
 
 
 cdef inline double least_variance(floating* dtype) noexcept nogil:
-    # below, squares lose digits to the smallest number of the dtype, or vanish
+    # below it, squares lose digits to the smallest number of the dtype, or vanish
     return 1e-30 if floating is float else 1e-290
 
 
 cdef inline double most_variance(floating* dtype) noexcept nogil:
-    # above, what backward multiplies x by may vanish
+    # above it, the coefficients of x in backward may vanish
     return 1e30 if floating is float else 1e250
 
 
 cdef inline double relevant_variance(double eps, floating* dtype) noexcept nogil:
-    # from where digits of a variance matter beside eps: a column of zeros, usual after relu, costs nothing more
+    # below it, digits of a variance do not matter beside eps: a column of zeros, usual after relu, is summed only once
     return least_variance(dtype) if eps < 1e17 * least_variance(dtype) else -HUGE_VAL
 
 
 cdef void careful_statistics(const Rows* x, Py_ssize_t column, Py_ssize_t n, double* mean, double* m2, int* power,
                              floating* dtype) noexcept nogil:
-    # a column of n rows, whose squares may have left the range of the dtype -> mean, and m2 of the elements over 2^power; of
-    # NaN or infinity mean and m2 stay as they are
+    # a column of n rows, whose squares may have left the range of the dtype -> mean, and m2 of the elements divided by
+    # 2^power; where there is NaN or infinity, mean and m2 stay as they are
     cdef double first = <double>row(x, 0, dtype)[column], far = 0, total = 0, squares = 0, rest = 0, count = <double>n, d, scale, origin
     cdef floating v
     cdef Py_ssize_t i
     cdef bint known = True
-    for i in range(n):
+    for i in range(n):          # the farthest element from the first one, and whether all are finite
         v = row(x, i, dtype)[column]
         d = fabs(<double>v - first)
         far = d if d > far else far
@@ -82,10 +82,10 @@ cdef void careful_statistics(const Rows* x, Py_ssize_t column, Py_ssize_t n, dou
     power[0] = max(-1000, min(1000, power[0]))          # the scale has to be a number, too
     scale = ldexp(1, -power[0])
     origin = first * scale
-    for i in range(n):
+    for i in range(n):          # the mean
         total += <double>row(x, i, dtype)[column] * scale - origin
     total /= count
-    for i in range(n):
+    for i in range(n):          # the squares about it, and what rounding has left of the sum
         d = (<double>row(x, i, dtype)[column] * scale - origin) - total
         squares += d * d
         rest += d
@@ -103,8 +103,8 @@ cdef inline double deviation(double m2, double n, int power, double eps) noexcep
 
 cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py_ssize_t n, double least, double* mean,
                             double* m2, int* power, floating* dtype) noexcept nogil:
-    # columns first to first + cols of x, n rows -> mean, m2, power (cols,) as in careful_statistics, power 0 for ordinary
-    # columns; whether there are others. Digits of variances below `least` do not matter; n >= 1, cols <= COLUMN_BLOCK
+    # columns first to first + cols of x, n >= 1 rows -> mean, m2, power (cols,) as in careful_statistics, power 0 of ordinary
+    # columns. Returns whether some are not. Digits of variances below `least` do not matter; cols <= COLUMN_BLOCK
     cdef floating centre[COLUMN_BLOCK]
     cdef floating plain[COLUMN_BLOCK]
     cdef floating squares[COLUMN_BLOCK]
@@ -115,12 +115,12 @@ cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py
         centre[j] = row(x, 0, dtype)[first + j]
         plain[j] = squares[j] = <floating>0
     sum_columns(<const Rows*>NULL, x, Block(0, rows, first, first + cols), centre, plain, squares)
-    for j in range(cols):
+    for j in range(cols):       # the center of the first block: the mean of a few rows
         centre[j] += plain[j] / <floating>rows
         mean[j] = <double>centre[j]
         m2[j] = 0
         plain[j] = squares[j] = <floating>0
-    while i < n:
+    while i < n:                # block by block
         rows = min(<Py_ssize_t>STATISTICS_ROWS, n - i)
         sum_columns(<const Rows*>NULL, x, Block(i, i + rows, first, first + cols), centre, plain, squares)
         join(mean, m2, centre, plain, squares, cols, <double>i, <double>rows)
@@ -128,7 +128,7 @@ cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py
     memset(power, 0, cols * sizeof(int))
     for j in range(cols):
         outside |= (m2[j] < floor) | (m2[j] >= HUGE_VAL) | (m2[j] != m2[j])
-    if outside:
+    if outside:                 # these columns once more
         for j in range(cols):
             if not (m2[j] >= floor and m2[j] < HUGE_VAL):
                 careful_statistics(x, first + j, n, &mean[j], &m2[j], &power[j], dtype)
@@ -137,7 +137,7 @@ cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py
 
 cdef inline void sum_columns(const Rows* w, const Rows* x, Block b, const floating* centre, floating* plain,
                              floating* total) noexcept nogil:
-    # plain += sum of w's rows, total += sum of the rows of w (x - centre), in their block; w is x - centre where it is NULL
+    # plain += sum of w, total += sum of w (x - centre), over the rows of a block; x - centre stands for w where that is NULL
     cdef ColumnSums s
     cdef Py_ssize_t i = b.r0
     s.centre, s.plain, s.sum, s.cols, s.ldx, s.w, s.ldw = centre, plain, total, b.c1 - b.c0, x.ld, NULL, 0
@@ -152,7 +152,7 @@ cdef inline void sum_columns(const Rows* w, const Rows* x, Block b, const floati
 
 cdef one_body_void piece_moments(const floating* x, floating centre, floating* plain, floating* squares,
                                  Py_ssize_t blocks) noexcept nogil:
-    # plain and squares (LANES,) grow by x - centre and its square
+    # plain, squares (LANES,) += x - centre and its square, of so many blocks of LANES elements
     cdef floating first[LANES]
     cdef floating second[LANES]
     cdef floating d
@@ -173,7 +173,7 @@ cdef one_body_void piece_moments(const floating* x, floating centre, floating* p
 
 cdef void channel_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t size, double* mean, double* m2,
                              int* power) noexcept nogil:
-    # x: n runs of `size` elements, `step` apart -> mean, m2, power of them all, as in careful_statistics
+    # x, n stretches of `size` elements that are `step` apart -> mean, m2, power of all of them, as in careful_statistics
     cdef Rows elements = Rows(<void*>x, 1, size, 1, 0, step)
     cdef floating plain[LANES]
     cdef floating squares[LANES]
@@ -216,8 +216,8 @@ cdef inline void point_map(ColumnMap* m, const floating* centre, const floating*
 
 
 cdef void scale_rows(ColumnMap m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, floating* dtype) noexcept nogil:
-    # z = (x - centre) scale + shift, y = phi(z), in a block, the last rows first; softmax, which needs whole rows, is left
-    # to `finish`. What m points to starts with column c0
+    # z = (x - centre) scale + shift, y = phi(z), in a block, its last rows first; softmax, which needs whole rows, is left to
+    # `finish`. The arrays of m start with column c0
     cdef Py_ssize_t i = b.r0, n, start, stop, k
     cdef bint mapped = activation == SOFTMAX or (activation == IDENTITY and z.start == y.start)
     m.relu = activation == RELU and z.start == y.start
@@ -236,7 +236,7 @@ cdef void scale_rows(ColumnMap m, const Rows* x, const Rows* z, const Rows* y, i
 
 
 cdef void slope_rows(ColumnMap m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + (x - centre) scale + shift, in a block, the last rows first; m as for scale_rows
+    # dx (+)= dz weight + (x - centre) scale + shift, in a block, its last rows first; m as for scale_rows
     cdef Py_ssize_t i = b.r0, n, start, stop
     m.ldw, m.ldx, m.ldy, m.cols = dz.ld, x.ld, dx.ld, b.c1 - b.c0
     while i < b.r1:

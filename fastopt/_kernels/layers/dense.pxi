@@ -1,26 +1,25 @@
-# The dense layer, y = phi(x W^T + b), whole or in groups: outputs and inputs are then cut into as many groups, an output
-# reads the inputs of its group only, and W is block-diagonal, of which the blocks are kept and multiplied.
+# The dense layer, y = phi(x W^T + b), whole or in groups. With groups, outputs and inputs are cut into as many parts and an
+# output reads the inputs of its own part: W is block-diagonal, and only its blocks are kept and multiplied.
 #
 # - The products are those of products.pxi; which one forward takes depends on the rows of the whole call, never on the
 #   team. A group's product has the bits of a layer of its own.
-# - Forward: a member owns a block of y; bias and relu are applied while outputs are in registers, other activations
-#   while rows are in cache. Softmax needs whole rows and follows after a barrier. Many groups are handed out whole, few
-#   are cut like one product.
-# - Scratch holds an operand in strips; all members fill it, and meet before they read it.
-# - Backward and update in one: a few rows of dW are computed, taken by the optimizer's rule while they are in L1, and
-#   gone. dx takes its part of the same rows of W just before they change, while they are in cache. A member owns columns:
-#   what it reads of W for dx is what it updates, so nobody waits. Where no dx is wanted it owns rows, which forward gave
-#   it too.
+# - Forward: a thread owns a block of y. Bias and relu are applied while outputs are in registers, other activations while
+#   rows are in cache. Softmax needs whole rows and follows a barrier. Many groups are handed out whole, few are cut like
+#   one product.
+# - Scratch holds an operand in micro-panels; all threads fill it, and wait at a barrier before they read it.
+# - Fused update: a few rows of dW are computed, taken by the optimizer's rule while they are in L1, and gone. dx reads the
+#   same rows of W just before they change, while they are in cache. A thread owns columns: it updates what it reads of W
+#   for dx, so nobody waits. Where no dx is wanted it owns rows, the ones that it had in forward.
 
 cdef struct Dense:
     Py_ssize_t groups
     void *weight                # (out, in / groups)
     void *bias                  # (out,) or NULL
-    void *packed                # weight again, in strips, in a network that stays as it is; else NULL
+    void *packed                # weight again, in micro-panels, in a network that stays as it is; else NULL
 
 
 cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize_t grain, Py_ssize_t team) noexcept nogil:
-    # columns that go to one member: whole groups if four or more a member even the shares out
+    # the grain of columns: whole groups where four or more a thread make the chunks even, else as given
     if groups < 4 * team or width == 0:
         return grain
     return (grain + width - 1) // width * width
@@ -31,8 +30,8 @@ cdef inline Sizes sizes_of(const Run* r, const Entry* e) noexcept nogil:
 
 
 cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # x (n, in) -> y (n, out); z (n, out), where it is kept, receives the preactivation. In training members keep to their
-    # outputs, for the weights that they have updated are in their cache
+    # x (n, in) -> z (n, out) = x W^T + b, y (n, out) = phi(z). In training a thread keeps to its outputs, for the weights
+    # that it has updated are in its cache
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, rows = r.n * e.positions, i, g, m, c0, c1
@@ -43,7 +42,7 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     cdef Block own
     cdef StripProduct strips
     cdef Product p
-    if in_strips:
+    if in_strips:               # the thread's block of z, of each of the three products
         own = share_strips(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, team),
                            not (r.training and e.n_weights > 0), member, team)
     elif packed:
@@ -51,16 +50,16 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     else:
         own = grid_share(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, team), member, team)
     strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
-    strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified
+    strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified      # what all groups share
     p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, rectified
     g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
-    while g * width < own.c1:
+    while g * width < own.c1:   # group by group, z = x W^T + b
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
         if in_strips:
             strips.k = g * depth
             transposed_product(&strips, &z, Block(own.r0, own.r1, c0, c1), dtype)
         i = own.r1 if in_strips else own.r0
-        while i < own.r1:
+        while i < own.r1:       # run by run
             m = common_rows(&x, &z, i, own.r1)
             p.a, p.rows = row(&x, i, dtype) + g * depth, m
             if packed:
@@ -72,13 +71,13 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                 dot_product(&p, dtype)
             i += m
         g += 1
-    if not rectified:
+    if not rectified:           # y = phi(z)
         finish(e.activation, &z, &y, &s, own, dtype, member, team)
 
 
 cdef void finish(int activation, const Rows* z, const Rows* y, const Sizes* s, Block own, floating* dtype,
                  Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # y (n, n_out) = phi(z), a member's block; of softmax whole rows
+    # y (n, n_out) = phi(z) in the thread's block; softmax takes whole rows
     if activation == SOFTMAX:
         team_barrier(team)
         own = Block(share(s.n, 1, member, team), share(s.n, 1, member + 1, team), 0, s.n_out)
@@ -88,12 +87,12 @@ cdef void finish(int activation, const Rows* z, const Rows* y, const Sizes* s, B
 
 
 cdef inline Block own_rows(const Sizes* s, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # a member's rows of dz
+    # the thread's rows of dz
     return Block(share(s.n, ROW_GRAIN, member, team), share(s.n, ROW_GRAIN, member + 1, team), 0, s.n_out)
 
 
 cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dz (n, n_out) = dy phi', in place but where r.dy holds dy; a member's rows
+    # dz (n, n_out) = dy phi', the thread's rows; in place, unless r.dy holds dy
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), dy = dz[0]
     if r.dy != NULL:
         dy = matrix(r.dy, s.n_out)
@@ -102,7 +101,7 @@ cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floati
 
 
 cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dz (n, out) = dy phi', in place; of each group dx (n, in) (+)= dz W, dW (out, in / groups) = dz^T x; db = sum of dz's rows
+    # dz (n, out) = dy phi', in place; in each group dx (n, in) (+)= dz W, dW (out, in / groups) = dz^T x; db = sum of dz's rows
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype)
@@ -110,20 +109,20 @@ cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef floating* db = gradient(r, e, 1, dtype)
     cdef Operands operands
     activation_gradient(r, e, &s, &dz, dtype, member, team)
-    if dw != NULL:
+    if dw != NULL:              # x and dz, packed for dW
         lay_operands(&x, &dz, <floating*>r.scratch, &operands, &s, d.groups == 1, member, team)
     team_barrier(team)
-    if e.sources[0].wanted:
+    if e.sources[0].wanted:     # dx
         input_gradient(r, e, d.weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, member, team)
-    if dw != NULL:
+    if dw != NULL:              # dW
         group_gradients(&operands, d.groups, &s, dw, False, member, team)
-    if db != NULL:
+    if db != NULL:              # db
         bias_gradient(&dz, &s, db, member, team)
 
 
 cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, void** dvalues, bint accumulate, floating* dtype,
                          Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dx (n, in) (+)= dz W, group by group, into the source's value of dvalues; a member's block
+    # dx (n, in) (+)= dz W, group by group, the thread's block; dx lies in dvalues, which may be tangents
     cdef Py_ssize_t groups = (<Dense*>e.own).groups, grain = 4 * SPREAD_VECS * LANES_f
     cdef Py_ssize_t depth = e.n_in // groups, width = e.n_out // groups, i, m, g, c0, c1
     cdef Rows dx = source_rows(r, e, dvalues, dtype)
@@ -146,14 +145,14 @@ cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, v
 
 cdef void group_gradients(const Operands* a, Py_ssize_t groups, const Sizes* s, floating* dw, bint accumulate,
                           Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dW (out, in / groups) (+)= dz^T x of each group; a member's block
+    # dW (out, in / groups) (+)= dz^T x of each group, the thread's block
     cdef Py_ssize_t depth = s.n_in // groups, width = s.n_out // groups, g
     cdef Block own = grid_share(s.n_out, depth, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team), part = own
     cdef Operands group = a[0]
     g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else groups
     while g * width < own.r1:
         part.r0, part.r1 = max(own.r0, g * width), min(own.r1, (g + 1) * width)
-        if groups > 1:          # not in strips
+        if groups > 1:          # x is never packed then
             group.x = <floating*>a.x + g * depth
         weight_gradient(&group, dw + part.r0 * depth + own.c0, depth, part, s.n, accumulate)
         g += 1
@@ -163,11 +162,11 @@ cdef inline void bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_
     sum_rows(dz, share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), s.n, db)
 
 
-# --- backward and update in one
+# --- the fused update
 
 cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # as backward_dense, with the penalty's gradient, but the weight takes its step instead of dW being written. Where the
-    # norm of all gradients is limited, backward has been there, and left dz
+    # as backward_dense, but the weight takes its step, penalty included, and no dW is written. Where the norm of all
+    # gradients is clipped, backward has computed dz and dx before
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else SPREAD_PANEL, i, m, c0, c1
@@ -183,14 +182,14 @@ cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
         bias_gradient(&dz, &s, <floating*>r.dparams[e.weights[1].grad], member, team)
     rows.operands, rows.weight, rows.plan, rows.n = &operands, &e.weights[0], r.plan, s.n
     rows.room = r.thread_scratch + member * r.thread_bytes
-    if not e.sources[0].wanted or r.update == UPDATE_LIMITED:
+    if not e.sources[0].wanted or r.update == UPDATE_LIMITED:       # no dx: the thread owns rows of the weight
         update_rows(&rows, Block(share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), 0, s.n_in), dtype)
         return
     dx = source_rows(r, e, r.dvalues, dtype)
     c0, c1 = share(s.n_in, strip_of(dtype), member, team), share(s.n_in, strip_of(dtype), member + 1, team)
     product.a_row, product.a_col, product.ldb, product.ldc, product.cols = dz.ld, 1, s.n_in, dx.ld, c1 - c0
     product.bias, product.relu = NULL, False
-    while p < s.n_out and c0 < c1:
+    while p < s.n_out and c0 < c1:      # columns c0 to c1 of dx (+)= dz W for rows p to p + high of W, which then take their step
         product.b, product.depth = <floating*>d.weight + p * s.n_in + c0, min(high, s.n_out - p)
         product.accumulate = e.sources[0].accumulate or p > 0
         i = 0
@@ -208,13 +207,13 @@ cdef Py_ssize_t fused_room(const Entry* e) noexcept nogil:
 
 
 cdef bint dense_row_norm_pays(const Run* r, const Entry* e) noexcept nogil:
-    # whether ||dW|| from rows of x and dz is cheaper than from a dW that is written and read twice
+    # whether ||dW|| costs less from the rows of x and dz than from a dW that is written and read twice
     cdef Sizes s = sizes_of(r, e)
     return e.positions == 1 and s.n * s.n * (s.n_in + s.n_out) < GRAM_SHARE * s.n_in * s.n_out
 
 
 cdef double dense_row_norm(const Run* r, const Entry* e, Py_ssize_t i) noexcept nogil:
-    # what rows up to i bring to ||dW||^2 = sum_ij (X X^T)_ij (dZ dZ^T)_ij and, with bias, to ||db||^2 = sum_ij (dZ dZ^T)_ij
+    # what the pairs (i, j <= i) add to ||dW||^2 = sum_ij (X X^T)_ij (dZ dZ^T)_ij and, with bias, ||db||^2 = sum_ij (dZ dZ^T)_ij
     return gram_row(r, e, i, <float*>NULL) if r.typenum == cnp.NPY_FLOAT32 else gram_row(r, e, i, <double*>NULL)
 
 
@@ -228,10 +227,10 @@ cdef double gram_row(const Run* r, const Entry* e, Py_ssize_t i, floating* dtype
     return total
 
 
-# --- directional derivatives: t before a name is the tangent of what it stands for
+# --- directional derivatives: a leading t names the tangent of what follows it
 
 cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tz (n, out) = tx W^T + x tW^T + tb, ty = phi' tz; products as forward_dense chooses them
+    # tz (n, out) = x tW^T + tx W^T + tb, ty = phi' tz; products as forward_dense chooses them
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, i, m, g, c0, c1
@@ -245,7 +244,7 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     cdef Block own
     cdef StripProduct strips
     cdef Product p
-    if tweight == NULL:         # a constant matrix
+    if tweight == NULL:         # a constant matrix: tz = tx W^T
         if not moves:
             return
         x, tweight, moves = tx, <floating*>d.weight, False
@@ -261,13 +260,13 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     strips.n_in, strips.depth, strips.relu = s.n_in, depth, False
     p.a_col, p.ldb, p.ldc, p.depth, p.relu = 1, depth, tz.ld, depth, False
     g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
-    while g * width < own.c1:
+    while g * width < own.c1:   # group by group, tz
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
-        if in_strips:
+        if in_strips:           # both products at once
             strips.k = g * depth
             transposed_product(&strips, &tz, Block(own.r0, own.r1, c0, c1), dtype)
         i = own.r1 if in_strips else own.r0
-        while i < own.r1:
+        while i < own.r1:       # run by run, x tW^T + tb and then += tx W^T
             m = common_rows(&x, &tz, i, common_rows(&tx, &tz, i, own.r1) + i) if moves else common_rows(&x, &tz, i, own.r1)
             p.a, p.a_row, p.b = row(&x, i, dtype) + g * depth, x.ld, tweight + c0 * depth
             p.c, p.rows, p.cols, p.accumulate = row(&tz, i, dtype) + c0, m, c1 - c0, False
@@ -283,7 +282,7 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
 
 cdef void finish_tangent(int activation, const Rows* v, const Rows* tz, const Rows* ty, const Sizes* s, Block own, floating* dtype,
                          Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # ty (n, n_out) = phi' tz, a member's block; of softmax, whose Jacobian is symmetric, whole rows
+    # ty (n, n_out) = phi' tz in the thread's block; softmax, whose Jacobian is symmetric, takes whole rows
     if activation == SOFTMAX:
         team_barrier(team)
         own = own_rows(s, member, team)
@@ -294,14 +293,14 @@ cdef void finish_tangent(int activation, const Rows* v, const Rows* tz, const Ro
 
 cdef void activation_tangent_gradient(Run* r, Entry* e, const Sizes* s, const Rows* dy, const Rows* tdy, floating* dtype,
                                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy (n, n_out) becomes dz = dy phi', tdy its tangent: a member's rows
+    # dy (n, n_out) becomes dz = dy phi', tdy its tangent: the thread's rows
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tv = preactivations(r, e, r.tz, r.tangents, dtype)
     derive_tangent_rows(e.activation, &v, &tv, dy, tdy, s.n_out, own_rows(s, member, team), dtype)
 
 
 cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (+)= tdz W + dz tW; tdW = tdz^T x + dz^T tx;
-    # tdb = sum of tdz's rows
+    # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (+)= tdz W + dz tW; tdW = tdz^T x + dz^T tx; tdb = sum of
+    # tdz's rows
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
@@ -309,15 +308,15 @@ cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t m
     cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate, strips = d.groups == 1
     cdef Operands operands, toperands
     activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, member, team)
-    if e.n_weights > 0:
+    if e.n_weights > 0:         # x, tdz and tx, dz, packed for tdW
         lay_operands(&x, &tdz, <floating*>r.scratch, &operands, &s, strips, member, team)
     if e.n_weights > 0 and moves:
         lay_operands(&tx, &dz, <floating*>r.tscratch, &toperands, &s, strips, member, team)
     team_barrier(team)
-    if moves:
+    if moves:                   # dx, and the first term of tdx
         input_gradient(r, e, d.weight, &dz, r.dvalues, accumulate, dtype, member, team)
         input_gradient(r, e, d.weight, &tdz, r.dtangents, accumulate, dtype, member, team)
-    if moves and e.n_weights > 0:
+    if moves and e.n_weights > 0:       # the second term of tdx, then tdW
         input_gradient(r, e, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, member, team)
         group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, member, team)
         group_gradients(&toperands, d.groups, &s, gradient(r, e, 0, dtype), True, member, team)
@@ -334,14 +333,14 @@ cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
 
 
 cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
-    # x in strips; in training dz beside it
+    # x in micro-panels; in training dz beside it
     cdef Py_ssize_t wide = round_up(e.n_in, SPREAD_VECS * LANES_f)
     rows = round_up(rows, LANES_f)
     return rows * (wide + e.n_out) if training else rows * e.n_in
 
 
 cdef bint dense_by_columns(const Run* r, const Entry* e) noexcept nogil:
-    # in training forward shares out columns, whole activations of them
+    # in training the threads of forward own columns, and apply all of the activation to them
     return (r.training and e.n_weights > 0 and (<Dense*>e.own).groups == 1 and r.n * e.positions >= TRANSPOSE_ROWS
             and e.activation != SOFTMAX)
 
@@ -351,7 +350,7 @@ cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:
 
 
 cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # weights: weight (out, in / groups), and bias (out,) or not. Or constant: a weight that is not trained
+    # weights: weight (out, in / groups) and, or not, bias (out,). Or none, and `constant`, a weight that is not trained
     cdef Dense* d = <Dense*>arrays.block(sizeof(Dense))
     e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.get("groups", 1))
     if e.n_in % d.groups or e.n_out % d.groups:
@@ -379,7 +378,7 @@ cdef int prepare_dense(Entry* e, Arrays arrays) except -1:
 
 
 cdef void pack_weight(const floating* weight, floating* packed, Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
-    # weight (out, in) -> (strips, in, strip), as packed_product reads it; the rest of the last strip is zeros already
+    # weight (out, in) -> (panels, in, width), as packed_product reads it; what is left of the last micro-panel is zeros already
     cdef Py_ssize_t strip = strip_of(packed), i, k
     for i in range(n_out):
         for k in range(n_in):

@@ -1,13 +1,13 @@
 # Dropout: y = x / (1 - rate) where an element is kept, 0 where it is dropped.
 #
-# - No mask is stored: whether element i is kept is a function of (seed, step, i), so backward
-#   is forward on the gradient, and neither the team nor the dtype changes a decision.
-# - Every KEY_BLOCK elements get a key of 64 bits from splitmix64 (Steele et al. 2014). Within
-#   them a Weyl sequence, which the compiler advances by one addition for a whole vector, is
-#   hashed by the two multiplications of lowbias32 (Wellons 2018); half of the key starts the
-#   sequence, the other enters between the multiplications: two keys never give shifted copies.
-# - 32-bit integers only, which every level multiplies in vectors. 1 000 000 float32, µs, v2 /
-#   v3 / v4: 390 / 340 / 330, where copying them takes 290; a third multiplication: 480 at v2.
+# - No mask is stored: whether element i is kept is a function of (seed, step, i). So backward is forward on the gradient,
+#   and neither the team nor the dtype changes a decision. Elements are counted without gaps, whatever border an image has.
+# - Every KEY_BLOCK elements get a key of 64 bits from splitmix64 (Steele et al. 2014). Within them a Weyl sequence, which
+#   the compiler advances by one addition for a whole vector, is hashed by the two multiplications of lowbias32 (Wellons
+#   2018); half of the key starts the sequence, the other enters between the multiplications: two keys never give shifted
+#   copies.
+# - All integers have 32 bits, which every level multiplies in vectors. 1 000 000 float32, µs, v2 / v3 / v4: 390 / 340 /
+#   330, where copying them takes 290; a third multiplication: 480 at v2.
 
 cdef enum:
     KEY_BLOCK = 65536
@@ -34,12 +34,12 @@ cdef struct Dropout:
 
 cdef void drop(const Dropout* d, const Rows* x, const Rows* y, uint64_t step, Py_ssize_t c, Py_ssize_t n, bint accumulate,
                floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # n elements of rows of c: y (+)= x / (1 - rate) or 0; y may be x
+    # y (+)= x / (1 - rate) or 0, n elements of rows of c; y may be x
     cdef Py_ssize_t i = share(n, GRAIN, member, team), stop = share(n, GRAIN, member + 1, team), end
     cdef uint64_t stream = scramble(scramble(d.seed[0]) + step), key
     cdef floating scale = <floating>(1.0 / (1.0 - d.rate))
     cdef uint32_t limit = <uint32_t>(d.rate * 4294967296.0)    # a draw below it drops
-    while i < stop:
+    while i < stop:             # of one block of keys, what lies side by side in x and y
         end = min(stop, (i // KEY_BLOCK + 1) * KEY_BLOCK)
         end = i + run_elements(x, i, i + run_elements(y, i, end, c), c)
         key = scramble(stream + i // KEY_BLOCK)
@@ -52,7 +52,7 @@ cdef void drop(const Dropout* d, const Rows* x, const Rows* y, uint64_t step, Py
 
 cdef inline void dropout_values(const floating* x, floating* y, Py_ssize_t n, floating scale, uint32_t limit,
                                 uint64_t key, uint32_t first, bint accumulate) noexcept nogil:
-    # elements first to first + n of a block
+    # elements first to first + n of a block with one key
     cdef uint32_t weyl = <uint32_t>0x9e3779b9, counter = <uint32_t>key + first * weyl, inner = <uint32_t>(key >> 32)
     cdef Py_ssize_t i
     cdef floating kept
@@ -81,7 +81,7 @@ cdef void tangent_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, 
 
 
 cdef int place_dropout(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # rate, and seed () in uint64, which its layer may set
+    # own: rate, and seed () in uint64, which its layer may set
     cdef Dropout* d = <Dropout*>arrays.block(sizeof(Dropout))
     e.own, d.rate = <void*>d, own["rate"]
     d.seed = <uint64_t*>arrays.hold("seed", own["seed"], cnp.NPY_UINT64, ())

@@ -1,29 +1,29 @@
 # The contract between a layer and the program: an entry, and its kind.
 #
-# A program is a list of entries over numbered values. An entry reads the values of its sources and writes dst; what it
-# does is said by its kind, a record of functions that stands at the end of the kind's own file. The program calls them
-# and knows no kind. Every thread of a call runs every function, each for its share of the work:
-#   forward     dst from all of the sources; a barrier follows
-#   backward    all of the gradient of dst is there. The gradients of the weights are overwritten, and those of sources
-#               that are wanted; or added to where an entry that stands later has written them (accumulate). A barrier
-#               follows
-#   tangent     the directional derivative of forward along `directions`, one a weight: the tangent of dst from those of
-#               the sources (none where a source is not wanted)
-#   tangent_backward    backward and its directional derivative at once. Nobody asks for the gradients of weights then;
-#               dparams receive their tangents
-#   fused_update        backward in which the weights take their steps, instead of their gradients being written
-# A pass has no state of its own. What backward needs beside values is asked for in bytes: `saved`, and the preactivation
-# of an activation whose derivative is not known from its value. Random numbers are keyed by (seed, step, element), and
-# drawn again in backward. A t before a name is the tangent of what it stands for.
+# A program is a list of entries over numbered values. An entry reads the values of its sources and writes dst. Its kind, a
+# record of functions at the end of the kind's own file, says how; the program calls them and knows no kind. Every thread
+# of a call runs every function and computes its chunk:
+#   forward     computes dst from all of the sources. A barrier follows
+#   backward    finds all of the gradient of dst. It overwrites the gradients of the weights, and of the sources that are
+#               wanted; to the gradient of a source that a later entry has written already, it adds (accumulate). A
+#               barrier follows
+#   tangent     computes the directional derivative of forward along `directions`, one a weight: the tangent of dst from
+#               those of the sources (a source that is not wanted has none)
+#   tangent_backward    computes backward and its directional derivative at once. Nobody asks for the gradients of weights
+#               then; dparams receive their tangents
+#   fused_update        is backward in which the weights take their steps, and no gradient of them is written
+# A pass has no state of its own. An entry asks for the memory that its backward needs beside values: `saved` elements, and
+# its preactivation where the derivative of the activation is not known from the output. Random numbers are keyed by (seed,
+# step, element), and drawn again in backward. A leading t names the tangent of what follows it.
 
 cdef struct Run                 # one pass of a program over some rows
 cdef struct Entry
 
 cdef class Arrays:
-    """What a program points to: arrays of layers, held while it lives, and blocks of its own."""
+    """What a program points to: arrays of layers, which it holds while it lives, and blocks of its own."""
     cdef int typenum
     cdef bint fixed             # the arrays are only read
-    cdef list held, written     # written: (name, array) of those that training moves besides the weights
+    cdef list held, written     # written: (name, array) of those that training changes besides the weights
     cdef void** blocks
     cdef Py_ssize_t n_blocks
     cdef str entry              # named in errors
@@ -44,7 +44,7 @@ cdef class Arrays:
         return self.blocks[self.n_blocks - 1]
 
     cdef void* hold(self, str name, object array, int typenum, tuple shape) except? NULL:
-        # a pointer to an array of the layer; NULL for None
+        # returns a pointer to an array of the layer, which is held from now on; NULL for None
         if array is None:
             return NULL
         if not (is_plain(array, typenum, <int>len(shape)) and fits(array, shape)):
@@ -58,7 +58,7 @@ cdef class Arrays:
         return data(array)
 
     cdef void* hold_weight(self, Entry* e, str name, object array, tuple shape) except NULL:
-        # likewise, a trained array, which becomes the next of e.weights
+        # likewise of a trained array, which becomes the next of e.weights
         cdef Weight* w = &e.weights[e.n_weights]
         if array is None or e.n_weights == MOST_WEIGHTS:
             raise ValueError(f"{self.entry} {name}: expected an array, got {array!r}")
@@ -68,7 +68,7 @@ cdef class Arrays:
         return w.at
 
     cdef void* hold_written(self, str name, object array, tuple shape) except NULL:
-        # likewise, an array that training moves though nothing trains it
+        # likewise of an array that training changes though it has no gradient
         if array is None:
             raise ValueError(f"{self.entry} {name}: expected an array, got None")
         self.written.append((name, array))
@@ -85,27 +85,27 @@ cdef struct Pass:               # one function a dtype
 cdef struct Kind:
     const char* name
     Pass forward, backward, tangent, tangent_backward
-    Pass fused_update           # of entries that fuse; else gradients come first
-    Pass after_batch            # one thread, after a batch that counted: running averages; or NULL
-    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1     # fills e.own and e.weights
+    Pass fused_update           # of entries with e.fuses; all other gradients are written first
+    Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
+    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1     # sets e.own and e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row; NULL: 4 an element
     Py_ssize_t (*scratch)(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil    # elements, of the team; or NULL
     Py_ssize_t (*thread_scratch)(const Entry* e) noexcept nogil                 # elements, of a thread; or NULL
     Py_ssize_t (*saved)(const Entry* e, Py_ssize_t rows) noexcept nogil         # elements, for backward; or NULL
-    # the share of row i in the squared norm of its weights' gradients, from x and dz; and whether that pays. With fused_update
+    # what row i adds, from x and dz, to the squared norm of the weights' gradients, and whether that pays; with fused_update
     double (*row_norm)(const Run* r, const Entry* e, Py_ssize_t i) noexcept nogil
     bint (*row_norm_pays)(const Run* r, const Entry* e) noexcept nogil
-    bint (*by_columns)(const Run* r, const Entry* e) noexcept nogil     # whether forward leaves a thread its own columns; or NULL
-    bint reads_own_columns      # forward starts with columns that the same thread has written, and meets the others later
-    bint reads_either           # x may be float32 or float64 as the first source
+    bint (*by_columns)(const Run* r, const Entry* e) noexcept nogil     # whether a thread's chunk in forward is columns; or NULL
+    bint reads_own_columns      # forward reads the columns that its thread has written, and only after a barrier the others
+    bint reads_either           # the input, as its first source, may be float32 or float64
     Py_ssize_t least_rows       # to train on
 
 cdef struct Source:
     Py_ssize_t value
-    bint wanted                 # its gradient is; it has a tangent
-    bint accumulate             # backward adds to its gradient
+    bint wanted                 # its gradient is wanted, and it has a tangent
+    bint accumulate             # backward adds to its gradient instead of overwriting it
 
 cdef struct Weight:             # a trained array, as a matrix
     void *at
@@ -126,25 +126,25 @@ cdef struct Entry:
     Py_ssize_t n_in, n_out      # channels of the first source and of dst
     Py_ssize_t positions        # of the first source: rows of a sample
     int activation
-    bint fuses                  # its weights can take their steps in backward: the kind's fused_update
+    bint fuses                  # its weights can take their steps in backward, by the kind's fused_update
     void* own                   # the kind's struct
 
 cdef enum:
     GRADIENTS_FIRST             # then an update of everything
     UPDATE_FUSED                # weights take their steps in backward
-    UPDATE_LIMITED              # likewise, after a backward that only measures the norm of all gradients
+    UPDATE_LIMITED              # likewise, after a backward from which only the norm of all gradients is found
 
 cdef struct Run:
-    int typenum, x_typenum      # of everything, and of value 0
+    int typenum, x_typenum      # NumPy's numbers of the dtype of everything, and of value 0
     bint training
     Py_ssize_t n_entries, samples
-    Py_ssize_t n                # samples of the whole call or batch: what chooses a kernel, for `samples` follows the team
+    Py_ssize_t n                # samples of the whole call or batch: they choose a kernel, for `samples` depends on the team
     Entry* entries
     Shape* shapes               # of the values
     Py_ssize_t output           # number of the last value
     void** values               # by number of the value that owns the memory
     void** dvalues              # their gradients
-    void** saved                # by entry: what backward needs beside, and preactivations
+    void** saved                # by entry: what its kind saves for backward, and in z the preactivations
     void** z
     void** dparams              # by number of the gradient
     void** tangents             # of the values, of dvalues, saved and z; NULL where no directional derivative is asked for
@@ -153,8 +153,8 @@ cdef struct Run:
     void** tz
     void** directions           # by number of the gradient: what the weights move along
     void* scratch               # of one entry at a time
-    void* tscratch              # likewise, for an operand that is a tangent
-    char* thread_scratch        # of a thread, so many bytes from one thread to the next
+    void* tscratch              # likewise, for operands that are tangents
+    char* thread_scratch        # of thread 0, thread_bytes from one thread to the next
     Py_ssize_t thread_bytes
     void* dy                    # the gradient of dst where backward must not overwrite it; NULL: in dvalues
     Plan* plan                  # NULL: gradients only
@@ -162,8 +162,8 @@ cdef struct Run:
     Py_ssize_t n_penalties
     bint bounded                # some rows of weights have a largest norm
     uint64_t step               # number of the batch, from 0: what random numbers are keyed by
-    bint may_fuse               # weights may take their steps in backward, without gradients
-    int update                  # how they do in this batch
+    bint may_fuse               # weights may take their steps in backward, as far as the optimizer is concerned
+    int update                  # how weights take their steps in this batch
 
 
 cdef inline void do_pass(const Pass* p, Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
@@ -180,7 +180,7 @@ cdef inline Py_ssize_t rows_in(const Run* r, const Entry* e) noexcept nogil:
 
 
 cdef inline Rows value_rows(const Run* r, Py_ssize_t value, void** values, floating* dtype) noexcept nogil:
-    # of values, dvalues, tangents or dtangents
+    # the rows of a value in `values`: those of a Run, its dvalues, tangents or dtangents
     return rows_of(&r.shapes[value], values[r.shapes[value].owner], dtype)
 
 
@@ -193,12 +193,12 @@ cdef inline Rows dst_rows(const Run* r, const Entry* e, void** values, floating*
 
 
 cdef inline Rows preactivations(const Run* r, const Entry* e, void** z, void** values, floating* dtype) noexcept nogil:
-    # z where it is kept, else y: what activation_slope takes, and forward writes before the activation
+    # z where it is kept, else y: where forward writes z before the activation, and from which activation_slope is computed
     return matrix(z[e.number], e.n_out) if z[e.number] != NULL else dst_rows(r, e, values, dtype)
 
 
 cdef inline floating* gradient(const Run* r, const Entry* e, int weight, floating* dtype) noexcept nogil:
-    # where that of a weight goes; NULL where there is no such weight, or its gradient is not wanted
+    # where the gradient of a weight goes; NULL where there is no such weight, or its gradient is not wanted
     if weight >= e.n_weights or r.update == UPDATE_LIMITED:
         return NULL
     return <floating*>r.dparams[e.weights[weight].grad]
@@ -209,12 +209,12 @@ cdef inline floating* direction(const Run* r, const Entry* e, int weight, floati
 
 
 cdef inline bint keeps_preactivation(const Entry* e) noexcept nogil:
-    # whether the derivative is not known from the activation's value
+    # whether the derivative of the activation is not known from the output
     return e.activation in (GELU, SILU)
 
 
 cdef bint same_shape(const Entry* e, const Shape* shapes) noexcept:
-    # every source has the shape of dst
+    # fits of a kind all of whose sources have the shape of dst
     cdef Py_ssize_t i
     for i in range(e.n_sources):
         if not same_positions(&shapes[e.sources[i].value], &shapes[e.dst]) or shapes[e.sources[i].value].channels != e.n_out:
@@ -223,7 +223,7 @@ cdef bint same_shape(const Entry* e, const Shape* shapes) noexcept:
 
 
 cdef void backward_twice(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tangent_backward of a kind that is linear where it stands: gradient and tangent go the same way
+    # tangent_backward of a kind whose backward is linear, and the same however x moves: it runs on gradients, then on tangents
     cdef Run tangent = r[0]
     tangent.dvalues = r.dtangents
     do_pass(&e.kind.backward, r, e, dtype, member, team)
@@ -239,7 +239,7 @@ cdef int n_kinds = 0
 
 
 cdef int register_kind(Kind* kind, const char* name) except -1:
-    # every kind's file ends with it
+    # the last line of every kind's file
     global n_kinds
     if n_kinds == MOST_KINDS:
         raise MemoryError("MOST_KINDS: expected fewer kinds")

@@ -1,12 +1,12 @@
 # Maxout: an output is the largest of its pieces, which lie side by side.
 #
-# - The pieces come from a dense layer of out * pieces outputs; this file has no weights.
-# - Of equal pieces the first wins, and the first NaN wins against all: the winner is the
-#   one that np.argmax names, and backward hands the gradient to it alone.
-# - Rows do not matter: x (n, out * pieces) is read as (m, pieces), m = n * out.
-# - Selects instead of branches, and two to four pieces as constants, so that the compiler's
-#   vectoriser takes the loops; five it does not take. 32x256 outputs, µs, before and after: of
-#   2 pieces forward 48 / 4.7, backward 86 / 7.3; of 4 pieces 160 / 5.6 and 198 / 12.
+# - A dense entry of out * pieces outputs writes the pieces; maxout itself has no weights.
+# - Of equal pieces the first wins, and the first NaN wins against all: the winner is the one that np.argmax names.
+#   Backward finds it again and hands the gradient to it alone.
+# - Where rows end does not matter: x (n, out * pieces) is read as (m, pieces), m = n * out.
+# - Selects instead of branches, and two to four pieces as constants, let the compiler vectorize the loops; those of five it
+#   does not. 32x256 outputs, µs, before and after: of 2 pieces forward 48 / 4.7, backward 86 / 7.3; of 4 pieces 160 / 5.6
+#   and 198 / 12.
 
 cdef inline floating larger(floating best, floating piece) noexcept nogil:
     # NaN is larger than every number
@@ -21,7 +21,7 @@ cdef void forward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef Py_ssize_t i = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team)
     cdef floating* at
     cdef floating* to
-    while i < stop:
+    while i < stop:             # outputs whose pieces, and which themselves, lie side by side
         n = run_elements(&y, i, i + run_elements(&x, i * pieces, stop * pieces, e.n_in) // pieces, e.n_out)
         at, to = element(&x, i * pieces, e.n_in, dtype), element(&y, i, e.n_out, dtype)
         if pieces == 2:
@@ -78,7 +78,7 @@ cdef inline void maxout_gradients(const floating* dy, const floating* x, floatin
         for p in range(1, pieces):
             best = larger(best, x[i * pieces + p])
         winner = 0
-        for p in range(pieces - 1, -1, -1):     # the first comes last, and stays
+        for p in range(pieces - 1, -1, -1):     # from the last piece to the first, so that the first winner stays
             piece = x[i * pieces + p]
             winner = <floating>p if piece == best else winner
             winner = <floating>p if piece != piece else winner
@@ -91,7 +91,7 @@ cdef inline void maxout_gradients(const floating* dy, const floating* x, floatin
 
 
 cdef void tangent_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # ty (n, out): tx of the piece that won. Backward is linear, and its own tangent
+    # ty (n, out) = tx of the piece that won. Backward is linear in dy, and so its own tangent
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
     cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, i, p
     cdef floating best, piece, change

@@ -1,17 +1,17 @@
-# Values as rows of channels: where a row lies, and how far rows lie side by side.
+# Values as rows of channels: where a row lies, and how many rows follow at one distance.
 #
 # - A sample is height x width positions of `channels` numbers, channels last; a vector is one position. A batch is
 #   n * height * width rows, so a kernel that looks at no neighbors runs on images as it does on matrices.
-# - An image may lie within a border of zeros, left for a layer that reads beyond its edge. Rows skip the border: it is
-#   neither written nor counted.
+# - An image may lie within a border of zeros, which is left for a layer that reads beyond its edge. Rows skip the border:
+#   it is neither written nor counted.
 # - A value may be a slice of the channels of another, or another shape of it: several entries then write one array.
-# - A run is what lies without a gap: all rows of a matrix, one line of a bordered image. Kernels walk rows run by run.
+# - A run is rows at one distance, `ld`: all rows of a matrix, one line of an image within a border. Kernels walk rows run by run.
 
 cdef struct Shape:              # of a value
     Py_ssize_t height, width, channels
     Py_ssize_t border_y, border_x       # positions of zeros above and below, left and right
     Py_ssize_t ld               # elements from one position to the next
-    Py_ssize_t owner, first     # the value whose memory it lies in, itself mostly, and the first of its elements
+    Py_ssize_t owner, first     # the value in whose memory it lies, mostly itself, and the first of its elements there
 
 cdef struct Rows:               # of a batch, from row 0 on
     void *start
@@ -26,7 +26,7 @@ cdef inline Py_ssize_t positions_of(const Shape* s) noexcept nogil:
 
 
 cdef inline Py_ssize_t elements_of(const Shape* s) noexcept nogil:
-    # that a sample takes in memory, its border included
+    # elements that a sample takes in memory, its border included
     return (s.height + 2 * s.border_y) * (s.width + 2 * s.border_x) * s.ld
 
 
@@ -50,7 +50,7 @@ cdef inline Rows rows_of(const Shape* s, void* base, floating* dtype) noexcept n
 
 
 cdef inline Rows matrix(const void* start, Py_ssize_t ld) noexcept nogil:
-    # rows without a gap, `ld` elements apart
+    # one run of any length, its rows `ld` elements apart
     cdef Rows v
     v.start, v.ld, v.length, v.runs, v.run_step, v.image_step = <void*>start, ld, PY_SSIZE_T_MAX, 1, 0, 0
     return v
@@ -65,34 +65,34 @@ cdef inline floating* row(const Rows* v, Py_ssize_t i, floating* dtype) noexcept
 
 
 cdef inline Py_ssize_t run_rows(const Rows* v, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
-    # rows of [i, stop) that lie in one run
+    # how many rows of [i, stop) lie in the run of row i
     return min(stop - i, v.length - (i if i < v.length else i % v.length))
 
 
 cdef inline Py_ssize_t common_rows(const Rows* a, const Rows* b, Py_ssize_t i, Py_ssize_t stop) noexcept nogil:
-    # rows of [i, stop) that lie in one run of both
+    # how many rows of [i, stop) lie in the run of row i, in both
     return run_rows(a, i, run_rows(b, i, stop) + i)
 
 
 cdef inline bint is_flat(const Rows* v, Py_ssize_t c) noexcept nogil:
-    # whether rows of c elements are one array of elements
+    # whether rows of c elements are one array without gaps
     return v.ld == c and v.length == PY_SSIZE_T_MAX
 
 
 cdef inline floating* element(const Rows* v, Py_ssize_t i, Py_ssize_t c, floating* dtype) noexcept nogil:
-    # element i of rows of c, counted without gaps
+    # where element i of rows of c lies; elements are counted without gaps
     return <floating*>v.start + i if is_flat(v, c) else row(v, i // c, dtype) + i % c
 
 
 cdef inline Py_ssize_t run_elements(const Rows* v, Py_ssize_t i, Py_ssize_t stop, Py_ssize_t c) noexcept nogil:
-    # elements of [i, stop), counted without gaps, that lie side by side
+    # how many elements of [i, stop), counted without gaps, lie side by side
     if is_flat(v, c):
         return stop - i
     return min(stop - i, (run_rows(v, i // c, PY_SSIZE_T_MAX) if v.ld == c else 1) * c - i % c)
 
 
 cdef inline const floating* gathered(const Rows* v, floating* room, Py_ssize_t c, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil:
-    # rows of c elements as a matrix without gaps: themselves, or a copy in `room`, of which a member writes rows r0 to r1
+    # rows of c elements as a matrix without gaps: themselves, or a copy in `room`, of which a thread writes rows r0 to r1
     cdef Py_ssize_t i
     if is_flat(v, c):
         return <floating*>v.start
@@ -101,7 +101,7 @@ cdef inline const floating* gathered(const Rows* v, floating* room, Py_ssize_t c
     return room
 
 
-# --- activations of rows: a member's rows r0 to r1 and columns c0 to c1; of softmax whole rows
+# --- activations of rows, in a thread's block of rows r0 to r1 and columns c0 to c1; softmax takes whole rows
 
 cdef void activate_rows(int activation, const Rows* z, const Rows* y, Py_ssize_t c, Block b, floating* dtype) noexcept nogil:
     # y (n, c) = phi(z)
@@ -118,7 +118,7 @@ cdef void activate_rows(int activation, const Rows* z, const Rows* y, Py_ssize_t
 
 cdef void derive_rows(int activation, const Rows* v, const Rows* dy, const Rows* dz, Py_ssize_t c, Block b,
                       floating* dtype) noexcept nogil:
-    # dz (n, c) = dy phi', v as activation_slope takes it
+    # dz (n, c) = dy phi'(v), v being z or y, as activation_slope takes it
     cdef Py_ssize_t i = b.r0, n
     cdef bint whole = v.ld == c and dy.ld == c and dz.ld == c and b.c0 == 0 and b.c1 == c
     while i < b.r1:
@@ -133,7 +133,7 @@ cdef void derive_rows(int activation, const Rows* v, const Rows* dy, const Rows*
 
 cdef void derive_tangent_rows(int activation, const Rows* v, const Rows* tv, const Rows* dy, const Rows* tdy, Py_ssize_t c,
                               Block b, floating* dtype) noexcept nogil:
-    # dy (n, c) becomes dz = dy phi', tdy its tangent
+    # dy (n, c) becomes dz = dy phi'(v), tdy its tangent
     cdef Py_ssize_t i = b.r0, n
     cdef bint whole = v.ld == c and tv.ld == c and dy.ld == c and tdy.ld == c
     while i < b.r1:

@@ -1,13 +1,12 @@
-# Standardization: y = (x - mean) * scale per column. The column statistics it needs are those of
-# batch_norm.pxi.
+# Standardization: y = (x - mean) * scale per column, by given statistics.
 #
-# In a network mean and scale are float64 whatever the network's dtype, and the first entry reads x in the dtype that
-# came, float32 or float64: a column far from zero beside its deviation keeps its digits.
-# - float32 into float32 stays in float32, with the mean in two parts, (x - high) - low: where x is near
-#   the mean, x - high is exact. Its layer keeps high, low and scale in float32 beside mean and scale.
+# Mean and scale are float64 whatever the network's dtype, and the first entry reads x in the dtype that came, float32 or
+# float64: a column far from zero beside its deviation keeps its digits.
+# - From float32 to float32 the arithmetic is float32, with the mean in two parts, (x - high) - low: where x is near the
+#   mean, x - high is exact. The layer keeps high, low and scale in float32 beside mean and scale.
 # - Everything else, and a mean or scale outside the range of float32, is computed in float64 and rounded once.
-# - Statistics of files written before were taken of data rounded to the network's dtype. With them x is rounded
-#   to it first, and low is 0: such a network keeps its bits.
+# - Statistics of files written before were taken of data rounded to the network's dtype. With them x is rounded to it
+#   first, and low is 0: such a network keeps its bits.
 
 ctypedef fused given:           # the dtype of x, where that of y is `floating`
     float
@@ -23,7 +22,7 @@ cdef struct Standardize:
     const double *mean          # (c,)
     const double *scale
     const float *split          # (3, c): the mean in two parts and the scale, in float32
-    const uint8_t *reading      # where its layer keeps how x is read
+    const uint8_t *reading      # where its layer keeps how x is read, a READ_ value
 
 
 cdef inline void standardize_split_row(const given* x, const float* high, const float* low, const float* scale, float* y,
@@ -92,7 +91,7 @@ cdef void tangent_standardize(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
 
 
 cdef int place_standardize(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # mean, scale (c,) in float64; split (3, c) in float32 and reading () in uint8, as the layer makes them of these
+    # own: mean, scale (c,) in float64; split (3, c) in float32 and reading () in uint8, which the layer makes of these
     cdef Standardize* s = <Standardize*>arrays.block(sizeof(Standardize))
     e.own = <void*>s
     s.mean = <double*>arrays.hold("mean", own["mean"], cnp.NPY_FLOAT64, (e.n_in,))

@@ -1,9 +1,9 @@
-# H v is the directional derivative of the gradient (Pearlmutter 1994): every entry is walked forward and
-# backward once more, for tangents. Gauss-Newton products leave the curvature of the entries out:
-# J^T (loss's Hessian) J v, a tangent forward and an ordinary backward (Schraudolph 2002).
+# H v is the directional derivative of the gradient (Pearlmutter 1994): every entry is walked forward and backward once more,
+# for tangents. A Gauss-Newton product, J^T H_loss J v, leaves out the curvature of the entries: a tangent forward and an
+# ordinary backward (Schraudolph 2002).
 
 cdef void hvp_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # rows lie ready, as one batch; dparams receives the product
+    # the rows lie ready, as one batch; dparams receive the product
     cdef TrainCall* c = <TrainCall*>args
     cdef Run* run = &c.run
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions

@@ -1,16 +1,16 @@
-# Inference: with enough rows each member walks the program over rows of its own and meets nobody; few rows are walked by
-# all members together. A long call is made of several regions, each over the next rows, between which Python answers
-# signals; kernels are chosen by the rows of the whole call.
+# Inference: where there are enough samples, each thread walks the program over its own and waits for nobody; few samples are
+# walked by all threads together. A long call is made of several regions, each over the next samples, between which Python
+# answers signals. The samples of the whole call choose the kernels.
 
 cdef enum:
     MAX_PREDICT_TEAM = 256
 
-cdef double PREDICT_SECONDS = 0.025     # regions grow until they last so long, so none lasts twice as long
+cdef double PREDICT_SECONDS = 0.025     # regions double until they last so long, so none lasts twice as long
 
 cdef struct PredictCall:
     Run run
-    bint apart                  # each member has rows and values of its own
-    Py_ssize_t n, x_bytes, y_bytes          # samples; bytes of one
+    bint apart                  # each thread has samples and values of its own
+    Py_ssize_t n, x_bytes, y_bytes          # samples; bytes of one in x and in y
     Py_ssize_t piece            # samples at a time
     Py_ssize_t start, stop      # samples of this region
     void *x

@@ -1,8 +1,8 @@
-# The compiled program: a network laid out as a flat list of entries over numbered values.
+# The compiled program: a network laid out as a list of entries over numbered values.
 #
-# Value 0 is the input; it comes in the program's dtype or, where one entry alone reads it, of a kind that reads either, in
-# float32 or float64 as the caller has it. The last value is the output. predict, value_and_grad, step and fit all run the
-# one list of entries, whose contract is written in layers/entry.pxi.
+# Value 0 is the input. It comes in the program's dtype or, where its only reader is of a kind that reads either, in float32
+# or float64 as the caller has it. The last value is the output. predict, value_and_grad, hvp, step and fit all run the one
+# list of entries, whose contract stands in layers/entry.pxi.
 
 cdef class Program:
     """A network laid out over numbered values; see layers/entry.pxi for the contract of an entry.
@@ -11,7 +11,7 @@ cdef class Program:
     ----------
     values : list of dict
         shape, (features,) or (height, width, channels); and, where they are not the plain case: border, positions of
-        zeros (above and below, left and right); owner, the number of the value whose memory it lies in, and first, the
+        zeros (above and below, left and right); owner, the number of the value in whose memory it lies, and first, the
         channel of the owner with which it starts.
     entries : list of dict
         kind, sources, dst; weights, a list of the trained arrays; penalty (l1, l2, max_norm) of the first of them;
@@ -19,15 +19,15 @@ cdef class Program:
     typenum : int
         NumPy type number of every array.
     fixed : bool
-        The parameters will not change: keep a copy of the weights as the products like them.
+        The parameters will not change, so kinds may keep a second copy of them, packed for their products.
     """
     cdef Entry* entries
     cdef Shape* shapes
     cdef Py_ssize_t n_entries, n_values
     cdef Py_ssize_t item                    # bytes of a number
     cdef Py_ssize_t work                    # multiply-adds of a sample, forward
-    cdef Py_ssize_t elements                # of a sample in all values
-    cdef Py_ssize_t positions, most_positions   # of the output; of any value
+    cdef Py_ssize_t elements                # of a sample in all values together
+    cdef Py_ssize_t positions, most_positions   # of the output, and the most of any value
     cdef readonly int typenum
     cdef bint reads_either                  # the input may be float32 or float64
     cdef readonly Py_ssize_t n_in, n_out    # channels of the input, of the output
@@ -35,10 +35,10 @@ cdef class Program:
     cdef tuple batch_shape                  # (None, *input_shape)
     cdef readonly Py_ssize_t least_rows     # samples of a batch to train on
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
-    cdef bint bounded                       # some have a largest norm
+    cdef bint bounded                       # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
-    cdef list resting                       # workspaces that predict may take
+    cdef list resting                       # the pool of workspaces that predict takes from
 
     def __cinit__(self, list values, list entries, int typenum, bint fixed=False):
         cdef Py_ssize_t i
@@ -79,7 +79,7 @@ cdef class Program:
         return 0
 
     cdef int place_inside(self, Py_ssize_t number, const Shape* owner) except -1:
-        # channels of another value, or all of a plain one in another shape
+        # a value that is some channels of another one, or all of a plain one in another shape
         cdef Shape* s = &self.shapes[number]
         if same_positions(s, owner) and owner.owner == s.owner and 0 <= s.first <= owner.channels - s.channels:
             s.border_y, s.border_x, s.ld = owner.border_y, owner.border_x, owner.ld
@@ -90,12 +90,12 @@ cdef class Program:
         return 0
 
     cdef bint is_plain(self, Py_ssize_t number) noexcept:
-        # whether a value is one array of its shape
+        # whether a value is an array of its shape, without a border, in memory of its own
         cdef Shape* s = &self.shapes[number]
         return s.owner == number and s.border_y == 0 and s.border_x == 0
 
     cdef int place_entry(self, Entry* e, Py_ssize_t number, dict spec) except -1:
-        # what an entry reads and writes: values that are there, of shapes that fit its kind
+        # sets an entry up, and refuses values that are not there or do not fit its kind
         cdef Py_ssize_t i, n = self.n_values
         cdef Weight* w
         cdef str name = f"entries[{number}] ({spec['kind']})"
@@ -104,7 +104,7 @@ cdef class Program:
         e.activation = activation_code(spec.get("activation", "identity"))
         if not (sources and all(0 <= source < e.dst for source in sources) and e.dst < n):
             raise ValueError(f"{name}: expected values from 0 to {n - 1}, read before they are written, got {sources} -> {e.dst}")
-        e.sources = <Source*>self.arrays.block(e.n_sources * sizeof(Source))
+        e.sources = <Source*>self.arrays.block(e.n_sources * sizeof(Source))        # what it reads
         for i in range(e.n_sources):
             e.sources[i].value = sources[i]
             self.require_whole(name, sources[i])
@@ -113,14 +113,14 @@ cdef class Program:
         if not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
-        self.arrays.entry = name
+        self.arrays.entry = name        # what its kind makes of the arrays
         if e.kind.place != NULL:
             e.kind.place(e, spec.get("own", {}), weights, self.arrays)
         if e.n_weights != len(weights):
             raise ValueError(f"{name}: expected {e.n_weights} weights, got {len(weights)}")
         if self.arrays.fixed and e.kind.prepare != NULL:
             e.kind.prepare(e, self.arrays)
-        for i in range(e.n_weights):
+        for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties
             if i == 0:
@@ -133,7 +133,7 @@ cdef class Program:
         return 0
 
     cdef int require_whole(self, str name, Py_ssize_t source) except -1:
-        # a source is the input, or has been written by entries before, all of its channels
+        # refuses a source that is neither the input nor written, in all of its channels, by entries before
         cdef Py_ssize_t i, owner = self.shapes[source].owner, written = 0
         for i in range(self.n_entries):
             if self.entries[i].kind == NULL or self.entries[i].n_out == 0:
@@ -145,7 +145,7 @@ cdef class Program:
         return 0
 
     cdef int order_gradients(self) except -1:
-        # which gradients are wanted, and, in the order of backward, who comes first and overwrites
+        # which gradients are wanted, and which entries overwrite a source's: the first in the order of backward
         cdef Py_ssize_t i, k
         cdef Entry* e
         has_gradient, written = set(), set()
@@ -178,14 +178,14 @@ cdef class Program:
         return readers == 1 and either
 
     cdef int require_writable(self) except -1:
-        # what training moves besides the parameters, which are the optimizer's
+        # refuses to train where what it changes besides parameters cannot be written; the optimizer checks those
         for name, array in self.arrays.written:
             if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
                 refuse_changed(name, array)
         return 0
 
     cdef Py_ssize_t scratch(self, Py_ssize_t samples, bint training) noexcept:
-        # bytes that the entry in greatest need of them takes, in whole cache lines
+        # the bytes that the entry with the greatest need of scratch takes, in whole cache lines
         cdef Py_ssize_t i, size = 0
         cdef Entry* e
         for i in range(self.n_entries):
@@ -205,7 +205,7 @@ cdef class Program:
         run.thread_bytes = workspace.thread_bytes
 
     cpdef object rows(self, object x, str name="x"):
-        """x (n, ...) as the program reads it, in its own dtype or, where it reads either, in float32 or float64."""
+        """Samples x, (n, *input_shape), as the program reads them: in its dtype or, if it reads either, float32 or float64."""
         cdef int typenum = self.typenum
         if self.reads_either:
             if not is_array(x):
@@ -229,7 +229,7 @@ cdef class Program:
             check_apart(("out",), (out,), ("x",), (x,))
         if c.n == 0:
             return out
-        c.piece = max(1, PREDICT_ROWS // self.most_positions)
+        c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
         team = min(team_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_TEAM)
         c.apart = team > 1 and c.n >= team * max(1, ROWS_APART // self.most_positions)
         if not c.apart:
@@ -249,7 +249,7 @@ cdef class Program:
         return out
 
     cdef int predict_long(self, PredictCall* c, Py_ssize_t team) except -1:
-        # region after region; a signal's exception ends the call with the samples done so far
+        # region after region; an exception that a signal raises ends the call, with the samples up to there written
         cdef Py_ssize_t unit = c.piece * (team if c.apart else 1)
         cdef Py_ssize_t samples = max(1, PREDICT_WORK // (self.work * unit)) * unit
         cdef double began
@@ -264,7 +264,7 @@ cdef class Program:
         return 0
 
     cdef Workspace take_workspace(self, Py_ssize_t samples):
-        # one at rest, if it is large enough; the first of the list stays, so that the list keeps its memory
+        # one of the pool, if it is large enough, or a new one; the list keeps its first item, and so its memory
         cdef Workspace workspace
         if len(self.resting) == 1:
             return Workspace(self, samples, False)

@@ -3,22 +3,22 @@
 cdef struct TrainCall:
     Run run
     Loss loss
-    Py_ssize_t n_out, positions             # of the output: a sample has so many rows with a loss each
+    Py_ssize_t n_out, positions             # of the output: each position of a sample is a row, with a loss of its own
     Py_ssize_t x_bytes, target_bytes, weight_bytes      # of one sample
-    Py_ssize_t n, position                  # samples of data, next one to use
+    Py_ssize_t n, position                  # samples of data, and the next one to use
     int64_t* sizes                          # (n_sizes,) samples of the coming batches
-    Py_ssize_t n_sizes, batches             # batches: done in this call
-    int64_t* order                          # (n,) samples in the order of use; NULL: they lie ready, one batch
+    Py_ssize_t n_sizes, batches             # batches: how many this call has done
+    int64_t* order                          # (n,) numbers of samples in the order of use; NULL: they lie ready, one batch
     void *x
     void *targets
     void *weights
-    void *batch_x                           # what a batch is gathered into
+    void *batch_x                           # where the samples of a batch are gathered
     void *batch_targets
     void *batch_weights
     double* row_loss
     double batch_loss, batch_weight
-    double deadline, loss_sum, weight_sum   # loss_sum: of batch means times batch weight
-    bint undefined                          # the batch has no loss, so it has not happened
+    double deadline, loss_sum, weight_sum   # loss_sum: means of batches times their weights
+    bint undefined                          # the loss of the batch is NaN, so the batch has not happened
     bint stop
     bint gauss_newton, forward_known        # of a Hessian-vector product
 
@@ -35,14 +35,14 @@ cdef void gather_rows(TrainCall* c, Py_ssize_t member, Py_ssize_t team) noexcept
 
 
 cdef int update_of(Run* r) noexcept nogil:
-    # depends on the batch alone: an epoch that goes on after an interruption takes the same way
+    # how weights take their steps. It depends on the batch alone, so an epoch that goes on after an interrupt has the same bits
     cdef Py_ssize_t i
     cdef Entry* e
     if not r.may_fuse:
         return GRADIENTS_FIRST
     if not r.plan.limited:
         return UPDATE_FUSED
-    if r.n_penalties > 0:           # the norm of a gradient and a penalty's is not that of rows of x and dz
+    if r.n_penalties > 0:           # rows of x and dz do not give the norm of a gradient that holds a penalty's
         return GRADIENTS_FIRST
     for i in range(r.n_entries):
         e = &r.entries[i]
@@ -52,7 +52,7 @@ cdef int update_of(Run* r) noexcept nogil:
 
 
 cdef void prepare_fused(Run* r) noexcept nogil:
-    # one member: the step is counted, and weights that take theirs in backward are left out of the update of all the rest
+    # one thread counts the step, and leaves the weights that take theirs in backward out of the update of all others
     cdef Py_ssize_t i
     update_prepare(r.plan)
     for i in range(r.n_entries):
@@ -61,10 +61,10 @@ cdef void prepare_fused(Run* r) noexcept nogil:
 
 
 cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # after a backward that has left dz in dvalues: the norm, then the step of every weight; row_squares (rows of the output,)
+    # after a backward that has left dz in dvalues: the norm of all gradients, then the steps of weights; row_squares (samples,)
     cdef Py_ssize_t i, k
     cdef Entry* e
-    for i in range(share(r.samples, 1, member, team), share(r.samples, 1, member + 1, team)):
+    for i in range(share(r.samples, 1, member, team), share(r.samples, 1, member + 1, team)):   # what row i adds, of all entries
         row_squares[i] = 0
         for k in range(r.n_entries):
             e = &r.entries[k]
@@ -84,30 +84,30 @@ cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_
 
 
 cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # forward, loss, backward and update of the batch that starts at position
+    # forward, loss, backward and update of the batch that starts at `position`
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
     cdef floating* weights = NULL
     cdef double loss
-    if c.order != NULL:
+    if c.order != NULL:         # gather the batch; parameters to the interim point, where the rule takes its gradient there
         gather_rows(c, member, team)
     if run.plan != NULL and run.plan.interim:
         leave_job(run.plan, member, team)
     team_barrier(team)
-    if c.weights != NULL:
+    if c.weights != NULL:       # forward, loss and the gradient of the output
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
     forward(run, dtype, member, team)
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
               c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, member, team)
     sum_penalties(run, dtype, member, team)
     team_barrier(team)
-    loss = add_up(c.row_loss, rows) + add_up(run.row_penalty, run.n_penalties)      # by every member: all take the same way
+    loss = add_up(c.row_loss, rows) + add_up(run.row_penalty, run.n_penalties)      # each thread adds up, and all branch alike
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
             return_job(run.plan, member, team)
         if member == 0:
             c.undefined = True
         return
-    if member == 0:
+    if member == 0:             # prepare the update; the other threads see it after the next barrier, in backward
         c.batch_loss = loss
         c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, rows, c.n_out)
         if run.update == UPDATE_FUSED:
@@ -118,7 +118,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
     if run.n_penalties > 0:
         add_penalties(run, NULL, dtype, member, team)
         team_barrier(team)
-    if run.update == UPDATE_LIMITED:
+    if run.update == UPDATE_LIMITED:    # update
         update_limited(run, c.row_loss, dtype, member, team)
         update_all(run.plan, member, team)
     elif run.plan != NULL:
@@ -130,6 +130,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member
 
 
 cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
+    # on one thread: counts the batch, unless it was refused, and says whether to stop
     c.stop = team_seconds() > c.deadline
     if c.undefined or (c.run.plan != NULL and c.run.plan.refused):      # the batch has not happened
         c.stop = True
@@ -148,7 +149,8 @@ cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
 
 
 cdef void train_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # batches from position on, until the data, the time or a table is used up; a last batch may be smaller
+    # batches from `position` on, until the data, the time, or the coming values of a schedule are used up; the last batch may
+    # be smaller
     cdef TrainCall* c = <TrainCall*>args
     cdef Run* run = &c.run
     while True:

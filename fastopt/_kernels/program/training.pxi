@@ -1,23 +1,23 @@
-# A program bound to a loss, gradients, scratch and an update: what a Trainer and a network call.
+# A program bound to a loss, with gradients, scratch and perhaps an update: what networks and Trainers call.
 
 cdef class Training:
-    """A program bound to a loss, gradients, scratch and (unless None) the update of an optimizer."""
+    """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer."""
     cdef readonly Program program
     cdef Workspace workspace
     cdef Workspace tangents                 # None until a Hessian-vector product asks for it
     cdef Update update
     cdef str loss
     cdef Loss rule
-    cdef object class_weight                # held for the rule
-    cdef object row_weights                 # held for the call under way
-    cdef readonly double batch_weight       # what the mean of the last step divided by
+    cdef object class_weight                # an array that the rule points to
+    cdef object row_weights                 # an array that the call under way points to
+    cdef readonly double batch_weight       # the sum of weights that the mean loss of the last step was divided by
     cdef public Py_ssize_t epoch            # number of the epoch under way
-    cdef public Py_ssize_t position         # its next row
+    cdef public Py_ssize_t position         # its next sample
     cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly list grads
     cdef void** dparams
-    cdef Py_ssize_t rows                    # of the last step
+    cdef Py_ssize_t rows                    # samples of the last step
 
     def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
                   delta=1.0, label_smoothing=0.0, class_weight=None, ignore_index=IGNORE_INDEX):
@@ -55,7 +55,7 @@ cdef class Training:
         return x, targets, weights
 
     cdef object image_targets(self, object targets, Py_ssize_t n, object weights):
-        # targets of every position, checked as rows: classes (n, height, width), others (n, height, width, channels)
+        # checks targets of images as rows, one a position: classes (n, height, width), others (n, height, width, channels)
         targets = targets if is_array(targets) else _arrays.as_numbers("targets", targets)
         height, width, channels = self.program.output_shape
         shape = (n, height, width) if targets.ndim == 3 and self.loss == "cross_entropy" else (n, height, width, channels)
@@ -66,7 +66,7 @@ cdef class Training:
         return targets.reshape(shape)
 
     cdef object as_rows(self, object targets):
-        # of images: a row a position
+        # targets of images, a row for each position
         return targets.reshape(-1) if targets.ndim == 3 else targets.reshape(-1, self.program.n_out)
 
     cdef tuple check_batch(self, object x, object targets, object sample_weight):
@@ -99,7 +99,7 @@ cdef class Training:
         c.undefined = False
 
     cdef bint may_fuse(self) noexcept:
-        # whether no gradient of weights needs to be whole before the first update
+        # whether no gradient of weights has to be whole before the first update, and the optimizer has all weights that fuse
         cdef Plan* plan = NULL if self.update is None else &self.update.plan
         cdef Entry* e
         cdef Py_ssize_t i, found = 0
@@ -114,7 +114,7 @@ cdef class Training:
         return found == plan.n_tensors or not plan.limited
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
-        # the one region of a call; backward takes twice forward's work, and meets twice as often
+        # the one region of a call; backward does twice the work of forward, between twice as many barriers
         cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
         cdef Py_ssize_t team = team_for(each * self.program.work // self.program.n_entries)
         self.workspace.reserve(team)
@@ -128,7 +128,7 @@ cdef class Training:
             run_typed(self.program.typenum, train_job[float], train_job[double], c, team)
 
     cpdef int require_in_place(self) except -1:
-        """Raise ValueError unless all that a step writes can be written, and lies where it did."""
+        """Raise ValueError unless everything that a step writes can be written, and lies where it did."""
         if self.update is not None:
             self.update.require_in_place()
         return self.program.require_writable()
@@ -136,7 +136,7 @@ cdef class Training:
     def step(self, x, targets, sample_weight=None, bint in_epoch=False):
         """One batch: forward, loss, backward and, with an optimizer, update; returns the mean loss.
 
-        `in_epoch`: counted as rows of the epoch under way, as `run` counts its batches.
+        With `in_epoch` the samples count as samples of the epoch under way, as in `run`.
         """
         cdef TrainCall c
         cdef int64_t rows
@@ -163,8 +163,8 @@ cdef class Training:
     def hvp(self, x, targets, v, sample_weight=None, *, bint gauss_newton=False, bint again=False):
         """The Hessian of the mean loss of a batch, or its Gauss-Newton part, times v; new arrays.
 
-        `v` holds an array a parameter. `again`: rows, targets, weights and parameters are those of the last call,
-        `step` or `hvp`, so forward is not repeated.
+        `v` holds an array for each parameter. With `again`, samples, targets, weights and parameters are those of the last
+        call, `step` or `hvp`, and forward is not repeated.
         """
         cdef TrainCall c
         cdef Py_ssize_t i, n_params = len(self.grads)
@@ -194,8 +194,8 @@ cdef class Training:
         return product
 
     def finish(self):
-        """What a step that no update makes leaves to be done: running averages take in what the last forward has
-        seen, and rows of weights are limited."""
+        """Do what is left where the caller makes the step: running averages take in what the last forward has seen, and
+        rows of weights are brought back to their largest norm."""
         cdef Run run
         self.program.start(&run, self.workspace, True)
         run.samples = self.rows
@@ -207,7 +207,7 @@ cdef class Training:
             limit_weights(&run, <double*>NULL, 0, 1)
 
     cdef int enter(self) except -1:
-        # the workspace and the optimizer belong to one call at a time
+        # takes the optimizer, and with it the workspace, for one call at a time
         if self.update is not None:
             self.update.enter()
         return 0
@@ -217,17 +217,17 @@ cdef class Training:
             self.update.leave()
 
     cdef int report(self, TrainCall* c) except -1:
-        # what made a call stop before its time
+        # raises what made a call stop before its time
         if c.undefined:
             raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
                                      "of them, hold NaN or infinity; the step has not been taken")
         return self.update.report_refusal() if self.update is not None else 0
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):
-        """Batches of checked data in the given order of rows, from `position` on, for about `seconds`.
+        """Train on batches of checked data in the given order of samples, from `position` on, for about `seconds`.
 
-        `sizes` holds the rows of the coming batches. Moves `position`, `batches`, `loss_sum` and
-        `weight_sum` on before it returns: what Ctrl-C cannot part from the updates.
+        `sizes` holds the samples of the coming batches. `position`, `batches`, `loss_sum` and `weight_sum` are moved on
+        before it returns, so that Ctrl-C cannot part them from the updates.
         """
         cdef TrainCall c
         order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])

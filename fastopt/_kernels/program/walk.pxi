@@ -1,5 +1,5 @@
-# Walks over the entries of a program, and what regularizes their weights. Every member of the team walks in step with the
-# others, so a call is one region, a whole slice of an epoch included.
+# Walks over the entries of a program, and what regularizes their weights. All threads of the team walk in step, so a call is
+# one region, a whole slice of an epoch included.
 
 cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef Py_ssize_t i
@@ -10,8 +10,8 @@ cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) n
 
 
 cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
-    # whether members go on from entry i without meeting: the next one starts with the very columns that a member has
-    # written, still warm, and then meets the others itself
+    # whether no barrier follows entry i: the next one starts with the very columns that the thread has just written, still in
+    # cache, and has a barrier itself before it reads others
     cdef Entry* e = &r.entries[i]
     return (e.kind.by_columns != NULL and i + 1 < r.n_entries and e[1].kind.reads_own_columns and e[1].sources[0].value == e.dst
             and e.kind.by_columns(r, e))
@@ -46,7 +46,7 @@ cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_
 # --- regularization
 
 cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # row_penalty of all weights, a member's share
+    # row_penalty of all weights, the thread's chunk
     cdef Py_ssize_t i, k
     cdef Weight* w
     for i in range(r.n_entries):
@@ -57,8 +57,8 @@ cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
 
 
 cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # the gradients of penalties to those of weights; a fused update has added them itself. With directions, by number of the
-    # gradient, the derivatives of the penalties' gradients along them
+    # adds the gradients of penalties to those of weights; a fused update has added them itself. Where directions are given, by
+    # number of the gradient, adds the derivatives of the penalties' gradients along them
     cdef Py_ssize_t i, k, n, start, stop
     cdef Weight* w
     cdef Penalty penalty
@@ -70,7 +70,7 @@ cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t m
             w = &r.entries[i].weights[k]
             if penalizes(&w.penalty):
                 penalty, of = w.penalty, <floating*>w.at
-                if directions != NULL:  # l1 is linear
+                if directions != NULL:  # the gradient of l2 is linear in the weight, that of l1 constant
                     penalty.l1, of = 0, <floating*>directions[w.grad]
                 n = w.rows * w.columns
                 start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
@@ -78,7 +78,7 @@ cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t m
 
 
 cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # after an update: no row of weights is longer than its layer allows
+    # after an update: scales back the rows of weights that are longer than their layer allows, and their moving averages
     cdef Py_ssize_t i, k
     cdef Weight* w
     cdef floating* ema
@@ -95,7 +95,7 @@ cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
 
 
 cdef void after_batch(Run* r, floating* dtype) noexcept nogil:
-    # one thread, after a batch that counted
+    # on one thread, after a batch that counted
     cdef Py_ssize_t i
     for i in range(r.n_entries):
         if r.entries[i].kind.after_batch.f != NULL:

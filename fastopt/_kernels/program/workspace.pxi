@@ -1,12 +1,12 @@
 # The memory of a program for a batch: values, their gradients, what is saved for backward, scratch.
 
 cdef class Workspace:
-    """The values of a program for up to `capacity` samples; with gradients, and room for a batch, if for training.
+    """The values of a program for up to `capacity` samples; for training also gradients, and room for a batch.
 
-    `tangents`: those of the values and of their gradients instead; the input, which stays, has none.
+    With `tangents` it holds tangents of the values and of their gradients; the input, which does not move, has none.
     """
     cdef void* block
-    cdef void* threads                      # scratch of each thread
+    cdef void* threads                      # scratch of the threads, thread_bytes each
     cdef Py_ssize_t n_threads, thread_bytes
     cdef void** values
     cdef void** dvalues
@@ -33,7 +33,7 @@ cdef class Workspace:
         cdef char* p
         if <double>samples * (program.elements + 16.0) * 64 > 2.0**62:      # sizes below stay whole numbers of 63 bits
             raise MemoryError(f"no memory for a batch of {capacity} rows")
-        for i in range(first, n):
+        for i in range(first, n):           # how much of everything
             values += value_bytes(program, i, samples)
         for i in range(program.n_entries if training else 0):
             e = &program.entries[i]
@@ -41,19 +41,19 @@ cdef class Workspace:
             if e.kind.thread_scratch != NULL:
                 self.thread_bytes = max(self.thread_bytes, round_up(e.kind.thread_scratch(e) * item, 64))
         scratch = program.scratch(samples, training)
-        if training and not tangents:       # for a batch that is gathered, its weights and losses
+        if training and not tangents:       # a batch that is gathered, its weights, its losses
             batch = rows * (8 + 8) + samples * (x_bytes + target) + 8 * program.n_penalties
         self.block = aligned_block(tables + scratch + (2 if training else 1) * values + self.saved_bytes + batch)
-        self.values, self.dvalues = <void**>self.block, <void**>self.block + n
+        self.values, self.dvalues = <void**>self.block, <void**>self.block + n      # where everything lies: tables of pointers,
         self.saved, self.z = self.dvalues + n, self.dvalues + n + program.n_entries
-        self.scratch = <char*>self.block + tables
+        self.scratch = <char*>self.block + tables       # scratch, values, their gradients,
         p = <char*>self.scratch + scratch
         for i in range(first, n):
             self.values[i], self.dvalues[i] = p, p + values
             p += value_bytes(program, i, samples)
         if training:
             p += values
-        for i in range(program.n_entries if training else 0):
+        for i in range(program.n_entries if training else 0):      # what is saved for backward,
             e = &program.entries[i]
             if saved_bytes(e, samples, item) > 0:
                 self.saved[i] = p
@@ -61,7 +61,7 @@ cdef class Workspace:
             if z_bytes(e, samples, item) > 0:
                 self.z[i] = p
                 p += z_bytes(e, samples, item)
-        if training and not tangents:
+        if training and not tangents:       # the batch
             self.row_loss, self.batch_weights = <double*>p, p + 8 * rows
             self.batch_x = p + 16 * rows
             self.batch_targets = self.batch_x + samples * x_bytes
@@ -73,7 +73,7 @@ cdef class Workspace:
         free(self.threads)
 
     cdef int reserve(self, Py_ssize_t team) except -1:
-        # scratch for so many threads
+        # makes scratch for so many threads
         cdef void* threads
         if self.thread_bytes > 0 and team > self.n_threads:
             threads = aligned_block(team * self.thread_bytes)
@@ -83,7 +83,7 @@ cdef class Workspace:
 
 
 cdef Py_ssize_t value_bytes(Program program, Py_ssize_t i, Py_ssize_t samples):
-    # nothing for a value that lies in the memory of another
+    # none for a value that lies in the memory of another
     return samples * elements_of(&program.shapes[i]) * program.item if program.shapes[i].owner == i else 0
 
 
