@@ -219,8 +219,8 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
     # the diagonal is never read. Meanwhile the `size` bytes from `coming` on are prefetched
     cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
     cdef Product tile
-    tile.a_row, tile.a_col, tile.ldb, tile.ldc, tile.depth = 1, ld, ld, ld, rows
-    tile.accumulate, tile.bias, tile.relu = True, NULL, False
+    cdef int high
+    tile.a_row, tile.a_col, tile.ldb, tile.ldc = 1, ld, ld, ld
     while j < q:
         tiles += (q - j + SPREAD_ROWS - 1) // SPREAD_ROWS
         j += strip
@@ -229,13 +229,11 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
     while j < q:
         i = j
         while i < q:
-            tile.rows = min(<Py_ssize_t>SPREAD_ROWS, q - i)
+            high = <int>min(<Py_ssize_t>SPREAD_ROWS, q - i)
             ask_lines(coming, size)
             coming += size
-            tile.cols = min(strip, round_up(i + tile.rows - j, lanes_of(h)))
-            tile.a, tile.b, tile.c = a + i, b + j, h + i * ld + j
-            spread_tile(h, &tile)
-            i += tile.rows
+            spread_plain(&tile, high, min(strip, round_up(i + high - j, lanes_of(h))), a + i, b + j, h + i * ld + j, rows, True)
+            i += high
         j += strip
 
 
@@ -293,14 +291,13 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     cdef double intercept
     cdef Py_ssize_t strip = strip_of(grad), a, j = 0
     cdef Product p
-    p.a, p.a_row, p.ldb, p.depth, p.ldc, p.rows = g.theta, g.q, g.d, g.d, LANES, g.k
-    p.accumulate, p.bias, p.relu, p.ahead = False, NULL, False, False
+    p.a_row, p.ldb, p.ldc, p.rows, p.bias, p.relu = g.q, g.d, LANES, g.k, NULL, False
     # linear predictors z = X theta^T, with intercept and offset
     while j < rows:
         ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
         coming += size * GLM_DOT_ROWS // (2 * LANES)
-        p.cols, p.b, p.c = min(<Py_ssize_t>GLM_DOT_ROWS, rows - j), x + j * g.d, s.z + j
-        dot_tiles(grad, &p)
+        p.cols = min(<Py_ssize_t>GLM_DOT_ROWS, rows - j)
+        dot_tiles(&p, g.theta, x + j * g.d, s.z + j, g.d, False, <double*>NULL, False, False)
         j += GLM_DOT_ROWS
     block_weights(g, i, rows, w)
     fill_rows(g.y + i, rows, y)

@@ -18,10 +18,15 @@ cdef extern from "simd.h" nogil:
         const void *bias
         void *c
         Py_ssize_t rows, cols, depth, a_row, a_col, ldb, ldc
-        bint accumulate, relu, ahead
-    # Macros over both types; `like` points to the one that is meant
-    void dot_tiles "fastopt_dot_tiles"(const void* like, const Product* p)
-    void spread_tile "fastopt_spread_tile"(const void* like, const Product* p)
+        bint accumulate, relu
+    # Macros over both types. The micro-kernels take a part of a product, and of p only how its operands lie; the dot one
+    # takes its rows and columns from there, too
+    void dot_tiles "fastopt_dot_tiles"(const Product* p, const void* a, const void* b, void* c, Py_ssize_t depth,
+                                       bint accumulate, const void* bias, bint relu, bint ahead)
+    void spread_plain "fastopt_spread_plain"(const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c,
+                                             Py_ssize_t depth, bint accumulate)
+    void spread_finish "fastopt_spread_finish"(const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c,
+                                               Py_ssize_t depth, bint accumulate, const void* bias, bint relu)
     # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
@@ -58,74 +63,79 @@ cdef inline Block grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_gr
 
 cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
+    cdef const floating* a = <floating*>p.a
+    cdef const floating* b = <floating*>p.b
     cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
-    cdef Product part = p[0]
-    part.ahead = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
-    while k < p.depth or k == 0:                # block by block of the depth; a depth of 0 still writes zeros
-        if k + panel < p.depth:
-            part.bias, part.relu = NULL, False
-        else:                                   # the epilogue comes with the last block
-            part.bias, part.relu = p.bias, p.relu
-        part.a, part.b, part.depth = <floating*>p.a + k, <floating*>p.b + k, min(panel, p.depth - k)
-        part.accumulate = p.accumulate or k > 0
-        dot_tiles(dtype, &part)
+    cdef bint last, ahead = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
+    while k < p.depth or k == 0:        # block by block of the depth; a depth of 0 still writes zeros
+        last = k + panel >= p.depth     # the epilogue comes with the last block
+        dot_tiles(p, a + k, b + k, <floating*>p.c, min(panel, p.depth - k), p.accumulate or k > 0,
+                  <floating*>p.bias if last else <floating*>NULL, last and p.relu, ahead)
         k += panel
 
 
 cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (depth, cols); then bias (cols,), unless NULL, is added, and relu applied
-    cdef Product tile = p[0]
-    cdef bint last
-    cdef Py_ssize_t strip = strip_of(dtype), i, j, k = 0
+    cdef const floating* a = <floating*>p.a
+    cdef const floating* b = <floating*>p.b
+    cdef floating* c = <floating*>p.c
+    cdef Py_ssize_t j, k = 0
     while k < p.depth or k == 0:        # block by block of the depth, micro-panel by micro-panel, tile by tile
-        last = k + SPREAD_PANEL >= p.depth
-        tile.depth, tile.accumulate, tile.relu = min(SPREAD_PANEL, p.depth - k), p.accumulate or k > 0, p.relu and last
         j = 0
         while j < p.cols:
-            tile.cols, tile.b = min(strip, p.cols - j), <floating*>p.b + k * p.ldb + j
-            tile.bias = <floating*>p.bias + j if last and p.bias != NULL else NULL
-            i = 0
-            while i < p.rows:
-                tile.rows, tile.a = min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), <floating*>p.a + i * p.a_row + k * p.a_col
-                tile.c = <floating*>p.c + i * p.ldc + j
-                spread_tile(dtype, &tile)
-                i += SPREAD_ROWS
-            j += strip
+            spread_strip(p, k, min(strip_of(dtype), p.cols - j), a, b + k * p.ldb + j, c + j, j)
+            j += strip_of(dtype)
         k += SPREAD_PANEL
 
 
-cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
-    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), where a tile's rows are done with before the next: a is read once.
-    # The micro-panels of b, (depth, ldb) each, stand `step` elements apart
-    cdef Product tile = p[0]
-    cdef Py_ssize_t strip = strip_of(dtype), i = 0, j, k, s
-    tile.bias, tile.relu = NULL, False
+cdef inline void spread_strip(const Product* p, Py_ssize_t k, Py_ssize_t cols, const floating* a, const floating* b, floating* c,
+                              Py_ssize_t j) noexcept nogil:
+    # the columns of one micro-panel, j on, and one block of the depth, k on; b and c as they start there
+    cdef Py_ssize_t depth = min(<Py_ssize_t>SPREAD_PANEL, p.depth - k), i = 0
+    cdef bint last = k + SPREAD_PANEL >= p.depth, epilogue = last and (p.bias != NULL or p.relu)
+    cdef const floating* bias = <floating*>p.bias + j if last and p.bias != NULL else <floating*>NULL
     while i < p.rows:
-        tile.rows = min(<Py_ssize_t>SPREAD_ROWS, p.rows - i)
-        j = s = 0
-        while j < p.cols:
-            tile.cols, tile.c = min(strip, p.cols - j), <floating*>p.c + i * p.ldc + j
-            k = 0
-            while k < p.depth or k == 0:
-                tile.a, tile.b = <floating*>p.a + i * p.a_row + k * p.a_col, <floating*>p.b + s * step + k * p.ldb
-                tile.depth, tile.accumulate = min(<Py_ssize_t>SPREAD_PANEL, p.depth - k), p.accumulate or k > 0
-                spread_tile(dtype, &tile)
-                k += SPREAD_PANEL
-            j += strip
-            s += 1
+        if epilogue:
+            spread_finish(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
+                          depth, p.accumulate or k > 0, bias, p.relu)
+        else:
+            spread_plain(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
+                         depth, p.accumulate or k > 0)
         i += SPREAD_ROWS
 
 
 cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
     # columns `first`, which starts a micro-panel, to `last` of c = a b^T, as spread_product; b is (panels, depth, width)
-    cdef Product part = p[0]
-    cdef Py_ssize_t strip = strip_of(dtype), j
-    part.ldb = strip
-    for j in range(first // strip, (last + strip - 1) // strip):
-        part.b, part.c = <floating*>p.b + j * strip * p.depth, <floating*>p.c + j * strip
-        part.bias = <floating*>p.bias + j * strip if p.bias != NULL else NULL
-        part.cols = min(strip, last - j * strip)
-        spread_product(&part, dtype)
+    cdef const floating* b = <floating*>p.b
+    cdef floating* c = <floating*>p.c
+    cdef Py_ssize_t strip = strip_of(dtype), j = first, k
+    while j < last:
+        k = 0
+        while k < p.depth or k == 0:
+            spread_strip(p, k, min(strip, last - j), <floating*>p.a, b + j * p.depth + k * strip, c + j, j)
+            k += SPREAD_PANEL
+        j += strip
+
+
+cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
+    # c (rows, cols) (+)= a (rows, depth) b (depth, cols), where a tile's rows are done with before the next: a is read once.
+    # The micro-panels of b, (depth, ldb) each, stand `step` elements apart
+    cdef const floating* a = <floating*>p.a
+    cdef const floating* b = <floating*>p.b
+    cdef floating* c = <floating*>p.c
+    cdef Py_ssize_t strip = strip_of(dtype), i = 0, j, k, s
+    while i < p.rows:
+        j = s = 0
+        while j < p.cols:
+            k = 0
+            while k < p.depth or k == 0:
+                spread_plain(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), min(strip, p.cols - j), a + i * p.a_row + k * p.a_col,
+                             b + s * step + k * p.ldb, c + i * p.ldc + j, min(<Py_ssize_t>SPREAD_PANEL, p.depth - k),
+                             p.accumulate or k > 0)
+                k += SPREAD_PANEL
+            j += strip
+            s += 1
+        i += SPREAD_ROWS
 
 
 # --- rows in micro-panels, which forward multiplies with weights as they lie

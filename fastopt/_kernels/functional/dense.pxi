@@ -46,12 +46,15 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     check_apart(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
     if cnp.PyArray_SIZE(<cnp.ndarray>out) == 0:     # however many rows of nothing there are
         return out
-    own = Dense(groups, data(weight), data_or_null(bias), NULL)
+    own = Dense(groups, n_in // groups, n_out // groups, data(weight), data_or_null(bias), NULL)
     one_entry(&c, &dense_kind, &own, typenum, n, n_in, n_out)
     c.values[0], c.values[1], c.z, c.entry.activation = data(x), data(out), data_or_null(z), code
     scratch = scratch_for(&c, min(n, <Py_ssize_t>DENSE_ROWS), False) if n >= TRANSPOSE_ROWS else None
     with nogil:
-        run_typed(typenum, dense_job[float], dense_job[double], &c, team_for(n * n_in // groups * n_out))
+        if n <= DENSE_ROWS:
+            run_one(&c, n * n_in // groups * n_out)
+        else:
+            run_typed(typenum, dense_job[float], dense_job[double], &c, team_for(n * n_in // groups * n_out))
     return out
 
 
@@ -81,7 +84,7 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     if all(a is None or cnp.PyArray_SIZE(<cnp.ndarray>a) == 0 for a in (dx, dw, db)):
         return dx
     dz = dy if code == IDENTITY else np.empty_like(dy)
-    own = Dense(groups, data(weight), NULL, NULL)
+    own = Dense(groups, n_in // groups, n_out // groups, data(weight), NULL, NULL)
     one_entry(&c, &dense_kind, &own, typenum, n, n_in, n_out)
     c.entry.activation, c.entry.n_weights, c.backward = code, MOST_WEIGHTS, True
     c.entry.weights[1].grad = 1

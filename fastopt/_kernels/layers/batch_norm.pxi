@@ -94,7 +94,7 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
             c0 += cols
         team_barrier(team)      # from here on the thread's rows: z and y
         point_map(&m, mean + first, <floating*>NULL, scale + first, shift + first)
-        scale_rows(m, &x, &z, &y, e.activation, Block(r0, r1, first, last), dtype)
+        scale_rows(&m, &x, &z, &y, e.activation, Block(r0, r1, first, last), dtype)
         first = last
     if e.activation == SOFTMAX:
         finish(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, member, team)
@@ -113,7 +113,7 @@ cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t me
         cols = min(<Py_ssize_t>COLUMN_BLOCK, e.n_in - c0)
         affine(p, <floating*>p.running_var, <floating*>scale, <floating*>shift, c0, cols)
         point_map(&m, <floating*>p.running_mean + c0, <floating*>NULL, <floating*>scale, <floating*>shift)
-        scale_rows(m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), dtype)
+        scale_rows(&m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), dtype)
         c0 += cols
     if e.activation == SOFTMAX:
         finish(e.activation, &y, &y, &s, Block(0, 0, 0, 0), dtype, member, team)
@@ -184,7 +184,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
         if e.sources[0].wanted and not any_far(var + first, last - first, p.eps):
             point_map(&m, mean + first, weight + first, scale + first, shift + first)
             m.accumulate = e.sources[0].accumulate
-            slope_rows(m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
+            slope_rows(&m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
         elif e.sources[0].wanted:       # column by column, for some are extreme
             for j in range(first, last):
                 point_map(&m, mean + j, weight + j, scale + j, shift + j)
@@ -192,7 +192,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
                 if is_far(var[j], p.eps):
                     far_slope(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), <double>gamma[j] if gamma != NULL else 1, dtype)
                 else:
-                    slope_rows(m, &dz, &x, &dx, Block(r0, r1, j, j + 1), dtype)
+                    slope_rows(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), dtype)
         first = last
 
 
@@ -338,9 +338,9 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
             shift[j] = <floating>((<double>tbeta[c0 + j] if gamma != NULL else 0) - factor * <double>tmean[c0 + j])
         point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
         if moves:
-            slope_rows(m, &tx, &x, &tz, Block(0, s.n, c0, c0 + cols), dtype)
+            slope_rows(&m, &tx, &x, &tz, Block(0, s.n, c0, c0 + cols), dtype)
         else:
-            scale_rows(m, &x, &tz, &tz, IDENTITY, Block(0, s.n, c0, c0 + cols), dtype)
+            scale_rows(&m, &x, &tz, &tz, IDENTITY, Block(0, s.n, c0, c0 + cols), dtype)
         c0 += cols
     finish_tangent(e.activation, &v, &tz, &ty, &s, Block(0, s.n, first, c1), dtype, member, team)
 
@@ -391,7 +391,7 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
                                shift, s.n, cols)
             point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
             m.accumulate = e.sources[0].accumulate
-            slope_rows(m, &dz, &x, &dx, b, dtype)
+            slope_rows(&m, &dz, &x, &dx, b, dtype)
             input_tangent_gradient(r, e, &sums, b, dtype)
         if tdgamma != NULL:
             for j in range(cols):
@@ -444,10 +444,10 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
         shift[j] = <floating>(-share_of_row * (factor * s.ttotal[j] + tfactor * s.total[j]))
     point_map(&m, <floating*>of.mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
     m.accumulate = e.sources[0].accumulate
-    slope_rows(m, &dz, &x, &tdx, block, dtype)
+    slope_rows(&m, &dz, &x, &tdx, block, dtype)
     point_map(&m, <floating*>tof.mean + c0, <floating*>tweight, <floating*>tscale, <floating*>none)
     m.accumulate = True
-    slope_rows(m, &tdz, &tx, &tdx, block, dtype)
+    slope_rows(&m, &tdz, &tx, &tdx, block, dtype)
 
 
 # --- the kind

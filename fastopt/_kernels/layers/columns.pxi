@@ -215,7 +215,7 @@ cdef inline void point_map(ColumnMap* m, const floating* centre, const floating*
     m.centre, m.weight, m.scale, m.shift, m.accumulate, m.relu = centre, weight, scale, shift, False, False
 
 
-cdef void scale_rows(ColumnMap m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, floating* dtype) noexcept nogil:
+cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, floating* dtype) noexcept nogil:
     # z = (x - centre) scale + shift, y = phi(z), in a block, its last rows first; softmax, which needs whole rows, is left to
     # `finish`. The arrays of m start with column c0
     cdef Py_ssize_t i = b.r0, n, start, stop, k
@@ -228,14 +228,14 @@ cdef void scale_rows(ColumnMap m, const Rows* x, const Rows* z, const Rows* y, i
         while start > 0:
             stop, start = start, (start - 1) // SCALE_ROWS * SCALE_ROWS
             m.x, m.y, m.rows = row(x, i + start, dtype) + b.c0, row(z, i + start, dtype) + b.c0, stop - start
-            column_scale(dtype, &m)
+            column_scale(dtype, m)
             if not mapped and not m.relu:
                 for k in range(i + start, i + stop):
                     activate(activation, row(z, k, dtype) + b.c0, row(y, k, dtype) + b.c0, m.cols)
         i += n
 
 
-cdef void slope_rows(ColumnMap m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
+cdef void slope_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
     # dx (+)= dz weight + (x - centre) scale + shift, in a block, its last rows first; m as for scale_rows
     cdef Py_ssize_t i = b.r0, n, start, stop
     m.ldw, m.ldx, m.ldy, m.cols = dz.ld, x.ld, dx.ld, b.c1 - b.c0
@@ -246,5 +246,5 @@ cdef void slope_rows(ColumnMap m, const Rows* dz, const Rows* x, const Rows* dx,
             stop, start = start, (start - 1) // SCALE_ROWS * SCALE_ROWS
             m.w, m.x, m.y = row(dz, i + start, dtype) + b.c0, row(x, i + start, dtype) + b.c0, row(dx, i + start, dtype) + b.c0
             m.rows = stop - start
-            column_slope(dtype, &m)
+            column_slope(dtype, m)
         i += n

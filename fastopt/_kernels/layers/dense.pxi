@@ -12,7 +12,7 @@
 #   for dx, so nobody waits. Where no dx is wanted it owns rows, the ones that it had in forward.
 
 cdef struct Dense:
-    Py_ssize_t groups
+    Py_ssize_t groups, depth, width     # inputs and outputs of a group
     void *weight                # (out, in / groups)
     void *bias                  # (out,) or NULL
     void *packed                # weight again, in micro-panels, in a network that stays as it is; else NULL
@@ -34,7 +34,7 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     # that it has updated are in its cache
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, rows = r.n * e.positions, i, g, m, c0, c1
+    cdef Py_ssize_t depth = d.depth, width = d.width, rows = r.n * e.positions, i, g, m, c0, c1
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef bint rectified = e.activation == RELU and z.start == y.start
@@ -45,14 +45,14 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     if in_strips:               # the thread's block of z, of each of the three products
         own = share_strips(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, team),
                            not (r.training and e.n_weights > 0), member, team)
+        strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
+        strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified
     elif packed:
         own = grid_share(s.n, s.n_out, SPREAD_ROWS, strip_of(dtype), member, team)
     else:
         own = grid_share(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, team), member, team)
-    strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
-    strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified      # what all groups share
     p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, rectified
-    g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
+    g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, z = x W^T + b
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
         if in_strips:
@@ -63,7 +63,7 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
             m = common_rows(&x, &z, i, own.r1)
             p.a, p.rows = row(&x, i, dtype) + g * depth, m
             if packed:
-                p.b, p.c, p.bias = d.packed, row(&z, i, dtype), d.bias
+                p.b, p.ldb, p.c, p.bias = d.packed, strip_of(dtype), row(&z, i, dtype), d.bias
                 packed_product(&p, c0, c1, dtype)
             else:
                 p.b, p.c, p.cols = <floating*>d.weight + c0 * depth, row(&z, i, dtype) + c0, c1 - c0
@@ -71,7 +71,7 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                 dot_product(&p, dtype)
             i += m
         g += 1
-    if not rectified:           # y = phi(z)
+    if not rectified and (e.activation != IDENTITY or z.start != y.start):      # y = phi(z)
         finish(e.activation, &z, &y, &s, own, dtype, member, team)
 
 
@@ -81,8 +81,6 @@ cdef void finish(int activation, const Rows* z, const Rows* y, const Sizes* s, B
     if activation == SOFTMAX:
         team_barrier(team)
         own = Block(share(s.n, 1, member, team), share(s.n, 1, member + 1, team), 0, s.n_out)
-    elif activation == IDENTITY and z.start == y.start:
-        return
     activate_rows(activation, z, y, s.n_out, own, dtype)
 
 
@@ -233,7 +231,7 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     # tz (n, out) = x tW^T + tx W^T + tb, ty = phi' tz; products as forward_dense chooses them
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef Py_ssize_t depth = s.n_in // d.groups, width = s.n_out // d.groups, i, m, g, c0, c1
+    cdef Py_ssize_t depth = d.depth, width = d.width, i, m, g, c0, c1
     cdef Py_ssize_t grain = group_grain(d.groups, width, COLUMN_GRAIN, team)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tz = preactivations(r, e, r.tz, r.tangents, dtype)
@@ -259,7 +257,7 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     strips.weight, strips.more_weight, strips.bias = tweight, d.weight, tbias
     strips.n_in, strips.depth, strips.relu = s.n_in, depth, False
     p.a_col, p.ldb, p.ldc, p.depth, p.relu = 1, depth, tz.ld, depth, False
-    g = own.c0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
+    g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, tz
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
         if in_strips:           # both products at once
@@ -355,7 +353,8 @@ cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
     e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.get("groups", 1))
     if e.n_in % d.groups or e.n_out % d.groups:
         raise ValueError(f"{arrays.entry}: expected groups that divide {e.n_in} inputs and {e.n_out} outputs, got {d.groups}")
-    shape = (e.n_out, e.n_in // d.groups)
+    d.depth, d.width = e.n_in // d.groups, e.n_out // d.groups
+    shape = (e.n_out, d.depth)
     if "constant" in own:
         d.weight = arrays.hold("constant", own["constant"], arrays.typenum, shape)
         return 0

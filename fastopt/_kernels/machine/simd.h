@@ -47,7 +47,7 @@ typedef struct {
     const void *a, *b, *bias;
     void *c;
     ptrdiff_t rows, cols, depth, a_row, a_col, ldb, ldc;
-    int accumulate, relu, ahead;
+    int accumulate, relu;
 } Product;
 
 /* Sums of columns and maps along rows: what columns.h reads. Leading dimensions count elements. */
@@ -185,8 +185,12 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 
 /* What fused Cython code calls without knowing its own type: `like` points to it, and is not read. */
 #define BOTH(name, like) _Generic(*(like), float: name##_f, double: name##_d)
-#define fastopt_dot_tiles(like, product) BOTH(dot_tiles, like)(product)
-#define fastopt_spread_tile(like, product) BOTH(spread_tile, like)(product)
+#define fastopt_dot_tiles(p, a, b, c, depth, accumulate, bias, relu, ahead) \
+    BOTH(dot_tiles, c)(p, a, b, c, depth, accumulate, bias, relu, ahead)
+#define fastopt_spread_plain(p, rows, cols, a, b, c, depth, accumulate) \
+    BOTH(spread_plain, c)(p, rows, cols, a, b, c, depth, accumulate)
+#define fastopt_spread_finish(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
+    BOTH(spread_finish, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
 #define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
     BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)

@@ -34,12 +34,9 @@ TILE_INLINE VEC NAME(sum_each)(const VEC *from) {
     return v[0];
 }
 
-TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p, ptrdiff_t i0, ptrdiff_t j0, const int ahead) {
-    const ptrdiff_t lda = p->a_row, ldb = p->ldb, ldc = p->ldc, depth = p->depth;
-    const REAL *a = (const REAL *)p->a + i0 * lda, *b = (const REAL *)p->b + j0 * ldb;
-    const REAL *bias = p->bias == NULL ? NULL : (const REAL *)p->bias + j0;
-    REAL *c = (REAL *)p->c + i0 * ldc + j0;
-    const int accumulate = p->accumulate, relu = p->relu;
+TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p, const REAL *a, const REAL *b, REAL *c,
+                                ptrdiff_t depth, const int accumulate, const REAL *bias, const int relu, const int ahead) {
+    const ptrdiff_t lda = p->a_row, ldb = p->ldb, ldc = p->ldc;
     const ptrdiff_t whole = depth - depth % NAME(LANES);
     VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
     VEC x[DOT_ROWS];
@@ -84,16 +81,19 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p
 
 /* c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, in tiles of at most DOT_SUMS sums: a lower
  * one is wider. If ahead, the rows of b after a tile's are asked for. */
-static void NAME(dot_tiles)(const Product *p) {
+static void NAME(dot_tiles)(const Product *p, const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, int accumulate,
+                            const REAL *bias, int relu, int ahead) {
     const ptrdiff_t rows = p->rows, cols = p->cols;
     const ptrdiff_t most = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
     for (ptrdiff_t j = 0; j < cols; j += most) {
         const ptrdiff_t wide = cols - j < most ? cols - j : most;
         for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
             const ptrdiff_t high = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
-#define CASE(r, w)                                                                                        \
-    case (r) * 32 + (w):                                                                                  \
-        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, i, j, p->ahead && i == 0); \
+#define CASE(r, w)                                                                                               \
+    case (r) * 32 + (w):                                                                                         \
+        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, a + i * p->a_row,          \
+                       b + j * p->ldb, c + i * p->ldc + j, depth, accumulate, bias == NULL ? NULL : bias + j,    \
+                       relu, ahead && i == 0);                                                                   \
         break;
             switch (high * 32 + wide) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)
@@ -109,12 +109,10 @@ static void NAME(dot_tiles)(const Product *p) {
 
 /* rows x (vecs vectors), of which the last holds `rest` elements (all of them unless `partial`).
  * `finish`: bias and relu are asked for. */
-TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial, ptrdiff_t rest, const Product *p,
-                                   const int finish) {
-    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc, depth = p->depth;
-    const REAL *a = p->a, *b = p->b, *bias = p->bias;
-    REAL *c = p->c;
-    const int accumulate = p->accumulate, relu = p->relu;
+TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial, const Product *p, ptrdiff_t rest,
+                                   const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, const int accumulate,
+                                   const int finish, const REAL *bias, const int relu) {
+    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc;
     VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
     VEC w[SPREAD_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
@@ -154,30 +152,37 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
     }
 }
 
-TILE_INLINE void NAME(spread_cases)(const Product *p, const int finish) {
-    const ptrdiff_t rest = p->cols % NAME(LANES);
-    const int vecs = (int)((p->cols + NAME(LANES) - 1) / NAME(LANES));
-#define CASE(i, j, partial)                                                                                           \
-    case (i) * 16 + (j) * 2 + (partial):                                                                              \
-        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, rest, p, finish);      \
+#define CASE(i, j, partial)                                                                                     \
+    case (i) * 16 + (j) * 2 + (partial):                                                                        \
+        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, p, rest, a, b, c, \
+                          depth, accumulate, FINISH, bias, relu);                                               \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
-    switch ((int)p->rows * 16 + vecs * 2 + (rest != 0)) {
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
+#define ALL_CASES                                                                                    \
+    const ptrdiff_t rest = cols % NAME(LANES);                                                       \
+    const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));                                  \
+    switch (rows * 16 + vecs * 2 + (rest != 0)) {                                                    \
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)                      \
     }
+/* rows of c, cols columns, from depth steps on; of p only how a, b and c lie. Two functions: a product of depth 1, as dW
+ * has for one row, feels every instruction. */
+#define FINISH 0
+static void NAME(spread_plain)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
+                               ptrdiff_t depth, int accumulate) {
+    const REAL *bias = NULL;
+    const int relu = 0;
+    ALL_CASES
+}
+#undef FINISH
+#define FINISH 1
+static void NAME(spread_finish)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
+                                ptrdiff_t depth, int accumulate, const REAL *bias, int relu) {
+    ALL_CASES
+}
+#undef FINISH
+#undef ALL_CASES
 #undef CASES
 #undef CASE
-}
-
-/* Two functions: a product of depth 1, as dW has for one row, feels every instruction. */
-static void NAME(spread_plain)(const Product *p) { NAME(spread_cases)(p, 0); }
-static void NAME(spread_finish)(const Product *p) { NAME(spread_cases)(p, 1); }
-static inline void NAME(spread_tile)(const Product *p) {
-    if (p->bias == NULL && !p->relu)
-        NAME(spread_plain)(p);
-    else
-        NAME(spread_finish)(p);
-}
 
 /* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first
  * half of LANES vectors with the second log2(LANES) times transposes them. */

@@ -33,10 +33,11 @@ cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t sta
 
 cdef void predict_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
     cdef PredictCall* c = <PredictCall*>args
-    cdef Run own = c.run
+    cdef Run own
     cdef Run* run = &c.run
     cdef Py_ssize_t start = c.start, stop = c.stop, rows = c.stop - c.start
     if c.apart:
+        own = c.run
         own.values, own.scratch = c.values[member], c.scratch[member]
         run = &own
         start, stop = c.start + share(rows, DOT_ROWS, member, team), c.start + share(rows, DOT_ROWS, member + 1, team)

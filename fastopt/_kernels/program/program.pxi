@@ -195,14 +195,23 @@ cdef class Program:
         return round_up(size * self.item, 64)
 
     cdef void start(self, Run* run, Workspace workspace, bint training) noexcept:
-        memset(run, 0, sizeof(Run))
         run.typenum = run.x_typenum = self.typenum
         run.training, run.n_entries, run.entries = training, self.n_entries, self.entries
         run.shapes, run.output = self.shapes, self.n_values - 1
-        run.values, run.dvalues, run.saved, run.z, run.scratch = (
-            workspace.values, workspace.dvalues, workspace.saved, workspace.z, workspace.scratch)
+        run.values, run.dvalues, run.saved, run.z = workspace.values, workspace.dvalues, workspace.saved, workspace.z
+        run.scratch, run.thread_bytes = workspace.scratch, workspace.thread_bytes
         run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
-        run.thread_bytes = workspace.thread_bytes
+        run.tangents = run.dtangents = run.tsaved = run.tz = run.directions = run.dparams = NULL
+        run.tscratch = run.dy = NULL
+        run.plan, run.thread_scratch, run.may_fuse, run.update, run.step = NULL, NULL, False, GRADIENTS_FIRST, 0
+
+    cdef inline bint is_output(self, object a, Py_ssize_t n) noexcept:
+        # whether predict can write n samples there as they come
+        cdef const Shape* s = &self.shapes[self.n_values - 1]
+        cdef bint image = len(self.output_shape) == 3
+        return (is_plain(a, self.typenum, 4 if image else 2) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>a)
+                and cnp.PyArray_DIM(<cnp.ndarray>a, 0) == n and cnp.PyArray_DIM(<cnp.ndarray>a, 3 if image else 1) == s.channels
+                and (not image or (cnp.PyArray_DIM(<cnp.ndarray>a, 1) == s.height and cnp.PyArray_DIM(<cnp.ndarray>a, 2) == s.width)))
 
     cpdef object rows(self, object x, str name="x"):
         """Samples x, (n, *input_shape), as the program reads them: in its dtype or, if it reads either, float32 or float64."""
@@ -225,8 +234,9 @@ cdef class Program:
         if out is None:
             out = new_array(self.typenum, c.n, self.output_shape)
         else:
-            out = as_output("out", out, self.typenum, (c.n,) + self.output_shape)
-            check_apart(("out",), (out,), ("x",), (x,))
+            if not self.is_output(out, c.n):
+                out = as_output("out", out, self.typenum, (c.n,) + self.output_shape)
+            check_pair("out", out, "x", x)
         if c.n == 0:
             return out
         c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
