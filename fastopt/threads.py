@@ -92,7 +92,7 @@ def _wanted() -> int | None:
 
 def _available() -> int:
     cpus = _cpus()
-    allowed = [cpus, max(1, math.floor(min(_quota(), cpus))), core.thread_limit(), core.MOST_THREADS]
+    allowed = [cpus, max(1, math.floor(min(_quota(), cpus))), core.thread_limit(), core.MAX_THREADS]
     return min(*allowed, _wanted() or cpus)
 
 
@@ -108,7 +108,7 @@ def get_num_threads() -> int:
     >>> fo.get_num_threads() >= 1
     True
     """
-    return core.get_team()
+    return core.get_thread_count()
 
 
 def set_num_threads(n: int) -> None:
@@ -124,10 +124,10 @@ def set_num_threads(n: int) -> None:
     ValueError
         `n` is not a number of at least 1.
     """
-    core.set_common_team(min(whole_number("n", n, most=math.inf), _available()))
+    core.set_common_thread_count(min(whole_number("n", n, most=math.inf), _available()))
 
 
-class num_threads(ContextDecorator, core.OwnTeam):
+class num_threads(ContextDecorator, core.OwnThreadCount):
     """Use exactly `n` threads in calls from this thread, inside the ``with`` block.
 
     More than the machine has is allowed here: it is slower, and gives the same bits.
@@ -151,7 +151,7 @@ class num_threads(ContextDecorator, core.OwnTeam):
     """
 
     def __init__(self, n: int):
-        super().__init__(whole_number("n", n, most=core.MOST_THREADS))
+        super().__init__(whole_number("n", n, most=core.MAX_THREADS))
 
     def _recreate_cm(self):
         return type(self)(self.n)  # as a decorator: each call has its own
@@ -229,7 +229,7 @@ def config() -> dict:
         "isas": isas,
         "openmp": core.has_openmp(),
         "threads": get_num_threads(),
-        "refused_above": core.shortest_team() or None,
+        "refused_above": core.smallest_team() or None,
         "quota": None if math.isinf(quota) else quota,
         "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
@@ -251,4 +251,4 @@ def show_config() -> None:
         print(f"  runtime {pool['internal_api']}: {pool['num_threads']} threads, {Path(pool['filepath']).name}")
 
 
-core.set_common_team(_available())
+core.set_common_thread_count(_available())

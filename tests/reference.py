@@ -1,7 +1,7 @@
 """What fastopt computes, in NumPy and float64, one formula a function.
 
 The oracle of every test: slow, plain, without checks. The tables at the end
-(ACTIVATIONS, LOSSES, RULES with OPTIONS) are what the tests are parametrised over: a member
+(ACTIVATIONS, LOSSES, RULES with OPTIONS) are what the tests are parametrized over: a member
 added there is tested by every topic that knows its kind.
 """
 
@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy.special import erfc
 
-# ---------------------------------------------------------------- activations and their slopes
+# ---------------------------------------------------------------- activations and their derivatives
 
 
 def identity(z):
@@ -56,31 +56,31 @@ def normal_density(z):
     return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
 
 
-def identity_slope(z):
+def identity_derivative(z):
     return np.ones_like(z)
 
 
-def relu_slope(z):
+def relu_derivative(z):
     return np.where(z > 0, 1.0, 0.0)
 
 
-def leaky_relu_slope(z):
+def leaky_relu_derivative(z):
     return np.where(z > 0, 1.0, 0.01)
 
 
-def tanh_slope(z):
+def tanh_derivative(z):
     return 1 - np.tanh(z) ** 2
 
 
-def sigmoid_slope(z):
+def sigmoid_derivative(z):
     return sigmoid(z) * sigmoid(-z)
 
 
-def gelu_slope(z):
+def gelu_derivative(z):
     return normal_cdf(z) + z * normal_density(z)
 
 
-def silu_slope(z):
+def silu_derivative(z):
     return sigmoid(z) * (1 + z * sigmoid(-z))
 
 
@@ -98,7 +98,7 @@ def activation_backward(dy, z, activation):
     if activation == "softmax":
         y = softmax(z)
         return y * (dy - (dy * y).sum(axis=1, keepdims=True))
-    return dy * SLOPES[activation](z)
+    return dy * DERIVATIVES[activation](z)
 
 
 def dense_backward(dy, x, weight, z, activation="identity"):
@@ -560,9 +560,9 @@ def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):
 
 FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
 ACTIVATIONS = {f.__name__: f for f in (identity, relu, leaky_relu, tanh, sigmoid, gelu, silu, softmax)}
-SLOPES = {
-    name: globals()[f"{name}_slope"] for name in ACTIVATIONS if name != "softmax"
-}  # softmax has no elementwise slope
+DERIVATIVES = {
+    name: globals()[f"{name}_derivative"] for name in ACTIVATIONS if name != "softmax"
+}  # softmax has no elementwise derivative
 LOSSES = {f.__name__: f for f in (cross_entropy, mse, mae, huber, binary_cross_entropy)}
 # every loss with what it may be given as targets, its options alone and together; CLASS_WEIGHTS are as many as classes
 CLASS_WEIGHTS = "one a class"
@@ -766,12 +766,12 @@ class Beale:
         """The residuals, their gradients and their Hessians, powers 1 to 3 along the first axis."""
         k = np.arange(1, 4)
         slope = k * x[1] ** (k - 1)
-        bend = x[0] * k * (k - 1) * x[1] ** np.maximum(k - 2, 0)
+        curvature = x[0] * k * (k - 1) * x[1] ** np.maximum(k - 2, 0)
         r = np.array([1.5, 2.25, 2.625]) - x[0] * (1 - x[1] ** k)
         return (
             r,
             np.stack([x[1] ** k - 1, x[0] * slope], 1),
-            np.array([[0 * k, slope], [slope, bend]]).transpose(2, 0, 1),
+            np.array([[0 * k, slope], [slope, curvature]]).transpose(2, 0, 1),
         )
 
     def value(self, x):
@@ -802,8 +802,8 @@ class PowellSingular:
         return (self.WEIGHTS * self.POWERS * (self.DIRECTIONS @ x) ** (self.POWERS - 1)) @ self.DIRECTIONS
 
     def hessian(self, x):
-        bend = self.WEIGHTS * self.POWERS * (self.POWERS - 1) * (self.DIRECTIONS @ x) ** (self.POWERS - 2)
-        return (self.DIRECTIONS.T * bend) @ self.DIRECTIONS
+        curvature = self.WEIGHTS * self.POWERS * (self.POWERS - 1) * (self.DIRECTIONS @ x) ** (self.POWERS - 2)
+        return (self.DIRECTIONS.T * curvature) @ self.DIRECTIONS
 
 
 class Wood:

@@ -1,4 +1,4 @@
-"""Activations: accuracy in units in the last place, special values, softmax, slopes.
+"""Activations: accuracy in units in the last place, special values, softmax, derivatives.
 
 Pass criterion: |result - exact| <= limit * ulp(exact). Below the normal range ulp is
 the fixed spacing there. float32 is compared with float64 formulas, float64 with mpmath.
@@ -7,7 +7,7 @@ the fixed spacing there. float32 is compared with float64 formulas, float64 with
 import mpmath
 import numpy as np
 import pytest
-from reference import ACTIVATIONS, DTYPES, SLOPES, activation_backward
+from reference import ACTIVATIONS, DERIVATIVES, DTYPES, activation_backward
 
 import fastopt as fo
 from fastopt._kernels import core
@@ -18,7 +18,7 @@ PATTERNS = 2**13  # at a time: arrays that stay in the cache and that malloc nee
 ULP = {"identity": 0, "relu": 0, "leaky_relu": 1, "tanh": 2, "sigmoid": 2, "gelu": 4, "silu": 4}
 EXP_ULP = 2
 ORACLE_EPS = 40  # relative, where softmax subtracts a maximum and the oracle itself rounds
-SLOPE_EPS = 8  # slopes lie within [-0.13, 1.13]: absolute error in units of eps
+DERIVATIVE_EPS = 8  # derivatives lie within [-0.13, 1.13]: absolute error in units of eps
 SPECIAL = {  # at -inf, inf; NaN gives NaN
     "identity": (-np.inf, np.inf),
     "relu": (0, np.inf),
@@ -29,7 +29,7 @@ SPECIAL = {  # at -inf, inf; NaN gives NaN
     "silu": (0, np.inf),
 }
 
-elementwise = pytest.mark.parametrize("name", SLOPES)
+elementwise = pytest.mark.parametrize("name", DERIVATIVES)
 every = pytest.mark.parametrize("name", ACTIVATIONS)
 
 
@@ -221,4 +221,4 @@ def test_slopes_equal_the_oracle(name, dtype):
     eye = np.eye(8, dtype=dtype)
     dx = fo.functional.dense_backward(dy, z, eye, z, activation=name)
     exact = activation_backward(dy.astype(float), z.astype(float), name)
-    assert (np.abs(dx - exact) <= SLOPE_EPS * np.finfo(dtype).eps * np.abs(dy).max(axis=1, keepdims=True)).all()
+    assert (np.abs(dx - exact) <= DERIVATIVE_EPS * np.finfo(dtype).eps * np.abs(dy).max(axis=1, keepdims=True)).all()

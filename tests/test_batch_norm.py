@@ -246,7 +246,7 @@ def test_forward_and_backward_equal_the_oracle(n, c, dtype, activation, layout, 
     for got, exact in zip((y, mean, var), want, strict=True):
         assert got.dtype == dtype
         assert_close(got, exact)
-    # slopes at 0 are taken on the side where the kernel stands
+    # derivatives at 0 are taken on the side where the kernel stands
     exact = batch_norm_backward(DY, X, G, *want[1:], z.astype(float), EPS, activation)
     for got, one in zip(grads, exact, strict=True):
         assert_close(got, one, RTOL[np.dtype(dtype)] * n**0.5)

@@ -2,7 +2,7 @@
 
 Pass criterion: componentwise within Higham's bound gamma_k |X||W| of the float64
 product, k the length of the sum; for float64 the oracle is computed in long double.
-Activations are compared bit for bit with the activation of the stored pre-activation.
+Activations are compared bit for bit with the activation of the stored preactivation.
 
 Every shape: the operands of a shape are the first rows and columns of those of the largest, so one
 oracle serves for all that share the summed dimension. Batches of several sizes are computed into one
@@ -22,11 +22,11 @@ from reference import ACTIVATIONS, DTYPES, activation_backward, gamma
 import fastopt as fo
 
 F = fo.functional
-EXTRA = 4  # roundings beside the sum: bias, final store, panels
+EXTRA = 4  # roundings beside the sum: bias, final store, blocks
 DZ_EPS = 8  # error of dZ in units of eps |dY|
 
 LARGE = [(1, 1025, 257), (300, 40, 9), (65, 2100, 33), (9, 64, 1100)]
-# n, in and out around multiples of 48, 256, 384, 512 and 1024: the lengths of strips, panels and blocks
+# n, in and out around multiples of 48, 256, 384, 512 and 1024: the lengths of micro-panels and blocks
 BLOCKS = [
     *((1, 1024, 513), (2, 47, 1023), (3, 255, 512), (5, 511, 385), (6, 385, 769), (7, 1025, 256), (8, 383, 385)),
     *((16, 257, 255), (31, 768, 97), (33, 1023, 49), (47, 145, 384), (48, 96, 1025), (49, 384, 143)),

@@ -1,8 +1,8 @@
 """The same bits at any thread count.
 
 Pass criterion: results at 2, 3 and 8 threads equal those at 1 thread, byte for byte.
-Every size is large enough for a team of eight (200 000 multiply-adds a member) and no
-multiple of a vector, a tile or a panel.
+Every size is large enough for a team of eight (200 000 multiply-adds a thread) and no
+multiple of a vector, a tile or a block.
 """
 
 import functools
@@ -17,7 +17,7 @@ import fastopt as fo
 
 F = fo.functional
 TEAMS = (2, 3, 8)
-N, N_IN, N_OUT = 67, 1161, 173  # rows, more than one panel, outputs
+N, N_IN, N_OUT = 67, 1161, 173  # rows, more than one block of the summed dimension, outputs
 
 
 @pytest.fixture
@@ -239,7 +239,7 @@ def test_hessian_vector_products_give_the_same_bits(shape, gauss_newton, dtype, 
     same_bits(lambda: net.hvp(x, np.arange(n) % net.out_features, v, gauss_newton=gauss_newton))
 
 
-# rows, and layers wide or narrow: members share out the rows of a batch, or the outputs of a layer
+# rows, and layers wide or narrow: threads divide the rows of a batch, or the outputs of a layer
 SHAPES = {
     "many rows": (1100, lambda: [fo.nn.Dense(64, 64, "relu"), fo.nn.Dense(64, 10)]),
     "wide layers": (9, lambda: [fo.nn.Dense(515, 1031, "tanh"), fo.nn.Dense(1031, 37)]),

@@ -2,7 +2,7 @@
 
 Pass criterion: componentwise within Higham's bound gamma_k |X||W| of the product of each
 group, k the length of the sum; the oracle is computed in long double. Activations are
-compared bit for bit with the activation of the stored pre-activation.
+compared bit for bit with the activation of the stored preactivation.
 """
 
 import copy

@@ -362,7 +362,7 @@ def test_squares_of_errors_do_not_overflow(dtype):
     assert fo.functional.mse(prediction, np.zeros((1, 2)))[0] == pytest.approx(5e59, rel=1e-6)
 
 
-def test_an_error_of_zero_has_no_slope(dtype):
+def test_an_error_of_zero_has_no_derivative(dtype):
     for loss in ("mse", "mae", "huber"):
         value, grad = getattr(fo.functional, loss)(np.ones((2, 3), dtype), np.ones((2, 3)))
         assert value == 0

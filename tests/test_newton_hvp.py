@@ -167,7 +167,7 @@ def test_float32_products_are_near_those_of_float64(name):
         assert_close(got, want, FLOAT32)
 
 
-BENDS = {  # second derivatives
+SECOND_DERIVATIVES = {  # second derivatives
     "tanh": lambda z: -2 * np.tanh(z) / np.cosh(z) ** 2,
     "sigmoid": lambda z: -np.tanh(z / 2) / (4 * np.cosh(z / 2) ** 2),
     "gelu": lambda z: (2 - z * z) * normal_density(z),
@@ -175,7 +175,7 @@ BENDS = {  # second derivatives
 }
 
 
-@pytest.mark.parametrize("activation", BENDS)
+@pytest.mark.parametrize("activation", SECOND_DERIVATIVES)
 def test_second_derivatives_of_activations_equal_their_formulas(activation, dtype):
     z = np.linspace(-40, 40, 1001)[np.r_[:500, 501:1001]].astype(dtype)
     net = fo.nn.Sequential([fo.nn.GroupedDense(1000, 1000, 1000, activation, bias=False)], dtype=dtype)
@@ -183,9 +183,11 @@ def test_second_derivatives_of_activations_equal_their_formulas(activation, dtyp
     targets = net.predict(z[None]) - 500  # the loss's slope is 1 in every output
     ones = [np.ones((1000, 1))]
     hvp, linear = (net.hvp(z[None], targets, ones, "mse", gauss_newton=g)[0].ravel() for g in (False, True))
-    bend = (hvp.astype(float) - linear) / z.astype(float) ** 2
+    second_derivative = (hvp.astype(float) - linear) / z.astype(float) ** 2
     exact = 1e-13 if dtype == np.float64 else 1e-5  # the slope, a difference, is rounded
-    np.testing.assert_allclose(bend, BENDS[activation](z.astype(float)), rtol=exact, atol=exact)
+    np.testing.assert_allclose(
+        second_derivative, SECOND_DERIVATIVES[activation](z.astype(float)), rtol=exact, atol=exact
+    )
 
 
 def test_hvp_drops_what_the_next_value_and_grad_drops():

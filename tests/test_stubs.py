@@ -121,12 +121,12 @@ def test_the_stubs_have_the_names_parameters_and_members_of_the_module(text, com
         ("clip_grad_norm_", "max_norm: float, *,", "max_norm: float,"),
         ("exp", "def exp(x: _Array, out: _Array | None = ...) -> _Array: ...\n", ""),
         ("sinh", "def exp(", "def sinh(x: _Array) -> _Array: ...\ndef exp("),
-        ("MOST_THREADS", "MOST_THREADS: int", "MOST_THREADS: str"),
+        ("MAX_THREADS", "MAX_THREADS: int", "MAX_THREADS: str"),
         ("Training.finish", "    def finish(self) -> None: ...\n", ""),
         ("Training.finish", "def finish(self)", "def finish(self, rows: int)"),
         ("Training.position", "    position: int\n", ""),
         ("Workspace.__init__", "training: bool, tangents: bool = ...", "training: bool"),
-        ("OwnTeam.__exit__", "def __exit__(self, *error: object)", "def __exit__(self, error: object)"),
+        ("OwnThreadCount.__exit__", "def __exit__(self, *error: object)", "def __exit__(self, error: object)"),
     ],
 )
 def test_stubs_that_say_something_else_are_found(name, old, new):
@@ -147,7 +147,7 @@ def instances() -> list:
     net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
     update = fo.optim.SGD(net.parameters(), lr=0.1).compiled_update
     training = net.bind("mse", update)
-    return [training, training.program, update, core.Workspace(training.program, 1, True), core.OwnTeam(1)]
+    return [training, training.program, update, core.Workspace(training.program, 1, True), core.OwnThreadCount(1)]
 
 
 def test_attributes_have_the_type_of_the_stubs_and_are_read_only_where_these_say_so():

@@ -8,8 +8,8 @@ normalization, whitening and Newton's method each do to it.
 """
 
 # %%
-# The data: eight inputs, as different measurements of one thing are. Neighbours are
-# correlated by 0.9, no column is centred, and standard deviations range from 0.3 to 10.
+# The data: eight inputs, as different measurements of one thing are. Neighbors are
+# correlated by 0.9, no column is centered, and standard deviations range from 0.3 to 10.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -28,7 +28,7 @@ y = hidden @ [[1.0], [1.0], [-2.0]] + 0.1 * rng.normal(size=(n, 1))
 # --------------
 #
 # Under squared error, the Hessian of a linear layer is ``2/n XᵀX``, with a column of
-# ones for the bias. It is the same everywhere, so it tells all. ``BatchNorm`` centres
+# ones for the bias. It is the same everywhere, so it tells all. ``BatchNorm`` centers
 # the columns and gives them variance 1; their correlations stay. ``Whiten`` removes
 # these too: what is left is the identity, times 2.
 

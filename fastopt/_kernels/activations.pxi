@@ -74,8 +74,8 @@ cdef inline floating activation_value(Elementwise* tag, floating x) noexcept nog
         return exp_element(x)
 
 
-cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogil:
-    # The derivative by z, from v: v is the pre-activation z for gelu and silu, the output y for all others.
+cdef inline floating activation_derivative(Activation* tag, floating v) noexcept nogil:
+    # The derivative by z, from v: v is the preactivation z for gelu and silu, the output y for all others.
     if Activation is Identity:
         return <floating>1
     elif Activation is Relu:
@@ -87,28 +87,28 @@ cdef inline floating activation_slope(Activation* tag, floating v) noexcept nogi
     elif Activation is Sigmoid:
         return v * (<floating>1 - v)
     elif Activation is Gelu:
-        return gelu_slope(v)
+        return gelu_derivative(v)
     else:
-        return silu_slope(v)
+        return silu_derivative(v)
 
 
-cdef inline floating activation_bend(Activation* tag, floating v) noexcept nogil:
-    # The derivative of activation_slope by its v; at a kink 0.
+cdef inline floating activation_second_derivative(Activation* tag, floating v) noexcept nogil:
+    # The derivative of activation_derivative by its v; at a kink 0.
     if Activation is Tanh:
         return <floating>-2 * v
     elif Activation is Sigmoid:
         return <floating>1 - <floating>2 * v
     elif Activation is Gelu:
-        return gelu_bend(v)
+        return gelu_second_derivative(v)
     elif Activation is Silu:
-        return silu_bend(v)
+        return silu_second_derivative(v)
     else:
         return <floating>0
 
 
 # ---------------------------------------------------------------- loops over arrays
 
-cdef one_body_void value_blocks(Elementwise* tag, const floating* x, floating* y,
+cdef noinline_void value_blocks(Elementwise* tag, const floating* x, floating* y,
                                 Py_ssize_t blocks) noexcept nogil:
     cdef floating out[LANES]
     cdef Py_ssize_t i, j
@@ -128,18 +128,18 @@ cdef void value_loop(Elementwise* tag, const floating* x, floating* y,
     cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
     value_blocks(tag, x, y, blocks)
     if main < n:
-        fill(block, x + main, n - main, <floating>0)
+        load_padded(block, x + main, n - main, <floating>0)
         value_blocks(tag, <const floating*>block, block, 1)
-        spill(y + main, block, n - main)
+        store_partial(y + main, block, n - main)
 
 
-cdef one_body_void slope_blocks(Activation* tag, const floating* v, const floating* dy,
-                                floating* dz, Py_ssize_t blocks) noexcept nogil:
+cdef noinline_void derivative_blocks(Activation* tag, const floating* v, const floating* dy,
+                                     floating* dz, Py_ssize_t blocks) noexcept nogil:
     cdef floating out[LANES]
     cdef Py_ssize_t i, j
     for i in range(blocks):
         for j in range(LANES):
-            out[j] = dy[j] * activation_slope(tag, v[j])
+            out[j] = dy[j] * activation_derivative(tag, v[j])
         for j in range(LANES):
             dz[j] = out[j]
         v += LANES
@@ -147,31 +147,31 @@ cdef one_body_void slope_blocks(Activation* tag, const floating* v, const floati
         dz += LANES
 
 
-cdef void slope_loop(Activation* tag, const floating* v, const floating* dy,
-                     floating* dz, Py_ssize_t n) noexcept nogil:
-    # dz = dy * slope(v), all (n,); dz may be dy or v itself
+cdef void derivative_loop(Activation* tag, const floating* v, const floating* dy,
+                          floating* dz, Py_ssize_t n) noexcept nogil:
+    # dz = dy * derivative(v), all (n,); dz may be dy or v itself
     cdef floating v_block[LANES]
     cdef floating block[LANES]
     cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
-    slope_blocks(tag, v, dy, dz, blocks)
+    derivative_blocks(tag, v, dy, dz, blocks)
     if main < n:
-        fill(v_block, v + main, n - main, <floating>0)
-        fill(block, dy + main, n - main, <floating>0)
-        slope_blocks(tag, <const floating*>v_block, <const floating*>block, block, 1)
-        spill(dz + main, block, n - main)
+        load_padded(v_block, v + main, n - main, <floating>0)
+        load_padded(block, dy + main, n - main, <floating>0)
+        derivative_blocks(tag, <const floating*>v_block, <const floating*>block, block, 1)
+        store_partial(dz + main, block, n - main)
 
 
-cdef one_body_void bend_blocks(Activation* tag, const floating* v, const floating* tv, floating* dy,
-                               floating* tdy, Py_ssize_t blocks) noexcept nogil:
+cdef noinline_void second_derivative_blocks(Activation* tag, const floating* v, const floating* tv, floating* dy,
+                                            floating* tdy, Py_ssize_t blocks) noexcept nogil:
     cdef floating out[LANES]
     cdef floating tout[LANES]
-    cdef floating slope
+    cdef floating derivative
     cdef Py_ssize_t i, j
     for i in range(blocks):
         for j in range(LANES):
-            slope = activation_slope(tag, v[j])
-            out[j] = dy[j] * slope
-            tout[j] = tdy[j] * slope + dy[j] * (activation_bend(tag, v[j]) * tv[j])
+            derivative = activation_derivative(tag, v[j])
+            out[j] = dy[j] * derivative
+            tout[j] = tdy[j] * derivative + dy[j] * (activation_second_derivative(tag, v[j]) * tv[j])
         for j in range(LANES):
             dy[j] = out[j]
         for j in range(LANES):
@@ -182,23 +182,23 @@ cdef one_body_void bend_blocks(Activation* tag, const floating* v, const floatin
         tdy += LANES
 
 
-cdef void bend_loop(Activation* tag, const floating* v, const floating* tv, floating* dy, floating* tdy,
-                    Py_ssize_t n) noexcept nogil:
-    # dy becomes dz = dy slope(v), tdy its derivative tdy slope(v) + dy bend(v) tv, all (n,)
+cdef void second_derivative_loop(Activation* tag, const floating* v, const floating* tv, floating* dy, floating* tdy,
+                                 Py_ssize_t n) noexcept nogil:
+    # dy becomes dz = dy derivative(v), tdy its derivative tdy derivative(v) + dy second_derivative(v) tv, all (n,)
     cdef floating v_block[LANES]
     cdef floating tv_block[LANES]
     cdef floating block[LANES]
     cdef floating tblock[LANES]
     cdef Py_ssize_t blocks = n // LANES, main = blocks * LANES
-    bend_blocks(tag, v, tv, dy, tdy, blocks)
+    second_derivative_blocks(tag, v, tv, dy, tdy, blocks)
     if main < n:
-        fill(v_block, v + main, n - main, <floating>0)
-        fill(tv_block, tv + main, n - main, <floating>0)
-        fill(block, dy + main, n - main, <floating>0)
-        fill(tblock, tdy + main, n - main, <floating>0)
-        bend_blocks(tag, <const floating*>v_block, <const floating*>tv_block, block, tblock, 1)
-        spill(dy + main, block, n - main)
-        spill(tdy + main, tblock, n - main)
+        load_padded(v_block, v + main, n - main, <floating>0)
+        load_padded(tv_block, tv + main, n - main, <floating>0)
+        load_padded(block, dy + main, n - main, <floating>0)
+        load_padded(tblock, tdy + main, n - main, <floating>0)
+        second_derivative_blocks(tag, <const floating*>v_block, <const floating*>tv_block, block, tblock, 1)
+        store_partial(dy + main, block, n - main)
+        store_partial(tdy + main, tblock, n - main)
 
 
 cdef void activate(int kind, const floating* x, floating* y,
@@ -224,35 +224,35 @@ cdef void activate(int kind, const floating* x, floating* y,
 
 cdef void activate_backward(int kind, const floating* v, const floating* dy,
                             floating* dz, Py_ssize_t n) noexcept nogil:
-    # dz = dy * slope(v), v as activation_slope wants it; dz may be dy or v
+    # dz = dy * derivative(v), v as activation_derivative wants it; dz may be dy or v
     if kind == RELU:
-        slope_loop(<Relu*>NULL, v, dy, dz, n)
+        derivative_loop(<Relu*>NULL, v, dy, dz, n)
     elif kind == LEAKY_RELU:
-        slope_loop(<LeakyRelu*>NULL, v, dy, dz, n)
+        derivative_loop(<LeakyRelu*>NULL, v, dy, dz, n)
     elif kind == TANH:
-        slope_loop(<Tanh*>NULL, v, dy, dz, n)
+        derivative_loop(<Tanh*>NULL, v, dy, dz, n)
     elif kind == SIGMOID:
-        slope_loop(<Sigmoid*>NULL, v, dy, dz, n)
+        derivative_loop(<Sigmoid*>NULL, v, dy, dz, n)
     elif kind == GELU:
-        slope_loop(<Gelu*>NULL, v, dy, dz, n)
+        derivative_loop(<Gelu*>NULL, v, dy, dz, n)
     elif kind == SILU:
-        slope_loop(<Silu*>NULL, v, dy, dz, n)
+        derivative_loop(<Silu*>NULL, v, dy, dz, n)
     elif dy != dz:
-        slope_loop(<Identity*>NULL, v, dy, dz, n)
+        derivative_loop(<Identity*>NULL, v, dy, dz, n)
 
 
 cdef void activate_tangent_backward(int kind, const floating* v, const floating* tv, floating* dy, floating* tdy,
                                     Py_ssize_t n) noexcept nogil:
-    # as bend_loop, in place; every kind but softmax
+    # as second_derivative_loop, in place; every kind but softmax
     if kind == RELU:
-        bend_loop(<Relu*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<Relu*>NULL, v, tv, dy, tdy, n)
     elif kind == LEAKY_RELU:
-        bend_loop(<LeakyRelu*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<LeakyRelu*>NULL, v, tv, dy, tdy, n)
     elif kind == TANH:
-        bend_loop(<Tanh*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<Tanh*>NULL, v, tv, dy, tdy, n)
     elif kind == SIGMOID:
-        bend_loop(<Sigmoid*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<Sigmoid*>NULL, v, tv, dy, tdy, n)
     elif kind == GELU:
-        bend_loop(<Gelu*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<Gelu*>NULL, v, tv, dy, tdy, n)
     elif kind == SILU:
-        bend_loop(<Silu*>NULL, v, tv, dy, tdy, n)
+        second_derivative_loop(<Silu*>NULL, v, tv, dy, tdy, n)

@@ -72,5 +72,5 @@ include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"
 
-team_initialise()
-blas_initialise()
+team_initialize()
+blas_initialize()

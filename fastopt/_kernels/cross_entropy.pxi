@@ -4,7 +4,7 @@
 # - A label is an index into a row, and its array may change under a running call: label_of reads it once, and
 #   what is no class of this loss becomes class 0 of a row without weight.
 #
-# A row's targets are a_j = w_j (floor + keep t_j), with class weights w and smoothed t:
+# A row's targets are a_j = w_j (uniform + confidence t_j), with class weights w and smoothed t:
 #   loss = sum(a) log sum exp(z) - sum(a z);  grad = softmax(z) sum(a) - a
 # t of a class is 1 there and 0 elsewhere. Plain classes never see a_j of the others.
 
@@ -12,14 +12,14 @@ cdef inline floating target_share(floating t, floating w, floating floor, floati
     return w * (floor + keep * t)
 
 
-cdef one_body_void target_sum_blocks(const Loss* rule, const floating* z, const floating* t, Py_ssize_t t_step, const floating* w,
+cdef noinline_void target_sum_blocks(const Loss* rule, const floating* z, const floating* t, Py_ssize_t t_step, const floating* w,
                                      Py_ssize_t w_step, floating top, double* mass, double* dot, Py_ssize_t blocks) noexcept nogil:
     # mass and dot grow by a and a (z - top), lane by lane
     cdef double mass_part[LANES]
     cdef double dot_part[LANES]
     cdef floating a[LANES]
     cdef floating z_counted[LANES]          # top where a is 0: 0 times infinity is no loss
-    cdef floating floor = <floating>rule.floor, keep = <floating>rule.keep, share_of
+    cdef floating floor = <floating>rule.uniform, keep = <floating>rule.confidence, share_of
     cdef Py_ssize_t i, j
     for j in range(LANES):
         mass_part[j], dot_part[j] = mass[j], dot[j]
@@ -38,11 +38,11 @@ cdef one_body_void target_sum_blocks(const Loss* rule, const floating* z, const 
         mass[j], dot[j] = mass_part[j], dot_part[j]
 
 
-cdef one_body_void target_subtract_blocks(const Loss* rule, const floating* t, Py_ssize_t t_step, const floating* w,
+cdef noinline_void target_subtract_blocks(const Loss* rule, const floating* t, Py_ssize_t t_step, const floating* w,
                                           Py_ssize_t w_step, floating scale, floating* grad, Py_ssize_t blocks) noexcept nogil:
     # grad -= scale a
     cdef floating out[LANES]
-    cdef floating floor = <floating>rule.floor, keep = <floating>rule.keep
+    cdef floating floor = <floating>rule.uniform, keep = <floating>rule.confidence
     cdef Py_ssize_t i, j
     for i in range(blocks):
         for j in range(LANES):
@@ -76,14 +76,14 @@ cdef void walk_targets(const Loss* rule, const floating* z, const floating* t, f
         target_subtract_blocks(rule, t, t_step, w, w_step, scale, grad, blocks)
     if main == k:
         return
-    fill(t_block, t + t_step * blocks, k - main, <floating>0)
-    fill(w_block, w + w_step * blocks, k - main, <floating>0)
-    fill(z_block, (z if z != NULL else grad) + main, k - main, <floating>0)
+    load_padded(t_block, t + t_step * blocks, k - main, <floating>0)
+    load_padded(w_block, w + w_step * blocks, k - main, <floating>0)
+    load_padded(z_block, (z if z != NULL else grad) + main, k - main, <floating>0)
     if z != NULL:
         target_sum_blocks(rule, <const floating*>z_block, <const floating*>t_block, 0, <const floating*>w_block, 0, top, mass, dot, 1)
     else:
         target_subtract_blocks(rule, <const floating*>t_block, 0, <const floating*>w_block, 0, scale, z_block, 1)
-        spill(grad + main, z_block, k - main)
+        store_partial(grad + main, z_block, k - main)
 
 
 cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, int64_t label, floating top,
@@ -95,9 +95,9 @@ cdef double sum_targets(const Loss* rule, const floating* z, const floating* t, 
     cdef Py_ssize_t j
     dot[0] = 0
     if t == NULL:
-        mass = rule.keep * class_weight_of(rule, label, z)
+        mass = rule.confidence * class_weight_of(rule, label, z)
         dot[0] = mass * (<double>z[label] - <double>top) if mass != 0 else 0
-    if t != NULL or rule.floor != 0:
+    if t != NULL or rule.uniform != 0:
         for j in range(LANES):
             mass_lane[j] = dot_lane[j] = 0
         walk_targets(rule, z, t, top, mass_lane, dot_lane, <floating>0, <floating*>NULL, k)
@@ -111,8 +111,8 @@ cdef void subtract_targets(const Loss* rule, const floating* t, int64_t label, f
                            Py_ssize_t k) noexcept nogil:
     # grad -= scale a
     if t == NULL:
-        grad[label] -= scale * <floating>(rule.keep * class_weight_of(rule, label, grad))
-    if t != NULL or rule.floor != 0:
+        grad[label] -= scale * <floating>(rule.confidence * class_weight_of(rule, label, grad))
+    if t != NULL or rule.uniform != 0:
         walk_targets(rule, <const floating*>NULL, t, <floating>0, <double*>NULL, <double*>NULL, scale, grad, k)
 
 
@@ -129,7 +129,7 @@ cdef inline int64_t label_of(const Loss* rule, const void* targets, Py_ssize_t i
     return 0
 
 
-cdef one_body_void exp_columns(floating* e, floating* top, floating* total, Py_ssize_t k) noexcept nogil:
+cdef noinline_void exp_columns(floating* e, floating* top, floating* total, Py_ssize_t k) noexcept nogil:
     # e (k, LANES) -> exp(e - top) in place, with each column's maximum and the sum of its exponentials
     cdef floating most[LANES]
     cdef floating partial[LANES]
@@ -139,7 +139,7 @@ cdef one_body_void exp_columns(floating* e, floating* top, floating* total, Py_s
         most[j], partial[j] = <floating>-INFINITY, <floating>0
     for i in range(k):
         for j in range(LANES):
-            most[j] = at_least(most[j], e[i * LANES + j])
+            most[j] = clamp_min(most[j], e[i * LANES + j])
     for i in range(k):
         for j in range(LANES):
             out[j] = exp_below(e[i * LANES + j] - most[j])

@@ -14,10 +14,10 @@ cdef enum:
 
 cdef struct Loss:
     int kind
-    double delta            # huber
-    double floor, keep      # label smoothing s: a target t counts as s / k + (1 - s) t
-    int64_t ignore          # the label of rows that do not count
-    void* class_weight      # (k,) of the predictions' dtype, or NULL
+    double delta                # huber
+    double uniform, confidence  # label smoothing s: a target t counts as s / k + (1 - s) t
+    int64_t ignore              # the label of rows that do not count
+    void* class_weight          # (k,) of the predictions' dtype, or NULL
 
 
 # ---------------------------------------------------------------- formulas
@@ -38,28 +38,28 @@ ctypedef fused ElementLoss:
     LogisticError
 
 
-cdef inline double element_loss(ElementLoss* tag, floating p, floating t, floating delta, floating* slope) noexcept nogil:
+cdef inline double element_loss(ElementLoss* tag, floating p, floating t, floating delta, floating* derivative) noexcept nogil:
     # The loss of prediction p with target t; slope becomes its derivative by p.
     cdef floating e = p - t, a, u, miss, tail = 0
     if ElementLoss is SquaredError:         # e^2
-        slope[0] = e + e
+        derivative[0] = e + e
         return <double>e * <double>e
     elif ElementLoss is AbsoluteError:      # |e|
         a = absolute(e)
-        slope[0] = <floating>1 if e > <floating>0 else (<floating>-1 if e < <floating>0 else e)
+        derivative[0] = <floating>1 if e > <floating>0 else (<floating>-1 if e < <floating>0 else e)
         return <double>a
     elif ElementLoss is HuberError:         # e^2 / 2, from delta on delta (|e| - delta / 2)
         a = absolute(e)
         u = copy_sign(delta, e)
         u = u if a > delta else e
-        slope[0] = u
+        derivative[0] = u
         return <double>u * (<double>e - 0.5 * <double>u)
     else:                                   # log(1 + exp(-|p|)) + |p| miss, miss: t, or 1 - t where p >= 0
         a = absolute(p)
         u = softplus_of(exp_below(-a), &tail)
         miss = t if p < <floating>0 else <floating>1 - t
         tail = miss - tail                  # sigmoid(p) - t = (1 - t) - tail, or tail - t where p < 0
-        slope[0] = -tail if p < <floating>0 else tail
+        derivative[0] = -tail if p < <floating>0 else tail
         miss = a * miss if miss != <floating>0 else <floating>0
         u = u + miss
         return <double>u
@@ -83,29 +83,29 @@ cdef inline floating element_curvature(ElementLoss* tag, floating p, floating t,
 
 # ---------------------------------------------------------------- loops
 
-cdef one_body_void element_blocks(ElementLoss* tag, const floating* p, const floating* t, const floating* weight,
+cdef noinline_void element_blocks(ElementLoss* tag, const floating* p, const floating* t, const floating* weight,
                                   Py_ssize_t weight_step, floating delta, floating inverse, double* lane,
                                   floating* grad, Py_ssize_t blocks) noexcept nogil:
-    # lane[j] grows by the weighted losses of elements j, j + LANES, ...; grad = slope weight inverse. A weight of 0
+    # lane[j] grows by the weighted losses of elements j, j + LANES, ...; grad = derivative weight inverse. A weight of 0
     # leaves its element out, NaN or not.
     cdef double partial[LANES]
-    cdef double lost[LANES]
+    cdef double losses[LANES]
     cdef floating out[LANES]
-    cdef floating w, slope = 0
+    cdef floating w, derivative = 0
     cdef double value, times
     cdef Py_ssize_t i, j
     for j in range(LANES):
         partial[j] = lane[j]
     for i in range(blocks):
         for j in range(LANES):
-            value = element_loss(tag, p[j], t[j], delta, &slope)
+            value = element_loss(tag, p[j], t[j], delta, &derivative)
             w = weight[j]
             times = w
-            lost[j] = value * times if times != 0.0 else 0.0
+            losses[j] = value * times if times != 0.0 else 0.0
             w = w * inverse
-            out[j] = slope * w if w != <floating>0 else <floating>0
+            out[j] = derivative * w if w != <floating>0 else <floating>0
         for j in range(LANES):
-            partial[j] += lost[j]
+            partial[j] += losses[j]
         for j in range(LANES):
             grad[j] = out[j]
         p += LANES
@@ -125,7 +125,7 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
     cdef floating p_block[LANES]
     cdef floating t_block[LANES]
     cdef floating w_block[LANES]
-    cdef floating delta = <floating>rule.delta, share_of_one = <floating>(inverse / <double>k)
+    cdef floating delta = <floating>rule.delta, inverse_size = <floating>(inverse / <double>k)
     cdef Py_ssize_t n = rows * k, blocks = n // LANES, main = blocks * LANES, step = 0, i, j
     cdef double total = 0
     for j in range(LANES):
@@ -137,15 +137,15 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
         for i in range(rows):
             for j in range(k):
                 weight[i * k + j] = weights[i]
-    element_blocks(tag, p, t, <const floating*>weight, step, delta, share_of_one, lane, grad, blocks)
+    element_blocks(tag, p, t, <const floating*>weight, step, delta, inverse_size, lane, grad, blocks)
     # the tail, in padded blocks whose padding weighs nothing
     if main < n:
-        fill(p_block, p + main, n - main, <floating>0)
-        fill(t_block, t + main, n - main, <floating>0)
-        fill(w_block, weight + step * blocks, n - main, <floating>0)
+        load_padded(p_block, p + main, n - main, <floating>0)
+        load_padded(t_block, t + main, n - main, <floating>0)
+        load_padded(w_block, weight + step * blocks, n - main, <floating>0)
         element_blocks(tag, <const floating*>p_block, <const floating*>t_block, <const floating*>w_block, 0, delta,
-                       share_of_one, lane, p_block, 1)
-        spill(grad + main, p_block, n - main)
+                       inverse_size, lane, p_block, 1)
+        store_partial(grad + main, p_block, n - main)
     for j in range(LANES):
         total += lane[j]
     row_loss[0] = total * inverse / <double>k

@@ -16,7 +16,7 @@
 # - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
 
 cdef extern from "simd.h" nogil:
-    void ask_lines(const void* p, Py_ssize_t size)
+    void prefetch_lines(const void* p, Py_ssize_t size)
 
 cdef enum:
     GAUSSIAN                # loss (z - y)^2 / 2
@@ -47,45 +47,45 @@ ctypedef fused Family:
     PoissonFamily
 
 
-cdef inline double glm_element(Family* tag, double z, double y, double* slope, double* curvature) noexcept nogil:
+cdef inline double glm_element(Family* tag, double z, double y, double* derivative, double* curvature) noexcept nogil:
     # the loss of the linear predictor z with target y, its first and second derivative by z
     cdef double value, q = 0
     if Family is GaussianFamily:
-        slope[0] = z - y
+        derivative[0] = z - y
         curvature[0] = 1.0
-        return 0.5 * slope[0] * slope[0]
+        return 0.5 * derivative[0] * derivative[0]
     elif Family is BinomialFamily:
         value = element_loss[LogisticError, double](<LogisticError*>NULL, z, y, 0.0, &q)
-        slope[0] = q
+        derivative[0] = q
         q = absolute(q)
         curvature[0] = q * (1.0 - q)
         return value
     else:
         q = exp_element(z)
-        slope[0] = q - y
+        derivative[0] = q - y
         curvature[0] = q
         return q - y * z
 
 
-cdef one_body_void family_block(Family* tag, const double* z, const double* y, const double* w, double* r, double* c,
+cdef noinline_void family_block(Family* tag, const double* z, const double* y, const double* w, double* r, double* c,
                                 double* lane) noexcept nogil:
     # z, y, w (LANES,) -> r = w l', c = w l''; lane grows by w l
-    cdef double lost[LANES]
-    cdef double slope_of[LANES]
+    cdef double losses[LANES]
+    cdef double derivative_of[LANES]
     cdef double curvature_of[LANES]
-    cdef double slope = 0, curvature = 0
+    cdef double derivative = 0, curvature = 0
     cdef Py_ssize_t j
     for j in range(LANES):
-        lost[j] = w[j] * glm_element(tag, z[j], y[j], &slope, &curvature)
-        slope_of[j] = w[j] * slope
+        losses[j] = w[j] * glm_element(tag, z[j], y[j], &derivative, &curvature)
+        derivative_of[j] = w[j] * derivative
         curvature_of[j] = w[j] * curvature
     for j in range(LANES):
-        lane[j] += lost[j]
-        r[j] = slope_of[j]
+        lane[j] += losses[j]
+        r[j] = derivative_of[j]
         c[j] = curvature_of[j]
 
 
-cdef one_body_void softmax_block(double* z, const double* y, const double* w, double* r, double* p, double* lane,
+cdef noinline_void softmax_block(double* z, const double* y, const double* w, double* r, double* p, double* lane,
                                  Py_ssize_t k) noexcept nogil:
     # z (k, LANES), y (LANES,) classes -> p = softmax(z), r = w (p - [y]); lane grows by w (log sum e^z - z_y)
     cdef double top[LANES]
@@ -107,7 +107,7 @@ cdef one_body_void softmax_block(double* z, const double* y, const double* w, do
         r[<Py_ssize_t>y[j] * LANES + j] -= w[j]
 
 
-cdef one_body_void product_block(const double* z, const double* c, const double* w, double* r, Py_ssize_t k) noexcept nogil:
+cdef noinline_void product_block(const double* z, const double* c, const double* w, double* r, Py_ssize_t k) noexcept nogil:
     # z = X v (k, LANES) -> r = D z: c z, or of the softmax w p (z - sum p z)
     cdef double mean[LANES]
     cdef Py_ssize_t a, j
@@ -125,7 +125,7 @@ cdef one_body_void product_block(const double* z, const double* c, const double*
             r[a * LANES + j] = w[j] * c[a * LANES + j] * (z[a * LANES + j] - mean[j])
 
 
-cdef one_body_void pair_block(const double* p, const double* w, double* out, Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+cdef noinline_void pair_block(const double* p, const double* w, double* out, Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     # out (LANES,) = the second derivative of w l by z_a and z_b, of the softmax p (k, LANES)
     cdef Py_ssize_t j
     cdef double same = 1.0 if a == b else 0.0
@@ -149,14 +149,14 @@ cdef struct GlmPlan:
     double* chunk_grad      # (chunks, k, q)
     double* chunk_loss      # (chunks,)
     double* chunk_lane      # (chunks, LANES): the loss so far, from slice to slice
-    double* rows            # (chunks, LANES, d): rows widened, or about the center; a member uses its own
+    double* rows            # (chunks, LANES, d): rows widened, or about the center; a thread uses its own
     # what one call asks for
     int kind, hessian_type  # hessian_type: type number, or -1 for none
     int buffer_type         # type number that panel and chunk_hessian are made for, or -1
     Py_ssize_t step         # of HESSIAN_ROWS rows, every step-th are taken for the Hessian
     Py_ssize_t part, parts  # the slice to run, and how many there are
     Py_ssize_t ld           # of panels and of chunk_hessian: q in whole vectors
-    void* panel             # (chunks, 2, HESSIAN_ROWS, ld): [X 1] and D [X 1]; a member uses its own
+    void* panel             # (chunks, 2, HESSIAN_ROWS, ld): [X 1] and D [X 1]; a thread uses its own
     void* chunk_hessian     # (chunks, k (k + 1) / 2, q, ld)
     void* hessian           # (k q, k q): the lower triangle is written
     double* theta           # (k, q)
@@ -164,7 +164,7 @@ cdef struct GlmPlan:
     double loss
 
 
-cdef struct GlmScratch:     # of a member, on the heap: k has no limit
+cdef struct GlmScratch:     # of a thread, on the heap: k has no limit
     double* z               # (k, LANES)
     double* r
 
@@ -214,39 +214,40 @@ cdef void weight_panel(const floating* s, const double* weight, floating* to, Py
 
 
 cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, Py_ssize_t rows, floating* h,
-                          Py_ssize_t q, const char* coming, Py_ssize_t size) noexcept nogil:
+                          Py_ssize_t q, const char* next_rows, Py_ssize_t size) noexcept nogil:
     # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they write above
-    # the diagonal is never read. Meanwhile the `size` bytes from `coming` on are prefetched
-    cdef Py_ssize_t strip = strip_of(h), i, j = 0, tiles = 0
+    # the diagonal is never read. Meanwhile the `size` bytes from `next_rows` on are prefetched
+    cdef Py_ssize_t panel_cols = panel_width(h), i, j = 0, tiles = 0
     cdef Product tile
-    cdef int high
+    cdef int tile_rows
     tile.a_row, tile.a_col, tile.ldb, tile.ldc = 1, ld, ld, ld
     while j < q:
-        tiles += (q - j + SPREAD_ROWS - 1) // SPREAD_ROWS
-        j += strip
+        tiles += (q - j + BROADCAST_ROWS - 1) // BROADCAST_ROWS
+        j += panel_cols
     size = round_up(size // tiles + 1, 64)
     j = 0
     while j < q:
         i = j
         while i < q:
-            high = <int>min(<Py_ssize_t>SPREAD_ROWS, q - i)
-            ask_lines(coming, size)
-            coming += size
-            spread_plain(&tile, high, min(strip, round_up(i + high - j, lanes_of(h))), a + i, b + j, h + i * ld + j, rows, True)
-            i += high
-        j += strip
+            tile_rows = <int>min(<Py_ssize_t>BROADCAST_ROWS, q - i)
+            prefetch_lines(next_rows, size)
+            next_rows += size
+            spread_plain(&tile, tile_rows, min(panel_cols, round_up(i + tile_rows - j, lanes_of(h))), a + i, b + j, h + i * ld + j, rows,
+                         True)
+            i += tile_rows
+        j += panel_cols
 
 
 cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
-                         const char* coming, Py_ssize_t size) noexcept nogil:
+                         const char* next_rows, Py_ssize_t size) noexcept nogil:
     # h (pairs, q, ld) grows by the rows in the panel s, the first of which starts block `block`; the next `size` bytes of
-    # X, from `coming` on, are prefetched
+    # X, from `next_rows` on, are prefetched
     cdef double weight[HESSIAN_ROWS]
     cdef double w[LANES]
     cdef floating* weighted = s + HESSIAN_ROWS * g.ld
     cdef Py_ssize_t a, b, i, pair = 0
     if g.k == 1:
-        triangle_update(<const floating*>s, <const floating*>s, g.ld, rows, h, g.q, coming, size)
+        triangle_update(<const floating*>s, <const floating*>s, g.ld, rows, h, g.q, next_rows, size)
         return
     for a in range(g.k):
         for b in range(a + 1):
@@ -257,7 +258,7 @@ cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t 
                 i += LANES
             weight_panel(s, weight, weighted, rows, g.ld)
             triangle_update(<const floating*>weighted, <const floating*>s, g.ld, rows, h + pair * g.q * g.ld, g.q,
-                            coming, size if pair == 0 else 0)
+                            next_rows, size if pair == 0 else 0)
             pair += 1
 
 
@@ -278,26 +279,26 @@ cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) no
     if rows == LANES:
         memcpy(to, source, LANES * sizeof(double))
     else:
-        fill(to, source, rows, 0.0)
+        load_padded(to, source, rows, 0.0)
 
 
-cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
+cdef void glm_block(const GlmPlan* g, const double* x, const char* next_rows, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
                     GlmScratch* s, double* grad, double* lane) noexcept nogil:
-    # rows i to i + rows, which x (rows, d) holds; the `size` bytes of the next rows, from `coming` on, are prefetched,
+    # rows i to i + rows, which x (rows, d) holds; the `size` bytes of the next rows, from `next_rows` on, are prefetched,
     # half of them with the linear predictors, half with the gradient
     cdef double y[LANES]
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
-    cdef Py_ssize_t strip = strip_of(grad), a, j = 0
+    cdef Py_ssize_t panel_cols = panel_width(grad), a, j = 0
     cdef Product p
     p.a_row, p.ldb, p.ldc, p.rows, p.bias, p.relu = g.q, g.d, LANES, g.k, NULL, False
     # linear predictors z = X theta^T, with intercept and offset
     while j < rows:
-        ask_lines(coming, size * GLM_DOT_ROWS // (2 * LANES))
-        coming += size * GLM_DOT_ROWS // (2 * LANES)
+        prefetch_lines(next_rows, size * GLM_DOT_ROWS // (2 * LANES))
+        next_rows += size * GLM_DOT_ROWS // (2 * LANES)
         p.cols = min(<Py_ssize_t>GLM_DOT_ROWS, rows - j)
-        dot_tiles(&p, g.theta, x + j * g.d, s.z + j, g.d, False, <double*>NULL, False, False)
+        dot_macro_kernel(&p, g.theta, x + j * g.d, s.z + j, g.d, False, <double*>NULL, False, False)
         j += GLM_DOT_ROWS
     block_weights(g, i, rows, w)
     fill_rows(g.y + i, rows, y)
@@ -323,41 +324,41 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* coming, Py_ss
     else:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
     # gradient += r^T X
-    size = size * strip // (2 * g.d + 1)
+    size = size * panel_cols // (2 * g.d + 1)
     p.a, p.a_row, p.a_col, p.ldc, p.depth, p.accumulate, j = s.r, LANES, 1, g.q, rows, True, 0
     while j < g.d:
-        ask_lines(coming, size)
-        coming += size
-        p.b, p.c, p.cols = x + j, grad + j, min(strip, g.d - j)
-        spread_product(&p, grad)
-        j += strip
+        prefetch_lines(next_rows, size)
+        next_rows += size
+        p.b, p.c, p.cols = x + j, grad + j, min(panel_cols, g.d - j)
+        broadcast_product(&p, grad)
+        j += panel_cols
     if g.q > g.d:
         for a in range(g.k):
             grad[a * g.q + g.d] += lane_sum(s.r + a * LANES)
 
 
-cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* wide, Py_ssize_t rows) noexcept nogil:
+cdef inline const double* read_rows(const GlmPlan* g, const floating* x, double* tile_cols, Py_ssize_t rows) noexcept nogil:
     # the rows from x on in float64, centered: where they lie, if they are that already, else in wide (rows, d)
     if g.center != NULL:
-        center_rows(x, g.center, wide, rows, g.d)
-        return wide
+        center_rows(x, g.center, tile_cols, rows, g.d)
+        return tile_cols
     if floating is double:
         return x
     else:
-        widen_rows(x, wide, rows * g.d)
-        return wide
+        widen_rows(x, tile_cols, rows * g.d)
+        return tile_cols
 
 
-cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, floating* panel, floating* h) noexcept nogil:
+cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* tile_cols, floating* panel, floating* h) noexcept nogil:
     # the rows of a chunk that belong to this slice; panel and h NULL: no Hessian
     cdef double* lane = g.chunk_lane + chunk * LANES
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
-    cdef Py_ssize_t i = share(g.n, LANES, chunk, g.chunks), stop = share(g.n, LANES, chunk + 1, g.chunks)
-    cdef Py_ssize_t panels = share(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS     # done so far
+    cdef Py_ssize_t i = chunk_start(g.n, LANES, chunk, g.chunks), stop = chunk_start(g.n, LANES, chunk + 1, g.chunks)
+    cdef Py_ssize_t panels = chunk_start(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS  # done so far
     cdef Py_ssize_t size, rows, first, j
     cdef bint wanted = h != NULL and panels % g.step == 0
     cdef const double* x
-    cdef const char* coming
+    cdef const char* next_rows
     # the first slice clears the sums
     if g.part == 0:
         memset(lane, 0, LANES * sizeof(double))
@@ -365,29 +366,29 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, f
         if h != NULL:
             memset(h, 0, g.k * (g.k + 1) // 2 * g.q * g.ld * sizeof(floating))
         g.chunk_taken[chunk] = 0
-    stop = min(stop, i + share(stop - i, HESSIAN_ROWS, g.part + 1, g.parts))
+    stop = min(stop, i + chunk_start(stop - i, HESSIAN_ROWS, g.part + 1, g.parts))
     i += panels * HESSIAN_ROWS
     first = i
     while i < stop:
         rows = min(<Py_ssize_t>LANES, stop - i)
         if g.typenum == cnp.NPY_FLOAT32:
             size = rows * g.d * sizeof(float)
-            coming = <const char*>(<const float*>g.x + (i + rows) * g.d)
-            x = read_rows(g, <const float*>g.x + i * g.d, wide, rows)
+            next_rows = <const char*>(<const float*>g.x + (i + rows) * g.d)
+            x = read_rows(g, <const float*>g.x + i * g.d, tile_cols, rows)
         else:
             size = rows * g.d * sizeof(double)
-            coming = <const char*>(<const double*>g.x + (i + rows) * g.d)
-            x = read_rows(g, <const double*>g.x + i * g.d, wide, rows)
+            next_rows = <const char*>(<const double*>g.x + (i + rows) * g.d)
+            x = read_rows(g, <const double*>g.x + i * g.d, tile_cols, rows)
         # loss and gradient of the block
         if g.kind != GLM_HESSIAN:
-            glm_block(g, x, coming, 0 if wanted else size, i, rows, s, grad, lane)
+            glm_block(g, x, next_rows, 0 if wanted else size, i, rows, s, grad, lane)
         # its rows of the panel, and the Hessian of every whole panel
         if wanted:
             fill_panel(x, g.curvature + i if g.k == 1 else NULL, panel + (i - first) * g.ld, rows, g.d, g.q, g.ld)
             g.chunk_taken[chunk] += rows
         if i + rows - first == HESSIAN_ROWS or i + rows == stop:
             if wanted:
-                hessian_update(g, panel, h, first // LANES, i + rows - first, coming, HESSIAN_ROWS * size // rows)
+                hessian_update(g, panel, h, first // LANES, i + rows - first, next_rows, HESSIAN_ROWS * size // rows)
             first = i + rows
             panels += 1
             wanted = h != NULL and panels % g.step == 0
@@ -397,7 +398,8 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* wide, f
         g.chunk_loss[chunk] += lane[j]
 
 
-cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void reduce_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t thread,
+                         Py_ssize_t n_threads) noexcept nogil:
     # out (k q, k q) = scale times the sums of h (chunks, pairs, q, ld) over the chunks, lower triangle;
     # the pair (a, b) is symmetric itself
     cdef Py_ssize_t pairs = g.k * (g.k + 1) // 2, ldo = g.k * g.q, a, b, c, i, j, pair = 0
@@ -405,7 +407,7 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
     cdef const floating* more
     for a in range(g.k):
         for b in range(a + 1):
-            for i in range(share(g.q, 1, member, team), share(g.q, 1, member + 1, team)):
+            for i in range(chunk_start(g.q, 1, thread, n_threads), chunk_start(g.q, 1, thread + 1, n_threads)):
                 row = h + (pair * g.q + i) * g.ld
                 for c in range(1, g.chunks):
                     more = row + c * pairs * g.q * g.ld
@@ -421,32 +423,32 @@ cdef void join_hessian(const GlmPlan* g, floating* h, floating* out, floating sc
             pair += 1
 
 
-cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # the slice of a member's chunks; after the last slice its part of their sums
+cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # the slice of a thread's chunks; after the last slice its part of their sums
     cdef GlmPlan* g = <GlmPlan*>plan
     cdef GlmScratch s
     cdef Py_ssize_t size = g.k * g.q, taken = 0, c, i
     cdef floating* h = <floating*>g.chunk_hessian if g.hessian_type >= 0 else NULL
-    cdef floating* panel = <floating*>g.panel + member * 2 * HESSIAN_ROWS * g.ld if h != NULL else NULL
-    s.z = g.rows + g.chunks * LANES * g.d + member * 2 * g.k * LANES
+    cdef floating* panel = <floating*>g.panel + thread * 2 * HESSIAN_ROWS * g.ld if h != NULL else NULL
+    s.z = g.rows + g.chunks * LANES * g.d + thread * 2 * g.k * LANES
     s.r = s.z + g.k * LANES
-    for c in range(share(g.chunks, 1, member, team), share(g.chunks, 1, member + 1, team)):
-        glm_chunk(g, c, &s, g.rows + member * LANES * g.d, panel,
+    for c in range(chunk_start(g.chunks, 1, thread, n_threads), chunk_start(g.chunks, 1, thread + 1, n_threads)):
+        glm_chunk(g, c, &s, g.rows + thread * LANES * g.d, panel,
                   h + c * g.k * (g.k + 1) // 2 * g.q * g.ld if h != NULL else NULL)
     if g.part + 1 < g.parts:
         return
-    team_barrier(team)
+    team_barrier(n_threads)
     if h != NULL:
         for c in range(g.chunks):
             taken += g.chunk_taken[c]
-        join_hessian(g, h, <floating*>g.hessian, <floating>g.n / <floating>taken, member, team)
+        reduce_hessian(g, h, <floating*>g.hessian, <floating>g.n / <floating>taken, thread, n_threads)
     if g.kind == GLM_HESSIAN:
         return
-    for i in range(share(size, GRAIN, member, team), share(size, GRAIN, member + 1, team)):
+    for i in range(chunk_start(size, GRAIN, thread, n_threads), chunk_start(size, GRAIN, thread + 1, n_threads)):
         g.grad[i] = 0
         for c in range(g.chunks):
             g.grad[i] += g.chunk_grad[c * size + i]
-    if member == 0:
+    if thread == 0:
         g.loss = 0
         for c in range(g.chunks):
             g.loss += g.chunk_loss[c]

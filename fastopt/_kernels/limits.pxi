@@ -38,16 +38,16 @@ cdef struct LimitsCall:
     double* result              # (team,): kept, so that no loop is empty
 
 
-cdef void fma_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void fma_job(void* args, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef LimitsCall* c = <LimitsCall*>args
-    c.result[member] = limits_fma(c.n)
+    c.result[thread] = limits_fma(c.n)
 
 
-cdef void read_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void read_job(void* args, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef LimitsCall* c = <LimitsCall*>args
-    cdef Py_ssize_t start = share(c.n, 64, member, team), stop = share(c.n, 64, member + 1, team), i
+    cdef Py_ssize_t start = chunk_start(c.n, 64, thread, n_threads), stop = chunk_start(c.n, 64, thread + 1, n_threads), i
     for i in range(c.repeats):
-        c.result[member] += <double>limits_read(c.x + start, stop - start)
+        c.result[thread] += <double>limits_read(c.x + start, stop - start)
 
 
 cdef struct PassCall:
@@ -56,12 +56,12 @@ cdef struct PassCall:
     float* arrays[3]
 
 
-cdef void pass_job(void* args, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void pass_job(void* args, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef PassCall* c = <PassCall*>args
     cdef float *a = c.arrays[0]
     cdef float *b = c.arrays[1]
     cdef float *d = c.arrays[2]
-    cdef Py_ssize_t start = share(c.n, GRAIN, member, team), stop = share(c.n, GRAIN, member + 1, team), i
+    cdef Py_ssize_t start = chunk_start(c.n, GRAIN, thread, n_threads), stop = chunk_start(c.n, GRAIN, thread + 1, n_threads), i
     cdef float g
     if c.n_arrays == 2:
         for i in range(start, stop):

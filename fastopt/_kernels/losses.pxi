@@ -1,7 +1,7 @@
 # All losses: a batch's value and gradient in one pass, and the Hessian of a loss times a tangent.
 #
 # - Losses are added in float64, each stretch of rows into a number of its own; these are added in row order by
-#   one member, so the sum does not depend on the team.
+#   one thread, so the sum does not depend on the team.
 # - Weighted means divide by the sum of the weights, as torch's class weights do. A batch whose weights are all
 #   zero has loss 0 and gradient 0.
 # - Targets and weights are checked before the first write. Predictions are not: that would be one more read.
@@ -9,17 +9,17 @@
 
 cdef void loss_rows(const Loss* rule, const floating* prediction, const void* targets, const floating* weights,
                     double* row_loss, floating* grad, Py_ssize_t n, Py_ssize_t k,
-                    Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                    Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # prediction (n, k); weights (n,) or NULL -> row_loss (n,), grad (n, k) of the (weighted) mean
     cdef double total = loss_weight(rule, targets, weights, n, k), inverse = 1 / total if total > 0 else 0
     cdef Py_ssize_t grain = LANES if k <= NARROW else 1, rows
-    cdef Py_ssize_t most = LANES if rule.kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else grain
-    cdef Py_ssize_t i = share(n, grain, member, team), stop = share(n, grain, member + 1, team)
+    cdef Py_ssize_t max_rows = LANES if rule.kind in (CROSS_ENTROPY, SOFT_CROSS_ENTROPY) else grain
+    cdef Py_ssize_t i = chunk_start(n, grain, thread, n_threads), stop = chunk_start(n, grain, thread + 1, n_threads)
     cdef const floating* z
     cdef const floating* t
     cdef const floating* w
     while i < stop:
-        rows = min(most, stop - i)
+        rows = min(max_rows, stop - i)
         z, t, w = prediction + i * k, <const floating*>targets + i * k, NULL if weights == NULL else weights + i
         if rule.kind == CROSS_ENTROPY:
             cross_entropy_rows(rule, z, <const int64_t*>targets + i, w, inverse, row_loss + i, grad + i * k, rows, k)
@@ -38,7 +38,7 @@ cdef void loss_rows(const Loss* rule, const floating* prediction, const void* ta
 
 cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const void* targets, const floating* weights,
                             const floating* tangent, floating* tgrad, Py_ssize_t n, Py_ssize_t k,
-                            Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                            Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # tangent (n, k) of prediction -> tgrad (n, k), the tangent of loss_rows' gradient: the loss's own Hessian times
     # tangent.
     cdef double total = loss_weight(rule, targets, weights, n, k), inverse = 1 / total if total > 0 else 0, weight
@@ -46,7 +46,7 @@ cdef void loss_tangent_rows(const Loss* rule, const floating* prediction, const 
     cdef floating delta = <floating>rule.delta, factor
     cdef const floating* z
     cdef const floating* t
-    for i in range(share(n, grain, member, team), share(n, grain, member + 1, team)):
+    for i in range(chunk_start(n, grain, thread, n_threads), chunk_start(n, grain, thread + 1, n_threads)):
         z, t, weight = prediction + i * k, <const floating*>targets + i * k, inverse if weights == NULL else inverse * <double>weights[i]
         factor = <floating>(weight / <double>k)
         if rule.kind == CROSS_ENTROPY or rule.kind == SOFT_CROSS_ENTROPY:
@@ -88,7 +88,7 @@ cdef int64_t count_labels(const Loss* rule, const int64_t* labels, Py_ssize_t n,
     return count
 
 
-cdef double add_up(const double* row_loss, Py_ssize_t n) noexcept nogil:
+cdef double sum_in_order(const double* row_loss, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     cdef double total = 0
     for i in range(n):

@@ -14,14 +14,14 @@ cdef extern from "bits.h" nogil:
     double absolute "fastopt_abs"(double x)
     double root "fastopt_sqrt"(double x)
     double quotient "fastopt_quotient"(double a, double b, double most)
-    double quotient_most "fastopt_quotient_most"(double x)      # what quotient takes for `most`
+    double quotient_most "fastopt_quotient_most"(double x)      # what quotient takes for `max_divisor`
     double copy_sign "fastopt_copysign"(double x, double sign)
     double minus_half_square "fastopt_minus_half_square"(double a, void* rest)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)
     # The first n < LANES elements of x into a block whose others are padding, and back.
-    void fill "fastopt_fill"(void* block, const void* x, Py_ssize_t n, double padding)
-    void spill "fastopt_spill"(void* x, const void* block, Py_ssize_t n)
-    ctypedef void one_body_void "FASTOPT_ONE_BODY void"
+    void load_padded "fastopt_load_padded"(void* block, const void* x, Py_ssize_t n, double padding)
+    void store_partial "fastopt_store_partial"(void* x, const void* block, Py_ssize_t n)
+    ctypedef void noinline_void "FASTOPT_NOINLINE void"
     double log_parts "fastopt_log_parts"(double x, double* m)
     void prefetch "__builtin_prefetch"(const void* p)
 
@@ -31,12 +31,12 @@ cdef enum:
 
 # ---------------------------------------------------------------- exponential
 
-cdef inline floating at_most(floating x, floating limit) noexcept nogil:
+cdef inline floating clamp_max(floating x, floating limit) noexcept nogil:
     # min(x, limit); NaN passes through.
     return limit if x > limit else x
 
 
-cdef inline floating at_least(floating x, floating limit) noexcept nogil:
+cdef inline floating clamp_min(floating x, floating limit) noexcept nogil:
     # max(x, limit); NaN passes through, a NaN limit is passed over.
     return limit if x < limit else x
 
@@ -76,21 +76,21 @@ cdef inline floating exponent_magic(floating shift) noexcept nogil:
 
 cdef inline floating exp_reduced(floating x, floating rest, floating shift,
                                  floating* power) noexcept nogil:
-    # exp(x + rest) 2^shift = power (1 + y), power = 2^(n + shift), |y| < 0.42. Returns
+    # exp(x + low) 2^shift = power (1 + y), power = 2^(n + shift), |y| < 0.42. Returns
     # y, which callers add where it is rounded least; they choose shift so that power
     # is a normal number and undo it last, so that a denormal result is rounded once.
-    # rest is small, or -0.0, whose addition compiles away.
-    cdef floating magic = exponent_magic(shift), ln2_head, ln2_rest, n, r
+    # low is small, or -0.0, whose addition compiles away.
+    cdef floating magic = exponent_magic(shift), ln2_high, ln2_low, n, r
     if floating is float:
-        ln2_head = 0.693145751953125  # 16 bits: n * ln2_head is exact
-        ln2_rest = 1.4286068203094173e-06
+        ln2_high = 0.693145751953125  # 16 bits: n * ln2_high is exact
+        ln2_low = 1.4286068203094173e-06
     else:
-        ln2_head = 0.6931471805598903  # 42 bits
-        ln2_rest = 5.497923018708371e-14
+        ln2_high = 0.6931471805598903  # 42 bits
+        ln2_low = 5.497923018708371e-14
     n = (x + rest) * <floating>1.4426950408889634 + magic
     power[0] = power_from_low_bits(n)
     n = n - magic
-    r = x - n * ln2_head + rest - n * ln2_rest
+    r = x - n * ln2_high + rest - n * ln2_low
     return r + r * r * exp_polynomial(r)
 
 
@@ -99,9 +99,9 @@ cdef inline floating exp_element(floating x) noexcept nogil:
     # is one below the normal numbers and power 0: exp(-inf) takes no slow denormals.
     cdef floating a = absolute(x), shift, y, power = 0, back
     if floating is float:
-        a, shift = at_most(a, <floating>132.4), -64.0
+        a, shift = clamp_max(a, <floating>132.4), -64.0
     else:
-        a, shift = at_most(a, 1064.0), -512.0
+        a, shift = clamp_max(a, 1064.0), -512.0
     a = copy_sign(a, x)
     shift = copy_sign(shift, x)
     y = exp_reduced(a, <floating>-0.0, -shift, &power)
@@ -113,9 +113,9 @@ cdef inline floating exp_below(floating x) noexcept nogil:
     # exp of x <= 0, where results below the normal numbers may be 0: a softmax adds 1 to them.
     cdef floating y, power = 0
     if floating is float:
-        y = exp_reduced(at_least(x, <floating>-88), <floating>-0.0, <floating>0, &power)
+        y = exp_reduced(clamp_min(x, <floating>-88), <floating>-0.0, <floating>0, &power)
     else:
-        y = exp_reduced(at_least(x, -709.0), <floating>-0.0, <floating>0, &power)
+        y = exp_reduced(clamp_min(x, -709.0), <floating>-0.0, <floating>0, &power)
     return power + power * y
 
 
@@ -193,7 +193,7 @@ cdef inline floating tanh_polynomial(floating z) noexcept nogil:
 cdef inline floating tanh_element(floating x) noexcept nogil:
     # 1 - 2 / (exp(2a) + 1), a = |x|, loses digits near 0: there the polynomial.
     cdef floating a = absolute(x), small, large, y, z, power = 0
-    y = exp_reduced(<floating>2 * at_most(a, <floating>20), <floating>-0.0, <floating>0,
+    y = exp_reduced(<floating>2 * clamp_max(a, <floating>20), <floating>-0.0, <floating>0,
                     &power)
     large = <floating>1 - <floating>2 / (power + (power * y + <floating>1))
     z = a * a
@@ -209,16 +209,16 @@ cdef inline floating relu_element(floating x) noexcept nogil:
 
 
 # sigmoid and the normal distribution have F(x) = 1 - F(-x). So x F(x), silu and gelu,
-# is relu(x) - a F(-a) with a = |x|, and its slope is c left of 0 and 1 - c right of it,
-# c being the slope at -a. Only the small tail is ever computed.
+# is relu(x) - a F(-a) with a = |x|, and its derivative is c left of 0 and 1 - c right of it,
+# c being the derivative at -a. Only the small tail is ever computed.
 
 cdef inline floating logistic_argument(floating x) noexcept nogil:
     # |x|, cut where power in logistic_tail is 2^127 (2^1023) and the tail long 0.
     cdef floating a = absolute(x)
     if floating is float:
-        return at_most(a, <floating>132.7)
+        return clamp_max(a, <floating>132.7)
     else:
-        return at_most(a, 1064.3)
+        return clamp_max(a, 1064.3)
 
 
 cdef inline floating logistic_tail(floating numerator, floating a) noexcept nogil:
@@ -243,7 +243,7 @@ cdef inline floating silu_element(floating x) noexcept nogil:
     return relu_element(x) - logistic_tail(a, a)
 
 
-cdef inline floating silu_slope(floating z) noexcept nogil:
+cdef inline floating silu_derivative(floating z) noexcept nogil:
     # c = q (1 - a (1 - q)), q = sigmoid(-a)
     cdef floating a = logistic_argument(z), q, c
     q = logistic_tail(<floating>1, a)
@@ -251,8 +251,8 @@ cdef inline floating silu_slope(floating z) noexcept nogil:
     return c if z < <floating>0 else <floating>1 - c
 
 
-cdef inline floating silu_bend(floating z) noexcept nogil:
-    # the slope's derivative, q (1 - q) (2 - a (1 - 2 q)); the same at z and -z
+cdef inline floating silu_second_derivative(floating z) noexcept nogil:
+    # the second derivative, q (1 - q) (2 - a (1 - 2 q)); the same at z and -z
     cdef floating a = logistic_argument(z), q
     q = logistic_tail(<floating>1, a)
     return q * (<floating>1 - q) * (<floating>2 - a * (<floating>1 - <floating>2 * q))
@@ -264,9 +264,9 @@ cdef inline floating gauss_argument(floating x) noexcept nogil:
     # |x|, cut where power in times_gauss is 0.
     cdef floating a = absolute(x)
     if floating is float:
-        return at_most(a, <floating>16.272)
+        return clamp_max(a, <floating>16.272)
     else:
-        return at_most(a, 46.13)
+        return clamp_max(a, 46.13)
 
 
 cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
@@ -341,7 +341,7 @@ cdef inline floating gelu_element(floating x) noexcept nogil:
     return relu_element(x) - times_gauss(v * mills_polynomial(v), a)
 
 
-cdef inline floating gelu_slope(floating z) noexcept nogil:
+cdef inline floating gelu_derivative(floating z) noexcept nogil:
     # c = Phi(-a) - a phi(a), phi(a) = exp(-a^2/2) / sqrt(2 pi)
     cdef floating a = gauss_argument(z), inverse, c
     inverse = <floating>1 / mills_denominator(a)
@@ -350,7 +350,7 @@ cdef inline floating gelu_slope(floating z) noexcept nogil:
     return c if z < <floating>0 else <floating>1 - c
 
 
-cdef inline floating gelu_bend(floating z) noexcept nogil:
-    # the slope's derivative, (2 - a^2) phi(a)
+cdef inline floating gelu_second_derivative(floating z) noexcept nogil:
+    # the second derivative, (2 - a^2) phi(a)
     cdef floating a = gauss_argument(z)
     return times_gauss((<floating>2 - a * a) * <floating>0.3989422804014327, a)

@@ -11,7 +11,7 @@
 # - Packed memory is (panels, depth, width), a micro-panel as wide as one tile of the broadcast micro-kernel, or less.
 
 cdef extern from "simd.h" nogil:
-    const int DOT_ROWS, SPREAD_ROWS, SPREAD_VECS, LANES_f, LANES_d
+    const int DOT_ROWS, BROADCAST_ROWS, BROADCAST_VECS, LANES_f, LANES_d
     ctypedef struct Product:
         const void *a
         const void *b
@@ -21,12 +21,14 @@ cdef extern from "simd.h" nogil:
         bint accumulate, relu
     # Macros over both types. The micro-kernels take a part of a product, and of p only how its operands lie; the dot one
     # takes its rows and columns from there, too
-    void dot_tiles "fastopt_dot_tiles"(const Product* p, const void* a, const void* b, void* c, Py_ssize_t depth,
-                                       bint accumulate, const void* bias, bint relu, bint ahead)
+    void dot_macro_kernel "fastopt_dot_macro_kernel"(const Product* p, const void* a, const void* b, void* c, Py_ssize_t depth,
+                                                     bint accumulate, const void* bias, bint relu, bint prefetch)
     void spread_plain "fastopt_spread_plain"(const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c,
                                              Py_ssize_t depth, bint accumulate)
-    void spread_finish "fastopt_spread_finish"(const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c,
-                                               Py_ssize_t depth, bint accumulate, const void* bias, bint relu)
+    void broadcast_micro_kernel_epilogue "fastopt_broadcast_micro_kernel_epilogue"(const Product* p, int rows, Py_ssize_t cols,
+                                                                                   const void* a, const void* b, void* c,
+                                                                                   Py_ssize_t depth, bint accumulate, const void* bias,
+                                                                                   bint relu)
     # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
@@ -42,21 +44,21 @@ cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
     return LANES_f if floating is float else LANES_d
 
 
-cdef inline Py_ssize_t strip_of(floating* dtype) noexcept nogil:
+cdef inline Py_ssize_t panel_width(floating* dtype) noexcept nogil:
     # the width of a micro-panel: columns of one tile of the broadcast micro-kernel
-    return SPREAD_VECS * lanes_of(dtype)
+    return BROADCAST_VECS * lanes_of(dtype)
 
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
     return (n + grain - 1) // grain * grain
 
 
-cdef inline Block grid_share(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
-                             Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef inline Block grid_chunk(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
+                             Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # the thread's block: columns are cut while each thread gets two grains, for then it reads its own weights only; else rows
-    if cols >= 2 * col_grain * team:
-        return Block(0, rows, share(cols, col_grain, member, team), share(cols, col_grain, member + 1, team))
-    return Block(share(rows, row_grain, member, team), share(rows, row_grain, member + 1, team), 0, cols)
+    if cols >= 2 * col_grain * n_threads:
+        return Block(0, rows, chunk_start(cols, col_grain, thread, n_threads), chunk_start(cols, col_grain, thread + 1, n_threads))
+    return Block(chunk_start(rows, row_grain, thread, n_threads), chunk_start(rows, row_grain, thread + 1, n_threads), 0, cols)
 
 
 # --- products of operands as they lie, or packed beforehand
@@ -65,16 +67,16 @@ cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
     cdef const floating* a = <floating*>p.a
     cdef const floating* b = <floating*>p.b
-    cdef Py_ssize_t panel = DOT_PANEL_BYTES // <Py_ssize_t>sizeof(floating), k = 0
-    cdef bint last, ahead = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_AHEAD_BYTES
-    while k < p.depth or k == 0:        # block by block of the depth; a depth of 0 still writes zeros
-        last = k + panel >= p.depth     # the epilogue comes with the last block
-        dot_tiles(p, a + k, b + k, <floating*>p.c, min(panel, p.depth - k), p.accumulate or k > 0,
-                  <floating*>p.bias if last else <floating*>NULL, last and p.relu, ahead)
-        k += panel
+    cdef Py_ssize_t block_depth = DOT_DEPTH_BYTES // <Py_ssize_t>sizeof(floating), k = 0
+    cdef bint last, prefetch = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_PREFETCH_BYTES
+    while k < p.depth or k == 0:           # block by block of the depth; a depth of 0 still writes zeros
+        last = k + block_depth >= p.depth  # the epilogue comes with the last block
+        dot_macro_kernel(p, a + k, b + k, <floating*>p.c, min(block_depth, p.depth - k), p.accumulate or k > 0,
+                         <floating*>p.bias if last else <floating*>NULL, last and p.relu, prefetch)
+        k += block_depth
 
 
-cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
+cdef void broadcast_product(const Product* p, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (depth, cols); then bias (cols,), unless NULL, is added, and relu applied
     cdef const floating* a = <floating*>p.a
     cdef const floating* b = <floating*>p.b
@@ -83,118 +85,120 @@ cdef void spread_product(const Product* p, floating* dtype) noexcept nogil:
     while k < p.depth or k == 0:        # block by block of the depth, micro-panel by micro-panel, tile by tile
         j = 0
         while j < p.cols:
-            spread_strip(p, k, min(strip_of(dtype), p.cols - j), a, b + k * p.ldb + j, c + j, j)
-            j += strip_of(dtype)
-        k += SPREAD_PANEL
+            spread_strip(p, k, min(panel_width(dtype), p.cols - j), a, b + k * p.ldb + j, c + j, j)
+            j += panel_width(dtype)
+        k += BROADCAST_DEPTH
 
 
 cdef inline void spread_strip(const Product* p, Py_ssize_t k, Py_ssize_t cols, const floating* a, const floating* b, floating* c,
                               Py_ssize_t j) noexcept nogil:
     # the columns of one micro-panel, j on, and one block of the depth, k on; b and c as they start there
-    cdef Py_ssize_t depth = min(<Py_ssize_t>SPREAD_PANEL, p.depth - k), i = 0
-    cdef bint last = k + SPREAD_PANEL >= p.depth, epilogue = last and (p.bias != NULL or p.relu)
+    cdef Py_ssize_t depth = min(<Py_ssize_t>BROADCAST_DEPTH, p.depth - k), i = 0
+    cdef bint last = k + BROADCAST_DEPTH >= p.depth, epilogue = last and (p.bias != NULL or p.relu)
     cdef const floating* bias = <floating*>p.bias + j if last and p.bias != NULL else <floating*>NULL
     while i < p.rows:
         if epilogue:
-            spread_finish(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
-                          depth, p.accumulate or k > 0, bias, p.relu)
+            broadcast_micro_kernel_epilogue(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b,
+                                            c + i * p.ldc, depth, p.accumulate or k > 0, bias, p.relu)
         else:
-            spread_plain(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
+            spread_plain(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
                          depth, p.accumulate or k > 0)
-        i += SPREAD_ROWS
+        i += BROADCAST_ROWS
 
 
 cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
-    # columns `first`, which starts a micro-panel, to `last` of c = a b^T, as spread_product; b is (panels, depth, width)
+    # columns `first`, which starts a micro-panel, to `last` of c = a b^T, as broadcast_product; b is (panels, depth, width)
     cdef const floating* b = <floating*>p.b
     cdef floating* c = <floating*>p.c
-    cdef Py_ssize_t strip = strip_of(dtype), j = first, k
+    cdef Py_ssize_t panel_cols = panel_width(dtype), j = first, k
     while j < last:
         k = 0
         while k < p.depth or k == 0:
-            spread_strip(p, k, min(strip, last - j), <floating*>p.a, b + j * p.depth + k * strip, c + j, j)
-            k += SPREAD_PANEL
-        j += strip
+            spread_strip(p, k, min(panel_cols, last - j), <floating*>p.a, b + j * p.depth + k * panel_cols, c + j, j)
+            k += BROADCAST_DEPTH
+        j += panel_cols
 
 
-cdef void spread_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
+cdef void broadcast_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (depth, cols), where a tile's rows are done with before the next: a is read once.
     # The micro-panels of b, (depth, ldb) each, stand `step` elements apart
     cdef const floating* a = <floating*>p.a
     cdef const floating* b = <floating*>p.b
     cdef floating* c = <floating*>p.c
-    cdef Py_ssize_t strip = strip_of(dtype), i = 0, j, k, s
+    cdef Py_ssize_t panel_cols = panel_width(dtype), i = 0, j, k, s
     while i < p.rows:
         j = s = 0
         while j < p.cols:
             k = 0
             while k < p.depth or k == 0:
-                spread_plain(p, <int>min(<Py_ssize_t>SPREAD_ROWS, p.rows - i), min(strip, p.cols - j), a + i * p.a_row + k * p.a_col,
-                             b + s * step + k * p.ldb, c + i * p.ldc + j, min(<Py_ssize_t>SPREAD_PANEL, p.depth - k),
+                spread_plain(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), min(panel_cols, p.cols - j),
+                             a + i * p.a_row + k * p.a_col,
+                             b + s * step + k * p.ldb, c + i * p.ldc + j, min(<Py_ssize_t>BROADCAST_DEPTH, p.depth - k),
                              p.accumulate or k > 0)
-                k += SPREAD_PANEL
-            j += strip
+                k += BROADCAST_DEPTH
+            j += panel_cols
             s += 1
-        i += SPREAD_ROWS
+        i += BROADCAST_ROWS
 
 
 # --- rows in micro-panels, which forward multiplies with weights as they lie
 
-cdef inline Py_ssize_t strips_of(Py_ssize_t rows, floating* dtype) noexcept nogil:
+cdef inline Py_ssize_t n_panels(Py_ssize_t rows, floating* dtype) noexcept nogil:
     # the number of micro-panels that the rows of a transposed operand make
-    return (round_up(rows, lanes_of(dtype)) + strip_of(dtype) - 1) // strip_of(dtype)
+    return (round_up(rows, lanes_of(dtype)) + panel_width(dtype) - 1) // panel_width(dtype)
 
 
-cdef inline Py_ssize_t strip_start(Py_ssize_t rows, Py_ssize_t s, floating* dtype) noexcept nogil:
+cdef inline Py_ssize_t panel_start(Py_ssize_t rows, Py_ssize_t s, floating* dtype) noexcept nogil:
     # the first row of micro-panel s: whole vectors, in even parts
-    return round_up(rows, lanes_of(dtype)) // lanes_of(dtype) * s // strips_of(rows, dtype) * lanes_of(dtype)
+    return round_up(rows, lanes_of(dtype)) // lanes_of(dtype) * s // n_panels(rows, dtype) * lanes_of(dtype)
 
 
 cdef void transpose_lanes(const Rows* x, Py_ssize_t r, Py_ssize_t n, Block b, floating* to, Py_ssize_t ldt) noexcept nogil:
     # columns c0 to c1 of n <= LANES rows from r on -> to[k * ldt + i], zeros for rows that are missing
     cdef floating some[16 * 64]
-    cdef Py_ssize_t k = b.c0, i, wide
+    cdef Py_ssize_t k = b.c0, i, tile_cols
     if run_rows(x, r, r + n) == n:
         transpose_in(row(x, r, to) + k, x.ld, n, to, ldt, b.c1 - k)
         return
     while k < b.c1:             # the rows lie in several runs
-        wide = min(<Py_ssize_t>64, b.c1 - k)
+        tile_cols = min(<Py_ssize_t>64, b.c1 - k)
         for i in range(n):
-            memcpy(some + i * 64, row(x, r + i, to) + k, wide * <Py_ssize_t>sizeof(floating))
-        transpose_in(<floating*>some, 64, n, to + (k - b.c0) * ldt, ldt, wide)
-        k += wide
+            memcpy(some + i * 64, row(x, r + i, to) + k, tile_cols * <Py_ssize_t>sizeof(floating))
+        transpose_in(<floating*>some, 64, n, to + (k - b.c0) * ldt, ldt, tile_cols)
+        k += tile_cols
 
 
-cdef void transpose_strips(const Rows* x, Block b, Py_ssize_t depth, floating* strips) noexcept nogil:
+cdef void pack_transposed(const Rows* x, Block b, Py_ssize_t depth, floating* panels) noexcept nogil:
     # rows r0 to r1 of x (n, depth) -> micro-panels (depth, width), of which columns c0 to c1 are written
-    cdef Py_ssize_t rows = b.r1 - b.r0, lanes = lanes_of(strips), s, i, start, width
-    for s in range(strips_of(rows, strips)):
-        start = strip_start(rows, s, strips)
-        width = strip_start(rows, s + 1, strips) - start
+    cdef Py_ssize_t rows = b.r1 - b.r0, lanes = lanes_of(panels), s, i, start, width
+    for s in range(n_panels(rows, panels)):
+        start = panel_start(rows, s, panels)
+        width = panel_start(rows, s + 1, panels) - start
         i = 0
         while i < width:
-            transpose_lanes(x, b.r0 + start + i, min(lanes, rows - start - i), b, strips + start * depth + b.c0 * width + i, width)
+            transpose_lanes(x, b.r0 + start + i, min(lanes, rows - start - i), b, panels + start * depth + b.c0 * width + i, width)
             i += lanes
 
 
-cdef Block share_strips(const Rows* x, floating* strips, const Sizes* s, Py_ssize_t grain, bint alone,
-                        Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef Block pack_chunk(const Rows* x, floating* panels, const Sizes* s, Py_ssize_t grain, bint own_rows,
+                      Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x -> micro-panels, complete on return, which gives the thread's block of y. Where threads may have rows of their own, and
     # there are enough for all, nobody waits; else each thread has all rows, and columns of its own, cut at `grain`
-    cdef Py_ssize_t lanes = lanes_of(strips)
+    cdef Py_ssize_t lanes = lanes_of(panels)
     cdef Block own
-    if alone and s.n >= ROWS_APART * team:
-        own = Block(share(s.n, lanes, member, team), share(s.n, lanes, member + 1, team), 0, s.n_out)
-        transpose_strips(x, Block(own.r0, own.r1, 0, s.n_in), s.n_in, strips + own.r0 * s.n_in)
+    if own_rows and s.n >= MIN_OWN_ROWS * n_threads:
+        own = Block(chunk_start(s.n, lanes, thread, n_threads), chunk_start(s.n, lanes, thread + 1, n_threads), 0, s.n_out)
+        pack_transposed(x, Block(own.r0, own.r1, 0, s.n_in), s.n_in, panels + own.r0 * s.n_in)
         return own
-    transpose_strips(x, Block(0, s.n, share(s.n_in, lanes, member, team), share(s.n_in, lanes, member + 1, team)), s.n_in, strips)
-    team_barrier(team)
-    return Block(0, s.n, share(s.n_out, grain, member, team), share(s.n_out, grain, member + 1, team))
+    pack_transposed(x, Block(0, s.n, chunk_start(s.n_in, lanes, thread, n_threads), chunk_start(s.n_in, lanes, thread + 1, n_threads)),
+                    s.n_in, panels)
+    team_barrier(n_threads)
+    return Block(0, s.n, chunk_start(s.n_out, grain, thread, n_threads), chunk_start(s.n_out, grain, thread + 1, n_threads))
 
 
-cdef struct StripProduct:       # y (n, out) = x W^T + b, the rows of x in micro-panels
-    const void *strips          # of rows r0 to r1 of x (n, n_in)
-    const void *more_strips     # of another x, whose product with more_weight is added; or NULL
+cdef struct PanelProduct:       # y (n, out) = x W^T + b, the rows of x in micro-panels
+    const void *panels          # of rows r0 to r1 of x (n, n_in)
+    const void *more_panels     # of another x, whose product with more_weight is added; or NULL
     const void *weight          # (out, depth)
     const void *more_weight
     const void *bias            # (out,) or NULL
@@ -202,24 +206,24 @@ cdef struct StripProduct:       # y (n, out) = x W^T + b, the rows of x in micro
     bint relu
 
 
-cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, floating* dtype) noexcept nogil:
+cdef void transposed_product(const PanelProduct* p, const Rows* y, Block own, floating* dtype) noexcept nogil:
     # the block `own` of y; weight and bias start with the first output of all
     cdef floating block[BLOCK_OUT * 48]                     # (BLOCK_OUT, width), width <= 48 at every level
     cdef Py_ssize_t lanes = lanes_of(dtype), rows = own.r1 - own.r0, s, j, i, start, width, r, n
     cdef Product part
     part.a_row, part.a_col, part.c, part.depth = p.depth, 1, <void*>block, p.depth
-    for s in range(strips_of(rows, dtype)):
-        start = strip_start(rows, s, dtype)
-        width = strip_start(rows, s + 1, dtype) - start
+    for s in range(n_panels(rows, dtype)):
+        start = panel_start(rows, s, dtype)
+        width = panel_start(rows, s + 1, dtype) - start
         part.cols = part.ldb = part.ldc = width
         for j in range(own.c0, own.c1, 48):     # by BLOCK_OUT, as a constant that makes a C loop: W x^T into `block`
             part.rows, part.accumulate = min(<Py_ssize_t>BLOCK_OUT, own.c1 - j), False
-            part.a, part.b = <floating*>p.weight + j * p.depth, <floating*>p.strips + start * p.n_in + p.k * width
-            spread_rows(&part, 0, dtype)
-            if p.more_strips != NULL:
-                part.a, part.b = <floating*>p.more_weight + j * p.depth, <floating*>p.more_strips + start * p.n_in + p.k * width
+            part.a, part.b = <floating*>p.weight + j * p.depth, <floating*>p.panels + start * p.n_in + p.k * width
+            broadcast_rows(&part, 0, dtype)
+            if p.more_panels != NULL:
+                part.a, part.b = <floating*>p.more_weight + j * p.depth, <floating*>p.more_panels + start * p.n_in + p.k * width
                 part.accumulate = True
-                spread_rows(&part, 0, dtype)
+                broadcast_rows(&part, 0, dtype)
             i = 0
             while i < part.rows:                # and back: transposed into y, with bias and relu, run by run
                 r = start
@@ -234,9 +238,9 @@ cdef void transposed_product(const StripProduct* p, const Rows* y, Block own, fl
 
 # --- dW = dz^T x
 
-cdef struct Operands:           # as spread_rows takes them: dz along the outputs, x along the inputs
+cdef struct Operands:           # as broadcast_rows takes them: dz along the outputs, x along the inputs
     Py_ssize_t row, col         # dz[i, j] at dz + j * row + i * col
-    Py_ssize_t ldb, step        # x[i, c] at x + c // strip * step + i * ldb + c % strip
+    Py_ssize_t ldb, step        # x[i, c] at x + c // width * step + i * ldb + c % width
     const void *dz
     const void *x
 
@@ -246,41 +250,42 @@ cdef inline bint pays_packing(Py_ssize_t n, Py_ssize_t n_in, Py_ssize_t n_out) n
     return n >= TRANSPOSE_ROWS and n_in >= PACK_WIDTH and n_out >= PACK_WIDTH
 
 
-cdef void lay_operands(const Rows* x, const Rows* dz, floating* scratch, Operands* to, const Sizes* s, bint strips,
-                       Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void pack_operands(const Rows* x, const Rows* dz, floating* scratch, Operands* to, const Sizes* s, bint panels,
+                        Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # in scratch, x in micro-panels and dz transposed, where that is wanted and pays; else both as matrices without gaps, copied
     # to scratch where they have some. A thread packs its chunk of x, and the rows of dz that it has computed itself
-    cdef Py_ssize_t strip = strip_of(scratch), width = round_up(s.n, lanes_of(scratch))
-    cdef Py_ssize_t r0 = share(s.n, ROW_GRAIN, member, team), r1 = share(s.n, ROW_GRAIN, member + 1, team)
-    cdef floating* more = scratch + s.n * round_up(s.n_in, strip)
-    if strips and pays_packing(s.n, s.n_in, s.n_out):
-        to.x, to.dz, to.row, to.col, to.ldb, to.step = scratch, more, width, 1, strip, s.n * strip
-        copy_strips(x, scratch, s.n, s.n_in, member, team)
+    cdef Py_ssize_t panel_cols = panel_width(scratch), width = round_up(s.n, lanes_of(scratch))
+    cdef Py_ssize_t r0 = chunk_start(s.n, ROW_GRAIN, thread, n_threads), r1 = chunk_start(s.n, ROW_GRAIN, thread + 1, n_threads)
+    cdef floating* more = scratch + s.n * round_up(s.n_in, panel_cols)
+    if panels and pays_packing(s.n, s.n_in, s.n_out):
+        to.x, to.dz, to.row, to.col, to.ldb, to.step = scratch, more, width, 1, panel_cols, s.n * panel_cols
+        pack_panels(x, scratch, s.n, s.n_in, thread, n_threads)
         while r0 < r1:
             transpose_lanes(dz, r0, min(lanes_of(more), r1 - r0), Block(0, 0, 0, s.n_out), more + r0, width)
             r0 += lanes_of(more)
     else:
         to.x, to.dz = gathered(x, scratch, s.n_in, r0, r1), gathered(dz, more, s.n_out, r0, r1)
-        to.row, to.col, to.ldb, to.step = 1, s.n_out, s.n_in, strip
+        to.row, to.col, to.ldb, to.step = 1, s.n_out, s.n_in, panel_cols
 
 
-cdef void copy_strips(const Rows* x, floating* strips, Py_ssize_t rows, Py_ssize_t cols,
-                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void pack_panels(const Rows* x, floating* panels, Py_ssize_t rows, Py_ssize_t cols,
+                      Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (rows, cols) -> micro-panels (rows, width), the thread's chunk of them
-    cdef Py_ssize_t strip = strip_of(strips), i, j = share(cols, strip, member, team), last = share(cols, strip, member + 1, team)
+    cdef Py_ssize_t panel_cols = panel_width(panels), i, j = chunk_start(cols, panel_cols, thread, n_threads)
+    cdef Py_ssize_t last = chunk_start(cols, panel_cols, thread + 1, n_threads)
     while j < last:
         for i in range(rows):
-            memcpy(strips + j * rows + i * strip, row(x, i, strips) + j, min(strip, last - j) * <Py_ssize_t>sizeof(floating))
-        j += strip
+            memcpy(panels + j * rows + i * panel_cols, row(x, i, panels) + j, min(panel_cols, last - j) * <Py_ssize_t>sizeof(floating))
+        j += panel_cols
 
 
 cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw, Block b, Py_ssize_t n, bint accumulate) noexcept nogil:
     # rows r0 to r1, columns c0, which starts a micro-panel, to c1 of dW (+)= dz^T x over n rows; dw points to the first of them
     cdef Product p
     p.a, p.a_row, p.a_col = <floating*>a.dz + b.r0 * a.row, a.row, a.col
-    p.b, p.ldb = <floating*>a.x + b.c0 // strip_of(dw) * a.step, a.ldb
+    p.b, p.ldb = <floating*>a.x + b.c0 // panel_width(dw) * a.step, a.ldb
     p.c, p.ldc, p.rows, p.cols, p.depth, p.accumulate = dw, ldw, b.r1 - b.r0, b.c1 - b.c0, n, accumulate
-    spread_rows(&p, a.step, dw)
+    broadcast_rows(&p, a.step, dw)
 
 
 cdef void sum_rows(const Rows* a, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, floating* total) noexcept nogil:

@@ -16,10 +16,10 @@ cdef inline floating lane_sum(floating* lane) noexcept nogil:
 cdef inline floating lane_max(floating* lane) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(8):
-        lane[j] = at_least(lane[j], lane[j + 8])
+        lane[j] = clamp_min(lane[j], lane[j + 8])
     for j in range(4):
-        lane[j] = at_least(lane[j], lane[j + 4])
-    return at_least(at_least(lane[0], lane[2]), at_least(lane[1], lane[3]))
+        lane[j] = clamp_min(lane[j], lane[j + 4])
+    return clamp_min(clamp_min(lane[0], lane[2]), clamp_min(lane[1], lane[3]))
 
 
 cdef floating row_max(const floating* x, Py_ssize_t n) noexcept nogil:
@@ -36,25 +36,25 @@ cdef floating row_max(const floating* x, Py_ssize_t n) noexcept nogil:
             wide[j] = <floating>-INFINITY
         while n >= 4 * LANES:
             for j in range(4 * LANES):
-                wide[j] = at_least(wide[j], x[j])
+                wide[j] = clamp_min(wide[j], x[j])
             x += 4 * LANES
             n -= 4 * LANES
         for j in range(LANES):
-            lane[j] = at_least(at_least(wide[j], wide[j + LANES]),
-                               at_least(wide[j + 2 * LANES], wide[j + 3 * LANES]))
+            lane[j] = clamp_min(clamp_min(wide[j], wide[j + LANES]),
+                                clamp_min(wide[j + 2 * LANES], wide[j + 3 * LANES]))
     while n >= LANES:
         for j in range(LANES):
-            lane[j] = at_least(lane[j], x[j])
+            lane[j] = clamp_min(lane[j], x[j])
         x += LANES
         n -= LANES
     if n > 0:
-        fill(block, x, n, <floating>-INFINITY)
+        load_padded(block, x, n, <floating>-INFINITY)
         for j in range(LANES):
-            lane[j] = at_least(lane[j], block[j])
+            lane[j] = clamp_min(lane[j], block[j])
     return lane_max(lane)
 
 
-cdef one_body_void exp_sum_blocks(const floating* x, floating shift, floating* e,
+cdef noinline_void exp_sum_blocks(const floating* x, floating shift, floating* e,
                                   floating* lane, Py_ssize_t blocks) noexcept nogil:
     # e = exp(x - shift), x <= shift; lane[j] grows by the elements j, j + LANES, j + 2 LANES, ...
     cdef floating out[LANES]
@@ -87,9 +87,9 @@ cdef floating exp_sum_row(const floating* x, floating shift, floating* e,
     if blocks > 0:
         exp_sum_blocks(x, shift, e, lane, blocks)
     if main < n:
-        fill(block, x + main, n - main, <floating>-INFINITY)  # exp of it adds 0
+        load_padded(block, x + main, n - main, <floating>-INFINITY)  # exp of it adds 0
         exp_sum_blocks(<const floating*>block, shift, block, lane, 1)
-        spill(e + main, block, n - main)
+        store_partial(e + main, block, n - main)
     return lane_sum(lane)
 
 
@@ -125,21 +125,21 @@ cdef void softmax_rows_tangent_backward(const floating* y, const floating* ty, f
                                         Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
     # all (rows, cols): dy becomes dz = y (dy - s), s = sum(dy y), and tdy its derivative
     # ty (dy - s) + y (tdy - ts), ts = sum(tdy y + dy ty)
-    cdef floating mean, tmean, centred
+    cdef floating mean, tmean, centered
     cdef Py_ssize_t i, j
     for i in range(rows):
         mean, tmean = product_sum(y, dy, cols), product_sum(y, tdy, cols) + product_sum(ty, dy, cols)
         for j in range(cols):
-            centred = dy[j] - mean
-            dy[j] = y[j] * centred
-            tdy[j] = ty[j] * centred + y[j] * (tdy[j] - tmean)
+            centered = dy[j] - mean
+            dy[j] = y[j] * centered
+            tdy[j] = ty[j] * centered + y[j] * (tdy[j] - tmean)
         y += cols
         ty += cols
         dy += cols
         tdy += cols
 
 
-cdef one_body_void product_blocks(const floating* a, const floating* b, floating* lane,
+cdef noinline_void product_blocks(const floating* a, const floating* b, floating* lane,
                                   Py_ssize_t blocks) noexcept nogil:
     cdef floating partial[LANES]
     cdef Py_ssize_t i, j
@@ -165,7 +165,7 @@ cdef floating product_sum(const floating* a, const floating* b,
         lane[j] = <floating>0
     product_blocks(a, b, lane, blocks)
     if main < n:
-        fill(a_block, a + main, n - main, <floating>0)
-        fill(b_block, b + main, n - main, <floating>0)
+        load_padded(a_block, a + main, n - main, <floating>0)
+        load_padded(b_block, b + main, n - main, <floating>0)
         product_blocks(<const floating*>a_block, <const floating*>b_block, lane, 1)
     return lane_sum(lane)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 
 import fastopt as fo
-from fastopt._kernels import core
 from fastopt.bench._cases import Case, random
 from fastopt.bench._networks import batch, jax_loss, jax_params, our_net, title, torch_net, weights_of
 from fastopt.bench._peers import one_thread_jax

@@ -251,7 +251,7 @@ class _Truncated:
 
     def _descend(self, g, radius, tol, most, reach=0.0):
         found = _steihaug(self.product, g, radius, tol, most, reach)
-        self.finite = self.finite and math.isfinite(found.bend)
+        self.finite = self.finite and math.isfinite(found.curvature)
         return found
 
     def saddle(self) -> bool:
@@ -260,17 +260,17 @@ class _Truncated:
         """
         b = np.random.default_rng(0).standard_normal(len(self.g))
         self._out = self._descend(b, math.inf, EPS**0.5 * _norm(b), min(len(b), PROBES))
-        return self._out.bend < -self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd)
+        return self._out.curvature < -self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd)
 
     def flat(self) -> int:
         """1 if the search of `saddle` has met a direction without curvature; how many there are it cannot tell."""
-        return int(self._out.bend <= self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd))
+        return int(self._out.curvature <= self._objective.curved * _norm(self._out.d) * _norm(self._out.Hd))
 
     def propose(self, radius, leaving) -> Proposal:
         if leaving:
-            d, slope, bend = self._out.d, dot(self.g, self._out.d), self._out.bend
+            d, slope, curvature = self._out.d, dot(self.g, self._out.d), self._out.curvature
             t = math.copysign((radius if math.isfinite(radius) else self.reach) / _norm(d), -slope)
-            return Proposal(t * d, -t * slope - 0.5 * t * t * bend, True)
+            return Proposal(t * d, -t * slope - 0.5 * t * t * curvature, True)
         size = _norm(self.g)
         found = self._descend(self.g, radius, min(0.5, size**0.5) * size, 2 * len(self.g), self.reach)
         return Proposal(found.p, -dot(self.g, found.p) - 0.5 * dot(found.p, found.Hp), found.cut)
@@ -284,7 +284,7 @@ class _Found(NamedTuple):
     cut: bool
     d: np.ndarray
     Hd: np.ndarray
-    bend: float
+    curvature: float
 
 
 def _steihaug(product, g, radius, tol, most, reach) -> _Found:
@@ -295,16 +295,16 @@ def _steihaug(product, g, radius, tol, most, reach) -> _Found:
     """
     cg, Hp = ConjugateGradients(product, -g, dot), np.zeros_like(g)
     for _ in range(most):
-        bend, d, Hd = cg.look(), cg.p, cg.Ap
-        alpha = cg.rz / bend if bend > 0 else math.inf
-        if not (bend > 0 and _norm(cg.x + alpha * d) < radius):
+        curvature, d, Hd = cg.look(), cg.p, cg.Ap
+        alpha = cg.rz / curvature if curvature > 0 else math.inf
+        if not (curvature > 0 and _norm(cg.x + alpha * d) < radius):
             alpha = _to_border(cg.x, d, radius if math.isfinite(radius) else max(reach, _norm(cg.x)))
-            return _Found(cg.x + alpha * d, Hp + alpha * Hd, True, d, Hd, bend)
+            return _Found(cg.x + alpha * d, Hp + alpha * Hd, True, d, Hd, curvature)
         cg.move()
         Hp += alpha * Hd
         if _norm(cg.r) <= tol:
             break
-    return _Found(cg.x, Hp, False, d, Hd, bend)
+    return _Found(cg.x, Hp, False, d, Hd, curvature)
 
 
 def _to_border(p, d, border) -> float:
@@ -360,16 +360,16 @@ class _Search:
         # A value larger than model and decrease allow is no rounding, however much of that it has
         noise = NOISE * self.f.eps * max(abs(self.value), min(abs(value), abs(self.value) + decrease))
         hidden = not decrease > noise or np.array_equal(trial, self.x)
-        share = (self.value - value + noise) / (decrease + noise) if math.isfinite(value) and decrease > 0 else -1.0
-        g = _tried(self.f.gradient, trial) if share >= ACCEPTED else math.nan
+        ratio = (self.value - value + noise) / (decrease + noise) if math.isfinite(value) and decrease > 0 else -1.0
+        g = _tried(self.f.gradient, trial) if ratio >= ACCEPTED else math.nan
         taken = bool(np.isfinite(g).all()) and not (hidden and _norm(g) >= _norm(self.g))
         if hidden and not taken:
             self.note = FAINT if self.leaving else None
             return 0 if self.leaving else 2
-        if not taken or (share < POOR and not hidden):
+        if not taken or (ratio < POOR and not hidden):
             self.radius = SHRUNK * _norm(step)
         elif cut and not hidden:
-            self.radius = (GROWN if share > GOOD else 1.0) * _norm(step)
+            self.radius = (GROWN if ratio > GOOD else 1.0) * _norm(step)
         if taken:
             self._move(trial, value, g)
         return None

@@ -94,8 +94,8 @@ def _covariance(X, power):
         mean = scaled(X).mean(axis=0, dtype=np.float64)
         total = np.zeros((X.shape[1], X.shape[1]))
         for start in range(0, len(X), ROWS):
-            centred = scaled(X[start : start + ROWS]) - mean
-            total += centred.T @ centred
+            centered = scaled(X[start : start + ROWS]) - mean
+            total += centered.T @ centered
         return np.ldexp(mean, power), total / len(X)
 
 
@@ -134,7 +134,7 @@ def whitening(X, kind, eps) -> tuple[np.ndarray, np.ndarray]:
 def condition_number(X) -> float:
     """Condition number of the covariance of the columns of X, the largest eigenvalue over the smallest.
 
-    The Hessian of a linear layer under squared error is this covariance (centred): its condition
+    The Hessian of a linear layer under squared error is this covariance (centered): its condition
     number says how much slower gradient descent gets along one direction than along another
     (LeCun et al. 1998, Efficient BackProp, section 5).
 

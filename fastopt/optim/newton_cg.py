@@ -153,8 +153,9 @@ class NewtonCG(Optimizer):
             if not taken:
                 _put(params, home)
         # what the model without damping promised of the whole step
-        slope, bend = _dot(grad, direction), _dot(direction, -grad - residual) - damping * _dot(direction, direction)
-        promised = lr * slope + 0.5 * lr * lr * bend
+        slope = _dot(grad, direction)
+        curvature = _dot(direction, -grad - residual) - damping * _dot(direction, direction)
+        promised = lr * slope + 0.5 * lr * lr * curvature
         if -promised > noise or not taken:
             group["damping"] = damping * (_control((first - value) / promised) if taken else RAISED)
         return loss, direction

@@ -288,13 +288,13 @@ class Optimizer:
         if not any(group.get("nesterov") == "interim" for group in self.param_groups):
             raise ValueError('interim_point: expected a group with nesterov="interim", got none')
         self.prepare()
-        return core.Away(self, self._update, averages=False)
+        return core.SwappedParams(self, self._update, averages=False)
 
     def averaged(self):
         """Hold the moving averages in the parameters, in a block; they come back bit for bit, also on an exception."""
         if self._ema_decay is None:
             raise ValueError("averaged: expected an optimizer made with ema_decay, got one without")
-        return core.Away(self, self._update, averages=True)
+        return core.SwappedParams(self, self._update, averages=True)
 
     # --- what a Trainer calls
 

@@ -7,12 +7,12 @@ cdef struct ActivationCall:
     void *y
 
 
-cdef void activation_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void activation_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef ActivationCall* c = <ActivationCall*>args
     cdef floating* x = <floating*>c.x
     cdef floating* y = <floating*>c.y
     cdef Py_ssize_t grain = c.cols if c.activation == SOFTMAX else GRAIN
-    cdef Py_ssize_t start = share(c.n, grain, member, team), stop = share(c.n, grain, member + 1, team)
+    cdef Py_ssize_t start = chunk_start(c.n, grain, thread, n_threads), stop = chunk_start(c.n, grain, thread + 1, n_threads)
     if start >= stop:
         return
     if c.activation == SOFTMAX:
@@ -25,11 +25,11 @@ cdef object activated(int activation, int typenum, object x, object out):
     # an activation of a checked array
     cdef ActivationCall c
     out = as_output("out", out, typenum, x.shape)
-    check_apart(("out",), (out,), ("x",), (None if data(out) == data(x) else x,))
+    check_no_overlap(("out",), (out,), ("x",), (None if data(out) == data(x) else x,))
     c.activation, c.n, c.cols = activation, x.size, max(1, x.shape[x.ndim - 1] if x.ndim else 1)
     c.x, c.y = data(x), data(out)
     with nogil:
-        run_typed(typenum, activation_job[float], activation_job[double], &c, team_for(16 * c.n))
+        run_typed(typenum, activation_job[float], activation_job[double], &c, threads_for(16 * c.n))
     return out
 
 

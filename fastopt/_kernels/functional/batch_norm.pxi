@@ -9,19 +9,20 @@ cdef struct StatisticsCall:
     void *var
 
 
-cdef void statistics_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void statistics_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c) or (n, c, size) -> mean, var (c,); a thread owns columns
     cdef StatisticsCall* a = <StatisticsCall*>args
     cdef double middle[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
     cdef int power[COLUMN_BLOCK]
-    cdef Py_ssize_t j, cols, c0 = share(a.c, COLUMN_GRAIN, member, team), c1 = share(a.c, COLUMN_GRAIN, member + 1, team)
+    cdef Py_ssize_t j, cols, c0 = chunk_start(a.c, COLUMN_GRAIN, thread, n_threads)
+    cdef Py_ssize_t c1 = chunk_start(a.c, COLUMN_GRAIN, thread + 1, n_threads)
     cdef double divisor = <double>(a.n * a.size - a.correction)
     cdef Rows x = matrix(a.x, a.c)
     while c0 < c1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         if a.size == 1:
-            column_statistics(&x, c0, cols, a.n, least_variance(dtype), middle, m2, power, dtype)
+            column_statistics(&x, c0, cols, a.n, min_variance(dtype), middle, m2, power, dtype)
         else:
             for j in range(cols):
                 channel_statistics(<floating*>a.x + (c0 + j) * a.size, a.n, a.c * a.size, a.size, &middle[j], &m2[j], &power[j])
@@ -91,7 +92,7 @@ def batch_statistics(x, correction=0):
     mean, var = new_array(a.typenum, a.c), new_array(a.typenum, a.c)
     a.x, a.mean, a.var = data(x), data(mean), data(var)
     with nogil:
-        run_typed(a.typenum, statistics_job[float], statistics_job[double], &a, team_for(4 * a.n * a.c * a.size))
+        run_typed(a.typenum, statistics_job[float], statistics_job[double], &a, threads_for(4 * a.n * a.c * a.size))
     return mean, var
 
 
@@ -159,7 +160,7 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     out = as_output("out", out, typenum, (n, c))
     if z is not None:
         z = as_output("z", z, typenum, (n, c))
-    check_apart(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
+    check_no_overlap(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
     statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.run.training = code, True
@@ -175,7 +176,7 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
 cdef inline int check_two_rows(Py_ssize_t n) except -1:
     if n < 2:
         raise ValueError(f"x: expected at least two rows to take batch statistics of, got {n}; "
-                         "normalise by given statistics with batch_norm_inference")
+                         "normalize by given statistics with batch_norm_inference")
     return 0
 
 
@@ -225,8 +226,8 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activ
     own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), data(mean), data(var))
     code = activation_code(activation)
     out = as_output("out", out, typenum, (n, c))
-    check_apart(("out",), (out,), ("x", "gamma", "beta", "mean", "var"),
-                (None if data(out) == data(x) else x, gamma, beta, mean, var))
+    check_no_overlap(("out",), (out,), ("x", "gamma", "beta", "mean", "var"),
+                     (None if data(out) == data(x) else x, gamma, beta, mean, var))
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.values[0], one.values[1] = code, data(x), data(out)
     with nogil:
@@ -292,18 +293,18 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), NULL, NULL, NULL)
     code = activation_code(activation)
     check_two_rows(n)
-    v = slope_argument(code, typenum, z, y, (n, c))
+    v = derivative_argument(code, typenum, z, y, (n, c))
     dx = as_output("dx", dx, typenum, (n, c))
     dgamma = new_array(typenum, c) if dgamma is None else as_output("dgamma", dgamma, typenum, (c,))
     dbeta = new_array(typenum, c) if dbeta is None else as_output("dbeta", dbeta, typenum, (c,))
-    check_apart(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
-                ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
+    check_no_overlap(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
+                     ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
     dz = dy if code == IDENTITY else np.empty_like(dy)
     statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
     memcpy(data(statistics), data(mean), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
     memcpy(<char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), data(var), cnp.PyArray_NBYTES(<cnp.ndarray>var))
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
-    one.entry.activation, one.entry.n_weights, one.backward = code, MOST_WEIGHTS, True
+    one.entry.activation, one.entry.n_weights, one.backward = code, MAX_WEIGHTS, True
     one.entry.weights[1].grad = 1
     one.values[0], one.values[1], one.saved = data(x), data(dy if v is None else v), data(statistics)
     one.dvalues[0], one.dvalues[1], one.run.dy = data(dx), data(dz), data(dy)

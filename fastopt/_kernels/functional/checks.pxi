@@ -122,7 +122,7 @@ cdef bint overlaps(object a, object b):
     return p < q + cnp.PyArray_NBYTES(<cnp.ndarray>b) and q < p + cnp.PyArray_NBYTES(<cnp.ndarray>a)
 
 
-cdef int check_apart(tuple names, tuple outputs, tuple input_names, tuple inputs) except -1:
+cdef int check_no_overlap(tuple names, tuple outputs, tuple input_names, tuple inputs) except -1:
     # no output shares memory with an input or another output; None is absent
     cdef Py_ssize_t i, j
     for i in range(len(outputs)):

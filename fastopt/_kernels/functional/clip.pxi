@@ -18,9 +18,9 @@ cdef class Gradients:
         for i, (name, a) in enumerate(self.arrays):
             t = &self.plan.tensors[i]
             t.typenum, t.size, t.grad = float_type(name, a), a.size, data(a)
-            self.plan.n_bytes += whole_shares(t)
+            self.plan.n_bytes += padded_bytes(t)
             self.plan.n_elements += t.size
-            self.plan.n_partials += (t.size + MEASURE - 1) // MEASURE
+            self.plan.n_partials += (t.size + NORM_BLOCK - 1) // NORM_BLOCK
         self.plan.partials = <double*>aligned_block(self.plan.n_partials * sizeof(double))
 
     def __dealloc__(self):
@@ -29,13 +29,13 @@ cdef class Gradients:
 
     cdef double measured(self):
         with nogil:
-            team_run(measure_job, &self.plan, team_for(4 * self.plan.n_elements))
-        return sqrt(add_up(self.plan.partials, self.plan.n_partials))
+            team_run(measure_job, &self.plan, threads_for(4 * self.plan.n_elements))
+        return sqrt(sum_in_order(self.plan.partials, self.plan.n_partials))
 
     cdef void clip(self, double scale, double value):
         self.plan.scale, self.plan.clip = scale, value
         with nogil:
-            team_run(clip_job, &self.plan, team_for(4 * self.plan.n_elements))
+            team_run(clip_job, &self.plan, threads_for(4 * self.plan.n_elements))
 
 
 def clip_grad_norm_(grads, double max_norm, *, bint error_if_nonfinite=False):

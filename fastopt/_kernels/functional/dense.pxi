@@ -1,6 +1,6 @@
 # dense and grouped_dense, forward and backward.
 
-cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # forward; rows that are packed into micro-panels are taken DENSE_ROWS at a time, so that scratch stays small
     cdef OneEntry own = (<OneEntry*>args)[0]
     cdef Py_ssize_t start = 0, n = own.run.n, step = n if own.run.scratch == NULL else DENSE_ROWS
@@ -9,8 +9,8 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t t
     while start < n:
         own.run.samples = min(step, n - start)
         if start > 0:
-            team_barrier(team)  # until no thread reads these micro-panels any more
-        one_entry_pass(&own, dtype, member, team)
+            team_barrier(n_threads)  # until no thread reads these micro-panels any more
+        one_entry_pass(&own, dtype, thread, n_threads)
         start += step
         own.values[0] = <floating*>own.values[0] + step * own.entry.n_in
         own.values[1] = <floating*>own.values[1] + step * own.entry.n_out
@@ -43,7 +43,7 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     out = as_output("out", out, typenum, (n, n_out))
     if z is not None:
         z = as_output("z", z, typenum, (n, n_out))
-    check_apart(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
+    check_no_overlap(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
     if cnp.PyArray_SIZE(<cnp.ndarray>out) == 0:     # however many rows of nothing there are
         return out
     own = Dense(groups, n_in // groups, n_out // groups, data(weight), data_or_null(bias), NULL)
@@ -54,7 +54,7 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
         if n <= DENSE_ROWS:
             run_one(&c, n * n_in // groups * n_out)
         else:
-            run_typed(typenum, dense_job[float], dense_job[double], &c, team_for(n * n_in // groups * n_out))
+            run_typed(typenum, dense_job[float], dense_job[double], &c, threads_for(n * n_in // groups * n_out))
     return out
 
 
@@ -74,19 +74,19 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     check_groups(groups, "columns of x", n_in)
     weight = as_input("weight", weight, typenum, (n_out, n_in // groups))
     code = activation_code(activation)
-    v = slope_argument(code, typenum, z, y, (n, n_out))
+    v = derivative_argument(code, typenum, z, y, (n, n_out))
     dx = as_output("dx", dx, typenum, (n, n_in))
     if dw is not None:
         dw = as_output("dw", dw, typenum, (n_out, n_in // groups))
     if db is not None:
         db = as_output("db", db, typenum, (n_out,))
-    check_apart(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
+    check_no_overlap(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
     if all(a is None or cnp.PyArray_SIZE(<cnp.ndarray>a) == 0 for a in (dx, dw, db)):
         return dx
     dz = dy if code == IDENTITY else np.empty_like(dy)
     own = Dense(groups, n_in // groups, n_out // groups, data(weight), NULL, NULL)
     one_entry(&c, &dense_kind, &own, typenum, n, n_in, n_out)
-    c.entry.activation, c.entry.n_weights, c.backward = code, MOST_WEIGHTS, True
+    c.entry.activation, c.entry.n_weights, c.backward = code, MAX_WEIGHTS, True
     c.entry.weights[1].grad = 1
     c.values[0], c.values[1], c.dvalues[0], c.dvalues[1], c.run.dy = data(x), data(dy if v is None else v), data(dx), data(dz), data(dy)
     c.dparams[0], c.dparams[1] = data_or_null(dw), data_or_null(db)
@@ -102,8 +102,8 @@ cdef int check_groups(Py_ssize_t groups, str name, Py_ssize_t width) except -1:
     return 0
 
 
-cdef object slope_argument(int activation, int typenum, object z, object y, tuple shape):
-    # what activation_slope is computed from: z or y, as given, or y computed from z once more
+cdef object derivative_argument(int activation, int typenum, object z, object y, tuple shape):
+    # what activation_derivative is computed from: z or y, as given, or y computed from z once more
     if activation == IDENTITY:
         return None
     if y is not None:
@@ -111,7 +111,7 @@ cdef object slope_argument(int activation, int typenum, object z, object y, tupl
             raise ValueError(f"y: cannot stand for z with {ACTIVATIONS[activation]}; pass the z that dense stored")
         return as_input("y", y, typenum, shape)
     if z is None:
-        raise ValueError(f"z: expected the pre-activation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
+        raise ValueError(f"z: expected the preactivation for {ACTIVATIONS[activation]}, got None; pass z= as stored by dense(..., z=z)")
     z = as_input("z", z, typenum, shape)
     if activation in (TANH, SIGMOID, SOFTMAX):
         return activated(activation, typenum, z, None)

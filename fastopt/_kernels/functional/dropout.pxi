@@ -22,7 +22,7 @@ cdef object call_dropout(str name, object x, object rate, object seed, object st
     cdef uint64_t number = key_number("step", step)
     x = as_input(name, x, typenum, x.shape)
     out = as_output(out_name, out, typenum, x.shape)
-    check_apart((out_name,), (out,), (name,), (None if data(out) == data(x) else x,))
+    check_no_overlap((out_name,), (out,), (name,), (None if data(out) == data(x) else x,))
     if x.size == 0:
         return out
     one_entry(&c, &dropout_kind, &own, typenum, 1, x.size, x.size)

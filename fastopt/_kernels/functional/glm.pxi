@@ -92,7 +92,7 @@ cdef class GlmData:
             PyErr_CheckSignals()
             g.part = part
             with nogil:
-                run_typed(g.hessian_type, glm_pass[float], glm_pass[double], g, min(g.chunks, team_for(work // g.parts)))
+                run_typed(g.hessian_type, glm_pass[float], glm_pass[double], g, min(g.chunks, threads_for(work // g.parts)))
         return 0
 
     def value(self, theta, grad, hessian=None, step=1):

@@ -32,6 +32,6 @@ def plain_pass(grad, list arrays):
     call.grad, call.n, call.n_arrays = <float*>data(as_input("grad", grad, cnp.NPY_FLOAT32, (None,))), grad.size, len(arrays)
     for i in range(call.n_arrays):
         call.arrays[i] = <float*>data(as_output(f"arrays[{i}]", arrays[i], cnp.NPY_FLOAT32, (call.n,)))
-    check_apart(tuple(f"arrays[{i}]" for i in range(len(arrays))), tuple(arrays), ("grad",), (grad,))
+    check_no_overlap(tuple(f"arrays[{i}]" for i in range(len(arrays))), tuple(arrays), ("grad",), (grad,))
     with nogil:
-        team_run(pass_job, &call, team_for(4 * call.n))
+        team_run(pass_job, &call, threads_for(4 * call.n))

@@ -16,10 +16,10 @@ cdef struct LossCall:
     void *grad
 
 
-cdef void loss_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void loss_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef LossCall* c = <LossCall*>args
     loss_rows(&c.rule, <floating*>c.prediction, c.targets, <floating*>c.weights, c.row_loss, <floating*>c.grad, c.n, c.k,
-              member, team)
+              thread, n_threads)
 
 
 cdef int check_loss(object loss) except -1:
@@ -33,7 +33,7 @@ cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object c
     # Sets all of the rule but its kind, which the targets decide; returns the class weights, which the rule points to.
     rule.ignore = NO_CLASS if ignore_index is NOT_SAID else _numbers.whole_number(
         "ignore_index", ignore_index, -2**63, 2**63 - 1)
-    rule.delta, rule.floor, rule.keep, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
+    rule.delta, rule.uniform, rule.confidence, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
     if not 0 < rule.delta < HUGE_VAL:
         raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
     if not 0 <= label_smoothing < 1:
@@ -132,14 +132,14 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     weights = as_weights("sample_weight", sample_weight, typenum, c.n)
     targets = as_targets(loss, targets, typenum, c.n, c.k, c.rule.ignore, weights)
     grad = as_output("grad", grad, typenum, (c.n, c.k))
-    check_apart(("grad",), (grad,), (name, "targets", "sample_weight", "class_weight"), (prediction, targets, weights, class_weight))
+    check_no_overlap(("grad",), (grad,), (name, "targets", "sample_weight", "class_weight"), (prediction, targets, weights, class_weight))
     row_loss = np.empty(c.n)
     c.rule.kind = kind_of(loss, targets)
     c.prediction, c.targets, c.row_loss, c.grad = data(prediction), data(targets), <double*>data(row_loss), data(grad)
     c.weights = NULL if weights is None else data(weights)
     with nogil:
-        run_typed(typenum, loss_job[float], loss_job[double], &c, team_for(16 * c.n * c.k))
-    value = add_up(c.row_loss, c.n)
+        run_typed(typenum, loss_job[float], loss_job[double], &c, threads_for(16 * c.n * c.k))
+    value = sum_in_order(c.row_loss, c.n)
     if value != value:
         raise_undefined(name, prediction, targets, row_loss, c.rule.kind)
     return value, grad

@@ -36,7 +36,7 @@ def maxout(x, pieces=2, out=None):
     if columns % each:
         raise ValueError(f"pieces: expected a divisor of the {columns} columns of x, got {pieces}")
     out = as_output("out", out, typenum, (n, columns // each))
-    check_apart(("out",), (out,), ("x",), (x,))
+    check_no_overlap(("out",), (out,), ("x",), (x,))
     if columns == 0:
         return out
     one_entry(&c, &maxout_kind, NULL, typenum, n, columns, columns // each)
@@ -84,7 +84,7 @@ def maxout_backward(dy, x, pieces=2, dx=None):
     n, n_out = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1)
     x = as_input("x", x, typenum, (n, n_out * each))
     dx = as_output("dx", dx, typenum, (n, n_out * each))
-    check_apart(("dx",), (dx,), ("dy", "x"), (dy, x))
+    check_no_overlap(("dx",), (dx,), ("dy", "x"), (dy, x))
     if n_out == 0:
         return dx
     one_entry(&c, &maxout_kind, NULL, typenum, n, n_out * each, n_out)

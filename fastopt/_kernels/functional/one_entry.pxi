@@ -9,7 +9,7 @@ cdef struct OneEntry:
     void* dvalues[2]
     void* saved
     void* z                     # the preactivation, where it is wanted
-    void* dparams[MOST_WEIGHTS]
+    void* dparams[MAX_WEIGHTS]
     bint backward
 
 
@@ -26,14 +26,14 @@ cdef void one_entry(OneEntry* c, const Kind* kind, void* own, int typenum, Py_ss
     c.run.values, c.run.dvalues, c.run.saved, c.run.z, c.run.dparams = c.values, c.dvalues, &c.saved, &c.z, c.dparams
 
 
-cdef void one_entry_pass(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void one_entry_pass(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef OneEntry* c = <OneEntry*>args
-    do_pass(&c.entry.kind.backward if c.backward else &c.entry.kind.forward, &c.run, &c.entry, dtype, member, team)
+    do_pass(&c.entry.kind.backward if c.backward else &c.entry.kind.forward, &c.run, &c.entry, dtype, thread, n_threads)
 
 
 cdef inline void run_one(OneEntry* c, Py_ssize_t work) noexcept nogil:
     # runs the pass of the entry, on as many threads as its multiply-adds are worth
-    run_typed(c.run.typenum, one_entry_pass[float], one_entry_pass[double], c, team_for(work))
+    run_typed(c.run.typenum, one_entry_pass[float], one_entry_pass[double], c, threads_for(work))
 
 
 cdef inline void* data_or_null(object a) noexcept:

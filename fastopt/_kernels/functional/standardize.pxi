@@ -9,7 +9,7 @@ cdef struct StandardizeCall:
     void *y
 
 
-cdef void standardize_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void standardize_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c), mean (c,), scale (c,) -> y (n, c)
     cdef StandardizeCall* a = <StandardizeCall*>args
     cdef floating* x = <floating*>a.x
@@ -17,7 +17,7 @@ cdef void standardize_job(void* args, floating* dtype, Py_ssize_t member, Py_ssi
     cdef floating* mean = <floating*>a.mean
     cdef floating* scale = <floating*>a.scale
     cdef Py_ssize_t i, j
-    for i in range(share(a.n, 1, member, team), share(a.n, 1, member + 1, team)):
+    for i in range(chunk_start(a.n, 1, thread, n_threads), chunk_start(a.n, 1, thread + 1, n_threads)):
         for j in range(a.c):
             y[i * a.c + j] = (x[i * a.c + j] - mean[j]) * scale[j]
 
@@ -54,10 +54,10 @@ def standardize(x, mean, scale, out=None):
     a.n, a.c = x.shape[0], x.shape[1]
     mean, scale = as_input("mean", mean, a.typenum, (a.c,)), as_input("scale", scale, a.typenum, (a.c,))
     out = as_output("out", out, a.typenum, (a.n, a.c))
-    check_apart(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
+    check_no_overlap(("out",), (out,), ("x", "mean", "scale"), (None if data(out) == data(x) else x, mean, scale))
     if a.c == 0:        # any number of rows of nothing
         return out
     a.x, a.mean, a.scale, a.y = data(x), data(mean), data(scale), data(out)
     with nogil:
-        run_typed(a.typenum, standardize_job[float], standardize_job[double], &a, team_for(4 * a.n * a.c))
+        run_typed(a.typenum, standardize_job[float], standardize_job[double], &a, threads_for(4 * a.n * a.c))
     return out

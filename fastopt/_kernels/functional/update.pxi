@@ -27,16 +27,16 @@ cdef class Update:
     cdef list seen                          # per group: the keys and values sent last; None: they must be sent anew
     # busy: the process (team_process) in which a step is under way; away: in which the parameters stand at the interim
     # point or are averages; 0: none. A forked child, which lacks the thread that set them, finds another number there.
-    cdef int busy, away
+    cdef int busy, swapped
     cdef list home                          # copies of the parameters while they are averages
 
     def __cinit__(self, convert, check_finite, max_norm, clip_value, Py_ssize_t accumulate, double ema_decay):
         self.convert = convert
         self.names, self.params, self.holders, self.seen = [], [], [], []
         self.plan.check_finite = (None, "raise", "skip").index(check_finite)
-        self.plan.limited, self.plan.max_norm = max_norm is not None, max_norm or 0
+        self.plan.clips_norm, self.plan.max_norm = max_norm is not None, max_norm or 0
         self.plan.clip, self.plan.accumulate, self.plan.ema_decay = clip_value or HUGE_VAL, accumulate, ema_decay
-        self.plan.gated = check_finite is not None or self.plan.limited or accumulate > 1
+        self.plan.checked = check_finite is not None or self.plan.clips_norm or accumulate > 1
         self.plan.scale, self.plan.norm = 1, NAN
 
     def __dealloc__(self):
@@ -54,7 +54,7 @@ cdef class Update:
         self.require_idle()
         for name, a in params:
             as_output(name, a, float_type(name, a), a.shape)
-            n_partials += (a.size + MEASURE - 1) // MEASURE
+            n_partials += (a.size + NORM_BLOCK - 1) // NORM_BLOCK
         check_disjoint([*zip(self.names, self.params), *params])
         plan.options = <Options*>grown(plan.options, plan.n_groups * sizeof(Options), sizeof(Options))
         plan.tensors = <Tensor*>grown(plan.tensors, first * sizeof(Tensor), len(params) * sizeof(Tensor))
@@ -63,7 +63,7 @@ cdef class Update:
         for i, (name, a) in enumerate(params):
             t = &plan.tensors[first + i]
             t.typenum, t.size, t.group, t.param, t.product = float_type(name, a), a.size, plan.n_groups, data(a), 1
-            plan.n_bytes += whole_shares(t)
+            plan.n_bytes += padded_bytes(t)
             plan.n_elements += t.size
             self.names.append(name)
             self.params.append(a)
@@ -82,7 +82,7 @@ cdef class Update:
         self.n_intervals = len(ends)
         for i, (_, k) in enumerate(ends):
             t = &self.plan.tensors[<Py_ssize_t>k]
-            t.apart = NULL          # a gradient bound earlier may overlap the new parameters
+            t.disjoint = NULL       # a gradient bound earlier may overlap the new parameters
             self.intervals[i] = Interval(<char*>t.param, <char*>t.param + t.size * item_bytes(t), k)
 
     # --- options
@@ -192,10 +192,10 @@ cdef class Update:
     def bind(self, grads):
         """Check gradients once and keep them; None skips a parameter."""
         self.require_idle()
-        self.take(grads)
+        self.set_grads(grads)
         self.bound = self.held
 
-    cdef void take(self, object grads) except *:
+    cdef void set_grads(self, object grads) except *:
         # Points the plan to gradients, once all of them fit.
         cdef Py_ssize_t i
         cdef list given
@@ -209,12 +209,12 @@ cdef class Update:
             if given[i] is not None:
                 if not self.fits(i, given[i]):
                     given[i] = self.fitting(i, given[i])
-                if data(given[i]) != self.plan.tensors[i].apart:
-                    self.check_apart_from_params(i, given[i])
+                if data(given[i]) != self.plan.tensors[i].disjoint:
+                    self.check_no_overlap_with_params(i, given[i])
         for i in range(self.plan.n_tensors):
             t = &self.plan.tensors[i]
             t.grad = NULL if given[i] is None else data(given[i])
-            t.apart = t.grad
+            t.disjoint = t.grad
         self.held = given
 
     cpdef int require_in_place(self) except -1:
@@ -264,7 +264,7 @@ cdef class Update:
                              f"pass np.ascontiguousarray(grad)")
         return grad
 
-    cdef int check_apart_from_params(self, Py_ssize_t i, object grad) except -1:
+    cdef int check_no_overlap_with_params(self, Py_ssize_t i, object grad) except -1:
         # Bisection: the first parameter that ends after the gradient starts must not start before the gradient ends.
         cdef char* start = <char*>data(grad)
         cdef char* stop = start + cnp.PyArray_NBYTES(<cnp.ndarray>grad)
@@ -283,12 +283,12 @@ cdef class Update:
     # --- steps
 
     def require_idle(self):
-        """Raise RuntimeError while a step runs, or the parameters are not at home."""
+        """Raise RuntimeError while a step runs, or the parameters are swapped."""
         if self.busy == team_process:
             raise RuntimeError("step: this optimizer is at work in another thread; give each thread its own, or a lock")
-        if self.away == team_process:
+        if self.swapped == team_process:
             raise RuntimeError("step: the parameters are at the interim point or averaged; leave that block first")
-        self.return_home()
+        self.restore_params()
 
     cdef int enter(self) except -1:
         self.require_idle()
@@ -321,69 +321,69 @@ cdef class Update:
         self.enter()
         try:
             if grads is not None:
-                self.take(grads)
+                self.set_grads(grads)
             elif self.bound is None:
                 raise ValueError("step: expected gradients, got none; pass step(grads), or call bind(grads) before")
             elif self.held is not self.bound or not self.bound_in_place():
-                self.take(self.bound)
+                self.set_grads(self.bound)
             self.require_in_place()
             with nogil:
                 update_begin(plan)
-                if not plan.gated:
+                if not plan.checked:
                     update_prepare(plan)
-                team_run(update_job, plan, team_for(4 * plan.n_elements))
+                team_run(update_job, plan, threads_for(4 * plan.n_elements))
         finally:
             self.leave()
         self.report_refusal()
         if grads is not None:
             self.held = None
 
-    cdef int leave_home(self) except -1:
+    cdef int enter_interim(self) except -1:
         # Moves every parameter of an interim group to the point where its gradient is wanted.
         self.require_in_place()
         self.enter()
         with nogil:
             update_begin(&self.plan)
-            team_run(leave_job, &self.plan, team_for(4 * self.plan.n_elements))
-        self.busy, self.away = 0, team_process
+            team_run(interim_job, &self.plan, threads_for(4 * self.plan.n_elements))
+        self.busy, self.swapped = 0, team_process
         return 0
 
-    cdef int leave_for_averages(self) except -1:
+    cdef int enter_averages(self) except -1:
         # Puts moving averages in the place of their parameters, which are copied first.
         cdef Py_ssize_t i
         cdef Tensor* t
         self.require_idle()
         self.require_in_place()
         self.home = [param.copy() for param in self.params]
-        self.away = team_process
+        self.swapped = team_process
         for i in range(self.plan.n_tensors):
             t = &self.plan.tensors[i]
             if t.ema != NULL and t.count > 0:
                 memcpy(t.param, t.ema, t.size * item_bytes(t))
         return 0
 
-    cdef int return_home(self) except -1:
-        # Puts the parameters back where leave_home or leave_for_averages found them, if they have left.
+    cdef int restore_params(self) except -1:
+        # Puts the parameters back where enter_interim or enter_averages found them, if they have left.
         cdef Py_ssize_t i
         cdef Tensor* t
-        if self.away:
+        if self.swapped:
             for i in range(self.plan.n_tensors):
                 t = &self.plan.tensors[i]
                 if not lies_at(<cnp.ndarray>self.params[i], t.param, t.size):
-                    self.away, self.home = 0, None
+                    self.swapped, self.home = 0, None
                     refuse_changed(self.names[i], self.params[i])
-        if self.away and self.home is None:
+        if self.swapped and self.home is None:
             with nogil:
-                team_run(return_job, &self.plan, team_for(4 * self.plan.n_elements))
-        elif self.away:
+                team_run(restore_job, &self.plan, threads_for(4 * self.plan.n_elements))
+        elif self.swapped:
             for i in range(self.plan.n_tensors):
                 t = &self.plan.tensors[i]
                 memcpy(t.param, data(self.home[i]), t.size * item_bytes(t))
-        self.away, self.home = 0, None
+        self.swapped, self.home = 0, None
         return 0
 
 
-cdef class Away:
+cdef class SwappedParams:
     """The parameters of an optimizer at their interim point, or its averages in their place, while a block lasts."""
     cdef object optimizer
     cdef Update update
@@ -394,13 +394,13 @@ cdef class Away:
 
     def __enter__(self):
         if self.averages:
-            self.update.leave_for_averages()
+            self.update.enter_averages()
         else:
-            self.update.leave_home()
+            self.update.enter_interim()
         return self.optimizer
 
     def __exit__(self, *error):
-        self.update.return_home()
+        self.update.restore_params()
 
 
 cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):

@@ -21,9 +21,11 @@ cdef void add_rows(const Rows* a, const Rows* b, const Rows* y, Py_ssize_t c, Py
         start += n
 
 
-cdef void add_sources(Run* r, Entry* e, void** values, bint wanted, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void add_sources(Run* r, Entry* e, void** values, bint wanted, floating* dtype, Py_ssize_t thread,
+                      Py_ssize_t n_threads) noexcept nogil:
     # dst = the sum of the sources; if wanted, of those only that have a tangent
-    cdef Py_ssize_t m = rows_in(r, e) * e.n_in, start = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team), k
+    cdef Py_ssize_t m = rows_in(r, e) * e.n_in, start = chunk_start(m, GRAIN, thread, n_threads)
+    cdef Py_ssize_t stop = chunk_start(m, GRAIN, thread + 1, n_threads), k
     cdef Rows y = dst_rows(r, e, values, dtype), x, before
     cdef Py_ssize_t found = 0
     for k in range(e.n_sources):
@@ -40,17 +42,18 @@ cdef void add_sources(Run* r, Entry* e, void** values, bint wanted, floating* dt
         add_rows(&before, <const Rows*>NULL, &y, e.n_in, start, stop, dtype)
 
 
-cdef void forward_add(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    add_sources(r, e, r.values, False, dtype, member, team)
+cdef void forward_add(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    add_sources(r, e, r.values, False, dtype, thread, n_threads)
 
 
-cdef void tangent_add(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    add_sources(r, e, r.tangents, True, dtype, member, team)
+cdef void tangent_add(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    add_sources(r, e, r.tangents, True, dtype, thread, n_threads)
 
 
-cdef void backward_add(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_add(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # the gradient of every source (+)= dy
-    cdef Py_ssize_t m = rows_in(r, e) * e.n_in, start = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team), k
+    cdef Py_ssize_t m = rows_in(r, e) * e.n_in, start = chunk_start(m, GRAIN, thread, n_threads)
+    cdef Py_ssize_t stop = chunk_start(m, GRAIN, thread + 1, n_threads), k
     cdef Rows dy = dst_rows(r, e, r.dvalues, dtype), dx
     for k in range(e.n_sources):
         if e.sources[k].wanted:

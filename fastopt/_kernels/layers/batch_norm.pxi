@@ -44,44 +44,46 @@ cdef inline void affine(const BatchNorm* p, const floating* var, floating* scale
 
 cdef inline floating scale_of(const floating* gamma, Py_ssize_t j, double sigma) noexcept nogil:
     # gamma / sigma, clamped to the range of the dtype: infinity times 0 would be NaN
-    cdef double scale = (<double>gamma[j] if gamma != NULL else 1) / sigma, most = <double>FLT_MAX if floating is float else DBL_MAX
-    return <floating>max(-most, min(most, scale))
+    cdef double scale = (<double>gamma[j] if gamma != NULL else 1) / sigma, largest = <double>FLT_MAX if floating is float else DBL_MAX
+    return <floating>max(-largest, min(largest, scale))
 
 
-cdef inline Py_ssize_t columns_until(Py_ssize_t first, Py_ssize_t c, Py_ssize_t team) noexcept nogil:
+cdef inline Py_ssize_t columns_until(Py_ssize_t first, Py_ssize_t c, Py_ssize_t n_threads) noexcept nogil:
     # where the columns end that are summed before they are mapped: one thread alone takes so few that they stay in cache
-    return c if team > 1 else min(c, first + COLUMN_BLOCK)
+    return c if n_threads > 1 else min(c, first + COLUMN_BLOCK)
 
 
 # --- forward and backward
 
-cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c) -> mean, var (c,) of the batch, z (n, c) = (x - mean) / sigma gamma + beta, y (n, c) = phi(z)
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
-    cdef double middle[COLUMN_BLOCK]
+    cdef double mean64[COLUMN_BLOCK]
     cdef double m2[COLUMN_BLOCK]
     cdef int power[COLUMN_BLOCK]
-    cdef double least = relevant_variance(p.eps, dtype)
+    cdef double smallest = min_relevant_variance(p.eps, dtype)
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* mean = <floating*>of.mean
     cdef floating* var = <floating*>of.var
     cdef floating* scale = <floating*>of.coefficients
     cdef floating* shift = scale + e.n_in
-    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = share(s.n, 1, member, team), r1 = share(s.n, 1, member + 1, team)
+    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
+    cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
     cdef ColumnMap m
     cdef bint outside
     while first < e.n_in:
-        last = columns_until(first, e.n_in, team)
-        c0, c1 = first + share(last - first, COLUMN_GRAIN, member, team), first + share(last - first, COLUMN_GRAIN, member + 1, team)
+        last = columns_until(first, e.n_in, n_threads)
+        c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
+        c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
         while c0 < c1:          # the thread's columns: statistics, then coefficients
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
-            outside = column_statistics(&x, c0, cols, s.n, least, middle, m2, power, dtype)
+            outside = column_statistics(&x, c0, cols, s.n, smallest, mean64, m2, power, dtype)
             for j in range(cols):
-                mean[c0 + j] = <floating>middle[j]
+                mean[c0 + j] = <floating>mean64[j]
                 var[c0 + j] = <floating>(m2[j] / <double>s.n)
             affine(p, var, scale + c0, shift + c0, c0, cols)
             if outside:         # columns whose squares leave the range of the dtype
@@ -90,24 +92,24 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
                         var[c0 + j] = <floating>variance(m2[j], <double>s.n, power[j])
                         scale[c0 + j] = scale_of(gamma, c0 + j, deviation(m2[j], <double>s.n, power[j], p.eps))
             for j in range(cols):       # shift makes up for the rounding of the mean
-                shift[c0 + j] += <floating>(<double>mean[c0 + j] - middle[j]) * scale[c0 + j]
+                shift[c0 + j] += <floating>(<double>mean[c0 + j] - mean64[j]) * scale[c0 + j]
             c0 += cols
-        team_barrier(team)      # from here on the thread's rows: z and y
+        team_barrier(n_threads)  # from here on the thread's rows: z and y
         point_map(&m, mean + first, <floating*>NULL, scale + first, shift + first)
         scale_rows(&m, &x, &z, &y, e.activation, Block(r0, r1, first, last), dtype)
         first = last
     if e.activation == SOFTMAX:
-        finish(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, member, team)
+        epilogue(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
 
 
-cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c) -> y (n, c) by the running averages, the thread's rows
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef floating scale[COLUMN_BLOCK]
     cdef floating shift[COLUMN_BLOCK]
-    cdef Py_ssize_t r0 = share(s.n, 1, member, team), r1 = share(s.n, 1, member + 1, team), c0 = 0, cols
+    cdef Py_ssize_t r0 = chunk_start(s.n, 1, thread, n_threads), r1 = chunk_start(s.n, 1, thread + 1, n_threads), c0 = 0, cols
     cdef ColumnMap m
     while c0 < e.n_in and r0 < r1:
         cols = min(<Py_ssize_t>COLUMN_BLOCK, e.n_in - c0)
@@ -116,17 +118,17 @@ cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t me
         scale_rows(&m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), dtype)
         c0 += cols
     if e.activation == SOFTMAX:
-        finish(e.activation, &y, &y, &s, Block(0, 0, 0, 0), dtype, member, team)
+        epilogue(e.activation, &y, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
 
 
-cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     if r.training:
-        normalize_by_batch(r, e, dtype, member, team)
+        normalize_by_batch(r, e, dtype, thread, n_threads)
     else:
-        normalize_by_averages(r, e, dtype, member, team)
+        normalize_by_averages(r, e, dtype, thread, n_threads)
 
 
-cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dz (n, c) = dy phi'; dx (n, c) (+)= gamma / sigma (dz - mean(dz) - x^ mean(dz x^)), x^ = (x - mean) / sigma,
     # sigma = sqrt(var + eps); dgamma = sum dz x^, dbeta = sum dz
     cdef BatchNorm* p = <BatchNorm*>e.own
@@ -145,75 +147,77 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t memb
     cdef floating* shift = scale + e.n_in
     cdef floating* dgamma = gradient(r, e, 0, dtype)
     cdef floating* dbeta = gradient(r, e, 1, dtype)
-    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = share(s.n, 1, member, team), r1 = share(s.n, 1, member + 1, team)
+    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
+    cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
     cdef int activation = e.activation
     cdef ColumnMap m
-    cdef bint far
+    cdef bint extreme
     if not e.sources[0].wanted and dgamma == NULL:
         return
     if r.dy != NULL:
         dy = matrix(r.dy, e.n_out)
-    if activation == SOFTMAX or (team > 1 and activation != IDENTITY):      # dz = dy phi' by rows; else with the sums
-        activation_gradient(r, e, &s, &dz, dtype, member, team)
-        team_barrier(team)
+    if activation == SOFTMAX or (n_threads > 1 and activation != IDENTITY):  # dz = dy phi' by rows; else with the sums
+        activation_gradient(r, e, &s, &dz, dtype, thread, n_threads)
+        team_barrier(n_threads)
         dy, activation = dz, IDENTITY
     if e.sources[0].wanted:
         dx = source_rows(r, e, r.dvalues, dtype)
     while first < e.n_in:
-        last = columns_until(first, e.n_in, team)
-        c0, c1 = first + share(last - first, COLUMN_GRAIN, member, team), first + share(last - first, COLUMN_GRAIN, member + 1, team)
+        last = columns_until(first, e.n_in, n_threads)
+        c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
+        c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
         while c0 < c1:          # the thread's columns: both sums, dgamma and dbeta, coefficients of dx
             cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
             derive_columns(activation, &v, &dy, &dz, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
-            far = inverse_deviations(&x, var, inverse, s.n, c0, cols, p.eps)
-            if far:
+            extreme = inverse_deviations(&x, var, inverse, s.n, c0, cols, p.eps)
+            if extreme:
                 for j in range(cols):
-                    if is_far(var[c0 + j], p.eps):
-                        product[j] = far_product(&dz, &x, c0 + j, mean[c0 + j], inverse[j], s.n)
+                    if is_extreme(var[c0 + j], p.eps):
+                        product[j] = extreme_product(&dz, &x, c0 + j, mean[c0 + j], inverse[j], s.n)
             if dgamma != NULL:
                 for j in range(cols):
                     dgamma[c0 + j], dbeta[c0 + j] = <floating>(product[j] * inverse[j]), <floating>total[j]
             input_coefficients(gamma + c0 if gamma != NULL else <floating*>NULL, inverse, total, product,
                                weight + c0, scale + c0, shift + c0, s.n, cols)
-            if far:
+            if extreme:
                 for j in range(cols):
-                    if is_far(var[c0 + j], p.eps):      # the coefficient of x^, not of x - mean
+                    if is_extreme(var[c0 + j], p.eps):  # the coefficient of x^, not of x - mean
                         scale[c0 + j] = <floating>(-<double>weight[c0 + j] * product[j] * inverse[j] / <double>s.n)
             c0 += cols
-        team_barrier(team)      # from here on the thread's rows of dx
-        if e.sources[0].wanted and not any_far(var + first, last - first, p.eps):
+        team_barrier(n_threads)  # from here on the thread's rows of dx
+        if e.sources[0].wanted and not any_extreme(var + first, last - first, p.eps):
             point_map(&m, mean + first, weight + first, scale + first, shift + first)
             m.accumulate = e.sources[0].accumulate
-            slope_rows(&m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
+            input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
         elif e.sources[0].wanted:       # column by column, for some are extreme
             for j in range(first, last):
                 point_map(&m, mean + j, weight + j, scale + j, shift + j)
                 m.accumulate = e.sources[0].accumulate
-                if is_far(var[j], p.eps):
-                    far_slope(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), <double>gamma[j] if gamma != NULL else 1, dtype)
+                if is_extreme(var[j], p.eps):
+                    extreme_input_gradient(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), <double>gamma[j] if gamma != NULL else 1, dtype)
                 else:
-                    slope_rows(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), dtype)
+                    input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), dtype)
         first = last
 
 
 # --- columns whose variance is so near the ends of the dtype's range that terms of the order of 1 / var leave it
 
-cdef inline bint is_far(floating var, double eps) noexcept nogil:
-    return (var > <floating>most_variance(<floating*>NULL)) | (var < least_far(eps, <floating*>NULL))
+cdef inline bint is_extreme(floating var, double eps) noexcept nogil:
+    return (var > <floating>max_variance(<floating*>NULL)) | (var < min_ordinary_variance(eps, <floating*>NULL))
 
 
-cdef inline floating least_far(double eps, floating* dtype) noexcept nogil:
+cdef inline floating min_ordinary_variance(double eps, floating* dtype) noexcept nogil:
     # beside an ordinary eps no variance is too small: -1 is below all
-    return <floating>(least_variance(dtype) if eps < least_variance(dtype) else -1)
+    return <floating>(min_variance(dtype) if eps < min_variance(dtype) else -1)
 
 
-cdef inline bint any_far(const floating* var, Py_ssize_t cols, double eps) noexcept nogil:
-    cdef floating most = <floating>most_variance(<floating*>NULL), least = least_far(eps, <floating*>NULL)
+cdef inline bint any_extreme(const floating* var, Py_ssize_t cols, double eps) noexcept nogil:
+    cdef floating largest = <floating>max_variance(<floating*>NULL), smallest = min_ordinary_variance(eps, <floating*>NULL)
     cdef Py_ssize_t j
-    cdef int far = 0
+    cdef int extreme = 0
     for j in range(cols):
-        far |= (var[j] > most) | (var[j] < least)
-    return far != 0
+        extreme |= (var[j] > largest) | (var[j] < smallest)
+    return extreme != 0
 
 
 cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t first,
@@ -223,20 +227,20 @@ cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* 
     cdef Py_ssize_t j
     cdef double mean, m2
     cdef int power
-    cdef bint far = any_far(var + first, cols, eps)
+    cdef bint extreme = any_extreme(var + first, cols, eps)
     for j in range(cols):
         inverse[j] = 1 / sqrt(<double>var[first + j] + eps)
-    if far:
+    if extreme:
         for j in range(cols):
-            if is_far(var[first + j], eps):
+            if is_extreme(var[first + j], eps):
                 m2, power = <double>var[first + j] * <double>n, 0
-                careful_statistics(x, first + j, n, &mean, &m2, &power, <floating*>NULL)
+                scaled_statistics(x, first + j, n, &mean, &m2, &power, <floating*>NULL)
                 inverse[j] = 1 / deviation(m2, <double>n, power, eps)
-    return far
+    return extreme
 
 
-cdef inline double far_product(const Rows* dz, const Rows* x, Py_ssize_t column, floating mean, double inverse,
-                               Py_ssize_t n) noexcept nogil:
+cdef inline double extreme_product(const Rows* dz, const Rows* x, Py_ssize_t column, floating mean, double inverse,
+                                   Py_ssize_t n) noexcept nogil:
     # sum dz (x - mean) of a column, in float64
     cdef Py_ssize_t i
     cdef double total = 0
@@ -245,12 +249,12 @@ cdef inline double far_product(const Rows* dz, const Rows* x, Py_ssize_t column,
     return total / inverse
 
 
-cdef inline void far_slope(const ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, double gamma,
-                           floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + x^ scale + shift, x^ = (x - centre) weight / gamma, of column c0 in a block of rows
+cdef inline void extreme_input_gradient(const ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, double gamma,
+                                        floating* dtype) noexcept nogil:
+    # dx (+)= dz weight + x^ scale + shift, x^ = (x - center) weight / gamma, of column c0 in a block of rows
     cdef Py_ssize_t i
     cdef double weight = <double>(<const floating*>m.weight)[0], scale = <double>(<const floating*>m.scale)[0]
-    cdef double shift = <double>(<const floating*>m.shift)[0], mean = <double>(<const floating*>m.centre)[0]
+    cdef double shift = <double>(<const floating*>m.shift)[0], mean = <double>(<const floating*>m.center)[0]
     cdef double inverse = weight / gamma if gamma != 0 else 0, out
     cdef floating* to
     for i in range(b.r0, b.r1):
@@ -262,23 +266,23 @@ cdef inline void far_slope(const ColumnMap* m, const Rows* dz, const Rows* x, co
 cdef inline void derive_columns(int activation, const Rows* v, const Rows* dy, const Rows* dz, const Rows* x, Block b,
                                 const floating* mean, double* total, double* product) noexcept nogil:
     # in columns c0 to c1 of all rows: dz = dy phi', then total = sum dz and product = sum dz (x - mean), (cols,) each
-    cdef floating plain[COLUMN_BLOCK]
+    cdef floating sum_w[COLUMN_BLOCK]
     cdef floating products[COLUMN_BLOCK]
     cdef Py_ssize_t i = 0, j, k, rows, cols = b.c1 - b.c0
     for j in range(cols):
         total[j] = product[j] = 0
-        plain[j] = products[j] = <floating>0
+        sum_w[j] = products[j] = <floating>0
     while i < b.r1:
         rows = min(<Py_ssize_t>STATISTICS_ROWS, b.r1 - i)
         if activation != IDENTITY or dz.start != dy.start:
             for k in range(i, i + rows):
                 activate_backward(activation, <const floating*>row(v, k, <floating*>NULL) + b.c0,
                                   <const floating*>row(dy, k, <floating*>NULL) + b.c0, row(dz, k, <floating*>NULL) + b.c0, cols)
-        sum_columns(dz, x, Block(i, i + rows, b.c0, b.c1), mean + b.c0, plain, products)
+        sum_columns(dz, x, Block(i, i + rows, b.c0, b.c1), mean + b.c0, sum_w, products)
         for j in range(cols):
-            total[j] += <double>plain[j]
+            total[j] += <double>sum_w[j]
             product[j] += <double>products[j]
-            plain[j] = products[j] = <floating>0
+            sum_w[j] = products[j] = <floating>0
         i += rows
 
 
@@ -286,18 +290,18 @@ cdef inline void input_coefficients(const floating* gamma, const double* inverse
                                     floating* weight, floating* scale, floating* shift, Py_ssize_t n, Py_ssize_t cols) noexcept nogil:
     # the coefficients in dx = dz weight + (x - mean) scale + shift, from the sums of backward_batch_norm
     cdef Py_ssize_t j
-    cdef double share_of_row = 1 / <double>n, factor
+    cdef double inverse_n = 1 / <double>n, factor
     for j in range(cols):
         factor = inverse[j] * (<double>gamma[j] if gamma != NULL else 1)
         weight[j] = <floating>factor
-        scale[j] = <floating>(-factor * share_of_row * product[j] * inverse[j] * inverse[j])
-        shift[j] = <floating>(-factor * share_of_row * total[j])
+        scale[j] = <floating>(-factor * inverse_n * product[j] * inverse[j] * inverse[j])
+        shift[j] = <floating>(-factor * inverse_n * total[j])
 
 
 # --- directional derivatives: a leading t names the tangent of what follows it
 
-cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    # tmean = mean(tx), pull = mean(x^ tx), (c,) each, saved for backward; tx^ = (tx - tmean - x^ pull) / sigma;
+cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # tmean = mean(tx), cov = mean(x^ tx), (c,) each, saved for backward; tx^ = (tx - tmean - x^ cov) / sigma;
     # tz (n, c) = gamma tx^ + tgamma x^ + tbeta; ty (n, c) = phi' tz
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
@@ -316,8 +320,9 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
     cdef floating* tbeta = direction(r, e, 1, dtype)
     cdef floating* mean = <floating*>of.mean
     cdef floating* tmean = <floating*>tof.mean
-    cdef floating* pull = <floating*>tof.var
-    cdef Py_ssize_t first = share(s.n_in, COLUMN_GRAIN, member, team), c1 = share(s.n_in, COLUMN_GRAIN, member + 1, team)
+    cdef floating* cov = <floating*>tof.var
+    cdef Py_ssize_t first = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
+    cdef Py_ssize_t c1 = chunk_start(s.n_in, COLUMN_GRAIN, thread + 1, n_threads)
     cdef Py_ssize_t c0 = first, cols, j
     cdef double inverse, factor
     cdef ColumnMap m
@@ -332,23 +337,23 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
             inverse = inverses[j]
             factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
             tmean[c0 + j] = <floating>(total[j] / <double>s.n)
-            pull[c0 + j] = <floating>(product[j] / <double>s.n * inverse)
+            cov[c0 + j] = <floating>(product[j] / <double>s.n * inverse)
             weight[j] = <floating>factor
-            scale[j] = <floating>(inverse * ((<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * <double>pull[c0 + j]))
+            scale[j] = <floating>(inverse * ((<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * <double>cov[c0 + j]))
             shift[j] = <floating>((<double>tbeta[c0 + j] if gamma != NULL else 0) - factor * <double>tmean[c0 + j])
         point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
         if moves:
-            slope_rows(&m, &tx, &x, &tz, Block(0, s.n, c0, c0 + cols), dtype)
+            input_gradient_rows(&m, &tx, &x, &tz, Block(0, s.n, c0, c0 + cols), dtype)
         else:
             scale_rows(&m, &x, &tz, &tz, IDENTITY, Block(0, s.n, c0, c0 + cols), dtype)
         c0 += cols
-    finish_tangent(e.activation, &v, &tz, &ty, &s, Block(0, s.n, first, c1), dtype, member, team)
+    tangent_epilogue(e.activation, &v, &tz, &ty, &s, Block(0, s.n, first, c1), dtype, thread, n_threads)
 
 
-cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dy, tdy (n, c) become dz and tdz. With a = mean(dz), b = mean(dz x^), ta and tb their tangents:
     # dx (n, c) (+)= gamma / sigma (dz - a - x^ b)
-    # tdx (n, c) (+)= gamma / sigma (tdz - ta - tx^ b - x^ tb) + (tgamma - gamma pull / sigma) / sigma (dz - a - x^ b)
+    # tdx (n, c) (+)= gamma / sigma (tdz - ta - tx^ b - x^ tb) + (tgamma - gamma cov / sigma) / sigma (dz - a - x^ b)
     # tdgamma = n tb, tdbeta = n ta
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
@@ -365,16 +370,17 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* mean = <floating*>of.mean
     cdef floating* tmean = <floating*>tof.mean
-    cdef floating* pull = <floating*>tof.var
+    cdef floating* cov = <floating*>tof.var
     cdef floating* tdgamma = gradient(r, e, 0, dtype)
     cdef floating* tdbeta = gradient(r, e, 1, dtype)
-    cdef Py_ssize_t c0 = share(s.n_in, COLUMN_GRAIN, member, team), c1 = share(s.n_in, COLUMN_GRAIN, member + 1, team), cols, j
+    cdef Py_ssize_t c0 = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
+    cdef Py_ssize_t c1 = chunk_start(s.n_in, COLUMN_GRAIN, thread + 1, n_threads), cols, j
     cdef Block b
     cdef ColumnMap m
     if not moves and e.n_weights == 0:
         return
-    activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, member, team)
-    team_barrier(team)
+    activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, thread, n_threads)
+    team_barrier(n_threads)
     if moves:
         dx = source_rows(r, e, r.dvalues, dtype)
     while c0 < c1:              # the thread's columns: sums, dx, tdx, then tdgamma and tdbeta
@@ -385,13 +391,13 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
         if moves:
             sum_products(&dz, &x, b, mean, sums.total, sums.product)
             sum_products(&dz, &tx, b, tmean, again, moved)
-            for j in range(cols):               # + sum dz (tx - tmean - x^ pull): what tx^ adds to n tb sigma
-                sums.tproduct[j] += moved[j] - sums.product[j] * sums.inverse[j] * <double>pull[c0 + j]
+            for j in range(cols):               # + sum dz (tx - tmean - x^ cov): what tx^ adds to n tb sigma
+                sums.tproduct[j] += moved[j] - sums.product[j] * sums.inverse[j] * <double>cov[c0 + j]
             input_coefficients(gamma + c0 if gamma != NULL else <floating*>NULL, sums.inverse, sums.total, sums.product, weight, scale,
                                shift, s.n, cols)
             point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
             m.accumulate = e.sources[0].accumulate
-            slope_rows(&m, &dz, &x, &dx, b, dtype)
+            input_gradient_rows(&m, &dz, &x, &dx, b, dtype)
             input_tangent_gradient(r, e, &sums, b, dtype)
         if tdgamma != NULL:
             for j in range(cols):
@@ -399,13 +405,13 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
         c0 += cols
 
 
-cdef inline void sum_products(const Rows* w, const Rows* x, Block b, const floating* centre, double* total, double* product) noexcept nogil:
-    # total = sum w, product = sum w (x - centre), over all rows in a block of columns; w NULL stands for zeros
+cdef inline void sum_products(const Rows* w, const Rows* x, Block b, const floating* center, double* total, double* product) noexcept nogil:
+    # total = sum w, product = sum w (x - center), over all rows in a block of columns; w NULL stands for zeros
     if w == NULL:
         memset(total, 0, (b.c1 - b.c0) * sizeof(double))
         memset(product, 0, (b.c1 - b.c0) * sizeof(double))
     else:                                       # with w for dy and dz, derive_columns writes nothing but sums
-        derive_columns(IDENTITY, w, w, w, x, b, centre, total, product)
+        derive_columns(IDENTITY, w, w, w, x, b, center, total, product)
 
 
 cdef struct TangentSums:        # over all rows, of a block of columns
@@ -430,40 +436,40 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
     cdef floating none[COLUMN_BLOCK]
     cdef floating* gamma = <floating*>(<BatchNorm*>e.own).gamma
     cdef floating* tgamma = direction(r, e, 0, dtype)
-    cdef floating* pull = <floating*>tof.var
+    cdef floating* cov = <floating*>tof.var
     cdef Py_ssize_t j, c0 = block.c0
-    cdef double share_of_row = 1 / <double>block.r1, factor, tfactor, b, tb, held
+    cdef double inverse_n = 1 / <double>block.r1, factor, tfactor, b, tb, held
     cdef ColumnMap m
     for j in range(block.c1 - c0):
-        factor, held = s.inverse[j] * (<double>gamma[c0 + j] if gamma != NULL else 1), <double>pull[c0 + j]
+        factor, held = s.inverse[j] * (<double>gamma[c0 + j] if gamma != NULL else 1), <double>cov[c0 + j]
         tfactor = s.inverse[j] * (<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * s.inverse[j] * held
-        b, tb = s.product[j] * s.inverse[j] * share_of_row, s.tproduct[j] * s.inverse[j] * share_of_row
+        b, tb = s.product[j] * s.inverse[j] * inverse_n, s.tproduct[j] * s.inverse[j] * inverse_n
         weight[j], tweight[j], none[j] = <floating>tfactor, <floating>factor, <floating>0
         tscale[j] = <floating>(-factor * s.inverse[j] * b)
         scale[j] = <floating>(s.inverse[j] * (factor * (b * s.inverse[j] * held - tb) - tfactor * b))
-        shift[j] = <floating>(-share_of_row * (factor * s.ttotal[j] + tfactor * s.total[j]))
+        shift[j] = <floating>(-inverse_n * (factor * s.ttotal[j] + tfactor * s.total[j]))
     point_map(&m, <floating*>of.mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
     m.accumulate = e.sources[0].accumulate
-    slope_rows(&m, &dz, &x, &tdx, block, dtype)
+    input_gradient_rows(&m, &dz, &x, &tdx, block, dtype)
     point_map(&m, <floating*>tof.mean + c0, <floating*>tweight, <floating*>tscale, <floating*>none)
     m.accumulate = True
-    slope_rows(&m, &tdz, &tx, &tdx, block, dtype)
+    input_gradient_rows(&m, &tdz, &tx, &tdx, block, dtype)
 
 
 # --- the kind
 
-cdef void after_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void after_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # running <- (1 - momentum) running + momentum batch, where the variance of the batch is the unbiased one
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Py_ssize_t n = rows_in(r, e), j
-    cdef floating keep = <floating>(1 - p.momentum), take = <floating>p.momentum
-    cdef floating take_var = <floating>(p.momentum * <double>n / <double>(n - 1))
+    cdef floating decay = <floating>(1 - p.momentum), new_weight = <floating>p.momentum
+    cdef floating new_var_weight = <floating>(p.momentum * <double>n / <double>(n - 1))
     cdef floating* running_mean = <floating*>p.running_mean
     cdef floating* running_var = <floating*>p.running_var
     for j in range(e.n_in):
-        running_mean[j] = keep * running_mean[j] + take * (<floating*>of.mean)[j]
-        running_var[j] = keep * running_var[j] + take_var * (<floating*>of.var)[j]
+        running_mean[j] = decay * running_mean[j] + new_weight * (<floating*>of.mean)[j]
+        running_var[j] = decay * running_var[j] + new_var_weight * (<floating*>of.var)[j]
 
 
 cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil:

@@ -1,23 +1,23 @@
-# Sums of columns and maps along them: mean and variance in one pass; y = (x - centre) scale + shift.
+# Sums of columns and maps along them: mean and variance in one pass; y = (x - center) scale + shift.
 #
 # - A block of STATISTICS_ROWS rows is summed in the dtype, about the mean of the rows before it, and merged with them in
 #   float64 (Chan et al. 1983). Where a block lies far from that mean, most of the variance comes from this distance: no
 #   digits are lost, wherever the data lie. The first block is summed about the mean of a few of its rows.
 # - A column whose squares leave the range of the dtype is summed once more in float64, divided by a power of two
-#   (careful_statistics). Its variance may be beyond the dtype.
+#   (scaled_statistics). Its variance may be beyond the dtype.
 
 cdef extern from "simd.h" nogil:
     ctypedef struct ColumnSums:
         const void *w
         const void *x
-        const void *centre
-        void *plain
-        void *sum
+        const void *center
+        void *sum_w
+        void *sum_wd
         Py_ssize_t ldw, ldx, rows, cols
     ctypedef struct ColumnMap:
         const void *w
         const void *x
-        const void *centre
+        const void *center
         const void *weight
         const void *scale
         const void *shift
@@ -25,60 +25,61 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t ldw, ldx, ldy, rows, cols
         bint relu, accumulate
     # Macros over both types, which `like` points to.
-    void column_scale "fastopt_column_scale"(const void* like, const ColumnMap* m)     # y = (x - centre) scale + shift
-    void column_slope "fastopt_column_slope"(const void* like, const ColumnMap* m)     # y (+)= w weight + (x - centre) scale + shift
+    void column_scale "fastopt_column_scale"(const void* like, const ColumnMap* m)          # y = (x - center) scale + shift
+    void column_scale_add "fastopt_column_scale_add"(const void* like, const ColumnMap* m)  # y (+)= w weight + (x - center) scale + shift
     void column_moments "fastopt_column_moments"(const void* like, const ColumnSums* s)
 
 
-cdef inline void join(double* mean, double* m2, floating* centre, floating* plain, floating* squares, Py_ssize_t cols,
-                      double before, double rows) noexcept nogil:
-    # mean and m2 = sum (x - mean)^2 of `before` rows take in `rows` more, given by the sums of x - centre and of its square;
-    # centre becomes the mean of all, the sums become 0
+cdef inline void merge_moments(double* mean, double* m2, floating* center, floating* sum_w, floating* squares, Py_ssize_t cols,
+                               double before, double rows) noexcept nogil:
+    # mean and m2 = sum (x - mean)^2 of `before` rows take in `rows` more, given by the sums of x - center and of its square;
+    # center becomes the mean of all, the sums become 0
     cdef Py_ssize_t j
     cdef double inverse = 1 / rows, weight = rows / (before + rows), offset, delta
     for j in range(cols):
-        offset = <double>plain[j] * inverse
-        delta = <double>centre[j] + offset - mean[j]
-        m2[j] += <double>squares[j] - <double>plain[j] * offset + delta * delta * (before * weight)
+        offset = <double>sum_w[j] * inverse
+        delta = <double>center[j] + offset - mean[j]
+        m2[j] += <double>squares[j] - <double>sum_w[j] * offset + delta * delta * (before * weight)
         mean[j] += delta * weight
-        centre[j] = <floating>mean[j]
-        plain[j] = squares[j] = <floating>0
+        center[j] = <floating>mean[j]
+        sum_w[j] = squares[j] = <floating>0
 
 
-cdef inline double least_variance(floating* dtype) noexcept nogil:
+cdef inline double min_variance(floating* dtype) noexcept nogil:
     # below it, squares lose digits to the smallest number of the dtype, or vanish
     return 1e-30 if floating is float else 1e-290
 
 
-cdef inline double most_variance(floating* dtype) noexcept nogil:
+cdef inline double max_variance(floating* dtype) noexcept nogil:
     # above it, the coefficients of x in backward may vanish
     return 1e30 if floating is float else 1e250
 
 
-cdef inline double relevant_variance(double eps, floating* dtype) noexcept nogil:
+cdef inline double min_relevant_variance(double eps, floating* dtype) noexcept nogil:
     # below it, digits of a variance do not matter beside eps: a column of zeros, usual after relu, is summed only once
-    return least_variance(dtype) if eps < 1e17 * least_variance(dtype) else -HUGE_VAL
+    return min_variance(dtype) if eps < 1e17 * min_variance(dtype) else -HUGE_VAL
 
 
-cdef void careful_statistics(const Rows* x, Py_ssize_t column, Py_ssize_t n, double* mean, double* m2, int* power,
-                             floating* dtype) noexcept nogil:
+cdef void scaled_statistics(const Rows* x, Py_ssize_t column, Py_ssize_t n, double* mean, double* m2, int* power,
+                            floating* dtype) noexcept nogil:
     # a column of n rows, whose squares may have left the range of the dtype -> mean, and m2 of the elements divided by
     # 2^power; where there is NaN or infinity, mean and m2 stay as they are
-    cdef double first = <double>row(x, 0, dtype)[column], far = 0, total = 0, squares = 0, rest = 0, count = <double>n, d, scale, origin
+    cdef double first = <double>row(x, 0, dtype)[column], extreme = 0, total = 0, squares = 0, drift = 0, count = <double>n, d, scale
+    cdef double origin
     cdef floating v
     cdef Py_ssize_t i
     cdef bint known = True
     for i in range(n):          # the farthest element from the first one, and whether all are finite
         v = row(x, i, dtype)[column]
         d = fabs(<double>v - first)
-        far = d if d > far else far
+        extreme = d if d > extreme else extreme
         known &= v - v == <floating>0
     if not known:
         return
     mean[0], m2[0], power[0] = first, 0, 0
-    if far == 0:
+    if extreme == 0:
         return
-    frexp(min(far, DBL_MAX), power)
+    frexp(min(extreme, DBL_MAX), power)
     power[0] = max(-1000, min(1000, power[0]))          # the scale has to be a number, too
     scale = ldexp(1, -power[0])
     origin = first * scale
@@ -88,8 +89,8 @@ cdef void careful_statistics(const Rows* x, Py_ssize_t column, Py_ssize_t n, dou
     for i in range(n):          # the squares about it, and what rounding has left of the sum
         d = (<double>row(x, i, dtype)[column] * scale - origin) - total
         squares += d * d
-        rest += d
-    mean[0], m2[0] = ldexp(origin + total, power[0]), squares - rest * rest / count
+        drift += d
+    mean[0], m2[0] = ldexp(origin + total, power[0]), squares - drift * drift / count
 
 
 cdef inline double variance(double m2, double n, int power) noexcept nogil:
@@ -101,29 +102,29 @@ cdef inline double deviation(double m2, double n, int power, double eps) noexcep
     return hypot(ldexp(sqrt(m2 / n), power), sqrt(eps))
 
 
-cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py_ssize_t n, double least, double* mean,
+cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py_ssize_t n, double smallest, double* mean,
                             double* m2, int* power, floating* dtype) noexcept nogil:
-    # columns first to first + cols of x, n >= 1 rows -> mean, m2, power (cols,) as in careful_statistics, power 0 of ordinary
+    # columns first to first + cols of x, n >= 1 rows -> mean, m2, power (cols,) as in scaled_statistics, power 0 of ordinary
     # columns. Returns whether some are not. Digits of variances below `least` do not matter; cols <= COLUMN_BLOCK
-    cdef floating centre[COLUMN_BLOCK]
-    cdef floating plain[COLUMN_BLOCK]
+    cdef floating center[COLUMN_BLOCK]
+    cdef floating sum_w[COLUMN_BLOCK]
     cdef floating squares[COLUMN_BLOCK]
-    cdef Py_ssize_t i = 0, j, rows = min(<Py_ssize_t>CENTRE_ROWS, n)
-    cdef double floor = <double>n * least
+    cdef Py_ssize_t i = 0, j, rows = min(<Py_ssize_t>CENTER_ROWS, n)
+    cdef double floor = <double>n * smallest
     cdef int outside = 0
     for j in range(cols):
-        centre[j] = row(x, 0, dtype)[first + j]
-        plain[j] = squares[j] = <floating>0
-    sum_columns(<const Rows*>NULL, x, Block(0, rows, first, first + cols), centre, plain, squares)
+        center[j] = row(x, 0, dtype)[first + j]
+        sum_w[j] = squares[j] = <floating>0
+    sum_columns(<const Rows*>NULL, x, Block(0, rows, first, first + cols), center, sum_w, squares)
     for j in range(cols):       # the center of the first block: the mean of a few rows
-        centre[j] += plain[j] / <floating>rows
-        mean[j] = <double>centre[j]
+        center[j] += sum_w[j] / <floating>rows
+        mean[j] = <double>center[j]
         m2[j] = 0
-        plain[j] = squares[j] = <floating>0
+        sum_w[j] = squares[j] = <floating>0
     while i < n:                # block by block
         rows = min(<Py_ssize_t>STATISTICS_ROWS, n - i)
-        sum_columns(<const Rows*>NULL, x, Block(i, i + rows, first, first + cols), centre, plain, squares)
-        join(mean, m2, centre, plain, squares, cols, <double>i, <double>rows)
+        sum_columns(<const Rows*>NULL, x, Block(i, i + rows, first, first + cols), center, sum_w, squares)
+        merge_moments(mean, m2, center, sum_w, squares, cols, <double>i, <double>rows)
         i += rows
     memset(power, 0, cols * sizeof(int))
     for j in range(cols):
@@ -131,93 +132,93 @@ cdef bint column_statistics(const Rows* x, Py_ssize_t first, Py_ssize_t cols, Py
     if outside:                 # these columns once more
         for j in range(cols):
             if not (m2[j] >= floor and m2[j] < HUGE_VAL):
-                careful_statistics(x, first + j, n, &mean[j], &m2[j], &power[j], dtype)
+                scaled_statistics(x, first + j, n, &mean[j], &m2[j], &power[j], dtype)
     return outside != 0
 
 
-cdef inline void sum_columns(const Rows* w, const Rows* x, Block b, const floating* centre, floating* plain,
+cdef inline void sum_columns(const Rows* w, const Rows* x, Block b, const floating* center, floating* sum_w,
                              floating* total) noexcept nogil:
-    # plain += sum of w, total += sum of w (x - centre), over the rows of a block; x - centre stands for w where that is NULL
+    # sum_w += sum of w, total += sum of w (x - center), over the rows of a block; x - center stands for w where that is NULL
     cdef ColumnSums s
     cdef Py_ssize_t i = b.r0
-    s.centre, s.plain, s.sum, s.cols, s.ldx, s.w, s.ldw = centre, plain, total, b.c1 - b.c0, x.ld, NULL, 0
+    s.center, s.sum_w, s.sum_wd, s.cols, s.ldx, s.w, s.ldw = center, sum_w, total, b.c1 - b.c0, x.ld, NULL, 0
     while i < b.r1:
         s.rows = run_rows(x, i, b.r1) if w == NULL else common_rows(x, w, i, b.r1)
-        s.x = row(x, i, plain) + b.c0
+        s.x = row(x, i, sum_w) + b.c0
         if w != NULL:
-            s.w, s.ldw = row(w, i, plain) + b.c0, w.ld
-        column_moments(plain, &s)
+            s.w, s.ldw = row(w, i, sum_w) + b.c0, w.ld
+        column_moments(sum_w, &s)
         i += s.rows
 
 
-cdef one_body_void piece_moments(const floating* x, floating centre, floating* plain, floating* squares,
+cdef noinline_void block_moments(const floating* x, floating center, floating* sum_w, floating* squares,
                                  Py_ssize_t blocks) noexcept nogil:
-    # plain, squares (LANES,) += x - centre and its square, of so many blocks of LANES elements
+    # plain, squares (LANES,) += x - center and its square, of so many blocks of LANES elements
     cdef floating first[LANES]
     cdef floating second[LANES]
     cdef floating d
     cdef Py_ssize_t i, j
     for j in range(LANES):
-        first[j] = plain[j]
+        first[j] = sum_w[j]
         second[j] = squares[j]
     for i in range(blocks):
         for j in range(LANES):
-            d = x[j] - centre
+            d = x[j] - center
             first[j] += d
             second[j] += d * d
         x += LANES
     for j in range(LANES):
-        plain[j] = first[j]
+        sum_w[j] = first[j]
         squares[j] = second[j]
 
 
 cdef void channel_statistics(const floating* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t size, double* mean, double* m2,
                              int* power) noexcept nogil:
-    # x, n stretches of `size` elements that are `step` apart -> mean, m2, power of all of them, as in careful_statistics
+    # x, n stretches of `size` elements that are `step` apart -> mean, m2, power of all of them, as in scaled_statistics
     cdef Rows elements = Rows(<void*>x, 1, size, 1, 0, step)
-    cdef floating plain[LANES]
+    cdef floating sum_w[LANES]
     cdef floating squares[LANES]
     cdef floating block[LANES]
-    cdef floating centre = x[0]
+    cdef floating center = x[0]
     cdef Py_ssize_t i, k, length = min(<Py_ssize_t>LANES, size), whole
     cdef double before = 0
-    fill(plain, x, 0, <floating>0)
-    fill(squares, x, 0, <floating>0)
-    fill(block, x, length, centre)
-    piece_moments(<const floating*>block, centre, plain, squares, 1)
-    centre += lane_sum(plain) / <floating>length
-    mean[0], m2[0] = <double>centre, 0
+    load_padded(sum_w, x, 0, <floating>0)
+    load_padded(squares, x, 0, <floating>0)
+    load_padded(block, x, length, center)
+    block_moments(<const floating*>block, center, sum_w, squares, 1)
+    center += lane_sum(sum_w) / <floating>length
+    mean[0], m2[0] = <double>center, 0
     for i in range(n):
         k = 0
         while k < size:
-            length = min(<Py_ssize_t>STATISTICS_PIECE, size - k)
+            length = min(<Py_ssize_t>STATISTICS_BLOCK, size - k)
             whole = length // LANES
-            fill(plain, x, 0, <floating>0)
-            fill(squares, x, 0, <floating>0)
-            piece_moments(x + k, centre, plain, squares, whole)
+            load_padded(sum_w, x, 0, <floating>0)
+            load_padded(squares, x, 0, <floating>0)
+            block_moments(x + k, center, sum_w, squares, whole)
             if whole * LANES < length:
-                fill(block, x + k + whole * LANES, length - whole * LANES, centre)    # x - centre of the padding adds 0
-                piece_moments(<const floating*>block, centre, plain, squares, 1)
-            plain[0], squares[0] = lane_sum(plain), lane_sum(squares)
-            join(mean, m2, &centre, plain, squares, 1, before, <double>length)
+                load_padded(block, x + k + whole * LANES, length - whole * LANES, center)  # x - center of the padding adds 0
+                block_moments(<const floating*>block, center, sum_w, squares, 1)
+            sum_w[0], squares[0] = lane_sum(sum_w), lane_sum(squares)
+            merge_moments(mean, m2, &center, sum_w, squares, 1, before, <double>length)
             before += <double>length
             k += length
         x += step
     power[0] = 0
-    if not (m2[0] >= before * least_variance(<floating*>NULL) and m2[0] < HUGE_VAL):
-        careful_statistics(&elements, 0, n * size, mean, m2, power, <floating*>NULL)
+    if not (m2[0] >= before * min_variance(<floating*>NULL) and m2[0] < HUGE_VAL):
+        scaled_statistics(&elements, 0, n * size, mean, m2, power, <floating*>NULL)
 
 
 # --- maps
 
-cdef inline void point_map(ColumnMap* m, const floating* centre, const floating* weight, const floating* scale,
+cdef inline void point_map(ColumnMap* m, const floating* center, const floating* weight, const floating* scale,
                            const floating* shift) noexcept nogil:
-    m.centre, m.weight, m.scale, m.shift, m.accumulate, m.relu = centre, weight, scale, shift, False, False
+    m.center, m.weight, m.scale, m.shift, m.accumulate, m.relu = center, weight, scale, shift, False, False
 
 
 cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, floating* dtype) noexcept nogil:
-    # z = (x - centre) scale + shift, y = phi(z), in a block, its last rows first; softmax, which needs whole rows, is left to
-    # `finish`. The arrays of m start with column c0
+    # z = (x - center) scale + shift, y = phi(z), in a block, its last rows first; softmax, which needs whole rows, is left to
+    # `epilogue`. The arrays of m start with column c0
     cdef Py_ssize_t i = b.r0, n, start, stop, k
     cdef bint mapped = activation == SOFTMAX or (activation == IDENTITY and z.start == y.start)
     m.relu = activation == RELU and z.start == y.start
@@ -235,8 +236,8 @@ cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, 
         i += n
 
 
-cdef void slope_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + (x - centre) scale + shift, in a block, its last rows first; m as for scale_rows
+cdef void input_gradient_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
+    # dx (+)= dz weight + (x - center) scale + shift, in a block, its last rows first; m as for scale_rows
     cdef Py_ssize_t i = b.r0, n, start, stop
     m.ldw, m.ldx, m.ldy, m.cols = dz.ld, x.ld, dx.ld, b.c1 - b.c0
     while i < b.r1:
@@ -246,5 +247,5 @@ cdef void slope_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx
             stop, start = start, (start - 1) // SCALE_ROWS * SCALE_ROWS
             m.w, m.x, m.y = row(dz, i + start, dtype) + b.c0, row(x, i + start, dtype) + b.c0, row(dx, i + start, dtype) + b.c0
             m.rows = stop - start
-            column_slope(dtype, m)
+            column_scale_add(dtype, m)
         i += n

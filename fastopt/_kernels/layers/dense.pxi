@@ -18,9 +18,9 @@ cdef struct Dense:
     void *packed                # weight again, in micro-panels, in a network that stays as it is; else NULL
 
 
-cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize_t grain, Py_ssize_t team) noexcept nogil:
+cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize_t grain, Py_ssize_t n_threads) noexcept nogil:
     # the grain of columns: whole groups where four or more a thread make the chunks even, else as given
-    if groups < 4 * team or width == 0:
+    if groups < 4 * n_threads or width == 0:
         return grain
     return (grain + width - 1) // width * width
 
@@ -29,7 +29,7 @@ cdef inline Sizes sizes_of(const Run* r, const Entry* e) noexcept nogil:
     return Sizes(rows_in(r, e), e.n_in, e.n_out)
 
 
-cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, in) -> z (n, out) = x W^T + b, y (n, out) = phi(z). In training a thread keeps to its outputs, for the weights
     # that it has updated are in its cache
     cdef Dense* d = <Dense*>e.own
@@ -37,33 +37,33 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
     cdef Py_ssize_t depth = d.depth, width = d.width, rows = r.n * e.positions, i, g, m, c0, c1
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
-    cdef bint rectified = e.activation == RELU and z.start == y.start
-    cdef bint packed = d.packed != NULL and rows < PACKED_ROWS and not r.training, in_strips = not packed and rows >= TRANSPOSE_ROWS
+    cdef bint fused_relu = e.activation == RELU and z.start == y.start
+    cdef bint packed = d.packed != NULL and rows < PACKED_ROWS and not r.training, in_panels = not packed and rows >= TRANSPOSE_ROWS
     cdef Block own
-    cdef StripProduct strips
+    cdef PanelProduct panels
     cdef Product p
-    if in_strips:               # the thread's block of z, of each of the three products
-        own = share_strips(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, team),
-                           not (r.training and e.n_weights > 0), member, team)
-        strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
-        strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, rectified
+    if in_panels:               # the thread's block of z, of each of the three products
+        own = pack_chunk(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, n_threads),
+                         not (r.training and e.n_weights > 0), thread, n_threads)
+        panels.panels, panels.more_panels, panels.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
+        panels.bias, panels.n_in, panels.depth, panels.relu = d.bias, s.n_in, depth, fused_relu
     elif packed:
-        own = grid_share(s.n, s.n_out, SPREAD_ROWS, strip_of(dtype), member, team)
+        own = grid_chunk(s.n, s.n_out, BROADCAST_ROWS, panel_width(dtype), thread, n_threads)
     else:
-        own = grid_share(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, team), member, team)
-    p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, rectified
+        own = grid_chunk(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, n_threads), thread, n_threads)
+    p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, fused_relu
     g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, z = x W^T + b
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
-        if in_strips:
-            strips.k = g * depth
-            transposed_product(&strips, &z, Block(own.r0, own.r1, c0, c1), dtype)
-        i = own.r1 if in_strips else own.r0
+        if in_panels:
+            panels.k = g * depth
+            transposed_product(&panels, &z, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_panels else own.r0
         while i < own.r1:       # run by run
             m = common_rows(&x, &z, i, own.r1)
             p.a, p.rows = row(&x, i, dtype) + g * depth, m
             if packed:
-                p.b, p.ldb, p.c, p.bias = d.packed, strip_of(dtype), row(&z, i, dtype), d.bias
+                p.b, p.ldb, p.c, p.bias = d.packed, panel_width(dtype), row(&z, i, dtype), d.bias
                 packed_product(&p, c0, c1, dtype)
             else:
                 p.b, p.c, p.cols = <floating*>d.weight + c0 * depth, row(&z, i, dtype) + c0, c1 - c0
@@ -71,34 +71,35 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                 dot_product(&p, dtype)
             i += m
         g += 1
-    if not rectified and (e.activation != IDENTITY or z.start != y.start):      # y = phi(z)
-        finish(e.activation, &z, &y, &s, own, dtype, member, team)
+    if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
+        epilogue(e.activation, &z, &y, &s, own, dtype, thread, n_threads)
 
 
-cdef void finish(int activation, const Rows* z, const Rows* y, const Sizes* s, Block own, floating* dtype,
-                 Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void epilogue(int activation, const Rows* z, const Rows* y, const Sizes* s, Block own, floating* dtype,
+                   Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # y (n, n_out) = phi(z) in the thread's block; softmax takes whole rows
     if activation == SOFTMAX:
-        team_barrier(team)
-        own = Block(share(s.n, 1, member, team), share(s.n, 1, member + 1, team), 0, s.n_out)
+        team_barrier(n_threads)
+        own = Block(chunk_start(s.n, 1, thread, n_threads), chunk_start(s.n, 1, thread + 1, n_threads), 0, s.n_out)
     activate_rows(activation, z, y, s.n_out, own, dtype)
 
 
-cdef inline Block own_rows(const Sizes* s, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef inline Block own_rows(const Sizes* s, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # the thread's rows of dz
-    return Block(share(s.n, ROW_GRAIN, member, team), share(s.n, ROW_GRAIN, member + 1, team), 0, s.n_out)
+    return Block(chunk_start(s.n, ROW_GRAIN, thread, n_threads), chunk_start(s.n, ROW_GRAIN, thread + 1, n_threads), 0, s.n_out)
 
 
-cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floating* dtype, Py_ssize_t thread,
+                              Py_ssize_t n_threads) noexcept nogil:
     # dz (n, n_out) = dy phi', the thread's rows; in place, unless r.dy holds dy
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), dy = dz[0]
     if r.dy != NULL:
         dy = matrix(r.dy, s.n_out)
     if e.activation != IDENTITY or dz.start != dy.start:
-        derive_rows(e.activation, &v, &dy, dz, s.n_out, own_rows(s, member, team), dtype)
+        derive_rows(e.activation, &v, &dy, dz, s.n_out, own_rows(s, thread, n_threads), dtype)
 
 
-cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dz (n, out) = dy phi', in place; in each group dx (n, in) (+)= dz W, dW (out, in / groups) = dz^T x; db = sum of dz's rows
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
@@ -106,25 +107,25 @@ cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef floating* dw = gradient(r, e, 0, dtype)
     cdef floating* db = gradient(r, e, 1, dtype)
     cdef Operands operands
-    activation_gradient(r, e, &s, &dz, dtype, member, team)
+    activation_gradient(r, e, &s, &dz, dtype, thread, n_threads)
     if dw != NULL:              # x and dz, packed for dW
-        lay_operands(&x, &dz, <floating*>r.scratch, &operands, &s, d.groups == 1, member, team)
-    team_barrier(team)
+        pack_operands(&x, &dz, <floating*>r.scratch, &operands, &s, d.groups == 1, thread, n_threads)
+    team_barrier(n_threads)
     if e.sources[0].wanted:     # dx
-        input_gradient(r, e, d.weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, member, team)
+        input_gradient(r, e, d.weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, thread, n_threads)
     if dw != NULL:              # dW
-        group_gradients(&operands, d.groups, &s, dw, False, member, team)
+        group_gradients(&operands, d.groups, &s, dw, False, thread, n_threads)
     if db != NULL:              # db
-        bias_gradient(&dz, &s, db, member, team)
+        bias_gradient(&dz, &s, db, thread, n_threads)
 
 
 cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, void** dvalues, bint accumulate, floating* dtype,
-                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                         Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dx (n, in) (+)= dz W, group by group, the thread's block; dx lies in dvalues, which may be tangents
-    cdef Py_ssize_t groups = (<Dense*>e.own).groups, grain = 4 * SPREAD_VECS * LANES_f
+    cdef Py_ssize_t groups = (<Dense*>e.own).groups, grain = 4 * BROADCAST_VECS * LANES_f
     cdef Py_ssize_t depth = e.n_in // groups, width = e.n_out // groups, i, m, g, c0, c1
     cdef Rows dx = source_rows(r, e, dvalues, dtype)
-    cdef Block own = grid_share(rows_in(r, e), e.n_in, SPREAD_ROWS, group_grain(groups, depth, grain, team), member, team)
+    cdef Block own = grid_chunk(rows_in(r, e), e.n_in, BROADCAST_ROWS, group_grain(groups, depth, grain, n_threads), thread, n_threads)
     cdef Product p
     p.a_row, p.a_col, p.ldb, p.ldc, p.depth = dz.ld, 1, depth, dx.ld, width
     p.accumulate, p.bias, p.relu = accumulate, NULL, False
@@ -136,16 +137,16 @@ cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, v
         while i < own.r1:
             m = common_rows(dz, &dx, i, own.r1)
             p.a, p.c, p.rows = row(dz, i, dtype) + g * width, row(&dx, i, dtype) + c0, m
-            spread_product(&p, dtype)
+            broadcast_product(&p, dtype)
             i += m
         g += 1
 
 
 cdef void group_gradients(const Operands* a, Py_ssize_t groups, const Sizes* s, floating* dw, bint accumulate,
-                          Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                          Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dW (out, in / groups) (+)= dz^T x of each group, the thread's block
     cdef Py_ssize_t depth = s.n_in // groups, width = s.n_out // groups, g
-    cdef Block own = grid_share(s.n_out, depth, SPREAD_ROWS, 4 * SPREAD_VECS * LANES_f, member, team), part = own
+    cdef Block own = grid_chunk(s.n_out, depth, BROADCAST_ROWS, 4 * BROADCAST_VECS * LANES_f, thread, n_threads), part = own
     cdef Operands group = a[0]
     g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else groups
     while g * width < own.r1:
@@ -156,35 +157,36 @@ cdef void group_gradients(const Operands* a, Py_ssize_t groups, const Sizes* s, 
         g += 1
 
 
-cdef inline void bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
-    sum_rows(dz, share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), s.n, db)
+cdef inline void bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    sum_rows(dz, chunk_start(s.n_out, 16, thread, n_threads), chunk_start(s.n_out, 16, thread + 1, n_threads), s.n, db)
 
 
 # --- the fused update
 
-cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # as backward_dense, but the weight takes its step, penalty included, and no dW is written. Where the norm of all
     # gradients is clipped, backward has computed dz and dx before
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else SPREAD_PANEL, i, m, c0, c1
+    cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else BROADCAST_DEPTH, i, m, c0, c1
     cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype), dx
     cdef Operands operands
     cdef Product product
     cdef FusedRows rows
-    if r.update != UPDATE_LIMITED:
-        activation_gradient(r, e, &s, &dz, dtype, member, team)
-    lay_operands(&x, &dz, <floating*>r.scratch, &operands, &s, True, member, team)
-    team_barrier(team)
+    if r.update != UPDATE_CLIPPED:
+        activation_gradient(r, e, &s, &dz, dtype, thread, n_threads)
+    pack_operands(&x, &dz, <floating*>r.scratch, &operands, &s, True, thread, n_threads)
+    team_barrier(n_threads)
     if e.n_weights > 1:
-        bias_gradient(&dz, &s, <floating*>r.dparams[e.weights[1].grad], member, team)
+        bias_gradient(&dz, &s, <floating*>r.dparams[e.weights[1].grad], thread, n_threads)
     rows.operands, rows.weight, rows.plan, rows.n = &operands, &e.weights[0], r.plan, s.n
-    rows.room = r.thread_scratch + member * r.thread_bytes
-    if not e.sources[0].wanted or r.update == UPDATE_LIMITED:       # no dx: the thread owns rows of the weight
-        update_rows(&rows, Block(share(s.n_out, 16, member, team), share(s.n_out, 16, member + 1, team), 0, s.n_in), dtype)
+    rows.room = r.thread_scratch + thread * r.thread_bytes
+    if not e.sources[0].wanted or r.update == UPDATE_CLIPPED:       # no dx: the thread owns rows of the weight
+        update_rows(&rows, Block(chunk_start(s.n_out, 16, thread, n_threads), chunk_start(s.n_out, 16, thread + 1, n_threads), 0, s.n_in),
+                    dtype)
         return
     dx = source_rows(r, e, r.dvalues, dtype)
-    c0, c1 = share(s.n_in, strip_of(dtype), member, team), share(s.n_in, strip_of(dtype), member + 1, team)
+    c0, c1 = chunk_start(s.n_in, panel_width(dtype), thread, n_threads), chunk_start(s.n_in, panel_width(dtype), thread + 1, n_threads)
     product.a_row, product.a_col, product.ldb, product.ldc, product.cols = dz.ld, 1, s.n_in, dx.ld, c1 - c0
     product.bias, product.relu = NULL, False
     while p < s.n_out and c0 < c1:      # columns c0 to c1 of dx (+)= dz W for rows p to p + high of W, which then take their step
@@ -194,7 +196,7 @@ cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t membe
         while i < s.n:
             m = common_rows(&dz, &dx, i, s.n)
             product.a, product.c, product.rows = row(&dz, i, dtype) + p, row(&dx, i, dtype) + c0, m
-            spread_product(&product, dtype)
+            broadcast_product(&product, dtype)
             i += m
         update_rows(&rows, Block(p, min(p + high, s.n_out), c0, c1), dtype)
         p += high
@@ -207,7 +209,7 @@ cdef Py_ssize_t fused_room(const Entry* e) noexcept nogil:
 cdef bint dense_row_norm_pays(const Run* r, const Entry* e) noexcept nogil:
     # whether ||dW|| costs less from the rows of x and dz than from a dW that is written and read twice
     cdef Sizes s = sizes_of(r, e)
-    return e.positions == 1 and s.n * s.n * (s.n_in + s.n_out) < GRAM_SHARE * s.n_in * s.n_out
+    return e.positions == 1 and s.n * s.n * (s.n_in + s.n_out) < GRAM_WORK * s.n_in * s.n_out
 
 
 cdef double dense_row_norm(const Run* r, const Entry* e, Py_ssize_t i) noexcept nogil:
@@ -227,43 +229,43 @@ cdef double gram_row(const Run* r, const Entry* e, Py_ssize_t i, floating* dtype
 
 # --- directional derivatives: a leading t names the tangent of what follows it
 
-cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # tz (n, out) = x tW^T + tx W^T + tb, ty = phi' tz; products as forward_dense chooses them
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Py_ssize_t depth = d.depth, width = d.width, i, m, g, c0, c1
-    cdef Py_ssize_t grain = group_grain(d.groups, width, COLUMN_GRAIN, team)
+    cdef Py_ssize_t grain = group_grain(d.groups, width, COLUMN_GRAIN, n_threads)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tz = preactivations(r, e, r.tz, r.tangents, dtype)
     cdef Rows ty = dst_rows(r, e, r.tangents, dtype)
     cdef floating* tweight = direction(r, e, 0, dtype)
     cdef floating* tbias = direction(r, e, 1, dtype)
-    cdef bint moves = e.sources[0].wanted, in_strips = r.n * e.positions >= TRANSPOSE_ROWS
+    cdef bint moves = e.sources[0].wanted, in_panels = r.n * e.positions >= TRANSPOSE_ROWS
     cdef Block own
-    cdef StripProduct strips
+    cdef PanelProduct panels
     cdef Product p
     if tweight == NULL:         # a constant matrix: tz = tx W^T
         if not moves:
             return
         x, tweight, moves = tx, <floating*>d.weight, False
-    if in_strips:
+    if in_panels:
         if moves:
-            transpose_strips(&tx, Block(0, s.n, share(s.n_in, lanes_of(dtype), member, team),
-                                        share(s.n_in, lanes_of(dtype), member + 1, team)), s.n_in, <floating*>r.tscratch)
-        own = share_strips(&x, <floating*>r.scratch, &s, grain, False, member, team)
+            pack_transposed(&tx, Block(0, s.n, chunk_start(s.n_in, lanes_of(dtype), thread, n_threads),
+                                       chunk_start(s.n_in, lanes_of(dtype), thread + 1, n_threads)), s.n_in, <floating*>r.tscratch)
+        own = pack_chunk(&x, <floating*>r.scratch, &s, grain, False, thread, n_threads)
     else:
-        own = grid_share(s.n, s.n_out, DOT_ROWS, grain, member, team)
-    strips.strips, strips.more_strips = r.scratch, r.tscratch if moves else NULL
-    strips.weight, strips.more_weight, strips.bias = tweight, d.weight, tbias
-    strips.n_in, strips.depth, strips.relu = s.n_in, depth, False
+        own = grid_chunk(s.n, s.n_out, DOT_ROWS, grain, thread, n_threads)
+    panels.panels, panels.more_panels = r.scratch, r.tscratch if moves else NULL
+    panels.weight, panels.more_weight, panels.bias = tweight, d.weight, tbias
+    panels.n_in, panels.depth, panels.relu = s.n_in, depth, False
     p.a_col, p.ldb, p.ldc, p.depth, p.relu = 1, depth, tz.ld, depth, False
     g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, tz
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
-        if in_strips:           # both products at once
-            strips.k = g * depth
-            transposed_product(&strips, &tz, Block(own.r0, own.r1, c0, c1), dtype)
-        i = own.r1 if in_strips else own.r0
+        if in_panels:           # both products at once
+            panels.k = g * depth
+            transposed_product(&panels, &tz, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_panels else own.r0
         while i < own.r1:       # run by run, x tW^T + tb and then += tx W^T
             m = common_rows(&x, &tz, i, common_rows(&tx, &tz, i, own.r1) + i) if moves else common_rows(&x, &tz, i, own.r1)
             p.a, p.a_row, p.b = row(&x, i, dtype) + g * depth, x.ld, tweight + c0 * depth
@@ -275,53 +277,53 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py
                 dot_product(&p, dtype)
             i += m
         g += 1
-    finish_tangent(e.activation, &v, &tz, &ty, &s, own, dtype, member, team)
+    tangent_epilogue(e.activation, &v, &tz, &ty, &s, own, dtype, thread, n_threads)
 
 
-cdef void finish_tangent(int activation, const Rows* v, const Rows* tz, const Rows* ty, const Sizes* s, Block own, floating* dtype,
-                         Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_epilogue(int activation, const Rows* v, const Rows* tz, const Rows* ty, const Sizes* s, Block own, floating* dtype,
+                           Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # ty (n, n_out) = phi' tz in the thread's block; softmax, whose Jacobian is symmetric, takes whole rows
     if activation == SOFTMAX:
-        team_barrier(team)
-        own = own_rows(s, member, team)
+        team_barrier(n_threads)
+        own = own_rows(s, thread, n_threads)
     elif activation == IDENTITY and tz.start == ty.start:
         return
     derive_rows(activation, v, tz, ty, s.n_out, own, dtype)
 
 
 cdef void activation_tangent_gradient(Run* r, Entry* e, const Sizes* s, const Rows* dy, const Rows* tdy, floating* dtype,
-                                      Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+                                      Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dy (n, n_out) becomes dz = dy phi', tdy its tangent: the thread's rows
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype), tv = preactivations(r, e, r.tz, r.tangents, dtype)
-    derive_tangent_rows(e.activation, &v, &tv, dy, tdy, s.n_out, own_rows(s, member, team), dtype)
+    derive_tangent_rows(e.activation, &v, &tv, dy, tdy, s.n_out, own_rows(s, thread, n_threads), dtype)
 
 
-cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dy, tdy (n, out) become dz and tdz; dx (n, in) (+)= dz W; tdx (+)= tdz W + dz tW; tdW = tdz^T x + dz^T tx; tdb = sum of
     # tdz's rows
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
     cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
-    cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate, strips = d.groups == 1
+    cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate, panels = d.groups == 1
     cdef Operands operands, toperands
-    activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, member, team)
+    activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, thread, n_threads)
     if e.n_weights > 0:         # x, tdz and tx, dz, packed for tdW
-        lay_operands(&x, &tdz, <floating*>r.scratch, &operands, &s, strips, member, team)
+        pack_operands(&x, &tdz, <floating*>r.scratch, &operands, &s, panels, thread, n_threads)
     if e.n_weights > 0 and moves:
-        lay_operands(&tx, &dz, <floating*>r.tscratch, &toperands, &s, strips, member, team)
-    team_barrier(team)
+        pack_operands(&tx, &dz, <floating*>r.tscratch, &toperands, &s, panels, thread, n_threads)
+    team_barrier(n_threads)
     if moves:                   # dx, and the first term of tdx
-        input_gradient(r, e, d.weight, &dz, r.dvalues, accumulate, dtype, member, team)
-        input_gradient(r, e, d.weight, &tdz, r.dtangents, accumulate, dtype, member, team)
+        input_gradient(r, e, d.weight, &dz, r.dvalues, accumulate, dtype, thread, n_threads)
+        input_gradient(r, e, d.weight, &tdz, r.dtangents, accumulate, dtype, thread, n_threads)
     if moves and e.n_weights > 0:       # the second term of tdx, then tdW
-        input_gradient(r, e, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, member, team)
-        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, member, team)
-        group_gradients(&toperands, d.groups, &s, gradient(r, e, 0, dtype), True, member, team)
+        input_gradient(r, e, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, thread, n_threads)
+        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, thread, n_threads)
+        group_gradients(&toperands, d.groups, &s, gradient(r, e, 0, dtype), True, thread, n_threads)
     elif e.n_weights > 0:
-        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, member, team)
+        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, thread, n_threads)
     if e.n_weights > 1:
-        bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), member, team)
+        bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), thread, n_threads)
 
 
 # --- the kind
@@ -332,7 +334,7 @@ cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
 
 cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
     # x in micro-panels; in training dz beside it
-    cdef Py_ssize_t wide = round_up(e.n_in, SPREAD_VECS * LANES_f)
+    cdef Py_ssize_t wide = round_up(e.n_in, BROADCAST_VECS * LANES_f)
     rows = round_up(rows, LANES_f)
     return rows * (wide + e.n_out) if training else rows * e.n_in
 
@@ -368,7 +370,7 @@ cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
 cdef int prepare_dense(Entry* e, Arrays arrays) except -1:
     cdef Dense* d = <Dense*>e.own
     if d.groups == 1 and e.n_weights > 0 and e.n_in * e.n_out * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8) <= PACKED_BYTES:
-        d.packed = arrays.block(round_up(e.n_out, SPREAD_VECS * LANES_f) * e.n_in * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8))
+        d.packed = arrays.block(round_up(e.n_out, BROADCAST_VECS * LANES_f) * e.n_in * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8))
         if arrays.typenum == cnp.NPY_FLOAT32:
             pack_weight(<float*>d.weight, <float*>d.packed, e.n_out, e.n_in)
         else:
@@ -378,10 +380,10 @@ cdef int prepare_dense(Entry* e, Arrays arrays) except -1:
 
 cdef void pack_weight(const floating* weight, floating* packed, Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
     # weight (out, in) -> (panels, in, width), as packed_product reads it; what is left of the last micro-panel is zeros already
-    cdef Py_ssize_t strip = strip_of(packed), i, k
+    cdef Py_ssize_t panel_cols = panel_width(packed), i, k
     for i in range(n_out):
         for k in range(n_in):
-            packed[i // strip * strip * n_in + k * strip + i % strip] = weight[i * n_in + k]
+            packed[i // panel_cols * panel_cols * n_in + k * panel_cols + i % panel_cols] = weight[i * n_in + k]
 
 
 cdef Kind dense_kind

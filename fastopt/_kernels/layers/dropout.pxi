@@ -13,7 +13,7 @@ cdef enum:
     KEY_BLOCK = 65536
 
 
-cdef inline uint64_t scramble(uint64_t z) noexcept nogil:
+cdef inline uint64_t splitmix64(uint64_t z) noexcept nogil:
     # splitmix64
     z += 0x9e3779b97f4a7c15ULL
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL
@@ -21,7 +21,7 @@ cdef inline uint64_t scramble(uint64_t z) noexcept nogil:
     return z ^ (z >> 31)
 
 
-cdef inline uint32_t draw(uint32_t counter, uint32_t key) noexcept nogil:
+cdef inline uint32_t keyed_lowbias32(uint32_t counter, uint32_t key) noexcept nogil:
     # a uniform number of 32 bits; its high bits are the best
     counter = (counter ^ (counter >> 16)) * <uint32_t>0x7feb352d ^ key
     return (counter ^ (counter >> 15)) * <uint32_t>0x846ca68b
@@ -33,16 +33,16 @@ cdef struct Dropout:
 
 
 cdef void drop(const Dropout* d, const Rows* x, const Rows* y, uint64_t step, Py_ssize_t c, Py_ssize_t n, bint accumulate,
-               floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+               floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # y (+)= x / (1 - rate) or 0, n elements of rows of c; y may be x
-    cdef Py_ssize_t i = share(n, GRAIN, member, team), stop = share(n, GRAIN, member + 1, team), end
-    cdef uint64_t stream = scramble(scramble(d.seed[0]) + step), key
+    cdef Py_ssize_t i = chunk_start(n, GRAIN, thread, n_threads), stop = chunk_start(n, GRAIN, thread + 1, n_threads), end
+    cdef uint64_t stream = splitmix64(splitmix64(d.seed[0]) + step), key
     cdef floating scale = <floating>(1.0 / (1.0 - d.rate))
     cdef uint32_t limit = <uint32_t>(d.rate * 4294967296.0)    # a draw below it drops
     while i < stop:             # of one block of keys, what lies side by side in x and y
         end = min(stop, (i // KEY_BLOCK + 1) * KEY_BLOCK)
         end = i + run_elements(x, i, i + run_elements(y, i, end, c), c)
-        key = scramble(stream + i // KEY_BLOCK)
+        key = splitmix64(stream + i // KEY_BLOCK)
         if accumulate:
             dropout_values(element(x, i, c, dtype), element(y, i, c, dtype), end - i, scale, limit, key, i % KEY_BLOCK, True)
         else:
@@ -58,26 +58,26 @@ cdef inline void dropout_values(const floating* x, floating* y, Py_ssize_t n, fl
     cdef floating kept
     for i in range(n):
         kept = x[i] * scale
-        kept = <floating>0 if draw(counter, inner) < limit else kept
+        kept = <floating>0 if keyed_lowbias32(counter, inner) < limit else kept
         y[i] = y[i] + kept if accumulate else kept
         counter += weyl
 
 
-cdef void forward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void forward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
-    drop(<Dropout*>e.own, &x, &y, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, member, team)
+    drop(<Dropout*>e.own, &x, &y, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, thread, n_threads)
 
 
-cdef void backward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Rows dy = dst_rows(r, e, r.dvalues, dtype), dx = source_rows(r, e, r.dvalues, dtype)
     if e.sources[0].wanted:
-        drop(<Dropout*>e.own, &dy, &dx, r.step, e.n_in, rows_in(r, e) * e.n_in, e.sources[0].accumulate, dtype, member, team)
+        drop(<Dropout*>e.own, &dy, &dx, r.step, e.n_in, rows_in(r, e) * e.n_in, e.sources[0].accumulate, dtype, thread, n_threads)
 
 
-cdef void tangent_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Rows tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
     if e.sources[0].wanted:
-        drop(<Dropout*>e.own, &tx, &ty, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, member, team)
+        drop(<Dropout*>e.own, &tx, &ty, r.step, e.n_in, rows_in(r, e) * e.n_in, False, dtype, thread, n_threads)
 
 
 cdef int place_dropout(Entry* e, dict own, list weights, Arrays arrays) except -1:

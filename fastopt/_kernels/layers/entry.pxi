@@ -60,7 +60,7 @@ cdef class Arrays:
     cdef void* hold_weight(self, Entry* e, str name, object array, tuple shape) except NULL:
         # likewise of a trained array, which becomes the next of e.weights
         cdef Weight* w = &e.weights[e.n_weights]
-        if array is None or e.n_weights == MOST_WEIGHTS:
+        if array is None or e.n_weights == MAX_WEIGHTS:
             raise ValueError(f"{self.entry} {name}: expected an array, got {array!r}")
         w.at = self.hold(name, array, self.typenum, shape)
         w.rows, w.columns = shape[0], 1 if len(shape) == 1 else shape[1]
@@ -75,8 +75,8 @@ cdef class Arrays:
         return self.hold(name, array, self.typenum, shape)
 
 
-ctypedef void (*pass_f)(Run* r, Entry* e, float* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil
-ctypedef void (*pass_d)(Run* r, Entry* e, double* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil
+ctypedef void (*pass_f)(Run* r, Entry* e, float* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil
+ctypedef void (*pass_d)(Run* r, Entry* e, double* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil
 
 cdef struct Pass:               # one function a dtype
     pass_f f
@@ -115,14 +115,14 @@ cdef struct Weight:             # a trained array, as a matrix
     Py_ssize_t first_penalty    # its rows' numbers in row_penalty
 
 cdef enum:
-    MOST_WEIGHTS = 2            # of an entry
+    MAX_WEIGHTS = 2             # of an entry
 
 cdef struct Entry:
     const Kind* kind
     Py_ssize_t number, n_sources, dst
     Source* sources
     int n_weights
-    Weight weights[MOST_WEIGHTS]
+    Weight weights[MAX_WEIGHTS]
     Py_ssize_t n_in, n_out      # channels of the first source and of dst
     Py_ssize_t positions        # of the first source: rows of a sample
     int activation
@@ -132,7 +132,7 @@ cdef struct Entry:
 cdef enum:
     GRADIENTS_FIRST             # then an update of everything
     UPDATE_FUSED                # weights take their steps in backward
-    UPDATE_LIMITED              # likewise, after a backward from which only the norm of all gradients is found
+    UPDATE_CLIPPED              # likewise, after a backward from which only the norm of all gradients is found
 
 cdef struct Run:
     int typenum, x_typenum      # NumPy's numbers of the dtype of everything, and of value 0
@@ -160,17 +160,17 @@ cdef struct Run:
     Plan* plan                  # NULL: gradients only
     double* row_penalty         # (n_penalties,) of the rows of weights that are penalized
     Py_ssize_t n_penalties
-    bint bounded                # some rows of weights have a largest norm
+    bint has_max_norm           # some rows of weights have a largest norm
     uint64_t step               # number of the batch, from 0: what random numbers are keyed by
     bint may_fuse               # weights may take their steps in backward, as far as the optimizer is concerned
     int update                  # how weights take their steps in this batch
 
 
-cdef inline void do_pass(const Pass* p, Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef inline void do_pass(const Pass* p, Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     if floating is float:
-        p.f(r, e, dtype, member, team)
+        p.f(r, e, dtype, thread, n_threads)
     else:
-        p.d(r, e, dtype, member, team)
+        p.d(r, e, dtype, thread, n_threads)
 
 
 # --- what a pass asks its run for
@@ -193,13 +193,13 @@ cdef inline Rows dst_rows(const Run* r, const Entry* e, void** values, floating*
 
 
 cdef inline Rows preactivations(const Run* r, const Entry* e, void** z, void** values, floating* dtype) noexcept nogil:
-    # z where it is kept, else y: where forward writes z before the activation, and from which activation_slope is computed
+    # z where it is kept, else y: where forward writes z before the activation, and from which activation_derivative is computed
     return matrix(z[e.number], e.n_out) if z[e.number] != NULL else dst_rows(r, e, values, dtype)
 
 
 cdef inline floating* gradient(const Run* r, const Entry* e, int weight, floating* dtype) noexcept nogil:
     # where the gradient of a weight goes; NULL where there is no such weight, or its gradient is not wanted
-    if weight >= e.n_weights or r.update == UPDATE_LIMITED:
+    if weight >= e.n_weights or r.update == UPDATE_CLIPPED:
         return NULL
     return <floating*>r.dparams[e.weights[weight].grad]
 
@@ -222,27 +222,27 @@ cdef bint same_shape(const Entry* e, const Shape* shapes) noexcept:
     return True
 
 
-cdef void backward_twice(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_twice(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # tangent_backward of a kind whose backward is linear, and the same however x moves: it runs on gradients, then on tangents
     cdef Run tangent = r[0]
     tangent.dvalues = r.dtangents
-    do_pass(&e.kind.backward, r, e, dtype, member, team)
-    do_pass(&e.kind.backward, &tangent, e, dtype, member, team)
+    do_pass(&e.kind.backward, r, e, dtype, thread, n_threads)
+    do_pass(&e.kind.backward, &tangent, e, dtype, thread, n_threads)
 
 
 # --- the kinds
 
 cdef enum:
-    MOST_KINDS = 64
-cdef Kind* KINDS[MOST_KINDS]
+    MAX_KINDS = 64
+cdef Kind* KINDS[MAX_KINDS]
 cdef int n_kinds = 0
 
 
 cdef int register_kind(Kind* kind, const char* name) except -1:
     # the last line of every kind's file
     global n_kinds
-    if n_kinds == MOST_KINDS:
-        raise MemoryError("MOST_KINDS: expected fewer kinds")
+    if n_kinds == MAX_KINDS:
+        raise MemoryError("MAX_KINDS: expected fewer kinds")
     kind.name, KINDS[n_kinds] = name, kind
     n_kinds += 1
     return 0

@@ -8,17 +8,17 @@
 #   does not. 32x256 outputs, µs, before and after: of 2 pieces forward 48 / 4.7, backward 86 / 7.3; of 4 pieces 160 / 5.6
 #   and 198 / 12.
 
-cdef inline floating larger(floating best, floating piece) noexcept nogil:
+cdef inline floating maximum(floating best, floating piece) noexcept nogil:
     # NaN is larger than every number
     best = piece if piece > best else best
     return piece if piece != piece else best
 
 
-cdef void forward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void forward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, out * pieces) -> y (n, out) = max over the pieces
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, n
-    cdef Py_ssize_t i = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team)
+    cdef Py_ssize_t i = chunk_start(m, GRAIN, thread, n_threads), stop = chunk_start(m, GRAIN, thread + 1, n_threads)
     cdef floating* at
     cdef floating* to
     while i < stop:             # outputs whose pieces, and which themselves, lie side by side
@@ -41,15 +41,15 @@ cdef inline void maxout_values(const floating* x, floating* y, Py_ssize_t m, Py_
     for i in range(m):
         best = x[i * pieces]
         for p in range(1, pieces):
-            best = larger(best, x[i * pieces + p])
+            best = maximum(best, x[i * pieces + p])
         y[i] = best
 
 
-cdef void backward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dy (n, out), x (n, out * pieces) -> dx (n, out * pieces) (+)= dy at the piece that won, 0 elsewhere
     cdef Rows x = source_rows(r, e, r.values, dtype), dx = source_rows(r, e, r.dvalues, dtype), dy = dst_rows(r, e, r.dvalues, dtype)
     cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, n
-    cdef Py_ssize_t i = share(m, GRAIN, member, team), stop = share(m, GRAIN, member + 1, team)
+    cdef Py_ssize_t i = chunk_start(m, GRAIN, thread, n_threads), stop = chunk_start(m, GRAIN, thread + 1, n_threads)
     cdef bint accumulate = e.sources[0].accumulate
     cdef floating* of
     cdef floating* at
@@ -72,25 +72,25 @@ cdef void backward_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, 
 cdef inline void maxout_gradients(const floating* dy, const floating* x, floating* dx, Py_ssize_t m, Py_ssize_t pieces,
                                   bint accumulate_dx) noexcept nogil:
     cdef Py_ssize_t i, p
-    cdef floating piece, best, winner, slope    # winner, an index, has the dtype of what it is selected beside
+    cdef floating piece, best, winner, grad     # winner, an index, has the dtype of what it is selected beside
     for i in range(m):
         best = x[i * pieces]
         for p in range(1, pieces):
-            best = larger(best, x[i * pieces + p])
+            best = maximum(best, x[i * pieces + p])
         winner = 0
         for p in range(pieces - 1, -1, -1):     # from the last piece to the first, so that the first winner stays
             piece = x[i * pieces + p]
             winner = <floating>p if piece == best else winner
             winner = <floating>p if piece != piece else winner
-        slope = dy[i]
+        grad = dy[i]
         for p in range(pieces):
             if accumulate_dx:
-                dx[i * pieces + p] += slope if winner == <floating>p else <floating>0
+                dx[i * pieces + p] += grad if winner == <floating>p else <floating>0
             else:
-                dx[i * pieces + p] = slope if winner == <floating>p else <floating>0
+                dx[i * pieces + p] = grad if winner == <floating>p else <floating>0
 
 
-cdef void tangent_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # ty (n, out) = tx of the piece that won. Backward is linear in dy, and so its own tangent
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
     cdef Py_ssize_t pieces = e.n_in // e.n_out, m = rows_in(r, e) * e.n_out, i, p
@@ -99,13 +99,13 @@ cdef void tangent_maxout(Run* r, Entry* e, floating* dtype, Py_ssize_t member, P
     cdef floating* moves
     if not e.sources[0].wanted:
         return
-    for i in range(share(m, GRAIN, member, team), share(m, GRAIN, member + 1, team)):
+    for i in range(chunk_start(m, GRAIN, thread, n_threads), chunk_start(m, GRAIN, thread + 1, n_threads)):
         at, moves = element(&x, i * pieces, e.n_in, dtype), element(&tx, i * pieces, e.n_in, dtype)
         best, change = at[0], moves[0]
         for p in range(1, pieces):
             piece = at[p]
             change = moves[p] if piece > best or (piece != piece and best == best) else change
-            best = larger(best, piece)
+            best = maximum(best, piece)
         element(&ty, i, e.n_out, dtype)[0] = change
 
 

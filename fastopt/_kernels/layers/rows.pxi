@@ -118,7 +118,7 @@ cdef void activate_rows(int activation, const Rows* z, const Rows* y, Py_ssize_t
 
 cdef void derive_rows(int activation, const Rows* v, const Rows* dy, const Rows* dz, Py_ssize_t c, Block b,
                       floating* dtype) noexcept nogil:
-    # dz (n, c) = dy phi'(v), v being z or y, as activation_slope takes it
+    # dz (n, c) = dy phi'(v), v being z or y, as activation_derivative takes it
     cdef Py_ssize_t i = b.r0, n
     cdef bint whole = v.ld == c and dy.ld == c and dz.ld == c and b.c0 == 0 and b.c1 == c
     while i < b.r1:

@@ -18,31 +18,31 @@
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
 #if defined(__GNUC__) && !defined(__clang__)
-#define FASTOPT_ONE_BODY __attribute__((noinline, noclone))
+#define FASTOPT_NOINLINE __attribute__((noinline, noclone))
 #elif defined(__clang__)
-#define FASTOPT_ONE_BODY __attribute__((noinline))
+#define FASTOPT_NOINLINE __attribute__((noinline))
 #else
-#define FASTOPT_ONE_BODY
+#define FASTOPT_NOINLINE
 #endif
 
 #define fastopt_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
 #define fastopt_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
-#define fastopt_quotient(a, b, most) \
-    _Generic((a), float: fastopt_quotient_float, double: fastopt_quotient_double)(a, b, most)
-#define fastopt_fill(block, x, n, padding) \
-    _Generic(*(block), float: fastopt_fill_float, double: fastopt_fill_double)(block, x, n, padding)
-#define fastopt_spill(x, block, n) \
-    _Generic(*(block), float: fastopt_spill_float, double: fastopt_spill_double)(x, block, n)
+#define fastopt_quotient(a, b, max_divisor) \
+    _Generic((a), float: fastopt_quotient_float, double: fastopt_quotient_double)(a, b, max_divisor)
+#define fastopt_load_padded(block, x, n, padding) \
+    _Generic(*(block), float: fastopt_load_padded_float, double: fastopt_load_padded_double)(block, x, n, padding)
+#define fastopt_store_partial(x, block, n) \
+    _Generic(*(block), float: fastopt_store_partial_float, double: fastopt_store_partial_double)(x, block, n)
 #define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
-#define fastopt_minus_half_square(a, rest) \
-    _Generic((a), float: fastopt_minus_half_square_float, double: fastopt_minus_half_square_double)(a, rest)
+#define fastopt_minus_half_square(a, low) \
+    _Generic((a), float: fastopt_minus_half_square_float, double: fastopt_minus_half_square_double)(a, low)
 #define fastopt_power_from_low_bits(x) \
     _Generic((x), float: fastopt_power_from_low_bits_float, \
              double: fastopt_power_from_low_bits_double)(x)
 
 /* The first n < 16 elements of x into a block of 16 whose others are padding, and from a block
  * back to x. A block written number by number could not be read as one vector at once. */
-static inline void fastopt_fill_float(float *block, const float *x, ptrdiff_t n, float padding)
+static inline void fastopt_load_padded_float(float *block, const float *x, ptrdiff_t n, float padding)
 {
 #ifdef __AVX512F__
     const __mmask16 mask = (__mmask16)((1u << n) - 1);
@@ -53,20 +53,20 @@ static inline void fastopt_fill_float(float *block, const float *x, ptrdiff_t n,
 #endif
 }
 
-static inline void fastopt_fill_double(double *block, const double *x, ptrdiff_t n, double padding)
+static inline void fastopt_load_padded_double(double *block, const double *x, ptrdiff_t n, double padding)
 {
 #ifdef __AVX512F__
-    const __m512d rest = _mm512_set1_pd(padding);
+    const __m512d background = _mm512_set1_pd(padding);
     const unsigned mask = (1u << n) - 1;
-    _mm512_storeu_pd(block, _mm512_mask_loadu_pd(rest, (__mmask8)mask, x));
-    _mm512_storeu_pd(block + 8, _mm512_mask_loadu_pd(rest, (__mmask8)(mask >> 8), x + 8));
+    _mm512_storeu_pd(block, _mm512_mask_loadu_pd(background, (__mmask8)mask, x));
+    _mm512_storeu_pd(block + 8, _mm512_mask_loadu_pd(background, (__mmask8)(mask >> 8), x + 8));
 #else
     for (ptrdiff_t i = 0; i < 16; i++) block[i] = padding;
     for (ptrdiff_t i = 0; i < n; i++) block[i] = x[i];
 #endif
 }
 
-static inline void fastopt_spill_float(float *x, const float *block, ptrdiff_t n)
+static inline void fastopt_store_partial_float(float *x, const float *block, ptrdiff_t n)
 {
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(x, (__mmask16)((1u << n) - 1), _mm512_loadu_ps(block));
@@ -75,7 +75,7 @@ static inline void fastopt_spill_float(float *x, const float *block, ptrdiff_t n
 #endif
 }
 
-static inline void fastopt_spill_double(double *x, const double *block, ptrdiff_t n)
+static inline void fastopt_store_partial_double(double *x, const double *block, ptrdiff_t n)
 {
 #ifdef __AVX512F__
     const unsigned mask = (1u << n) - 1;
@@ -86,43 +86,43 @@ static inline void fastopt_spill_double(double *x, const double *block, ptrdiff_
 #endif
 }
 
-/* -a^2/2 and a rest that together are exact. Without fused products the square of the upper half
+/* -a^2/2 and a low part that together are exact. Without fused products the square of the upper half
  * of a's significand, which is exact, and what is missing to all of a. */
 #ifdef __FMA__
-static inline float fastopt_minus_half_square_float(float a, float *rest)
+static inline float fastopt_minus_half_square_float(float a, float *low)
 {
     const float half = -0.5f * a, square = half * a;
-    *rest = __builtin_fmaf(half, a, -square);
+    *low = __builtin_fmaf(half, a, -square);
     return square;
 }
 
-static inline double fastopt_minus_half_square_double(double a, double *rest)
+static inline double fastopt_minus_half_square_double(double a, double *low)
 {
     const double half = -0.5 * a, square = half * a;
-    *rest = __builtin_fma(half, a, -square);
+    *low = __builtin_fma(half, a, -square);
     return square;
 }
 #else
-static inline float fastopt_minus_half_square_float(float a, float *rest)
+static inline float fastopt_minus_half_square_float(float a, float *low)
 {
-    float head = a;
+    float upper = a;
     uint32_t bits;
-    memcpy(&bits, &head, sizeof bits);
+    memcpy(&bits, &upper, sizeof bits);
     bits &= UINT32_C(0xfffff000);
-    memcpy(&head, &bits, sizeof head);
-    *rest = -0.5f * (a - head) * (a + head);
-    return -0.5f * head * head;
+    memcpy(&upper, &bits, sizeof upper);
+    *low = -0.5f * (a - upper) * (a + upper);
+    return -0.5f * upper * upper;
 }
 
-static inline double fastopt_minus_half_square_double(double a, double *rest)
+static inline double fastopt_minus_half_square_double(double a, double *low)
 {
-    double head = a;
+    double upper = a;
     uint64_t bits;
-    memcpy(&bits, &head, sizeof bits);
+    memcpy(&bits, &upper, sizeof bits);
     bits &= UINT64_C(0xfffffffff8000000);
-    memcpy(&head, &bits, sizeof head);
-    *rest = -0.5 * (a - head) * (a + head);
-    return -0.5 * head * head;
+    memcpy(&upper, &bits, sizeof upper);
+    *low = -0.5 * (a - upper) * (a + upper);
+    return -0.5 * upper * upper;
 }
 #endif
 
@@ -168,15 +168,15 @@ static inline double fastopt_log_parts(double x, double *m)
  * largest b is the one whose estimate is 0: it stands for infinity. From a quarter of it on, 1 / b
  * is subnormal, so 0 where these are flushed. It comes as an argument: of a constant, the compiler
  * makes two compares instead of one minimum, and Adam loses a tenth. */
-#define FASTOPT_MOST_FLOAT 0x1.e6238ep126f
-#define FASTOPT_MOST_DOUBLE 0x1.e623822fc16e6p1022
-#define fastopt_quotient_most(x) _Generic((x), float: FASTOPT_MOST_FLOAT, double: FASTOPT_MOST_DOUBLE)
+#define FASTOPT_MAX_DIVISOR_FLOAT 0x1.e6238ep126f
+#define FASTOPT_MAX_DIVISOR_DOUBLE 0x1.e623822fc16e6p1022
+#define fastopt_quotient_most(x) _Generic((x), float: FASTOPT_MAX_DIVISOR_FLOAT, double: FASTOPT_MAX_DIVISOR_DOUBLE)
 #ifdef __FMA__
-static inline float fastopt_quotient_float(float a, float b, float most)
+static inline float fastopt_quotient_float(float a, float b, float max_divisor)
 {
     uint32_t bits;
     float y, x;
-    b = b > most ? most : b;
+    b = b > max_divisor ? max_divisor : b;
     memcpy(&bits, &b, sizeof bits);
     bits = UINT32_C(0x7ef311c7) - bits;
     memcpy(&y, &bits, sizeof y);
@@ -186,11 +186,11 @@ static inline float fastopt_quotient_float(float a, float b, float most)
     return x + (a - b * x) * y;
 }
 
-static inline double fastopt_quotient_double(double a, double b, double most)
+static inline double fastopt_quotient_double(double a, double b, double max_divisor)
 {
     uint64_t bits;
     double y, x;
-    b = b > most ? most : b;
+    b = b > max_divisor ? max_divisor : b;
     memcpy(&bits, &b, sizeof bits);
     bits = UINT64_C(0x7fde623822fc16e6) - bits;
     memcpy(&y, &bits, sizeof y);
@@ -201,8 +201,9 @@ static inline double fastopt_quotient_double(double a, double b, double most)
     return x + (a - b * x) * y;
 }
 #else
-static inline float fastopt_quotient_float(float a, float b, float most) { return (void)most, a / b; }
-static inline double fastopt_quotient_double(double a, double b, double most) { return (void)most, a / b; }
+static inline float fastopt_quotient_float(float a, float b, float max_divisor) { return (void)max_divisor, a / b; }
+static inline double fastopt_quotient_double(double a, double b,
+                                             double max_divisor) { return (void)max_divisor, a / b; }
 #endif
 
 #endif

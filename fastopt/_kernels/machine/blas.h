@@ -17,7 +17,7 @@
 #include <pthread.h>
 #include <stddef.h>
 
-enum { BLAS_MOST = 16 }; /* libraries in one process */
+enum { BLAS_MAX = 16 }; /* libraries in one process */
 
 typedef struct {
     int (*get)(void);            /* NULL where `set` returns the count before */
@@ -26,17 +26,17 @@ typedef struct {
     int before;                  /* of the process, to put back; 0: nothing */
 } blas_pool;
 
-static blas_pool blas_pools[BLAS_MOST];
+static blas_pool blas_pools[BLAS_MAX];
 static int blas_n_pools = 0;
 static int blas_holds = 0;                       /* blocks open now, of all threads */
 static __thread int blas_own_holds = 0;          /* of this one */
-static __thread int blas_own_before[BLAS_MOST];  /* where every thread has a count of its own */
-static __thread char blas_own_noted[BLAS_MOST];
+static __thread int blas_own_before[BLAS_MAX];   /* where every thread has a count of its own */
+static __thread char blas_own_noted[BLAS_MAX];
 
 static void blas_add(size_t get, size_t set, int own) {
     for (int i = 0; i < blas_n_pools; i++)
         if ((size_t)blas_pools[i].set == set) return;
-    if (blas_n_pools < BLAS_MOST)
+    if (blas_n_pools < BLAS_MAX)
         blas_pools[blas_n_pools++] = (blas_pool){(int (*)(void))get, (int (*)(ptrdiff_t))set, own, 0};
 }
 
@@ -81,5 +81,5 @@ static void blas_in_child(void) {
         if (!blas_pools[i].own && !blas_holds) blas_put_back(&blas_pools[i]);
 }
 
-static void blas_initialise(void) { pthread_atfork(NULL, NULL, blas_in_child); }
+static void blas_initialize(void) { pthread_atfork(NULL, NULL, blas_in_child); }
 #endif

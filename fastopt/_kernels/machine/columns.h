@@ -1,49 +1,49 @@
-/* Sums over rows and affine maps, column by column, on vectors: what batch normalisation is made
+/* Sums over rows and affine maps, column by column, on vectors: what batch normalization is made
  * of. Included by simd.h per dtype, after tile.h.
  *
  * Sums stay in registers while the rows pass, COLUMN_VECS vectors of columns at a time; every column
  * is added row after row, however many stand beside it. Maps walk along the rows, two side by side,
  * so that what belongs to a column is loaded once for both.
  */
-TILE_INLINE VEC NAME(load_some)(const REAL *p, const int whole, ptrdiff_t n) {
-    return whole ? *(const VEC *)p : NAME(load_part)(p, n);
+ALWAYS_INLINE VEC NAME(load_vector)(const REAL *p, const int whole, ptrdiff_t n) {
+    return whole ? *(const VEC *)p : NAME(load_partial)(p, n);
 }
-TILE_INLINE void NAME(store_some)(REAL *p, VEC v, const int whole, ptrdiff_t n) {
+ALWAYS_INLINE void NAME(store_vector)(REAL *p, VEC v, const int whole, ptrdiff_t n) {
     if (whole)
         *(VEC *)p = v;
     else
-        NAME(store_part)(p, v, n);
+        NAME(store_partial)(p, v, n);
 }
 
-/* plain[j] += sum_i w[i, j], sum[j] += sum_i w[i, j] (x[i, j] - centre[j]) for so many vectors of columns, or for
- * the n columns of a part of one; where w is NULL, x - centre stands for w. */
-TILE_INLINE void NAME(moment_body)(const ColumnSums *a, ptrdiff_t j, const int vecs, const int whole, ptrdiff_t n,
-                                   const int weighted) {
+/* sum_w[j] += sum_i w[i, j], sum_wd[j] += sum_i w[i, j] (x[i, j] - center[j]) for so many vectors of columns, or for
+ * the n columns of a part of one; where w is NULL, x - center stands for w. */
+ALWAYS_INLINE void NAME(moment_body)(const ColumnSums *a, ptrdiff_t j, const int vecs, const int whole, ptrdiff_t n,
+                                     const int weighted) {
     const ptrdiff_t ldw = a->ldw, ldx = a->ldx, rows = a->rows;
-    const REAL *w = weighted ? (const REAL *)a->w + j : NULL, *x = (const REAL *)a->x + j, *centre = (const REAL *)a->centre + j;
-    REAL *plain = (REAL *)a->plain + j, *sum = (REAL *)a->sum + j;
-    VEC middle[COLUMN_VECS], first[COLUMN_VECS], second[COLUMN_VECS];
+    const REAL *w = weighted ? (const REAL *)a->w + j : NULL, *x = (const REAL *)a->x + j, *center = (const REAL *)a->center + j;
+    REAL *sum_w = (REAL *)a->sum_w + j, *sum_wd = (REAL *)a->sum_wd + j;
+    VEC mean[COLUMN_VECS], first[COLUMN_VECS], second[COLUMN_VECS];
     for (int v = 0; v < vecs; v++) {
-        middle[v] = NAME(load_some)(centre + v * NAME(LANES), whole, n);
-        first[v] = NAME(load_some)(plain + v * NAME(LANES), whole, n);
-        second[v] = NAME(load_some)(sum + v * NAME(LANES), whole, n);
+        mean[v] = NAME(load_vector)(center + v * NAME(LANES), whole, n);
+        first[v] = NAME(load_vector)(sum_w + v * NAME(LANES), whole, n);
+        second[v] = NAME(load_vector)(sum_wd + v * NAME(LANES), whole, n);
     }
     for (ptrdiff_t i = 0; i < rows; i++) {
 #pragma GCC unroll 8
         for (int v = 0; v < vecs; v++) {
-            const VEC d = NAME(load_some)(x + i * ldx + v * NAME(LANES), whole, n) - middle[v];
-            const VEC term = weighted ? NAME(load_some)(w + i * ldw + v * NAME(LANES), whole, n) : d;
+            const VEC d = NAME(load_vector)(x + i * ldx + v * NAME(LANES), whole, n) - mean[v];
+            const VEC term = weighted ? NAME(load_vector)(w + i * ldw + v * NAME(LANES), whole, n) : d;
             first[v] += term;
             second[v] += term * d;
         }
     }
     for (int v = 0; v < vecs; v++) {
-        NAME(store_some)(plain + v * NAME(LANES), first[v], whole, n);
-        NAME(store_some)(sum + v * NAME(LANES), second[v], whole, n);
+        NAME(store_vector)(sum_w + v * NAME(LANES), first[v], whole, n);
+        NAME(store_vector)(sum_wd + v * NAME(LANES), second[v], whole, n);
     }
 }
 
-TILE_INLINE void NAME(moment_columns)(const ColumnSums *a, const int weighted) {
+ALWAYS_INLINE void NAME(moment_columns)(const ColumnSums *a, const int weighted) {
     const ptrdiff_t wide = COLUMN_VECS * NAME(LANES), cols = a->cols;
     ptrdiff_t j = 0;
     for (; j + wide <= cols; j += wide) NAME(moment_body)(a, j, COLUMN_VECS, 1, 0, weighted);
@@ -51,7 +51,7 @@ TILE_INLINE void NAME(moment_columns)(const ColumnSums *a, const int weighted) {
     if (j < cols) NAME(moment_body)(a, j, 1, 0, cols - j, weighted);
 }
 
-/* w, x (rows, cols), centre (cols,) -> plain, sum (cols,), which they are added to. */
+/* w, x (rows, cols), center (cols,) -> sum_w, sum_wd (cols,), which they are added to. */
 static void NAME(column_moments)(const ColumnSums *a) {
     if (a->w == NULL)
         NAME(moment_columns)(a, 0);
@@ -59,35 +59,37 @@ static void NAME(column_moments)(const ColumnSums *a) {
         NAME(moment_columns)(a, 1);
 }
 
-/* One vector of columns, j on, of one or two rows, i on: out = (x - centre) scale + shift, to which w weight is added if
+/* One vector of columns, j on, of one or two rows, i on: out = (x - center) scale + shift, to which w weight is added if
  * weighted, and what y holds if accumulate; what is below zero becomes zero if relu. */
-TILE_INLINE void NAME(map_body)(const ColumnMap *a, const int high, ptrdiff_t i, ptrdiff_t j, const int weighted,
-                                const int accumulate, const int relu, const int whole, ptrdiff_t n) {
-    const VEC c = NAME(load_some)((const REAL *)a->centre + j, whole, n), s = NAME(load_some)((const REAL *)a->scale + j, whole, n);
-    const VEC b = NAME(load_some)((const REAL *)a->shift + j, whole, n);
-    const VEC g = weighted ? NAME(load_some)((const REAL *)a->weight + j, whole, n) : (VEC){0};
-    for (int r = 0; r < high; r++, i++) {
+ALWAYS_INLINE void NAME(map_body)(const ColumnMap *a, const int tile_rows, ptrdiff_t i, ptrdiff_t j, const int weighted,
+                                  const int accumulate, const int relu, const int whole, ptrdiff_t n) {
+    const VEC c = NAME(load_vector)((const REAL *)a->center + j, whole,
+                                    n), s = NAME(load_vector)((const REAL *)a->scale + j, whole, n);
+    const VEC b = NAME(load_vector)((const REAL *)a->shift + j, whole, n);
+    const VEC g = weighted ? NAME(load_vector)((const REAL *)a->weight + j, whole, n) : (VEC){0};
+    for (int r = 0; r < tile_rows; r++, i++) {
         REAL *y = (REAL *)a->y + i * a->ldy + j;
-        VEC out = (NAME(load_some)((const REAL *)a->x + i * a->ldx + j, whole, n) - c) * s + b;
-        if (weighted) out = NAME(load_some)((const REAL *)a->w + i * a->ldw + j, whole, n) * g + out;
-        if (accumulate) out += NAME(load_some)(y, whole, n);
-        NAME(store_some)(y, relu ? NAME(above_zero)(out) : out, whole, n);
+        VEC out = (NAME(load_vector)((const REAL *)a->x + i * a->ldx + j, whole, n) - c) * s + b;
+        if (weighted) out = NAME(load_vector)((const REAL *)a->w + i * a->ldw + j, whole, n) * g + out;
+        if (accumulate) out += NAME(load_vector)(y, whole, n);
+        NAME(store_vector)(y, relu ? NAME(relu_vector)(out) : out, whole, n);
     }
 }
-TILE_INLINE void NAME(map_columns)(const ColumnMap *a, const int high, ptrdiff_t i, const int weighted, const int accumulate,
-                                   const int relu) {
+ALWAYS_INLINE void NAME(map_columns)(const ColumnMap *a, const int tile_rows, ptrdiff_t i, const int weighted,
+                                     const int accumulate, const int relu) {
     ptrdiff_t j = 0;
-    for (; j + NAME(LANES) <= a->cols; j += NAME(LANES)) NAME(map_body)(a, high, i, j, weighted, accumulate, relu, 1, 0);
-    if (j < a->cols) NAME(map_body)(a, high, i, j, weighted, accumulate, relu, 0, a->cols - j);
+    for (; j + NAME(LANES) <= a->cols; j += NAME(LANES)) NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu,
+                                                                        1, 0);
+    if (j < a->cols) NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu, 0, a->cols - j);
 }
-TILE_INLINE void NAME(map_rows)(const ColumnMap *from, const int weighted, const int accumulate, const int relu) {
+ALWAYS_INLINE void NAME(map_rows)(const ColumnMap *from, const int weighted, const int accumulate, const int relu) {
     const ColumnMap own = *from, *a = &own; /* stores to y do not reach it: it stays in registers */
     ptrdiff_t i = 0;
     for (; i + 2 <= a->rows; i += 2) NAME(map_columns)(a, 2, i, weighted, accumulate, relu);
     if (i < a->rows) NAME(map_columns)(a, 1, i, weighted, accumulate, relu);
 }
 
-/* x (rows, cols), centre, scale, shift (cols,) -> y (rows, cols) = (x - centre) scale + shift, which may be x. */
+/* x (rows, cols), center, scale, shift (cols,) -> y (rows, cols) = (x - center) scale + shift, which may be x. */
 static void NAME(column_scale)(const ColumnMap *a) {
     if (a->relu)
         NAME(map_rows)(a, 0, 0, 1);
@@ -95,8 +97,8 @@ static void NAME(column_scale)(const ColumnMap *a) {
         NAME(map_rows)(a, 0, 0, 0);
 }
 
-/* w, x (rows, cols), the others (cols,) -> y (rows, cols) (+)= w weight + (x - centre) scale + shift */
-static void NAME(column_slope)(const ColumnMap *a) {
+/* w, x (rows, cols), the others (cols,) -> y (rows, cols) (+)= w weight + (x - center) scale + shift */
+static void NAME(column_scale_add)(const ColumnMap *a) {
     if (a->accumulate)
         NAME(map_rows)(a, 1, 1, 0);
     else

@@ -1,8 +1,8 @@
-/* Vector types per instruction set, and the register tiles built on them.
+/* Vector types per instruction set, and the micro-kernels built on them.
  *
  * Lives here: the vector of LANES elements for float and double, loads and
  * stores of a partial vector, the interleaving that transposes, (through tile.h,
- * included once per dtype) the two innermost product tiles, (columns.h) the loops along columns,
+ * included once per dtype) the two micro-kernels, (columns.h) the loops along columns,
  * and the denormal mode.
  * Blocking, threads and epilogues are Cython.
  *
@@ -33,16 +33,16 @@
  * that chose the tiles: docs/dense.md. COLUMN_VECS, at v4: batch_statistics 128x512 in eight rows
  * of one vector 4.2 us, in 64 rows of 4 or 8 vectors 2.4. */
 #if VECTOR_BYTES == 64
-enum { DOT_ROWS = 4, DOT_SUMS = 16, SPREAD_ROWS = 8, SPREAD_VECS = 3, COLUMN_VECS = 8 };
+enum { DOT_ROWS = 4, DOT_SUMS = 16, BROADCAST_ROWS = 8, BROADCAST_VECS = 3, COLUMN_VECS = 8 };
 #elif VECTOR_BYTES == 32
-enum { DOT_ROWS = 2, DOT_SUMS = 8, SPREAD_ROWS = 6, SPREAD_VECS = 2, COLUMN_VECS = 4 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 6, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
 #else
-enum { DOT_ROWS = 2, DOT_SUMS = 8, SPREAD_ROWS = 4, SPREAD_VECS = 2, COLUMN_VECS = 4 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 4, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
 #endif
-#define TILE_INLINE static inline __attribute__((always_inline))
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* c (rows, cols) (+)= a b over `depth`: a[i, k] stands at a[i * a_row + k * a_col]; b is (depth, cols) for the spread
- * tile, (cols, depth) for the dot tile, its rows ldb apart. */
+/* c (rows, cols) (+)= a b over `depth`: a[i, k] stands at a[i * a_row + k * a_col]; b is (depth, cols) for the broadcast
+ * micro-kernel, (cols, depth) for the dot micro-kernel, its rows ldb apart. */
 typedef struct {
     const void *a, *b, *bias;
     void *c;
@@ -52,12 +52,12 @@ typedef struct {
 
 /* Sums of columns and maps along rows: what columns.h reads. Leading dimensions count elements. */
 typedef struct {
-    const void *w, *x, *centre;
-    void *plain, *sum;
+    const void *w, *x, *center;
+    void *sum_w, *sum_wd;
     ptrdiff_t ldw, ldx, rows, cols;
 } ColumnSums;
 typedef struct {
-    const void *w, *x, *centre, *weight, *scale, *shift;
+    const void *w, *x, *center, *weight, *scale, *shift;
     void *y;
     ptrdiff_t ldw, ldx, ldy, rows, cols;
     int relu, accumulate;
@@ -69,29 +69,29 @@ typedef struct {
 #else
 #define SHUFFLE(a, b, index, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
 #endif
-#define FIRST_2(a, b, index) SHUFFLE(a, b, index, 0, 2)
-#define FIRST_4(a, b, index) SHUFFLE(a, b, index, 0, 4, 1, 5)
-#define FIRST_8(a, b, index) SHUFFLE(a, b, index, 0, 8, 1, 9, 2, 10, 3, 11)
-#define FIRST_16(a, b, index) SHUFFLE(a, b, index, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define SECOND_2(a, b, index) SHUFFLE(a, b, index, 1, 3)
-#define SECOND_4(a, b, index) SHUFFLE(a, b, index, 2, 6, 3, 7)
-#define SECOND_8(a, b, index) SHUFFLE(a, b, index, 4, 12, 5, 13, 6, 14, 7, 15)
-#define SECOND_16(a, b, index) SHUFFLE(a, b, index, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define ZIP_LOWER_2(a, b, index) SHUFFLE(a, b, index, 0, 2)
+#define ZIP_LOWER_4(a, b, index) SHUFFLE(a, b, index, 0, 4, 1, 5)
+#define ZIP_LOWER_8(a, b, index) SHUFFLE(a, b, index, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_LOWER_16(a, b, index) SHUFFLE(a, b, index, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define ZIP_UPPER_2(a, b, index) SHUFFLE(a, b, index, 1, 3)
+#define ZIP_UPPER_4(a, b, index) SHUFFLE(a, b, index, 2, 6, 3, 7)
+#define ZIP_UPPER_8(a, b, index) SHUFFLE(a, b, index, 4, 12, 5, 13, 6, 14, 7, 15)
+#define ZIP_UPPER_16(a, b, index) SHUFFLE(a, b, index, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
 #if VECTOR_BYTES == 64
-#define FIRST_f FIRST_16
-#define SECOND_f SECOND_16
-#define FIRST_d FIRST_8
-#define SECOND_d SECOND_8
+#define ZIP_LOWER_f ZIP_LOWER_16
+#define ZIP_UPPER_f ZIP_UPPER_16
+#define ZIP_LOWER_d ZIP_LOWER_8
+#define ZIP_UPPER_d ZIP_UPPER_8
 #elif VECTOR_BYTES == 32
-#define FIRST_f FIRST_8
-#define SECOND_f SECOND_8
-#define FIRST_d FIRST_4
-#define SECOND_d SECOND_4
+#define ZIP_LOWER_f ZIP_LOWER_8
+#define ZIP_UPPER_f ZIP_UPPER_8
+#define ZIP_LOWER_d ZIP_LOWER_4
+#define ZIP_UPPER_d ZIP_UPPER_4
 #else
-#define FIRST_f FIRST_4
-#define SECOND_f SECOND_4
-#define FIRST_d FIRST_2
-#define SECOND_d SECOND_2
+#define ZIP_LOWER_f ZIP_LOWER_4
+#define ZIP_UPPER_f ZIP_UPPER_4
+#define ZIP_LOWER_d ZIP_LOWER_2
+#define ZIP_UPPER_d ZIP_UPPER_2
 #endif
 
 #define REAL float
@@ -99,7 +99,7 @@ typedef struct {
 #define NAME(x) x##_f
 typedef float vecf __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 typedef int index_f __attribute__((vector_size(VECTOR_BYTES)));
-TILE_INLINE vecf load_part_f(const float *p, ptrdiff_t n) {
+ALWAYS_INLINE vecf load_partial_f(const float *p, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     return (vecf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #elif VECTOR_BYTES == 32
@@ -111,14 +111,14 @@ TILE_INLINE vecf load_part_f(const float *p, ptrdiff_t n) {
     return v;
 #endif
 }
-TILE_INLINE void store_part_f(float *p, vecf v, ptrdiff_t n) {
+ALWAYS_INLINE void store_partial_f(float *p, vecf v, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
     for (ptrdiff_t i = 0; i < n; i++) p[i] = ((float *)&v)[i];
 #endif
 }
-TILE_INLINE float sum_lanes_f(vecf v) {
+ALWAYS_INLINE float sum_lanes_f(vecf v) {
 #if VECTOR_BYTES >= 32
 #if VECTOR_BYTES == 64
     const __m512 whole = (__m512)v;
@@ -145,7 +145,7 @@ TILE_INLINE float sum_lanes_f(vecf v) {
 #define NAME(x) x##_d
 typedef double vecd __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
 typedef long long index_d __attribute__((vector_size(VECTOR_BYTES)));
-TILE_INLINE vecd load_part_d(const double *p, ptrdiff_t n) {
+ALWAYS_INLINE vecd load_partial_d(const double *p, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     return (vecd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
 #elif VECTOR_BYTES == 32
@@ -157,14 +157,14 @@ TILE_INLINE vecd load_part_d(const double *p, ptrdiff_t n) {
     return v;
 #endif
 }
-TILE_INLINE void store_part_d(double *p, vecd v, ptrdiff_t n) {
+ALWAYS_INLINE void store_partial_d(double *p, vecd v, ptrdiff_t n) {
 #if VECTOR_BYTES == 64
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 #else
     for (ptrdiff_t i = 0; i < n; i++) p[i] = ((double *)&v)[i];
 #endif
 }
-TILE_INLINE double sum_lanes_d(vecd v) {
+ALWAYS_INLINE double sum_lanes_d(vecd v) {
 #if VECTOR_BYTES >= 32
 #if VECTOR_BYTES == 64
     const __m256d half = _mm512_castpd512_pd256((__m512d)v) + _mm512_extractf64x4_pd((__m512d)v, 1);
@@ -185,23 +185,23 @@ TILE_INLINE double sum_lanes_d(vecd v) {
 
 /* What fused Cython code calls without knowing its own type: `like` points to it, and is not read. */
 #define BOTH(name, like) _Generic(*(like), float: name##_f, double: name##_d)
-#define fastopt_dot_tiles(p, a, b, c, depth, accumulate, bias, relu, ahead) \
-    BOTH(dot_tiles, c)(p, a, b, c, depth, accumulate, bias, relu, ahead)
+#define fastopt_dot_macro_kernel(p, a, b, c, depth, accumulate, bias, relu, prefetch) \
+    BOTH(dot_macro_kernel, c)(p, a, b, c, depth, accumulate, bias, relu, prefetch)
 #define fastopt_spread_plain(p, rows, cols, a, b, c, depth, accumulate) \
     BOTH(spread_plain, c)(p, rows, cols, a, b, c, depth, accumulate)
-#define fastopt_spread_finish(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
-    BOTH(spread_finish, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
+#define fastopt_broadcast_micro_kernel_epilogue(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
+    BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
 #define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
     BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)
 #define fastopt_dot_wide(a, b, n) BOTH(dot_wide, a)(a, b, n)
 #define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
 #define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)
-#define fastopt_column_slope(like, map) BOTH(column_slope, like)(map)
+#define fastopt_column_scale_add(like, map) BOTH(column_scale_add, like)(map)
 
-/* The lines of the `size` bytes from p on are asked for, as far as L2: a tile that reads several rows at
+/* The lines of the `size` bytes from p on are prefetched, as far as L2: a tile that reads several rows at
  * once is no stream that the hardware would follow. */
-static inline void ask_lines(const void *p, ptrdiff_t size) {
+static inline void prefetch_lines(const void *p, ptrdiff_t size) {
     for (ptrdiff_t i = 0; i < size; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
 }
 
@@ -242,9 +242,9 @@ static inline void restore_denormals(unsigned long mode) { (void)mode; }
 #endif
 
 /* What fused Cython code calls: a name over both types. */
-#define fastopt_take_block(to, from, ahead) \
-    _Generic(*(to), float: take_block_f, double: take_block_d)(to, from, ahead)
-#define fastopt_give_block(to, from) _Generic(*(to), float: give_block_f, double: give_block_d)(to, from)
-#define fastopt_copy_part(to, from, n, pad) _Generic(*(to), float: copy_part_f, double: copy_part_d)(to, from, n, pad)
+#define fastopt_load_block(to, from, prefetch_distance) \
+    _Generic(*(to), float: load_block_f, double: load_block_d)(to, from, prefetch_distance)
+#define fastopt_store_block(to, from) _Generic(*(to), float: store_block_f, double: store_block_d)(to, from)
+#define fastopt_copy_partial(to, from, n, pad) _Generic(*(to), float: copy_partial_f, double: copy_partial_d)(to, from, n, pad)
 #define fastopt_sum_squares(p, n) _Generic(*(p), float: sum_squares_f, double: sum_squares_d)(p, n)
 #endif

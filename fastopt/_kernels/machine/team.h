@@ -1,17 +1,17 @@
 /* A team of threads: the one parallel region, its barrier, and the fork rule.
  *
- * A job is called by every member of the team with its number and the size of
- * the team; it does its share and meets the others at team_barrier. Without
+ * A job is called by every thread of the team with its number and the size of
+ * the team; it does its chunk and waits for the others at team_barrier. Without
  * OpenMP, or with a team of one, no region is opened. The team met may be
  * smaller than the one asked for, never larger.
  *
  * The barrier is our own: it spins briefly and then gives the core away. The
  * runtime's spins for milliseconds, which on cores that other programs use too
- * is what the member it waits for would need to arrive.
+ * is what the thread it waits for would need to arrive.
  *
  * The runtime ends the process where it cannot create a thread (a limit on the
- * threads of a container). So a thread that opens a region of more members than
- * it ever had creates and ends the missing ones first: see team_ask.
+ * threads of a container). So a thread that opens a region of more threads than
+ * it ever had creates and ends the missing ones first: see team_probe.
  *
  * libgomp's pool does not survive a fork: before a fork the pool of the forking
  * thread is released (OpenMP 5), and made anew by the next region. Where that
@@ -29,9 +29,9 @@
 #include <stdatomic.h>
 #endif
 
-typedef void (*team_job)(void *args, ptrdiff_t member, ptrdiff_t team);
+typedef void (*team_job)(void *args, ptrdiff_t thread, ptrdiff_t n_threads);
 
-enum { TEAM_MOST = 1024 }; /* members */
+enum { TEAM_MAX = 1024 }; /* threads */
 
 static int team_serial_child = 0;
 /* Forks between the first process and this one, plus one: what a thread noted
@@ -49,10 +49,10 @@ enum { TEAM_OPENMP = 1 };
 
 /* ---- threads that can be created */
 
-static __thread int team_granted = 1; /* members this thread has had, itself among them */
-static __thread int team_refused = 0; /* the value of team_asks when the system refused it more */
-static int team_asks = 1;             /* raised where a refusal may be asked again */
-static int team_shortest = 0;         /* the smallest team that a refusal has left; 0: there was none */
+static __thread int team_granted = 1; /* threads this thread has had, itself among them */
+static __thread int team_refused = 0; /* the value of team_generation when the system refused it more */
+static int team_generation = 1;       /* raised where a refusal may be asked again */
+static int team_smallest = 0;         /* the smallest team that a refusal has left; 0: there was none */
 
 static void *team_pass(void *gate) {
     pthread_mutex_lock((pthread_mutex_t *)gate);
@@ -62,24 +62,24 @@ static void *team_pass(void *gate) {
 
 /* The largest team up to `team` whose threads the system lets this thread create:
  * the missing ones are created, wait for each other, and end. */
-static __attribute__((noinline)) int team_ask(int team) {
+static __attribute__((noinline)) int team_probe(int n_threads) {
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-    pthread_t made[TEAM_MOST];
+    pthread_t made[TEAM_MAX];
     int missing, n = 0;
-    if (team_refused == team_asks) return team_granted;
-    missing = (team < TEAM_MOST ? team : TEAM_MOST) - team_granted;
+    if (team_refused == team_generation) return team_granted;
+    missing = (n_threads < TEAM_MAX ? n_threads : TEAM_MAX) - team_granted;
     pthread_mutex_lock(&gate);
     while (n < missing && !pthread_create(&made[n], NULL, team_pass, &gate)) n++;
     pthread_mutex_unlock(&gate);
     for (int i = 0; i < n; i++) pthread_join(made[i], NULL);
     team_granted += n;
     if (n < missing) {
-        team_refused = team_asks;
-        if (!team_shortest || team_granted < team_shortest) team_shortest = team_granted;
+        team_refused = team_generation;
+        if (!team_smallest || team_granted < team_smallest) team_smallest = team_granted;
     }
     return team_granted;
 }
-static inline void team_forget(void) {
+static inline void team_reset(void) {
     team_granted = 1;
     team_refused = 0;
 }
@@ -89,7 +89,7 @@ static inline void team_forget(void) {
 #ifdef FASTOPT_OPENMP_PAUSE /* found by setup.py's probe: gcc has it before it claims OpenMP 5 */
 static void team_before_fork(void) {
     omp_pause_resource_all(omp_pause_hard);
-    team_forget();
+    team_reset();
 }
 static void team_in_child(void) { team_process++; }
 #else
@@ -105,23 +105,23 @@ static void team_in_child(void) {
 typedef struct {
     _Atomic ptrdiff_t arrived;
     atomic_uint round;
-} team_meeting;
-static __thread team_meeting *team_here = NULL; /* of the region this thread is in */
+} team_barrier_state;
+static __thread team_barrier_state *team_state = NULL; /* of the region this thread is in */
 
-/* Spins that cover a member's usual lateness, a microsecond or so. */
+/* Spins that cover a thread's usual lateness, a microsecond or so. */
 enum { TEAM_SPINS = 2000 };
 
-static void team_barrier(ptrdiff_t team) {
-    team_meeting *here = team_here;
+static void team_barrier(ptrdiff_t n_threads) {
+    team_barrier_state *state = team_state;
     unsigned round;
-    if (team <= 1) return;
-    round = atomic_load_explicit(&here->round, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&here->arrived, 1, memory_order_acq_rel) == team - 1) {
-        atomic_store_explicit(&here->arrived, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&here->round, 1, memory_order_release);
+    if (n_threads <= 1) return;
+    round = atomic_load_explicit(&state->round, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&state->arrived, 1, memory_order_acq_rel) == n_threads - 1) {
+        atomic_store_explicit(&state->arrived, 0, memory_order_relaxed);
+        atomic_fetch_add_explicit(&state->round, 1, memory_order_release);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&here->round, memory_order_acquire) == round; spins++) {
+    for (int spins = 0; atomic_load_explicit(&state->round, memory_order_acquire) == round; spins++) {
         if (spins < TEAM_SPINS) {
 #if defined(__x86_64__)
             __builtin_ia32_pause();
@@ -131,16 +131,16 @@ static void team_barrier(ptrdiff_t team) {
         }
     }
 }
-static void team_run(team_job job, void *args, ptrdiff_t team) {
-    if (team > team_granted) team = team_ask((int)team);
-    if (team <= 1) {
+static void team_run(team_job job, void *args, ptrdiff_t n_threads) {
+    if (n_threads > team_granted) n_threads = team_probe((int)n_threads);
+    if (n_threads <= 1) {
         job(args, 0, 1);
         return;
     }
-    team_meeting here = {0};
-#pragma omp parallel num_threads((int)team)
+    team_barrier_state state = {0};
+#pragma omp parallel num_threads((int)n_threads)
     {
-        team_here = &here;
+        team_state = &state;
         job(args, omp_get_thread_num(), omp_get_num_threads());
     }
 }
@@ -155,7 +155,7 @@ static inline int team_place_size(int place) { return omp_get_place_num_procs(pl
 static inline void team_place(int place, int *cpus) { omp_get_place_proc_ids(place, cpus); }
 #else
 enum { TEAM_OPENMP = 0 };
-static int team_granted = 1, team_refused = 0, team_asks = 1, team_shortest = 0;
+static int team_granted = 1, team_refused = 0, team_generation = 1, team_smallest = 0;
 static void team_before_fork(void) {}
 static void team_in_child(void) { team_process++; }
 static inline int team_limit(void) { return 1; }
@@ -164,9 +164,9 @@ static inline int team_processors(void) { return 1; }
 static inline int team_places(void) { return 0; }
 static inline int team_place_size(int place) { return (void)place, 0; }
 static inline void team_place(int place, int *cpus) { (void)place, (void)cpus; }
-static inline void team_barrier(ptrdiff_t team) { (void)team; }
-static void team_run(team_job job, void *args, ptrdiff_t team) {
-    (void)team;
+static inline void team_barrier(ptrdiff_t n_threads) { (void)n_threads; }
+static void team_run(team_job job, void *args, ptrdiff_t n_threads) {
+    (void)n_threads;
     job(args, 0, 1);
 }
 #endif
@@ -189,18 +189,18 @@ static inline int team_get_own(void) { return team_own; }
 static inline void team_set_own(int n) { team_own = n; }
 static inline void team_set_common(int n) {
     team_common = n;
-    team_asks++;
-    team_shortest = 0;
+    team_generation++;
+    team_smallest = 0;
 }
-static inline int team_get_shortest(void) { return team_shortest; }
-/* Members of the largest team this thread can have, as far as it knows. */
-static inline int team_most(void) { return team_refused == team_asks ? team_granted : TEAM_MOST; }
+static inline int team_get_smallest(void) { return team_smallest; }
+/* Threads of the largest team this thread can have, as far as it knows. */
+static inline int team_max(void) { return team_refused == team_generation ? team_granted : TEAM_MAX; }
 
 static void *team_read_limit(void *limit) {
     *(int *)limit = team_limit();
     return NULL;
 }
-static void team_initialise(void) {
+static void team_initialize(void) {
     pthread_t reader; /* whose limit nobody can have set yet */
     pthread_atfork(team_before_fork, NULL, team_in_child);
     team_first_limit = team_limit();

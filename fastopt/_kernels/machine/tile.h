@@ -1,8 +1,8 @@
-/* What is written on vectors, once, and included by simd.h per dtype: the two product tiles,
+/* What is written on vectors, once, and included by simd.h per dtype: the two micro-kernels,
  * a transpose, the way of a block through registers, a sum of squares.
  *
- * dot_tiles    c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
- * spread_tile  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is spread over the lanes
+ * dot_macro_kernel        c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
+ * broadcast_micro_kernel  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is broadcast over the lanes
  *
  * A sum is stored with the bias added, unless NULL, and what is below zero set to zero if relu.
  *
@@ -14,14 +14,14 @@
 enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
 
 /* What is below zero becomes zero; NaN stays. */
-TILE_INLINE VEC NAME(above_zero)(VEC v) {
+ALWAYS_INLINE VEC NAME(relu_vector)(VEC v) {
     const __typeof__(v < v) below = v < (VEC){0};
     return (VEC)((__typeof__(below))v & ~below);
 }
 
 /* The sums of the lanes of LANES vectors, in order: LANES halving trees at once, each with the bits
  * of sum_lanes. */
-TILE_INLINE VEC NAME(sum_each)(const VEC *from) {
+ALWAYS_INLINE VEC NAME(sum_lanes_each)(const VEC *from) {
     VEC v[NAME(LANES)];
 #pragma GCC unroll 16
     for (int i = 0; i < NAME(LANES); i++) v[i] = from[i];
@@ -29,13 +29,15 @@ TILE_INLINE VEC NAME(sum_each)(const VEC *from) {
     for (int half = NAME(LANES) / 2; half > 0; half /= 2)
 #pragma GCC unroll 8
         for (int i = 0; i < half; i++)
-            v[i] = NAME(FIRST)(v[i], v[i + half], NAME(index)) +
-                   NAME(SECOND)(v[i], v[i + half], NAME(index));
+            v[i] = NAME(ZIP_LOWER)(v[i], v[i + half], NAME(index)) +
+                   NAME(ZIP_UPPER)(v[i], v[i + half], NAME(index));
     return v[0];
 }
 
-TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p, const REAL *a, const REAL *b, REAL *c,
-                                ptrdiff_t depth, const int accumulate, const REAL *bias, const int relu, const int ahead) {
+ALWAYS_INLINE void NAME(dot_micro_kernel)(const int rows, const int cols, const Product *p, const REAL *a,
+                                          const REAL *b, REAL *c,
+                                          ptrdiff_t depth, const int accumulate, const REAL *bias, const int relu,
+                                          const int prefetch) {
     const ptrdiff_t lda = p->a_row, ldb = p->ldb, ldc = p->ldc;
     const ptrdiff_t whole = depth - depth % NAME(LANES);
     VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
@@ -54,48 +56,48 @@ TILE_INLINE void NAME(dot_body)(const int rows, const int cols, const Product *p
 #pragma GCC unroll 16
         for (int j = 0; j < cols; j++) {
             const VEC w = *(const VEC *)(b + j * ldb + k);
-            if (ahead) __builtin_prefetch(b + (j + cols) * ldb + k, 0, 2);
+            if (prefetch) __builtin_prefetch(b + (j + cols) * ldb + k, 0, 2);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++) acc[i * cols + j] += x[i] * w;
         }
     }
     if (whole < depth) {
-        const ptrdiff_t rest = depth - whole;
+        const ptrdiff_t tail = depth - whole;
 #pragma GCC unroll 4
-        for (int i = 0; i < rows; i++) x[i] = NAME(load_part)(a + i * lda + whole, rest);
+        for (int i = 0; i < rows; i++) x[i] = NAME(load_partial)(a + i * lda + whole, tail);
 #pragma GCC unroll 16
         for (int j = 0; j < cols; j++) {
-            const VEC w = NAME(load_part)(b + j * ldb + whole, rest);
+            const VEC w = NAME(load_partial)(b + j * ldb + whole, tail);
 #pragma GCC unroll 4
             for (int i = 0; i < rows; i++) acc[i * cols + j] += x[i] * w;
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows * cols; i += NAME(LANES)) {
-        const VEC sum = *(const VEC *)(sums + i) + NAME(sum_each)(acc + i);
-        *(VEC *)(sums + i) = relu ? NAME(above_zero)(sum) : sum;
+        const VEC sum = *(const VEC *)(sums + i) + NAME(sum_lanes_each)(acc + i);
+        *(VEC *)(sums + i) = relu ? NAME(relu_vector)(sum) : sum;
     }
 #pragma GCC unroll 4
     for (int i = 0; i < rows; i++) memcpy(c + i * ldc, sums + i * cols, cols * sizeof(REAL));
 }
 
 /* c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, in tiles of at most DOT_SUMS sums: a lower
- * one is wider. If ahead, the rows of b after a tile's are asked for. */
-static void NAME(dot_tiles)(const Product *p, const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, int accumulate,
-                            const REAL *bias, int relu, int ahead) {
+ * one is wider. If prefetch, the rows of b after a tile's are prefetched. */
+static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth,
+                                   int accumulate, const REAL *bias, int relu, int prefetch) {
     const ptrdiff_t rows = p->rows, cols = p->cols;
-    const ptrdiff_t most = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
-    for (ptrdiff_t j = 0; j < cols; j += most) {
-        const ptrdiff_t wide = cols - j < most ? cols - j : most;
+    const ptrdiff_t max_cols = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
+    for (ptrdiff_t j = 0; j < cols; j += max_cols) {
+        const ptrdiff_t tile_cols = cols - j < max_cols ? cols - j : max_cols;
         for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
-            const ptrdiff_t high = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
+            const ptrdiff_t tile_rows = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
 #define CASE(r, w)                                                                                               \
     case (r) * 32 + (w):                                                                                         \
-        NAME(dot_body)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, a + i * p->a_row,          \
-                       b + j * p->ldb, c + i * p->ldc + j, depth, accumulate, bias == NULL ? NULL : bias + j,    \
-                       relu, ahead && i == 0);                                                                   \
+        NAME(dot_micro_kernel)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, a + i * p->a_row,  \
+                               b + j * p->ldb, c + i * p->ldc + j, depth, accumulate, bias == NULL ? NULL : bias + j, \
+                               relu, prefetch && i == 0);                                                        \
         break;
-            switch (high * 32 + wide) {
+            switch (tile_rows * 32 + tile_cols) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)
                 CASE(1, 8) CASE(1, 9) CASE(1, 10) CASE(1, 11) CASE(1, 12) CASE(1, 13) CASE(1, 14)
                 CASE(1, 15) CASE(1, 16) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4) CASE(2, 5)
@@ -107,19 +109,20 @@ static void NAME(dot_tiles)(const Product *p, const REAL *a, const REAL *b, REAL
     }
 }
 
-/* rows x (vecs vectors), of which the last holds `rest` elements (all of them unless `partial`).
- * `finish`: bias and relu are asked for. */
-TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int partial, const Product *p, ptrdiff_t rest,
-                                   const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, const int accumulate,
-                                   const int finish, const REAL *bias, const int relu) {
+/* rows x (vecs vectors), of which the last holds `tail` elements (all of them unless `partial`).
+ * `epilogue`: bias and relu are wanted. */
+ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const int partial, const Product *p,
+                                        ptrdiff_t tail,
+                                        const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, const int accumulate,
+                                        const int epilogue, const REAL *bias, const int relu) {
     const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc;
-    VEC acc[SPREAD_ROWS][SPREAD_VECS] = {{{0}}};
-    VEC w[SPREAD_VECS];
+    VEC acc[BROADCAST_ROWS][BROADCAST_VECS] = {{{0}}};
+    VEC w[BROADCAST_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
 #pragma GCC unroll 8
         for (int j = 0; j < vecs; j++) {
             const REAL *p = b + k * ldb + j * NAME(LANES);
-            w[j] = partial && j == vecs - 1 ? NAME(load_part)(p, rest) : *(const VEC *)p;
+            w[j] = partial && j == vecs - 1 ? NAME(load_partial)(p, tail) : *(const VEC *)p;
         }
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
@@ -128,11 +131,11 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
             for (int j = 0; j < vecs; j++) acc[i][j] += s * w[j];
         }
     }
-    if (finish && bias != NULL)
+    if (epilogue && bias != NULL)
 #pragma GCC unroll 8
         for (int j = 0; j < vecs; j++) {
             const REAL *p = bias + j * NAME(LANES);
-            w[j] = partial && j == vecs - 1 ? NAME(load_part)(p, rest) : *(const VEC *)p;
+            w[j] = partial && j == vecs - 1 ? NAME(load_partial)(p, tail) : *(const VEC *)p;
         }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
@@ -141,11 +144,11 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
             const int part = partial && j == vecs - 1;
             REAL *p = c + i * ldc + j * NAME(LANES);
             VEC sum = acc[i][j];
-            if (accumulate) sum += part ? NAME(load_part)(p, rest) : *(VEC *)p;
-            if (finish && bias != NULL) sum += w[j];
-            if (finish && relu) sum = NAME(above_zero)(sum);
+            if (accumulate) sum += part ? NAME(load_partial)(p, tail) : *(VEC *)p;
+            if (epilogue && bias != NULL) sum += w[j];
+            if (epilogue && relu) sum = NAME(relu_vector)(sum);
             if (part)
-                NAME(store_part)(p, sum, rest);
+                NAME(store_partial)(p, sum, tail);
             else
                 *(VEC *)p = sum;
         }
@@ -154,14 +157,14 @@ TILE_INLINE void NAME(spread_body)(const int rows, const int vecs, const int par
 
 #define CASE(i, j, partial)                                                                                     \
     case (i) * 16 + (j) * 2 + (partial):                                                                        \
-        NAME(spread_body)((i) <= SPREAD_ROWS ? (i) : 1, (j) <= SPREAD_VECS ? (j) : 1, partial, p, rest, a, b, c, \
-                          depth, accumulate, FINISH, bias, relu);                                               \
+        NAME(broadcast_body)((i) <= BROADCAST_ROWS ? (i) : 1, (j) <= BROADCAST_VECS ? (j) : 1, partial, p, tail, a, b, c, \
+                             depth, accumulate, FINISH, bias, relu);                                            \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
 #define ALL_CASES                                                                                    \
-    const ptrdiff_t rest = cols % NAME(LANES);                                                       \
+    const ptrdiff_t tail = cols % NAME(LANES);                                                       \
     const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));                                  \
-    switch (rows * 16 + vecs * 2 + (rest != 0)) {                                                    \
+    switch (rows * 16 + vecs * 2 + (tail != 0)) {                                                    \
         CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)                      \
     }
 /* rows of c, cols columns, from depth steps on; of p only how a, b and c lie. Two functions: a product of depth 1, as dW
@@ -175,8 +178,9 @@ static void NAME(spread_plain)(const Product *p, int rows, ptrdiff_t cols, const
 }
 #undef FINISH
 #define FINISH 1
-static void NAME(spread_finish)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
-                                ptrdiff_t depth, int accumulate, const REAL *bias, int relu) {
+static void NAME(broadcast_micro_kernel_epilogue)(const Product *p, int rows, ptrdiff_t cols, const REAL *a,
+                                                  const REAL *b, REAL *c,
+                                                  ptrdiff_t depth, int accumulate, const REAL *bias, int relu) {
     ALL_CASES
 }
 #undef FINISH
@@ -186,37 +190,37 @@ static void NAME(spread_finish)(const Product *p, int rows, ptrdiff_t cols, cons
 
 /* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first
  * half of LANES vectors with the second log2(LANES) times transposes them. */
-TILE_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
-                                      ptrdiff_t ldt, ptrdiff_t depth, const int pad,
-                                      const REAL *bias, const int relu) {
-    const VEC more = bias != NULL ? NAME(load_part)(bias, rows) : (VEC){0};
+ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
+                                        ptrdiff_t ldt, ptrdiff_t depth, const int pad,
+                                        const REAL *bias, const int relu) {
+    const VEC more = bias != NULL ? NAME(load_partial)(bias, rows) : (VEC){0};
     for (ptrdiff_t k = 0; k < depth; k += NAME(LANES)) {
-        const ptrdiff_t rest = depth - k < NAME(LANES) ? depth - k : NAME(LANES);
+        const ptrdiff_t tail = depth - k < NAME(LANES) ? depth - k : NAME(LANES);
         VEC v[NAME(LANES)], w[NAME(LANES)];
 #pragma GCC unroll 16
         for (int i = 0; i < NAME(LANES); i++)
             v[i] = i >= rows                ? (VEC){0}
-                   : rest == NAME(LANES)    ? *(const VEC *)(from + i * ld + k)
-                                            : NAME(load_part)(from + i * ld + k, rest);
+                   : tail == NAME(LANES)    ? *(const VEC *)(from + i * ld + k)
+                                            : NAME(load_partial)(from + i * ld + k, tail);
 #pragma GCC unroll 4
         for (int stage = 1; stage < NAME(LANES); stage *= 2) {
 #pragma GCC unroll 8
             for (int i = 0; i < NAME(LANES) / 2; i++) {
-                w[2 * i] = NAME(FIRST)(v[i], v[i + NAME(LANES) / 2], NAME(index));
-                w[2 * i + 1] = NAME(SECOND)(v[i], v[i + NAME(LANES) / 2], NAME(index));
+                w[2 * i] = NAME(ZIP_LOWER)(v[i], v[i + NAME(LANES) / 2], NAME(index));
+                w[2 * i + 1] = NAME(ZIP_UPPER)(v[i], v[i + NAME(LANES) / 2], NAME(index));
             }
 #pragma GCC unroll 16
             for (int i = 0; i < NAME(LANES); i++) v[i] = w[i];
         }
 #pragma GCC unroll 16
         for (int i = 0; i < NAME(LANES); i++) {
-            if (i >= rest) break;
+            if (i >= tail) break;
             if (bias != NULL) v[i] += more;
-            if (relu) v[i] = NAME(above_zero)(v[i]);
+            if (relu) v[i] = NAME(relu_vector)(v[i]);
             if (pad || rows == NAME(LANES))
                 *(VEC *)(to + (k + i) * ldt) = v[i];
             else
-                NAME(store_part)(to + (k + i) * ldt, v[i], rows);
+                NAME(store_partial)(to + (k + i) * ldt, v[i], rows);
         }
     }
 }
@@ -232,28 +236,28 @@ static void NAME(transpose_out)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, 
 }
 
 /* Sixteen elements on their way through a local array that the compiler keeps in registers: loops
- * over it need not fear that pointers overlap. What comes `ahead` elements later is asked for. */
-TILE_INLINE void NAME(take_block)(REAL *to, const REAL *from, ptrdiff_t ahead) {
-    __builtin_prefetch(from + ahead, 0, 3);
-    if (sizeof(REAL) == 8) __builtin_prefetch(from + ahead + 8, 0, 3);
+ * over it need not fear that pointers overlap. What comes `prefetch_distance` elements later is prefetched. */
+ALWAYS_INLINE void NAME(load_block)(REAL *to, const REAL *from, ptrdiff_t prefetch_distance) {
+    __builtin_prefetch(from + prefetch_distance, 0, 3);
+    if (sizeof(REAL) == 8) __builtin_prefetch(from + prefetch_distance + 8, 0, 3);
 #pragma GCC unroll 8
     for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) *(VEC *)(to + i) = *(const VEC *)(from + i);
 }
-TILE_INLINE void NAME(give_block)(REAL *to, const REAL *from) {
+ALWAYS_INLINE void NAME(store_block)(REAL *to, const REAL *from) {
 #pragma GCC unroll 8
     for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) *(VEC *)(to + i) = *(const VEC *)(from + i);
 }
 
 /* n <= 16 elements; pad: zeros follow them in `to`, up to 16. */
-static inline void NAME(copy_part)(REAL *to, const REAL *from, ptrdiff_t n, int pad) {
+static inline void NAME(copy_partial)(REAL *to, const REAL *from, ptrdiff_t n, int pad) {
 #pragma GCC unroll 8
     for (ptrdiff_t i = 0; i < 16; i += NAME(LANES)) {
-        const ptrdiff_t rest = n - i < 0 ? 0 : n - i < NAME(LANES) ? n - i : NAME(LANES);
-        const VEC v = NAME(load_part)(from + i, rest);
+        const ptrdiff_t tail = n - i < 0 ? 0 : n - i < NAME(LANES) ? n - i : NAME(LANES);
+        const VEC v = NAME(load_partial)(from + i, tail);
         if (pad)
             *(VEC *)(to + i) = v;
         else
-            NAME(store_part)(to + i, v, rest);
+            NAME(store_partial)(to + i, v, tail);
     }
 }
 
@@ -269,7 +273,7 @@ static double NAME(sum_squares)(const REAL *p, ptrdiff_t n) {
         }
     }
     for (; i < n; i += NAME(LANES)) {
-        const VEC x = NAME(load_part)(p + i, n - i < NAME(LANES) ? n - i : NAME(LANES));
+        const VEC x = NAME(load_partial)(p + i, n - i < NAME(LANES) ? n - i : NAME(LANES));
         acc[0] += x * x;
     }
     return NAME(sum_lanes)((acc[0] + acc[1]) + (acc[2] + acc[3]));

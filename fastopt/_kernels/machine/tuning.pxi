@@ -6,60 +6,63 @@
 # Teams. A region costs 0.7 to 0.9 us back to back and a barrier about 0.3 us, and both far more where
 # other programs want the cores.
 cdef enum:
-    WORK_PER_MEMBER = 200_000   # multiply-adds (or moved elements times 4) between two meetings: 1.7 us and more
-    GRAIN = 64                  # elements; at least 256 bytes: members do not share a cache line
-    ROWS_APART = 32             # rows a member needs to work alone. 1024x1024, batch 32, 2 threads: alone 399 us, by outputs 303
+    WORK_PER_THREAD = 200_000   # multiply-adds (or moved elements times 4) between two barriers: 1.7 us and more
+    GRAIN = 64                  # elements; at least 256 bytes: threads do not share a cache line
+    MIN_OWN_ROWS = 32           # rows a thread needs to work alone. 1024x1024, batch 32, 2 threads: alone 399 us, by outputs 303
     UPDATE_WORK = 12            # multiply-adds that the update of a weight counts for: 28 bytes. 784-512-512-10, batch 1
     PREDICT_ROWS = 256          # rows of predict at a time: their values stay in L2, whatever the batch
     PREDICT_WORK = 1 << 24      # multiply-adds of a call that reads no clock: 0.3 ms of Dense, 60 of sigmoids in float64
 
 # Products.
 cdef enum:
-    DOT_PANEL_BYTES = 4096      # of the summed dimension; bits. A tile's rows of W stay in L1 while the rows of x pass
-    DOT_AHEAD_BYTES = 1 << 24   # weights beyond: the next rows are asked for. Zen 4, batch 1: 4096x4096 3320 -> 2450; 1024x1024 75 -> 100
-    SPREAD_PANEL = 128          # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
-    TRANSPOSE_ROWS = 25         # rows from which x goes in strips. 256x256, batch 16/24/32: 17/29/28 us, in dot tiles 18/26/35
-    BLOCK_OUT = 48              # outputs between two transposes: whole tiles and whole vectors at every level
-    DENSE_ROWS = 256            # rows of functional.dense that are in strips at a time
-    PACK_WIDTH = 256            # dW 1024x1024, batch 32/96/192: 118/146/151, of operands in strips 176/199/196; 256x256 187/197
-    PACKED_ROWS = 32            # rows up to which a folded network's packed weights are used: 256x256, batch 4/8: 4.6/6.9 us, else 5.4/9.4
-    PACKED_BYTES = 1 << 20      # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
+    DOT_DEPTH_BYTES = 4096        # of the summed dimension; bits. A tile's rows of W stay in L1 while the rows of x pass
+    # weights beyond: the next rows are prefetched. Zen 4, batch 1: 4096x4096 3320 -> 2450; 1024x1024 75 -> 100
+    DOT_PREFETCH_BYTES = 1 << 24
+    BROADCAST_DEPTH = 128         # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
+    # rows from which x goes in micro-panels. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
+    TRANSPOSE_ROWS = 25
+    BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level
+    DENSE_ROWS = 256              # rows of functional.dense that are in micro-panels at a time
+    PACK_WIDTH = 256              # dW 1024x1024, batch 32/96/192: 118/146/151, of operands in micro-panels 176/199/196; 256x256 187/197
+    # rows up to which a folded network's packed weights are used: 256x256, batch 4/8: 4.6/6.9 us, else 5.4/9.4
+    PACKED_ROWS = 32
+    PACKED_BYTES = 1 << 20        # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
 
-# Backward and update in one.
+# The fused update.
 cdef enum:
-    FUSED_COLUMNS = 1008      # of dW at a time, whole strips at every level: with SPREAD_ROWS rows they stay in L1
+    FUSED_COLUMNS = 1008      # of dW at a time, whole micro-panels at every level: with BROADCAST_ROWS rows they stay in L1
     FUSED_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
-    GRAM_SHARE = 10             # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, limited norm: 870 -> 570 us
+    GRAM_WORK = 10              # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, clipped norm: 870 -> 570 us
 
 # Updates.
 cdef enum:
     BLOCK = 16                  # elements: a cache line of float32
-    AHEAD = 512                 # elements between use and prefetch: 9 % from DRAM, 15 % from L2 (256 and 1024: less)
-    PIECE = 1024                # elements of a gradient made ready, in L1
-    SHARE_BYTES = 512           # members do not share a cache line
-    MEASURE = 4096              # elements whose squares are added in one go; bits
-    AVERAGE = 2048              # elements between an update and its moving average: they stay in L1
+    PREFETCH_DISTANCE = 512     # elements between use and prefetch: 9 % from DRAM, 15 % from L2 (256 and 1024: less)
+    GRAD_BLOCK = 1024           # elements of a gradient made ready, in L1
+    CHUNK_BYTES = 512           # threads do not share a cache line
+    NORM_BLOCK = 4096           # elements whose squares are added in one go; bits
+    EMA_BLOCK = 2048            # elements between an update and its moving average: they stay in L1
 
 # What subnormal numbers, taken for 0, can change in sqrt(v) + eps or in sqrt(v + eps): less than half a unit of float32
 # from 4e-12 on. Beyond the largest eps, 1 / eps would leave the normal numbers. bits
-cdef double LEAST_EPS = 1e-11, MOST_EPS = 1e30
+cdef double MIN_EPS = 1e-11, MAX_EPS = 1e30
 
 # Columns and rows.
 cdef enum:
-    ROW_GRAIN = 16              # rows of one member, whole vectors of dz transposed
-    COLUMN_GRAIN = 16           # columns of one member, whole cache lines
+    ROW_GRAIN = 16              # rows of one thread, whole vectors of dz transposed
+    COLUMN_GRAIN = 16           # columns of one thread, whole cache lines
     COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
-    CENTRE_ROWS = 8             # whose mean the first sums are taken about; bits
-    STATISTICS_ROWS = 64        # summed in the dtype before they are joined; bits
-    STATISTICS_PIECE = 1024     # elements of a channel, likewise; bits
+    CENTER_ROWS = 8             # whose mean the first sums are taken about; bits
+    STATISTICS_ROWS = 64        # summed in the dtype before they are merged; bits
+    STATISTICS_BLOCK = 1024     # elements of a channel, likewise; bits
     SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
-    NARROW = 32                 # columns of a loss up to which turning rows costs less than their sums lane by lane
+    NARROW = 32                 # columns of a loss up to which transposing rows costs less than their sums lane by lane
 
-# Generalised linear models.
+# Generalized linear models.
 cdef enum:
     GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads, so many streams. 20 000 x 300, pass: 2.4 ms, of 8 2.6
-    HESSIAN_ROWS = 64           # rows of a symmetric update, in L1 with a strip; bits. 20 000 x 300: 59 GFLOP/s, float32 105
-    GLM_CHUNKS = 16             # chunks of rows at most, so members that can work at once; bits
+    HESSIAN_ROWS = 64           # rows of a symmetric update, in L1 with a micro-panel; bits. 20 000 x 300: 59 GFLOP/s, float32 105
+    GLM_CHUNKS = 16             # chunks of rows at most, so threads that can work at once; bits
     GLM_CHUNK_SQUARES = 4       # rows of a chunk at least, times q: its Hessian costs far more than to clear and add it; bits
     GLM_FEW_CHUNKS = 4          # but so many, for the passes without a Hessian; bits
     SLICE_WORK = 1 << 25        # multiply-adds of a pass between two looks at signals: 5 to 20 ms on one thread

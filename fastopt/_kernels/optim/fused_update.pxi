@@ -1,10 +1,10 @@
-# Backward and update in one: rows of dW take their step in L1, and are gone.
+# The fused update: rows of dW take their step in L1, and are gone.
 #
-# Only a step that cannot be refused any more can go this way (`can_fuse`). Where the norm of all gradients is limited, it
+# The update is fused only in a step that cannot be refused any more (`can_fuse`). Where the norm of all gradients is limited, it
 # is taken from rows of x and dz before the first update.
 
 cdef enum:
-    FUSED_ROOM = 8 * FUSED_COLUMNS      # elements: SPREAD_ROWS, at most 8, rows of dW
+    FUSED_ROOM = 8 * FUSED_COLUMNS      # elements: BROADCAST_ROWS, at most 8, rows of dW
 
 cdef struct FusedRows:
     const Operands* operands
@@ -19,27 +19,27 @@ cdef inline bint can_fuse(const Plan* plan) noexcept nogil:
 
 
 cdef void update_rows(const FusedRows* f, Block b, floating* dtype) noexcept nogil:
-    # rows r0 to r1, columns c0 (which starts a strip) to c1 of the weight take their step
+    # rows r0 to r1, columns c0 (which starts a micro-panel) to c1 of the weight take their step
     cdef floating* rows = <floating*>f.room
     cdef const Weight* w = f.weight
     cdef Tensor* t = &f.plan.tensors[w.grad]
-    cdef Py_ssize_t i, j, high, wide, start
+    cdef Py_ssize_t i, j, block_rows, cols, start
     cdef unsigned long mode
     while b.r0 < b.r1:
-        high = min(<Py_ssize_t>SPREAD_ROWS, b.r1 - b.r0)
+        block_rows = min(<Py_ssize_t>BROADCAST_ROWS, b.r1 - b.r0)
         j = b.c0
         while j < b.c1:
-            wide, start = min(<Py_ssize_t>FUSED_COLUMNS, b.c1 - j), b.r0 * w.columns + j
-            weight_gradient(f.operands, rows, wide, Block(b.r0, b.r0 + high, j, j + wide), f.n, False)
+            cols, start = min(<Py_ssize_t>FUSED_COLUMNS, b.c1 - j), b.r0 * w.columns + j
+            weight_gradient(f.operands, rows, cols, Block(b.r0, b.r0 + block_rows, j, j + cols), f.n, False)
             if penalizes(&w.penalty):
-                for i in range(high):
-                    add_penalty_gradient(&w.penalty, <floating*>w.at + start + i * w.columns, rows + i * wide, wide)
+                for i in range(block_rows):
+                    add_penalty_gradient(&w.penalty, <floating*>w.at + start + i * w.columns, rows + i * cols, cols)
             mode = enter_update(f.plan)
-            if wide == w.columns:
-                update_piece(f.plan, t, start, start + high * wide, rows)
+            if cols == w.columns:
+                update_range(f.plan, t, start, start + block_rows * cols, rows)
             else:
-                for i in range(high):
-                    update_piece(f.plan, t, start + i * w.columns, start + i * w.columns + wide, rows + i * wide)
+                for i in range(block_rows):
+                    update_range(f.plan, t, start + i * w.columns, start + i * w.columns + cols, rows + i * cols)
             restore_denormals(mode)
-            j += wide
-        b.r0 += high
+            j += cols
+        b.r0 += block_rows

@@ -11,12 +11,12 @@
 #   keeps the divisor away from 0. With a smaller or a huge eps, and where RAdam does not divide, a step is `exact`:
 #   IEEE division, nothing flushed.
 
-ctypedef struct Quick:          # how a formula divides
+ctypedef struct Fast:           # how a formula divides
     char unused
 ctypedef struct Exact:
     char unused
 ctypedef fused Division:
-    Quick
+    Fast
     Exact
 
 ctypedef struct Plain:
@@ -98,7 +98,7 @@ cdef struct Tensor:
     Step step
     void *param
     void *grad                  # NULL: skipped
-    void *apart                 # the gradient last found to share no memory with a parameter
+    void *disjoint              # the gradient last found to share no memory with a parameter
     void *source                # the gradient that the update reads: `grad`, `sum`, or NULL for no update
     void *state[MAX_STATES]
     void *ema                   # NULL: no average
@@ -119,7 +119,7 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
     s.decay = 0 if o.decoupled_weight_decay else number[WEIGHT_DECAY]
     s.shrink = 1 - lr * number[WEIGHT_DECAY] if o.decoupled_weight_decay else 1
     s.lr, s.inside, s.outside = lr, number[EPS] if o.eps_inside_sqrt else 0, 0 if o.eps_inside_sqrt else number[EPS]
-    s.exact = o.rule != RULE_SGD and o.rule != RULE_LION and not LEAST_EPS <= number[EPS] <= MOST_EPS
+    s.exact = o.rule != RULE_SGD and o.rule != RULE_LION and not MIN_EPS <= number[EPS] <= MAX_EPS
     if o.rule == RULE_SGD:
         prepare_sgd(o, t, s)
     elif o.rule == RULE_ADAGRAD:
@@ -180,11 +180,11 @@ cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, doubl
 
 # ---------------------------------------------------------------- formulas
 
-cdef inline floating divided(Division* division, floating a, floating b, floating most) noexcept nogil:
+cdef inline floating divided(Division* division, floating a, floating b, floating max_divisor) noexcept nogil:
     if Division is Exact:
         return a / b
     else:
-        return quotient(a, b, most)
+        return quotient(a, b, max_divisor)
 
 
 cdef inline void update_element(Formula* formula, Division* division, const floating* constants, floating g, floating* param,
@@ -192,7 +192,7 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
     # One element: its parameter theta, its gradient g times Step.gain, its states; constants in update_loop's order.
     cdef floating shrink = constants[0], lr = constants[1], a = constants[2], b = constants[3], c = constants[4]
     cdef floating d = constants[5], e = constants[6], f = constants[7], inside = constants[8], outside = constants[9]
-    cdef floating most = constants[10], zero = 0, p = param[0], m, v, q, top
+    cdef floating max_divisor = constants[10], zero = 0, p = param[0], m, v, q, top
     if Formula is Plain:                    # theta - lr g
         param[0] = p - lr * g
     elif Formula is Momentum or Formula is Nesterov:    # theta - lr m
@@ -218,7 +218,7 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
             q = e * q + outside if e != zero else outside
         else:
             q = e * q + outside
-        param[0] = shrink * p - divided(division, m, q, most)
+        param[0] = shrink * p - divided(division, m, q, max_divisor)
     elif Formula is Adamax:                 # theta - lr m / u
         m = a * s0[0] + b * g
         v = c * s1[0]
@@ -242,7 +242,7 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
         m = m + outside
         top = root(v + inside)
         top = top + outside
-        top = divided(division, m, top, most)
+        top = divided(division, m, top, max_divisor)
         top = top * g
         s0[0] = v
         s1[0] = a * q + b * top * top
@@ -258,7 +258,7 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
             v = zero if v < zero else v     # rounding can leave a little less than 0
         q = root(v + inside)
         q = q + outside
-        q = divided(division, g, q, most)
+        q = divided(division, g, q, max_divisor)
         if Formula is ScaledMomentum or Formula is ScaledCenteredMomentum:
             q = c * s2[0] + d * q
             s2[0] = q
@@ -268,15 +268,15 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
 # ---------------------------------------------------------------- the loop
 
 cdef extern from "simd.h" nogil:
-    void take "fastopt_take_block"(void* to, const void* source, Py_ssize_t ahead)
-    void give "fastopt_give_block"(void* to, const void* source)
+    void load "fastopt_load_block"(void* to, const void* source, Py_ssize_t prefetch_distance)
+    void store "fastopt_store_block"(void* to, const void* source)
     # n <= BLOCK elements; pad: zeros follow, up to BLOCK
-    void copy_part "fastopt_copy_part"(void* to, const void* source, Py_ssize_t n, bint pad)
+    void copy_partial "fastopt_copy_partial"(void* to, const void* source, Py_ssize_t n, bint pad)
 
 
-cdef one_body_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating most,
+cdef noinline_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor,
                                floating** array, Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; most: for quotient
+    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; max_divisor: for quotient
     cdef floating factor = <floating>(scale * step.gain)
     cdef floating constants[11]
     cdef floating* param = array[0]
@@ -302,35 +302,35 @@ cdef one_body_void update_loop(Formula* formula, Division* division, const Step*
     constants[0], constants[1], constants[2] = <floating>step.shrink, <floating>step.lr, <floating>step.a
     constants[3], constants[4], constants[5] = <floating>step.b, <floating>step.c, <floating>step.d
     constants[6], constants[7], constants[8] = <floating>step.e, <floating>step.f, <floating>step.inside
-    constants[9], constants[10] = <floating>step.outside, most
+    constants[9], constants[10] = <floating>step.outside, max_divisor
     for j in range(0, n, 16):   # BLOCK, as a literal: Cython makes a C loop of it
-        take(P, param + j, AHEAD)
-        take(G, grad + j, AHEAD)
+        load(P, param + j, PREFETCH_DISTANCE)
+        load(G, grad + j, PREFETCH_DISTANCE)
         if has0:
-            take(S0, s0 + j, AHEAD)
+            load(S0, s0 + j, PREFETCH_DISTANCE)
         if has1:
-            take(S1, s1 + j, AHEAD)
+            load(S1, s1 + j, PREFETCH_DISTANCE)
         if has2:
-            take(S2, s2 + j, AHEAD)
+            load(S2, s2 + j, PREFETCH_DISTANCE)
         for i in range(BLOCK):
             update_element(formula, division, constants, factor * G[i], P + i, S0 + i, S1 + i, S2 + i)
-        give(param + j, P)
+        store(param + j, P)
         if has0:
-            give(s0 + j, S0)
+            store(s0 + j, S0)
         if has1:
-            give(s1 + j, S1)
+            store(s1 + j, S1)
         if has2:
-            give(s2 + j, S2)
+            store(s2 + j, S2)
 
 
-cdef inline void move_on(floating** array, Py_ssize_t n) noexcept nogil:
+cdef inline void advance(floating** array, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(2 + MAX_STATES):
         if array[i] != NULL:
             array[i] += n
 
 
-cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating most, floating** array,
+cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor, floating** array,
                             Py_ssize_t n) noexcept nogil:
     # n < BLOCK elements, in a padded copy; the pointers move past them.
     cdef floating block[(2 + MAX_STATES) * BLOCK]
@@ -339,26 +339,26 @@ cdef void update_part_block(Formula* formula, Division* division, const Step* st
     for i in range(2 + MAX_STATES):
         padded[i] = block + BLOCK * i
         if array[i] != NULL:
-            copy_part(padded[i], array[i], n, True)
-    update_loop(formula, division, step, scale, most, padded, BLOCK)
+            copy_partial(padded[i], array[i], n, True)
+    update_loop(formula, division, step, scale, max_divisor, padded, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
-            copy_part(array[i], padded[i], n, False)
-    move_on(array, n)
+            copy_partial(array[i], padded[i], n, False)
+    advance(array, n)
 
 
 cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
                         Py_ssize_t n) noexcept nogil:
     # n elements: up to the next cache line, whole blocks, the rest; the pointers move past them.
-    cdef Py_ssize_t ahead = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))     # to the next cache line
-    cdef floating most = quotient_most(array[0][0])
-    if ahead > 0:
-        update_part_block(formula, division, step, scale, most, array, ahead)
-        n -= ahead
-    update_loop(formula, division, step, scale, most, array, n // BLOCK * BLOCK)
-    move_on(array, n // BLOCK * BLOCK)
+    cdef Py_ssize_t peeled = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))    # to the next cache line
+    cdef floating max_divisor = quotient_most(array[0][0])
+    if peeled > 0:
+        update_part_block(formula, division, step, scale, max_divisor, array, peeled)
+        n -= peeled
+    update_loop(formula, division, step, scale, max_divisor, array, n // BLOCK * BLOCK)
+    advance(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
-        update_part_block(formula, division, step, scale, most, array, n % BLOCK)
+        update_part_block(formula, division, step, scale, max_divisor, array, n % BLOCK)
 
 
 cdef inline floating clipped(floating g, floating high) noexcept nogil:
@@ -367,8 +367,8 @@ cdef inline floating clipped(floating g, floating high) noexcept nogil:
     return -high if -high > g else g
 
 
-cdef void ready_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
-                         Py_ssize_t n) noexcept nogil:
+cdef void prepare_gradient(const floating* grad, const floating* param, floating* ready, double scale, double clip, double weight_decay,
+                           Py_ssize_t n) noexcept nogil:
     # ready (n,) = clip(scale grad) + weight_decay param
     cdef floating factor = <floating>scale, high = <floating>clip, decay = <floating>weight_decay
     cdef Py_ssize_t i
@@ -376,10 +376,10 @@ cdef void ready_gradient(const floating* grad, const floating* param, floating* 
         ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
-cdef void divide_as_asked(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void choose_division(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
     # update_arrays with the step's way to divide; a formula without a root has one way.
     if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
-        update_arrays(formula, <Quick*>NULL, step, scale, array, n)
+        update_arrays(formula, <Fast*>NULL, step, scale, array, n)
     else:
         update_arrays(formula, <Exact*>NULL, step, scale, array, n)
 
@@ -389,21 +389,21 @@ cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip,
     # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is clipped or decayed is
     # made ready piece by piece, in L1.
     cdef floating* array[2 + MAX_STATES]
-    cdef floating ready[PIECE]
+    cdef floating ready[GRAD_BLOCK]
     cdef Py_ssize_t i, n
     array[0], array[1] = <floating*>t.param, NULL
     for i in range(MAX_STATES):
         array[2 + i] = <floating*>t.state[i]
-    move_on(array, start)
+    advance(array, start)
     array[1] = <floating*>grad
     if t.step.decay == 0 and clip == HUGE_VAL:
-        divide_as_asked(formula, &t.step, scale, array, stop - start)
+        choose_division(formula, &t.step, scale, array, stop - start)
         return
     while start < stop:
-        n = min(stop - start, <Py_ssize_t>PIECE)
-        ready_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
+        n = min(stop - start, <Py_ssize_t>GRAD_BLOCK)
+        prepare_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
         array[1] = ready
-        divide_as_asked(formula, &t.step, 1, array, n)
+        choose_division(formula, &t.step, 1, array, n)
         grad += n
         start += n
 

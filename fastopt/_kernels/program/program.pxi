@@ -35,7 +35,7 @@ cdef class Program:
     cdef tuple batch_shape                  # (None, *input_shape)
     cdef readonly Py_ssize_t least_rows     # samples of a batch to train on
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
-    cdef bint bounded                       # some rows of weights have a largest norm
+    cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
     cdef list resting                       # the pool of workspaces that predict takes from
@@ -126,7 +126,7 @@ cdef class Program:
             if i == 0:
                 w.penalty.l1, w.penalty.l2, w.penalty.max_norm = spec.get("penalty") or (0.0, 0.0, 0.0)
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
-                self.bounded |= w.penalty.max_norm > 0
+                self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
         self.work += e.positions * (e.kind.work(e) if e.kind.work != NULL else 4 * e.n_in)
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
@@ -200,7 +200,7 @@ cdef class Program:
         run.shapes, run.output = self.shapes, self.n_values - 1
         run.values, run.dvalues, run.saved, run.z = workspace.values, workspace.dvalues, workspace.saved, workspace.z
         run.scratch, run.thread_bytes = workspace.scratch, workspace.thread_bytes
-        run.row_penalty, run.n_penalties, run.bounded = workspace.row_penalty, self.n_penalties, self.bounded
+        run.row_penalty, run.n_penalties, run.has_max_norm = workspace.row_penalty, self.n_penalties, self.has_max_norm
         run.tangents = run.dtangents = run.tsaved = run.tz = run.directions = run.dparams = NULL
         run.tscratch = run.dy = NULL
         run.plan, run.thread_scratch, run.may_fuse, run.update, run.step = NULL, NULL, False, GRADIENTS_FIRST, 0
@@ -227,7 +227,7 @@ cdef class Program:
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Py_ssize_t team, i
+        cdef Py_ssize_t n_threads, i
         x = self.rows(x)
         c.n, c.y_bytes = cnp.PyArray_DIM(<cnp.ndarray>x, 0), elements_of(&self.shapes[self.n_values - 1]) * self.item
         c.x_bytes = elements_of(&self.shapes[0]) * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
@@ -240,33 +240,33 @@ cdef class Program:
         if c.n == 0:
             return out
         c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
-        team = min(team_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_TEAM)
-        c.apart = team > 1 and c.n >= team * max(1, ROWS_APART // self.most_positions)
-        if not c.apart:
-            team = team_for(self.work * min(c.n, c.piece) // self.n_entries)
-        workspaces = [self.take_workspace(min(c.n, c.piece)) for _ in range(team if c.apart else 1)]
+        n_threads = min(threads_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_THREADS)
+        c.own_rows = n_threads > 1 and c.n >= n_threads * max(1, MIN_OWN_ROWS // self.most_positions)
+        if not c.own_rows:
+            n_threads = threads_for(self.work * min(c.n, c.piece) // self.n_entries)
+        workspaces = [self.take_workspace(min(c.n, c.piece)) for _ in range(n_threads if c.own_rows else 1)]
         for i in range(len(workspaces)):
             c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)
         c.x, c.y, c.run.n, c.start = data(x), data(out), c.n, 0
         c.stop, c.run.x_typenum = c.n, cnp.PyArray_TYPE(<cnp.ndarray>x)
         if self.work * c.n > PREDICT_WORK:
-            self.predict_long(&c, team)
+            self.predict_long(&c, n_threads)
         else:
             with nogil:
-                run_typed(self.typenum, predict_job[float], predict_job[double], &c, team)
+                run_typed(self.typenum, predict_job[float], predict_job[double], &c, n_threads)
         self.resting.extend(workspaces)
         return out
 
-    cdef int predict_long(self, PredictCall* c, Py_ssize_t team) except -1:
+    cdef int predict_long(self, PredictCall* c, Py_ssize_t n_threads) except -1:
         # region after region; an exception that a signal raises ends the call, with the samples up to there written
-        cdef Py_ssize_t unit = c.piece * (team if c.apart else 1)
+        cdef Py_ssize_t unit = c.piece * (n_threads if c.own_rows else 1)
         cdef Py_ssize_t samples = max(1, PREDICT_WORK // (self.work * unit)) * unit
         cdef double began
         while c.start < c.n:
             c.stop, began = min(c.n, c.start + samples), team_seconds()
             with nogil:
-                run_typed(self.typenum, predict_job[float], predict_job[double], c, team)
+                run_typed(self.typenum, predict_job[float], predict_job[double], c, n_threads)
             c.start = c.stop
             PyErr_CheckSignals()
             if team_seconds() - began < PREDICT_SECONDS:

@@ -23,10 +23,10 @@ cdef struct TrainCall:
     bint gauss_newton, forward_known        # of a Hessian-vector product
 
 
-cdef void gather_rows(TrainCall* c, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void gather_rows(TrainCall* c, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # samples order[position : position + samples] of the data -> the batch arrays
     cdef Py_ssize_t i, row, rows = c.run.samples
-    for i in range(share(rows, 1, member, team), share(rows, 1, member + 1, team)):
+    for i in range(chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads)):
         row = c.order[c.position + i]
         memcpy(<char*>c.batch_x + i * c.x_bytes, <char*>c.x + row * c.x_bytes, c.x_bytes)
         memcpy(<char*>c.batch_targets + i * c.target_bytes, <char*>c.targets + row * c.target_bytes, c.target_bytes)
@@ -40,7 +40,7 @@ cdef int update_of(Run* r) noexcept nogil:
     cdef Entry* e
     if not r.may_fuse:
         return GRADIENTS_FIRST
-    if not r.plan.limited:
+    if not r.plan.clips_norm:
         return UPDATE_FUSED
     if r.n_penalties > 0:           # rows of x and dz do not give the norm of a gradient that holds a penalty's
         return GRADIENTS_FIRST
@@ -48,7 +48,7 @@ cdef int update_of(Run* r) noexcept nogil:
         e = &r.entries[i]
         if e.fuses and not e.kind.row_norm_pays(r, e):
             return GRADIENTS_FIRST
-    return UPDATE_LIMITED
+    return UPDATE_CLIPPED
 
 
 cdef void prepare_fused(Run* r) noexcept nogil:
@@ -60,73 +60,74 @@ cdef void prepare_fused(Run* r) noexcept nogil:
             r.plan.tensors[r.entries[i].weights[0].grad].source = NULL
 
 
-cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # after a backward that has left dz in dvalues: the norm of all gradients, then the steps of weights; row_squares (samples,)
     cdef Py_ssize_t i, k
     cdef Entry* e
-    for i in range(share(r.samples, 1, member, team), share(r.samples, 1, member + 1, team)):   # what row i adds, of all entries
+    # what row i adds, of all entries
+    for i in range(chunk_start(r.samples, 1, thread, n_threads), chunk_start(r.samples, 1, thread + 1, n_threads)):
         row_squares[i] = 0
         for k in range(r.n_entries):
             e = &r.entries[k]
             if e.fuses:
                 row_squares[i] += e.kind.row_norm(r, e, i)
-    team_barrier(team)
-    if member == 0:
+    team_barrier(n_threads)
+    if thread == 0:
         r.plan.scale = 1
-        limit_norm(r.plan, add_up(row_squares, r.samples))
+        clip_norm(r.plan, sum_in_order(row_squares, r.samples))
         prepare_fused(r)
-    team_barrier(team)
+    team_barrier(n_threads)
     for k in range(r.n_entries):
         e = &r.entries[k]
         if e.fuses:
-            do_pass(&e.kind.fused_update, r, e, dtype, member, team)
-            team_barrier(team)
+            do_pass(&e.kind.fused_update, r, e, dtype, thread, n_threads)
+            team_barrier(n_threads)
 
 
-cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # forward, loss, backward and update of the batch that starts at `position`
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
     cdef floating* weights = NULL
     cdef double loss
     if c.order != NULL:         # gather the batch; parameters to the interim point, where the rule takes its gradient there
-        gather_rows(c, member, team)
+        gather_rows(c, thread, n_threads)
     if run.plan != NULL and run.plan.interim:
-        leave_job(run.plan, member, team)
-    team_barrier(team)
+        interim_job(run.plan, thread, n_threads)
+    team_barrier(n_threads)
     if c.weights != NULL:       # forward, loss and the gradient of the output
         weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
-    forward(run, dtype, member, team)
+    forward(run, dtype, thread, n_threads)
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
-              c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, member, team)
-    sum_penalties(run, dtype, member, team)
-    team_barrier(team)
-    loss = add_up(c.row_loss, rows) + add_up(run.row_penalty, run.n_penalties)      # each thread adds up, and all branch alike
+              c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, thread, n_threads)
+    sum_penalties(run, dtype, thread, n_threads)
+    team_barrier(n_threads)
+    loss = sum_in_order(c.row_loss, rows) + sum_in_order(run.row_penalty, run.n_penalties)  # each thread adds up, and all branch alike
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
-            return_job(run.plan, member, team)
-        if member == 0:
+            restore_job(run.plan, thread, n_threads)
+        if thread == 0:
             c.undefined = True
         return
-    if member == 0:             # prepare the update; the other threads see it after the next barrier, in backward
+    if thread == 0:             # prepare the update; the other threads see it after the next barrier, in backward
         c.batch_loss = loss
         c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, rows, c.n_out)
         if run.update == UPDATE_FUSED:
             prepare_fused(run)
-        elif run.plan != NULL and not run.plan.gated:
+        elif run.plan != NULL and not run.plan.checked:
             update_prepare(run.plan)
-    backward(run, dtype, member, team)
+    backward(run, dtype, thread, n_threads)
     if run.n_penalties > 0:
-        add_penalties(run, NULL, dtype, member, team)
-        team_barrier(team)
-    if run.update == UPDATE_LIMITED:    # update
-        update_limited(run, c.row_loss, dtype, member, team)
-        update_all(run.plan, member, team)
+        add_penalties(run, NULL, dtype, thread, n_threads)
+        team_barrier(n_threads)
+    if run.update == UPDATE_CLIPPED:    # update
+        update_limited(run, c.row_loss, dtype, thread, n_threads)
+        update_all(run.plan, thread, n_threads)
     elif run.plan != NULL:
         if run.plan.interim:
-            return_job(run.plan, member, team)
-        update_step(run.plan, member, team)
-    if run.bounded and run.plan != NULL and run.plan.passed:
-        limit_weights(run, dtype, member, team)
+            restore_job(run.plan, thread, n_threads)
+        update_step(run.plan, thread, n_threads)
+    if run.has_max_norm and run.plan != NULL and run.plan.passed:
+        apply_max_norm(run, dtype, thread, n_threads)
 
 
 cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
@@ -148,22 +149,22 @@ cdef void finish_batch(TrainCall* c, floating* dtype) noexcept nogil:
     c.stop |= c.position >= c.n or c.batches >= c.n_sizes
 
 
-cdef void train_job(void* args, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void train_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # batches from `position` on, until the data, the time, or the coming values of a schedule are used up; the last batch may
     # be smaller
     cdef TrainCall* c = <TrainCall*>args
     cdef Run* run = &c.run
     while True:
-        if member == 0:
+        if thread == 0:
             run.n = run.samples = min(c.sizes[c.batches], c.n - c.position)
             run.update = update_of(run)
             if run.plan != NULL:
                 update_begin(run.plan)
-        team_barrier(team)
-        train_batch(c, run, dtype, member, team)
-        team_barrier(team)
-        if member == 0:
+        team_barrier(n_threads)
+        train_batch(c, run, dtype, thread, n_threads)
+        team_barrier(n_threads)
+        if thread == 0:
             finish_batch(c, dtype)
-        team_barrier(team)
+        team_barrier(n_threads)
         if c.stop:
             return

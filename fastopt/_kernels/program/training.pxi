@@ -111,21 +111,21 @@ cdef class Training:
                 found += e.n_weights
                 if plan.tensors[e.weights[0].grad].param != e.weights[0].at:
                     return False
-        return found == plan.n_tensors or not plan.limited
+        return found == plan.n_tensors or not plan.clips_norm
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
         # the one region of a call; backward does twice the work of forward, between twice as many barriers
         cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
-        cdef Py_ssize_t team = team_for(each * self.program.work // self.program.n_entries)
-        self.workspace.reserve(team)
+        cdef Py_ssize_t n_threads = threads_for(each * self.program.work // self.program.n_entries)
+        self.workspace.reserve(n_threads)
         c.run.thread_scratch = <char*>self.workspace.threads
         if self.update is not None:
             self.require_in_place()
             if self.update.held is not self.grads:
-                self.update.take(self.grads)
+                self.update.set_grads(self.grads)
                 self.update.held = self.grads
         with nogil:
-            run_typed(self.program.typenum, train_job[float], train_job[double], c, team)
+            run_typed(self.program.typenum, train_job[float], train_job[double], c, n_threads)
 
     cpdef int require_in_place(self) except -1:
         """Raise ValueError unless everything that a step writes can be written, and lies where it did."""
@@ -186,9 +186,9 @@ cdef class Training:
             c.run.directions, c.run.dparams = <void**>data(pointers), <void**>data(pointers) + n_params
             c.run.values[0], c.run.plan, c.run.n = c.x, NULL, x.shape[0]
             c.run.samples, c.gauss_newton, c.forward_known = c.run.n, gauss_newton, again
-            team = team_for(c.run.samples * self.program.work // self.program.n_entries)
+            n_threads = threads_for(c.run.samples * self.program.work // self.program.n_entries)
             with nogil:
-                run_typed(self.program.typenum, hvp_job[float], hvp_job[double], &c, team)
+                run_typed(self.program.typenum, hvp_job[float], hvp_job[double], &c, n_threads)
         finally:
             self.leave()
         return product
@@ -201,10 +201,10 @@ cdef class Training:
         run.samples = self.rows
         if self.program.typenum == cnp.NPY_FLOAT32:
             after_batch(&run, <float*>NULL)
-            limit_weights(&run, <float*>NULL, 0, 1)
+            apply_max_norm(&run, <float*>NULL, 0, 1)
         else:
             after_batch(&run, <double*>NULL)
-            limit_weights(&run, <double*>NULL, 0, 1)
+            apply_max_norm(&run, <double*>NULL, 0, 1)
 
     cdef int enter(self) except -1:
         # takes the optimizer, and with it the workspace, for one call at a time

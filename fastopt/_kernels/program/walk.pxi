@@ -1,12 +1,12 @@
 # Walks over the entries of a program, and what regularizes their weights. All threads of the team walk in step, so a call is
 # one region, a whole slice of an epoch included.
 
-cdef void forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void forward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(r.n_entries):
-        do_pass(&r.entries[i].kind.forward, r, &r.entries[i], dtype, member, team)
+        do_pass(&r.entries[i].kind.forward, r, &r.entries[i], dtype, thread, n_threads)
         if not keeps_columns(r, i):
-            team_barrier(team)
+            team_barrier(n_threads)
 
 
 cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
@@ -17,35 +17,35 @@ cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
             and e.kind.by_columns(r, e))
 
 
-cdef void backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void backward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     cdef Entry* e
     for i in range(r.n_entries - 1, -1, -1):
         e = &r.entries[i]
         if e.fuses and r.update == UPDATE_FUSED:
-            do_pass(&e.kind.fused_update, r, e, dtype, member, team)
+            do_pass(&e.kind.fused_update, r, e, dtype, thread, n_threads)
         else:
-            do_pass(&e.kind.backward, r, e, dtype, member, team)
-        team_barrier(team)
+            do_pass(&e.kind.backward, r, e, dtype, thread, n_threads)
+        team_barrier(n_threads)
 
 
-cdef void tangent_forward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_forward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(r.n_entries):
-        do_pass(&r.entries[i].kind.tangent, r, &r.entries[i], dtype, member, team)
-        team_barrier(team)
+        do_pass(&r.entries[i].kind.tangent, r, &r.entries[i], dtype, thread, n_threads)
+        team_barrier(n_threads)
 
 
-cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(r.n_entries - 1, -1, -1):
-        do_pass(&r.entries[i].kind.tangent_backward, r, &r.entries[i], dtype, member, team)
-        team_barrier(team)
+        do_pass(&r.entries[i].kind.tangent_backward, r, &r.entries[i], dtype, thread, n_threads)
+        team_barrier(n_threads)
 
 
 # --- regularization
 
-cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # row_penalty of all weights, the thread's chunk
     cdef Py_ssize_t i, k
     cdef Weight* w
@@ -53,10 +53,10 @@ cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t t
         for k in range(r.entries[i].n_weights):
             w = &r.entries[i].weights[k]
             if penalizes(&w.penalty):
-                penalty_rows(&w.penalty, <floating*>w.at, r.row_penalty + w.first_penalty, w.rows, w.columns, member, team)
+                penalty_rows(&w.penalty, <floating*>w.at, r.row_penalty + w.first_penalty, w.rows, w.columns, thread, n_threads)
 
 
-cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # adds the gradients of penalties to those of weights; a fused update has added them itself. Where directions are given, by
     # number of the gradient, adds the derivatives of the penalties' gradients along them
     cdef Py_ssize_t i, k, n, start, stop
@@ -73,25 +73,25 @@ cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t m
                 if directions != NULL:  # the gradient of l2 is linear in the weight, that of l1 constant
                     penalty.l1, of = 0, <floating*>directions[w.grad]
                 n = w.rows * w.columns
-                start, stop = share(n, GRAIN, member, team), share(n, GRAIN, member + 1, team)
+                start, stop = chunk_start(n, GRAIN, thread, n_threads), chunk_start(n, GRAIN, thread + 1, n_threads)
                 add_penalty_gradient(&penalty, of + start, <floating*>r.dparams[w.grad] + start, stop - start)
 
 
-cdef void limit_weights(Run* r, floating* dtype, Py_ssize_t member, Py_ssize_t team) noexcept nogil:
+cdef void apply_max_norm(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # after an update: scales back the rows of weights that are longer than their layer allows, and their moving averages
     cdef Py_ssize_t i, k
     cdef Weight* w
     cdef floating* ema
     cdef double rest
-    team_barrier(team)
+    team_barrier(n_threads)
     for i in range(r.n_entries):
         for k in range(r.entries[i].n_weights):
             w = &r.entries[i].weights[k]
             if w.penalty.max_norm > 0:
                 ema, rest = NULL, 0
                 if r.plan != NULL and r.plan.tensors[w.grad].ema != NULL:
-                    ema, rest = <floating*>r.plan.tensors[w.grad].ema, ema_share(r.plan, &r.plan.tensors[w.grad])
-                limit_rows(&w.penalty, <floating*>w.at, ema, rest, w.rows, w.columns, member, team)
+                    ema, rest = <floating*>r.plan.tensors[w.grad].ema, ema_alpha(r.plan, &r.plan.tensors[w.grad])
+                apply_max_norm_rows(&w.penalty, <floating*>w.at, ema, rest, w.rows, w.columns, thread, n_threads)
 
 
 cdef void after_batch(Run* r, floating* dtype) noexcept nogil:

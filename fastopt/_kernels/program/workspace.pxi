@@ -72,13 +72,13 @@ cdef class Workspace:
         free(self.block)
         free(self.threads)
 
-    cdef int reserve(self, Py_ssize_t team) except -1:
+    cdef int reserve(self, Py_ssize_t n_threads) except -1:
         # makes scratch for so many threads
         cdef void* threads
-        if self.thread_bytes > 0 and team > self.n_threads:
-            threads = aligned_block(team * self.thread_bytes)
+        if self.thread_bytes > 0 and n_threads > self.n_threads:
+            threads = aligned_block(n_threads * self.thread_bytes)
             free(self.threads)
-            self.threads, self.n_threads = threads, team
+            self.threads, self.n_threads = threads, n_threads
         return 0
 
 
