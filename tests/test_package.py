@@ -1,4 +1,4 @@
-"""What is shipped: every source of the kernels is in the source distribution, triggers a rebuild, and compiles from there.
+"""What is shipped: every source of the kernels is in the source distribution, triggers a rebuild, and compiles there.
 
 Pass criterion: the archive holds the files of the tree; a build of the archive alone, at the lowest level and without
 optimization, imports and predicts.

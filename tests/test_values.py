@@ -1,7 +1,7 @@
 """Values of a program: images as rows of positions, within a border or in slices of channels.
 
-Pass criterion: a network on images has the bits of the same network on a matrix of their positions, and a program whose
-values lie in borders or slices has those of a program over plain ones: outputs, gradients and products with the Hessian.
+Pass criterion: a network on images has the bits of the same network on a matrix of their positions, and a program
+whose values lie in borders or slices those of one over plain values: outputs, gradients, products with the Hessian.
 """
 
 import numpy as np
@@ -241,19 +241,40 @@ def test_another_shape_of_a_value_is_the_same_memory(dtype):
 
 
 WRONG = {
-    "a slice beyond its owner": ([images(4), images(4), images(3, owner=1, first=2)], [], "expected channels of value 1"),
+    "a slice beyond its owner": (
+        [images(4), images(4), images(3, owner=1, first=2)],
+        [],
+        "expected channels of value 1",
+    ),
     "another shape of a bordered value": (
-        [images(4), images(4, border=(1, 1)), {"shape": (HEIGHT * WIDTH * 4,), "owner": 1}], [], "without a border"),
-    "an output in a border": ([images(4), images(4, border=(1, 1))], [("add", (0,), 1)], "an input and an output without"),
+        [images(4), images(4, border=(1, 1)), {"shape": (HEIGHT * WIDTH * 4,), "owner": 1}],
+        [],
+        "without a border",
+    ),
+    "an output in a border": (
+        [images(4), images(4, border=(1, 1))],
+        [("add", (0,), 1)],
+        "an input and an output without",
+    ),
     "half a value": (
-        [images(4), images(4), images(2, owner=1), images(2)], [("dense", (0,), 2), ("dense", (1,), 3)], "have been written"),
+        [images(4), images(4), images(2, owner=1), images(2)],
+        [("dense", (0,), 2), ("dense", (1,), 3)],
+        "have been written",
+    ),
     "part of a value": (
-        [images(4), images(4), images(2, owner=1), images(2)], [("add", (0,), 1), ("add", (2,), 3)], "have been written"),
+        [images(4), images(4), images(2, owner=1), images(2)],
+        [("add", (0,), 1), ("add", (2,), 3)],
+        "have been written",
+    ),
     "positions that differ": ([images(4), {"shape": (4, 4, 4)}], [("add", (0,), 1)], "expected shapes that fit"),
-    "an unknown kind": ([images(4), images(4)], [("nothing", (0,), 1)], "^kind: expected one of .*dense.*got 'nothing'"),
+    "an unknown kind": (
+        [images(4), images(4)],
+        [("nothing", (0,), 1)],
+        "^kind: expected one of .*dense.*got 'nothing'",
+    ),
     "more than memory holds": ([images(2**41)], [], "at most 2\\*\\*40 numbers"),
     "no channels": ([images(0)], [], "a shape of numbers above 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -29,7 +29,7 @@ class Layout:
     def add(self, kind, sources, dst, *, weights=(), penalty=None, activation="identity", **own) -> None:
         """Add an entry that reads value `sources`, or a tuple of them, and writes value `dst`.
 
-        `weights` are trained arrays in the order of their gradients; `penalty` is (l1, l2, max_norm) of the first of them.
+        `weights` are the trained arrays, in the order of their gradients; `penalty` is (l1, l2, max_norm) of the first.
         """
         sources = sources if isinstance(sources, tuple) else (sources,)
         parts = {"weights": tuple(weights), "penalty": penalty, "activation": activation, "own": own}
