@@ -161,7 +161,7 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     if z is not None:
         z = as_output("z", z, typenum, (n, c))
     check_no_overlap(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
-    statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
+    statistics = new_array(typenum, 5 * c)        # as forward saves them
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.run.training = code, True
     one.values[0], one.values[1], one.saved, one.z = data(x), data(out), data(statistics), data_or_null(z)
@@ -300,7 +300,7 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     check_no_overlap(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
                      ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
     dz = dy if code == IDENTITY else np.empty_like(dy)
-    statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
+    statistics = new_array(typenum, 5 * c)        # as forward saves them
     memcpy(data(statistics), data(mean), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
     memcpy(<char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), data(var), cnp.PyArray_NBYTES(<cnp.ndarray>var))
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)

@@ -273,7 +273,8 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
             p.bias = tbias + c0 if tbias != NULL else <floating*>NULL
             dot_product(&p, dtype)
             if moves:
-                p.a, p.a_row, p.b, p.accumulate, p.bias = row(&tx, i, dtype) + g * depth, tx.ld, <floating*>d.weight + c0 * depth, True, NULL
+                p.a, p.a_row, p.b = row(&tx, i, dtype) + g * depth, tx.ld, <floating*>d.weight + c0 * depth
+                p.accumulate, p.bias = True, NULL
                 dot_product(&p, dtype)
             i += m
         g += 1

@@ -187,8 +187,8 @@ ALWAYS_INLINE double sum_lanes_d(vecd v) {
 #define BOTH(name, like) _Generic(*(like), float: name##_f, double: name##_d)
 #define fastopt_dot_macro_kernel(p, a, b, c, depth, accumulate, bias, relu, prefetch) \
     BOTH(dot_macro_kernel, c)(p, a, b, c, depth, accumulate, bias, relu, prefetch)
-#define fastopt_spread_plain(p, rows, cols, a, b, c, depth, accumulate) \
-    BOTH(spread_plain, c)(p, rows, cols, a, b, c, depth, accumulate)
+#define fastopt_broadcast_micro_kernel(p, rows, cols, a, b, c, depth, accumulate) \
+    BOTH(broadcast_micro_kernel, c)(p, rows, cols, a, b, c, depth, accumulate)
 #define fastopt_broadcast_micro_kernel_epilogue(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
     BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
