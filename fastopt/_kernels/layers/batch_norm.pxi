@@ -470,14 +470,14 @@ cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil
 cdef int place_batch_norm(Entry* e, dict own, list weights, Arrays arrays) except -1:
     # weights: gamma and beta (c,), or none; own: eps, momentum, and the running averages mean and var (c,)
     cdef BatchNorm* p = <BatchNorm*>arrays.block(sizeof(BatchNorm))
-    e.own, p.eps, p.momentum = <void*>p, own["eps"], own["momentum"]
+    e.own, p.eps, p.momentum = <void*>p, own.pop("eps"), own.pop("momentum")
     if len(weights) not in (0, 2):
         raise ValueError(f"{arrays.entry}: expected gamma and beta or neither, got {len(weights)} weights")
     if weights:
-        p.gamma = arrays.hold_weight(e, "gamma", weights[0], (e.n_in,))
-        p.beta = arrays.hold_weight(e, "beta", weights[1], (e.n_in,))
-    p.running_mean = arrays.hold_written("running_mean", own["mean"], (e.n_in,))
-    p.running_var = arrays.hold_written("running_var", own["var"], (e.n_in,))
+        p.gamma = arrays.hold_weight(e, "gamma", weights, (e.n_in,))
+        p.beta = arrays.hold_weight(e, "beta", weights, (e.n_in,))
+    p.running_mean = arrays.hold_written("running_mean", own.pop("mean"), (e.n_in,))
+    p.running_var = arrays.hold_written("running_var", own.pop("var"), (e.n_in,))
     return 0
 
 
@@ -488,5 +488,5 @@ batch_norm_kind.tangent = Pass(tangent_batch_norm[float], tangent_batch_norm[dou
 batch_norm_kind.tangent_backward = Pass(tangent_backward_batch_norm[float], tangent_backward_batch_norm[double])
 batch_norm_kind.after_batch = Pass(after_batch_norm[float], after_batch_norm[double])
 batch_norm_kind.place, batch_norm_kind.fits, batch_norm_kind.saved = place_batch_norm, same_shape, batch_norm_saved
-batch_norm_kind.reads_own_columns, batch_norm_kind.least_rows = True, 2
+batch_norm_kind.reads_own_columns, batch_norm_kind.activates, batch_norm_kind.least_rows = True, True, 2
 register_kind(&batch_norm_kind, "batch_norm")
