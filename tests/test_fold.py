@@ -140,3 +140,13 @@ def test_a_folded_network_is_saved_as_one_that_can_be_trained(small_net, tmp_pat
 def test_folding_waits_for_statistics():
     with pytest.raises(ValueError, match="statistics"):
         fo.nn.Sequential([fo.nn.Standardize(3), fo.nn.Dense(3, 2)], rng=0).fold()
+
+
+@pytest.mark.parametrize(("weight", "gamma", "x"), [(1e30, 1e30, 1e-30), (1e-30, 1e-20, 1e30)])
+def test_a_norm_whose_product_with_the_weights_leaves_the_dtype_stays(weight, gamma, x):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 1), fo.nn.BatchNorm(1, eps=1e-12)], rng=0)
+    net.layers[0].weight, net.layers[1].gamma = [[weight]], [gamma]
+    fast, rows = net.fold(), np.array([[x]], np.float32)
+    assert len(fast.layers) == 2
+    np.testing.assert_allclose(fast.predict(rows), net.predict(rows), rtol=1e-5)
+    assert fast.predict(rows)[0, 0] == pytest.approx(gamma, rel=1e-5)

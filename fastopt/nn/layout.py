@@ -19,7 +19,8 @@ class Layout:
     """
 
     def __init__(self, input_shape, training):
-        self.shapes, self.places, self.entries, self.training = [input_shape], [{}], [], training
+        self.shapes, self.entries, self.training = [input_shape], [], training
+        self.places: list[dict] = [{}]
 
     def value(self, shape, **place) -> int:
         """The number of a new value.

@@ -76,23 +76,30 @@ class Product(Layer):
         with one_blas_thread:
             bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).ravel()
             weight = weight @ scale if scale.ndim == 2 else weight * scale.reshape(columns)
-        self._replace(weight.reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
-        return True
+        return self._replace(weight.reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
 
     def absorb_after(self, layer):
         if not layer.folds_backward or self.activation != "identity":
             return False
         scale, shift = layer.scale_and_shift()
         bias = shift if self.bias is None else self.bias * scale + shift
-        self._replace(self.weight * scale[:, None], bias)
+        if not self._replace(self.weight * scale[:, None], bias):
+            return False
         object.__setattr__(self, "activation", layer.activation)
         return True
 
-    def _replace(self, weight, bias):
+    def _replace(self, weight, bias) -> bool:
+        """Take weight and bias, in float64, for its own; not if the dtype of the network does not hold them."""
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = [a.astype(self.weight.dtype) for a in (weight, bias)]
+        for a, b in zip((weight, bias), narrow, strict=True):
+            if not (np.isfinite(b).all() and ((a == 0) == (b == 0)).all()):
+                return False
         if self.bias is None:
             self._has_bias = True
             self._arrays = {**self._arrays, "bias": aligned_zeros(bias.shape, self.weight.dtype)}
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias = narrow
+        return True
 
     def lay_out(self, layout, src):
         dst = layout.value((*layout.shapes[src][:-1], self._rows()))
