@@ -9,18 +9,18 @@
 
 from libc.math cimport INFINITY
 
-cdef extern from "bits.h" nogil:
+cdef extern from "simd.h" nogil:
     # Macros over both types (C11 _Generic), declared for double: their result goes to a typed local.
     double absolute "fastopt_abs"(double x)
     double root "fastopt_sqrt"(double x)
     double quotient "fastopt_quotient"(double a, double b, double most)
-    double quotient_most "fastopt_quotient_most"(double x)      # what quotient takes for `max_divisor`
+    double quotient_most "fastopt_max_divisor"(double x)      # what quotient takes for `max_divisor`
     double copy_sign "fastopt_copysign"(double x, double sign)
     double minus_half_square "fastopt_minus_half_square"(double a, void* rest)
     double power_from_low_bits "fastopt_power_from_low_bits"(double x)
     # The first n < LANES elements of x into a block whose others are padding, and back.
     void load_padded "fastopt_load_padded"(void* block, const void* x, Py_ssize_t n, double padding)
-    void store_partial "fastopt_store_partial"(void* x, const void* block, Py_ssize_t n)
+    void store_partial "fastopt_store_padded"(void* x, const void* block, Py_ssize_t n)
     ctypedef void noinline_void "FASTOPT_NOINLINE void"
     double log_parts "fastopt_log_parts"(double x, double* m)
     void prefetch "__builtin_prefetch"(const void* p)
