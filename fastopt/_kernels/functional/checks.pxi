@@ -115,6 +115,14 @@ cdef object as_output(str name, object a, int typenum, tuple shape):
     return a
 
 
+cdef object optional_input(str name, object a, int typenum, tuple shape):
+    return None if a is None else as_input(name, a, typenum, shape)
+
+
+cdef object optional_output(str name, object a, int typenum, tuple shape):
+    return None if a is None else as_output(name, a, typenum, shape)
+
+
 cdef bint overlaps(object a, object b):
     # whether two contiguous arrays share memory
     cdef char* p = <char*>data(a)
