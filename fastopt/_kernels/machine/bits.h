@@ -104,3 +104,11 @@ ALWAYS_INLINE REAL NAME(quotient)(REAL a, REAL b, REAL max_divisor) {
     return a / b;
 #endif
 }
+
+/* c[0] x^(n - 1) + ... + c[n - 1] */
+ALWAYS_INLINE REAL NAME(polynomial)(REAL x, const REAL *c, const size_t n) {
+    REAL p = c[0];
+#pragma GCC unroll 32
+    for (size_t i = 1; i < n; i++) p = p * x + c[i];
+    return p;
+}

@@ -21,6 +21,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "coefficients.h"
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define VECTOR_BYTES 64
@@ -103,7 +105,7 @@ typedef struct {
 #define ZIP_UPPER_d ZIP_UPPER_2
 #endif
 
-/* The lanes of `mask`, from p or to p; the others are those of v. At VECTOR_BYTES == 32 the first n, the others zeros. */
+/* The lanes of `mask`, from p or to p; the others are those of v. In 32 bytes the first n, the others zeros. */
 #if VECTOR_BYTES == 64
 #define MASKED_LOAD_f(v, mask, p) (vecf)_mm512_mask_loadu_ps((__m512)(v), (__mmask16)(mask), p)
 #define MASKED_LOAD_d(v, mask, p) (vecd)_mm512_mask_loadu_pd((__m512d)(v), (__mmask8)(mask), p)
@@ -179,7 +181,7 @@ static inline double fastopt_log_parts(double x, double *m) {
     return from_bits_d(k | UINT64_C(0x4330000000000000)) - (4503599627370496.0 + 1023.0);
 }
 
-/* What fused Cython code calls without knowing its own type: that of x, or of what `like` points to, which is not read. */
+/* What fused Cython code calls without knowing its own type: that of x, or what `like` points to, which is not read. */
 #define EITHER(name, x) _Generic((x), float: name##_f, double: name##_d)
 #define BOTH(name, like) EITHER(name, *(like))
 #define fastopt_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
@@ -189,6 +191,11 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define MAX_DIVISOR_f 0x1.e6238ep126f
 #define MAX_DIVISOR_d 0x1.e623822fc16e6p1022
 #define fastopt_max_divisor(x) EITHER(MAX_DIVISOR, x)
+#define POLYNOMIAL(table, x) EITHER(polynomial, x)(x, EITHER(table, x), sizeof EITHER(table, x) / sizeof *EITHER(table, x))
+#define fastopt_exp_polynomial(r) POLYNOMIAL(exp_coefficients, r)
+#define fastopt_atanh_polynomial(z) POLYNOMIAL(atanh_coefficients, z)
+#define fastopt_tanh_polynomial(z) POLYNOMIAL(tanh_coefficients, z)
+#define fastopt_mills_polynomial(v) POLYNOMIAL(mills_coefficients, (v) - (__typeof__(v))0.5)
 #define fastopt_minus_half_square(a, low) EITHER(minus_half_square, a)(a, low)
 #define fastopt_power_from_low_bits(x) EITHER(power_from_low_bits, x)(x)
 #define fastopt_load_padded(block, x, n, padding) BOTH(load_padded, block)(block, x, n, padding)
