@@ -32,12 +32,6 @@ cdef void statistics_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssiz
         c0 += cols
 
 
-cdef double positive_eps(object eps) except -1:
-    if not isinstance(eps, (int, float, np.number)) or not 0 < eps < HUGE_VAL:
-        raise ValueError(f"eps: expected a finite number above 0, got {eps!r}")
-    return eps
-
-
 def batch_statistics(x, correction=0):
     """Mean and variance of every column, or of every channel of images, in one pass.
 
@@ -82,9 +76,7 @@ def batch_statistics(x, correction=0):
         x = as_input("x", x, a.typenum, (None, None))
         a.size = 1
     a.n, a.c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    if isinstance(correction, bool) or not hasattr(correction, "__index__") or correction < 0:
-        raise ValueError(f"correction: expected a whole number of at least 0, got {correction!r}")
-    a.correction = correction
+    a.correction = _numbers.whole_number("correction", correction, 0)
     if a.n == 0:
         raise ValueError("x: expected at least one row, got none")
     if a.n * a.size <= a.correction:
@@ -115,7 +107,7 @@ cdef tuple call_batch_norm(object x, object gamma, object beta, tuple given, obj
     mean = var = None
     if given is not None:
         mean, var = as_input("mean", given[0], typenum, (c,)), as_input("var", given[1], typenum, (c,))
-    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), data_or_null(mean), data_or_null(var))
+    own = BatchNorm(positive_number("eps", eps), 0, data_or_null(gamma), data_or_null(beta), data_or_null(mean), data_or_null(var))
     code = activation_code(activation)
     if given is None:
         check_two_rows(n)
@@ -269,7 +261,7 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     x = as_input("x", x, typenum, (n, c))
     gamma = optional_input("gamma", gamma, typenum, (c,))
     mean, var = as_input("mean", mean, typenum, (c,)), as_input("var", var, typenum, (c,))
-    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), NULL, NULL, NULL)
+    own = BatchNorm(positive_number("eps", eps), 0, data_or_null(gamma), NULL, NULL, NULL)
     code = activation_code(activation)
     check_two_rows(n)
     v = derivative_argument(code, typenum, z, y, (n, c))

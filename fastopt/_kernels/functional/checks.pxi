@@ -162,6 +162,11 @@ cdef inline Py_ssize_t whole_number(str name, object a) except -1:
     return a if type(a) is int and a > 0 else _numbers.whole_number(name, a)
 
 
+cdef inline double positive_number(str name, object a) except -1:
+    # finite and above 0; without a call where it is a Python float
+    return a if type(a) is float and 0 < <double>a < HUGE_VAL else _numbers.finite_number(name, a, above=0)
+
+
 cdef int activation_code(object activation) except -1:
     try:
         return ACTIVATIONS.index(activation)

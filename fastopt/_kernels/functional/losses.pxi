@@ -33,9 +33,8 @@ cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object c
     # Sets all of the rule but its kind, which the targets decide; returns the class weights, which the rule points to.
     rule.ignore = NO_CLASS if ignore_index is NOT_SAID else _numbers.whole_number(
         "ignore_index", ignore_index, -2**63, 2**63 - 1)
-    rule.delta, rule.uniform, rule.confidence = delta, label_smoothing / k, 1 - label_smoothing
-    if not 0 < rule.delta < HUGE_VAL:
-        raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
+    rule.delta = positive_number("delta", delta)
+    rule.uniform, rule.confidence = label_smoothing / k, 1 - label_smoothing
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
     class_weight = as_weights("class_weight", class_weight, typenum, k)
