@@ -240,6 +240,49 @@ def test_another_shape_of_a_value_is_the_same_memory(dtype):
     np.testing.assert_allclose(training.grads[0], np.einsum("nhwc,nhwd->cd", slope, x), rtol=1e-3, atol=1e-4)
 
 
+class Branches(fo.nn.Layer):
+    """Two dense branches into slices of one value, within a border, as a layer lays them out."""
+
+    def __init__(self, channels):
+        self.in_features, self.out_features = channels, 5
+        self.one, self.other = (np.full((k, channels), 0.1 * k, np.float32) for k in (3, 2))
+
+    def config(self):
+        return {"channels": self.in_features}
+
+    def output_shape(self, input_shape):
+        return (*input_shape[:-1], 5)
+
+    def parameters(self):
+        return [self.one, self.other]
+
+    def lay_out(self, layout, src):
+        shape = layout.shapes[src][:-1]
+        joined = layout.value((*shape, 5), border=(1, 1))
+        for weight, first in ((self.one, 0), (self.other, 3)):
+            part = layout.value((*shape, len(weight)), owner=joined, first=first)
+            layout.add("dense", src, part, weights=[weight])
+        dst = layout.value((*shape, 5))
+        layout.add("add", joined, dst)
+        return dst
+
+
+def test_a_layer_may_lay_out_borders_and_slices():
+    net = fo.nn.Sequential([Branches(4)], input_shape=(HEIGHT, WIDTH, 4))
+    x, v = normal(np.float32, 3, HEIGHT, WIDTH, 4), np.concatenate([net.layers[0].one, net.layers[0].other])
+    np.testing.assert_allclose(net.predict(x), x @ v.T, rtol=1e-5, atol=1e-5)
+    _, grads = net.value_and_grad(x, np.zeros((3, HEIGHT, WIDTH, 5)), "mse")
+    want = np.einsum("nhwc,nhwd->cd", x @ v.T, x) * 2 / (3 * HEIGHT * WIDTH * 5)
+    np.testing.assert_allclose(np.concatenate(grads), want, rtol=1e-4, atol=1e-5)
+
+
+def test_every_kind_is_among_the_entries_that_lie_in_borders_and_slices():
+    with pytest.raises(ValueError, match="kind: expected one of") as error:
+        core.Program([images(4), images(4)], [{"kind": "?", "sources": (0,), "dst": 1}], 11)
+    known = str(error.value).split("one of ")[1].split(", got")[0].split(", ")
+    assert sorted(known) == sorted({e["kind"] for e in entries(np.float32)})
+
+
 WRONG = {
     "a slice beyond its owner": (
         [images(4), images(4), images(3, owner=1, first=2)],
@@ -272,6 +315,11 @@ WRONG = {
         [("nothing", (0,), 1)],
         "^kind: expected one of .*dense.*got 'nothing'",
     ),
+    "a second source that is not read": (
+        [images(4), images(4), images(4)],
+        [("add", (0,), 1), ("dense", (1, 0), 2)],
+        "expected one source",
+    ),
     "more than memory holds": ([images(2**41)], [], "at most 2\\*\\*40 numbers"),
     "no channels": ([images(0)], [], "a shape of numbers above 0"),
 }
@@ -286,6 +334,25 @@ def test_a_layout_that_does_not_fit_is_refused(case):
         specs.append({"kind": kind, "sources": sources, "dst": dst, "weights": [weight] if kind == "dense" else []})
     with pytest.raises(ValueError, match=message):
         core.Program(values, specs, np.dtype(np.float32).num)
+
+
+BAD_PARTS = {
+    "no weights": ({"kind": "dense"}, "weight: expected an array among the weights, got 0"),
+    "a weight too many": ({"kind": "dense", "weights": [np.ones((4, 4), np.float32)] * 3}, "expected 1 weights|bias"),
+    "text": ({"kind": "dense", "weights": ["abc"]}, "weight: expected a NumPy array, got str"),
+    "an option of another name": (
+        {"kind": "dense", "weights": [np.ones((4, 4), np.float32)], "own": {"grops": 2}},
+        r"nothing besides, got 1 and \['grops'\]",
+    ),
+    "an activation of a sum": ({"kind": "add", "activation": "relu"}, "no activation, got .* 'relu'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_what_a_kind_does_not_take_is_refused_by_name(case):
+    parts, message = BAD_PARTS[case]
+    with pytest.raises((TypeError, ValueError), match=rf"entries\[0\] \({parts['kind']}\).*({message})"):
+        core.Program([images(4), images(4)], [{"sources": (0,), "dst": 1, **parts}], np.dtype(np.float32).num)
 
 
 def test_batch_norm_saves_little_for_backward():

@@ -256,6 +256,9 @@ class Program:
     @property
     def least_rows(self) -> int: ...
 
+class Scratch:
+    def __init__(self, size: int) -> None: ...
+
 class Workspace:
     def __init__(self, program: Program, capacity: int, training: bool, tangents: bool = ...) -> None: ...
     @property

@@ -232,8 +232,8 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
             tile_rows = <int>min(<Py_ssize_t>BROADCAST_ROWS, q - i)
             prefetch_lines(next_rows, size)
             next_rows += size
-            spread_plain(&tile, tile_rows, min(panel_cols, round_up(i + tile_rows - j, lanes_of(h))), a + i, b + j, h + i * ld + j, rows,
-                         True)
+            broadcast_micro_kernel(&tile, tile_rows, min(panel_cols, round_up(i + tile_rows - j, lanes_of(h))), a + i, b + j,
+                                   h + i * ld + j, rows, True)
             i += tile_rows
         j += panel_cols
 

@@ -23,12 +23,11 @@ cdef extern from "simd.h" nogil:
     # takes its rows and columns from there, too
     void dot_macro_kernel "fastopt_dot_macro_kernel"(const Product* p, const void* a, const void* b, void* c, Py_ssize_t depth,
                                                      bint accumulate, const void* bias, bint relu, bint prefetch)
-    void spread_plain "fastopt_spread_plain"(const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c,
-                                             Py_ssize_t depth, bint accumulate)
-    void broadcast_micro_kernel_epilogue "fastopt_broadcast_micro_kernel_epilogue"(const Product* p, int rows, Py_ssize_t cols,
-                                                                                   const void* a, const void* b, void* c,
-                                                                                   Py_ssize_t depth, bint accumulate, const void* bias,
-                                                                                   bint relu)
+    void broadcast_micro_kernel "fastopt_broadcast_micro_kernel"(
+        const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c, Py_ssize_t depth, bint accumulate)
+    void broadcast_micro_kernel_epilogue "fastopt_broadcast_micro_kernel_epilogue"(
+        const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c, Py_ssize_t depth, bint accumulate,
+        const void* bias, bint relu)
     # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
@@ -85,13 +84,13 @@ cdef void broadcast_product(const Product* p, floating* dtype) noexcept nogil:
     while k < p.depth or k == 0:        # block by block of the depth, micro-panel by micro-panel, tile by tile
         j = 0
         while j < p.cols:
-            spread_strip(p, k, min(panel_width(dtype), p.cols - j), a, b + k * p.ldb + j, c + j, j)
+            broadcast_panel(p, k, min(panel_width(dtype), p.cols - j), a, b + k * p.ldb + j, c + j, j)
             j += panel_width(dtype)
         k += BROADCAST_DEPTH
 
 
-cdef inline void spread_strip(const Product* p, Py_ssize_t k, Py_ssize_t cols, const floating* a, const floating* b, floating* c,
-                              Py_ssize_t j) noexcept nogil:
+cdef inline void broadcast_panel(const Product* p, Py_ssize_t k, Py_ssize_t cols, const floating* a, const floating* b,
+                                 floating* c, Py_ssize_t j) noexcept nogil:
     # the columns of one micro-panel, j on, and one block of the depth, k on; b and c as they start there
     cdef Py_ssize_t depth = min(<Py_ssize_t>BROADCAST_DEPTH, p.depth - k), i = 0
     cdef bint last = k + BROADCAST_DEPTH >= p.depth, epilogue = last and (p.bias != NULL or p.relu)
@@ -101,8 +100,8 @@ cdef inline void spread_strip(const Product* p, Py_ssize_t k, Py_ssize_t cols, c
             broadcast_micro_kernel_epilogue(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b,
                                             c + i * p.ldc, depth, p.accumulate or k > 0, bias, p.relu)
         else:
-            spread_plain(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b, c + i * p.ldc,
-                         depth, p.accumulate or k > 0)
+            broadcast_micro_kernel(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b,
+                                   c + i * p.ldc, depth, p.accumulate or k > 0)
         i += BROADCAST_ROWS
 
 
@@ -114,7 +113,7 @@ cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, fl
     while j < last:
         k = 0
         while k < p.depth or k == 0:
-            spread_strip(p, k, min(panel_cols, last - j), <floating*>p.a, b + j * p.depth + k * panel_cols, c + j, j)
+            broadcast_panel(p, k, min(panel_cols, last - j), <floating*>p.a, b + j * p.depth + k * panel_cols, c + j, j)
             k += BROADCAST_DEPTH
         j += panel_cols
 
@@ -131,10 +130,9 @@ cdef void broadcast_rows(const Product* p, Py_ssize_t step, floating* dtype) noe
         while j < p.cols:
             k = 0
             while k < p.depth or k == 0:
-                spread_plain(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), min(panel_cols, p.cols - j),
-                             a + i * p.a_row + k * p.a_col,
-                             b + s * step + k * p.ldb, c + i * p.ldc + j, min(<Py_ssize_t>BROADCAST_DEPTH, p.depth - k),
-                             p.accumulate or k > 0)
+                broadcast_micro_kernel(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), min(panel_cols, p.cols - j),
+                                       a + i * p.a_row + k * p.a_col, b + s * step + k * p.ldb, c + i * p.ldc + j,
+                                       min(<Py_ssize_t>BROADCAST_DEPTH, p.depth - k), p.accumulate or k > 0)
                 k += BROADCAST_DEPTH
             j += panel_cols
             s += 1

@@ -19,11 +19,16 @@ class Layout:
     """
 
     def __init__(self, input_shape, training):
-        self.shapes, self.entries, self.training = [input_shape], [], training
+        self.shapes, self.places, self.entries, self.training = [input_shape], [{}], [], training
 
-    def value(self, shape) -> int:
-        """The number of a new value."""
+    def value(self, shape, **place) -> int:
+        """The number of a new value.
+
+        `place` says where it lies, unless in memory of its own: ``border=(rows, columns)`` of zeros around an image;
+        ``owner=number, first=channel`` within channels of the value `owner`, or as the whole of it in another shape.
+        """
         self.shapes.append(shape)
+        self.places.append(place)
         return len(self.shapes) - 1
 
     def add(self, kind, sources, dst, *, weights=(), penalty=None, activation="identity", **own) -> None:
@@ -37,5 +42,5 @@ class Layout:
 
     def program(self, typenum, fixed) -> core.Program:
         """The compiled program; `fixed`: its parameters will not change."""
-        values = [{"shape": shape} for shape in self.shapes]
+        values = [{"shape": shape, **place} for shape, place in zip(self.shapes, self.places, strict=True)]
         return core.Program(values, self.entries, typenum, fixed)

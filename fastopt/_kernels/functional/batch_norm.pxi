@@ -117,7 +117,7 @@ cdef tuple call_batch_norm(object x, object gamma, object beta, tuple given, obj
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.values[0], one.values[1], one.z = code, data(x), data(out), data_or_null(z)
     if given is None:
-        statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
+        statistics = new_array(typenum, 5 * c)        # as forward saves them
         one.run.training, one.saved = True, data(statistics)
     with nogil:
         run_one(&one, (8 if one.run.training else 4) * n * c)
@@ -271,7 +271,7 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     check_no_overlap(("dx", "dgamma", "dbeta"), (dx, dgamma, dbeta),
                      ("dy", "x", "gamma", "mean", "var", "z"), (dy, x, gamma, mean, var, v))
     dz = dy if code == IDENTITY else np.empty_like(dy)
-    statistics = new_array(typenum, 5 * c)        # as BatchStatistics has them
+    statistics = new_array(typenum, 5 * c)        # as forward saves them
     memcpy(data(statistics), data(mean), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
     memcpy(<char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), data(var), cnp.PyArray_NBYTES(<cnp.ndarray>var))
     one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)

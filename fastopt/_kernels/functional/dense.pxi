@@ -19,10 +19,10 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n
 
 
 cdef object scratch_for(OneEntry* c, Py_ssize_t rows, bint training):
-    # returns an array that holds the memory of c.run.scratch
-    block = np.empty(dense_scratch(&c.entry, rows, training) + 16, dtype_of(c.run.typenum))
-    c.run.scratch = <void*>((<size_t>data(block) + 63) // 64 * 64)
-    return block
+    # what holds c.run.scratch
+    cdef Scratch scratch = Scratch(dense_scratch(&c.entry, rows, training) * (4 if c.run.typenum == cnp.NPY_FLOAT32 else 8))
+    c.run.scratch = scratch.start
+    return scratch
 
 
 cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, object activation, object out, object z):

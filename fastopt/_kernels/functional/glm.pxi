@@ -76,9 +76,7 @@ cdef class GlmData:
                 free(g.chunk_hessian)
                 g.panel, g.chunk_hessian, g.buffer_type = NULL, NULL, -1
                 g.panel = aligned_block(g.chunks * 2 * HESSIAN_ROWS * g.ld * width)
-                if posix_memalign(&g.chunk_hessian, 64, g.chunks * pairs * g.q * g.ld * width + 64) != 0:    # passes clear it
-                    g.chunk_hessian = NULL
-                    raise MemoryError(f"no memory for the Hessians of {g.chunks} chunks")
+                g.chunk_hessian = aligned_block(g.chunks * pairs * g.q * g.ld * width, False)    # passes clear it
                 g.buffer_type = typenum
             g.hessian_type, g.hessian = typenum, data(hessian)
             work += g.n * g.q * g.q * pairs // 2

@@ -67,5 +67,5 @@ add_kind.forward = Pass(forward_add[float], forward_add[double])
 add_kind.backward = Pass(backward_add[float], backward_add[double])
 add_kind.tangent = Pass(tangent_add[float], tangent_add[double])
 add_kind.tangent_backward = Pass(backward_twice[float], backward_twice[double])
-add_kind.fits, add_kind.least_rows = same_shape, 1
+add_kind.fits, add_kind.adds_sources, add_kind.least_rows = same_shape, True, 1
 register_kind(&add_kind, "add")

@@ -15,15 +15,12 @@ cdef struct BatchNorm:
     void *running_mean          # (c,)
     void *running_var
 
-cdef struct BatchStatistics:    # what forward saves for backward, (c,) each
-    void *mean
-    void *var
-    void *coefficients          # (3, c), of the map that forward or backward is about to make
+cdef enum:                      # rows of what forward saves for backward, (5, c); tangents of mean and variance lie alike
+    MEAN, VARIANCE, COEFFICIENTS        # the last three are scratch of either
 
 
-cdef inline BatchStatistics batch_statistics_of(const Entry* e, void** saved, floating* dtype) noexcept nogil:
-    cdef floating* at = <floating*>saved[e.number]
-    return BatchStatistics(at, at + e.n_in, at + 2 * e.n_in)
+cdef inline floating* statistic(const Entry* e, void** saved, int which, floating* dtype) noexcept nogil:
+    return <floating*>saved[e.number] + which * e.n_in
 
 
 cdef inline void affine(const BatchNorm* p, const floating* var, floating* scale, floating* shift, Py_ssize_t c0,
@@ -59,7 +56,6 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     # x (n, c) -> mean, var (c,) of the batch, z (n, c) = (x - mean) / sigma gamma + beta, y (n, c) = phi(z)
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef double mean64[COLUMN_BLOCK]
@@ -67,9 +63,9 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     cdef int power[COLUMN_BLOCK]
     cdef double smallest = min_relevant_variance(p.eps, dtype)
     cdef floating* gamma = <floating*>p.gamma
-    cdef floating* mean = <floating*>of.mean
-    cdef floating* var = <floating*>of.var
-    cdef floating* scale = <floating*>of.coefficients
+    cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
+    cdef floating* var = statistic(e, r.saved, VARIANCE, dtype)
+    cdef floating* scale = statistic(e, r.saved, COEFFICIENTS, dtype)
     cdef floating* shift = scale + e.n_in
     cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
     cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
@@ -133,16 +129,15 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thre
     # sigma = sqrt(var + eps); dgamma = sum dz x^, dbeta = sum dz
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype), dx, dy = dz
     cdef Rows v = preactivations(r, e, r.z, r.values, dtype)
     cdef double total[COLUMN_BLOCK]
     cdef double product[COLUMN_BLOCK]
     cdef double inverse[COLUMN_BLOCK]           # 1 / sigma
     cdef floating* gamma = <floating*>p.gamma
-    cdef floating* mean = <floating*>of.mean
-    cdef floating* var = <floating*>of.var
-    cdef floating* weight = <floating*>of.coefficients
+    cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
+    cdef floating* var = statistic(e, r.saved, VARIANCE, dtype)
+    cdef floating* weight = statistic(e, r.saved, COEFFICIENTS, dtype)
     cdef floating* scale = weight + e.n_in
     cdef floating* shift = scale + e.n_in
     cdef floating* dgamma = gradient(r, e, 0, dtype)
@@ -305,7 +300,6 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     # tz (n, c) = gamma tx^ + tgamma x^ + tbeta; ty (n, c) = phi' tz
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype), tof = batch_statistics_of(e, r.tsaved, dtype)
     cdef bint moves = e.sources[0].wanted
     cdef Rows x = source_rows(r, e, r.values, dtype), tx, v = preactivations(r, e, r.z, r.values, dtype)
     cdef Rows tz = preactivations(r, e, r.tz, r.tangents, dtype), ty = dst_rows(r, e, r.tangents, dtype)
@@ -318,9 +312,9 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* tgamma = direction(r, e, 0, dtype)
     cdef floating* tbeta = direction(r, e, 1, dtype)
-    cdef floating* mean = <floating*>of.mean
-    cdef floating* tmean = <floating*>tof.mean
-    cdef floating* cov = <floating*>tof.var
+    cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
+    cdef floating* tmean = statistic(e, r.tsaved, MEAN, dtype)
+    cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
     cdef Py_ssize_t first = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
     cdef Py_ssize_t c1 = chunk_start(s.n_in, COLUMN_GRAIN, thread + 1, n_threads)
     cdef Py_ssize_t c0 = first, cols, j
@@ -332,7 +326,7 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     while c0 < c1:              # the thread's columns: tmean and pull, then tz = tx weight + (x - mean) scale + shift
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         sum_products(&tx if moves else <const Rows*>NULL, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
-        inverse_deviations(&x, <floating*>of.var, inverses, s.n, c0, cols, p.eps)
+        inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), inverses, s.n, c0, cols, p.eps)
         for j in range(cols):
             inverse = inverses[j]
             factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
@@ -357,7 +351,6 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
     # tdgamma = n tb, tdbeta = n ta
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype), tof = batch_statistics_of(e, r.tsaved, dtype)
     cdef bint moves = e.sources[0].wanted
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
     cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype), dx
@@ -368,9 +361,9 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
     cdef floating scale[COLUMN_BLOCK]
     cdef floating shift[COLUMN_BLOCK]
     cdef floating* gamma = <floating*>p.gamma
-    cdef floating* mean = <floating*>of.mean
-    cdef floating* tmean = <floating*>tof.mean
-    cdef floating* cov = <floating*>tof.var
+    cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
+    cdef floating* tmean = statistic(e, r.tsaved, MEAN, dtype)
+    cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
     cdef floating* tdgamma = gradient(r, e, 0, dtype)
     cdef floating* tdbeta = gradient(r, e, 1, dtype)
     cdef Py_ssize_t c0 = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
@@ -387,7 +380,7 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
         cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
         b = Block(0, s.n, c0, c0 + cols)
         sum_products(&tdz, &x, b, mean, sums.ttotal, sums.tproduct)
-        inverse_deviations(&x, <floating*>of.var, sums.inverse, s.n, c0, cols, p.eps)
+        inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), sums.inverse, s.n, c0, cols, p.eps)
         if moves:
             sum_products(&dz, &x, b, mean, sums.total, sums.product)
             sum_products(&dz, &tx, b, tmean, again, moved)
@@ -425,7 +418,6 @@ cdef struct TangentSums:        # over all rows, of a block of columns
 cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block block, floating* dtype) noexcept nogil:
     # tdx (+)= dz weight + (x - mean) scale + shift + tdz tweight + (tx - tmean) tscale: what tangent_backward_batch_norm says,
     # ordered by what is read
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype), tof = batch_statistics_of(e, r.tsaved, dtype)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), tdx = source_rows(r, e, r.dtangents, dtype)
     cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
     cdef floating weight[COLUMN_BLOCK]
@@ -436,7 +428,7 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
     cdef floating none[COLUMN_BLOCK]
     cdef floating* gamma = <floating*>(<BatchNorm*>e.own).gamma
     cdef floating* tgamma = direction(r, e, 0, dtype)
-    cdef floating* cov = <floating*>tof.var
+    cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
     cdef Py_ssize_t j, c0 = block.c0
     cdef double inverse_n = 1 / <double>block.r1, factor, tfactor, b, tb, held
     cdef ColumnMap m
@@ -448,10 +440,10 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
         tscale[j] = <floating>(-factor * s.inverse[j] * b)
         scale[j] = <floating>(s.inverse[j] * (factor * (b * s.inverse[j] * held - tb) - tfactor * b))
         shift[j] = <floating>(-inverse_n * (factor * s.ttotal[j] + tfactor * s.total[j]))
-    point_map(&m, <floating*>of.mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
+    point_map(&m, statistic(e, r.saved, MEAN, dtype) + c0, <floating*>weight, <floating*>scale, <floating*>shift)
     m.accumulate = e.sources[0].accumulate
     input_gradient_rows(&m, &dz, &x, &tdx, block, dtype)
-    point_map(&m, <floating*>tof.mean + c0, <floating*>tweight, <floating*>tscale, <floating*>none)
+    point_map(&m, statistic(e, r.tsaved, MEAN, dtype) + c0, <floating*>tweight, <floating*>tscale, <floating*>none)
     m.accumulate = True
     input_gradient_rows(&m, &tdz, &tx, &tdx, block, dtype)
 
@@ -461,15 +453,14 @@ cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block b
 cdef void after_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # running <- (1 - momentum) running + momentum batch, where the variance of the batch is the unbiased one
     cdef BatchNorm* p = <BatchNorm*>e.own
-    cdef BatchStatistics of = batch_statistics_of(e, r.saved, dtype)
     cdef Py_ssize_t n = rows_in(r, e), j
     cdef floating decay = <floating>(1 - p.momentum), new_weight = <floating>p.momentum
     cdef floating new_var_weight = <floating>(p.momentum * <double>n / <double>(n - 1))
     cdef floating* running_mean = <floating*>p.running_mean
     cdef floating* running_var = <floating*>p.running_var
     for j in range(e.n_in):
-        running_mean[j] = decay * running_mean[j] + new_weight * (<floating*>of.mean)[j]
-        running_var[j] = decay * running_var[j] + new_var_weight * (<floating*>of.var)[j]
+        running_mean[j] = decay * running_mean[j] + new_weight * statistic(e, r.saved, MEAN, dtype)[j]
+        running_var[j] = decay * running_var[j] + new_var_weight * statistic(e, r.saved, VARIANCE, dtype)[j]
 
 
 cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil:
@@ -479,14 +470,14 @@ cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil
 cdef int place_batch_norm(Entry* e, dict own, list weights, Arrays arrays) except -1:
     # weights: gamma and beta (c,), or none; own: eps, momentum, and the running averages mean and var (c,)
     cdef BatchNorm* p = <BatchNorm*>arrays.block(sizeof(BatchNorm))
-    e.own, p.eps, p.momentum = <void*>p, own["eps"], own["momentum"]
+    e.own, p.eps, p.momentum = <void*>p, own.pop("eps"), own.pop("momentum")
     if len(weights) not in (0, 2):
         raise ValueError(f"{arrays.entry}: expected gamma and beta or neither, got {len(weights)} weights")
     if weights:
-        p.gamma = arrays.hold_weight(e, "gamma", weights[0], (e.n_in,))
-        p.beta = arrays.hold_weight(e, "beta", weights[1], (e.n_in,))
-    p.running_mean = arrays.hold_written("running_mean", own["mean"], (e.n_in,))
-    p.running_var = arrays.hold_written("running_var", own["var"], (e.n_in,))
+        p.gamma = arrays.hold_weight(e, "gamma", weights, (e.n_in,))
+        p.beta = arrays.hold_weight(e, "beta", weights, (e.n_in,))
+    p.running_mean = arrays.hold_written("running_mean", own.pop("mean"), (e.n_in,))
+    p.running_var = arrays.hold_written("running_var", own.pop("var"), (e.n_in,))
     return 0
 
 
@@ -497,5 +488,5 @@ batch_norm_kind.tangent = Pass(tangent_batch_norm[float], tangent_batch_norm[dou
 batch_norm_kind.tangent_backward = Pass(tangent_backward_batch_norm[float], tangent_backward_batch_norm[double])
 batch_norm_kind.after_batch = Pass(after_batch_norm[float], after_batch_norm[double])
 batch_norm_kind.place, batch_norm_kind.fits, batch_norm_kind.saved = place_batch_norm, same_shape, batch_norm_saved
-batch_norm_kind.reads_own_columns, batch_norm_kind.least_rows = True, 2
+batch_norm_kind.reads_own_columns, batch_norm_kind.activates, batch_norm_kind.least_rows = True, True, 2
 register_kind(&batch_norm_kind, "batch_norm")

@@ -273,7 +273,8 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
             p.bias = tbias + c0 if tbias != NULL else <floating*>NULL
             dot_product(&p, dtype)
             if moves:
-                p.a, p.a_row, p.b, p.accumulate, p.bias = row(&tx, i, dtype) + g * depth, tx.ld, <floating*>d.weight + c0 * depth, True, NULL
+                p.a, p.a_row, p.b = row(&tx, i, dtype) + g * depth, tx.ld, <floating*>d.weight + c0 * depth
+                p.accumulate, p.bias = True, NULL
                 dot_product(&p, dtype)
             i += m
         g += 1
@@ -352,17 +353,17 @@ cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:
 cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
     # weights: weight (out, in / groups) and, or not, bias (out,). Or none, and `constant`, a weight that is not trained
     cdef Dense* d = <Dense*>arrays.block(sizeof(Dense))
-    e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.get("groups", 1))
+    e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.pop("groups", 1))
     if e.n_in % d.groups or e.n_out % d.groups:
         raise ValueError(f"{arrays.entry}: expected groups that divide {e.n_in} inputs and {e.n_out} outputs, got {d.groups}")
     d.depth, d.width = e.n_in // d.groups, e.n_out // d.groups
     shape = (e.n_out, d.depth)
     if "constant" in own:
-        d.weight = arrays.hold("constant", own["constant"], arrays.typenum, shape)
+        d.weight = arrays.hold("constant", own.pop("constant"), arrays.typenum, shape)
         return 0
-    d.weight = arrays.hold_weight(e, "weight", weights[0], shape)
+    d.weight = arrays.hold_weight(e, "weight", weights, shape)
     if len(weights) > 1:
-        d.bias = arrays.hold_weight(e, "bias", weights[1], (e.n_out,))
+        d.bias = arrays.hold_weight(e, "bias", weights, (e.n_out,))
     e.fuses = d.groups == 1
     return 0
 
@@ -395,5 +396,5 @@ dense_kind.tangent_backward = Pass(tangent_backward_dense[float], tangent_backwa
 dense_kind.place, dense_kind.fits, dense_kind.prepare = place_dense, dense_fits, prepare_dense
 dense_kind.work, dense_kind.scratch, dense_kind.thread_scratch = dense_work, dense_scratch, fused_room
 dense_kind.row_norm, dense_kind.row_norm_pays, dense_kind.by_columns = dense_row_norm, dense_row_norm_pays, dense_by_columns
-dense_kind.least_rows = 1
+dense_kind.least_rows, dense_kind.activates = 1, True
 register_kind(&dense_kind, "dense")

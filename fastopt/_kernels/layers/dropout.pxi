@@ -83,8 +83,8 @@ cdef void tangent_dropout(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, 
 cdef int place_dropout(Entry* e, dict own, list weights, Arrays arrays) except -1:
     # own: rate, and seed () in uint64, which its layer may set
     cdef Dropout* d = <Dropout*>arrays.block(sizeof(Dropout))
-    e.own, d.rate = <void*>d, own["rate"]
-    d.seed = <uint64_t*>arrays.hold("seed", own["seed"], cnp.NPY_UINT64, ())
+    e.own, d.rate = <void*>d, own.pop("rate")
+    d.seed = <uint64_t*>arrays.hold("seed", own.pop("seed"), cnp.NPY_UINT64, ())
     return 0
 
 

@@ -4,11 +4,11 @@
 # record of functions at the end of the kind's own file, says how; the program calls them and knows no kind. Every thread
 # of a call runs every function and computes its chunk:
 #   forward     computes dst from all of the sources. A barrier follows
-#   backward    finds all of the gradient of dst. It overwrites the gradients of the weights, and of the sources that are
-#               wanted; to the gradient of a source that a later entry has written already, it adds (accumulate). A
+#   backward    finds all of the gradient of dst. It overwrites the gradients of the weights (`gradient` is NULL where one is
+#               not asked for), and of the sources that are wanted; to the gradient of a source that a later entry has written already, it adds (accumulate). A
 #               barrier follows
 #   tangent     computes the directional derivative of forward along `directions`, one a weight: the tangent of dst from
-#               those of the sources (a source that is not wanted has none)
+#               those of the sources (a source that is not wanted has none; the weights' part is written all the same)
 #   tangent_backward    computes backward and its directional derivative at once. Nobody asks for the gradients of weights
 #               then; dparams receive their tangents
 #   fused_update        is backward in which the weights take their steps, and no gradient of them is written
@@ -47,6 +47,8 @@ cdef class Arrays:
         # returns a pointer to an array of the layer, which is held from now on; NULL for None
         if array is None:
             return NULL
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{self.entry} {name}: expected a NumPy array, got {type(array).__name__}")
         if not (is_plain(array, typenum, <int>len(shape)) and fits(array, shape)):
             dtype = cnp.PyArray_DescrFromType(typenum)
             kind = TypeError if array.dtype != dtype else ValueError
@@ -57,12 +59,14 @@ cdef class Arrays:
         self.held.append(array)
         return data(array)
 
-    cdef void* hold_weight(self, Entry* e, str name, object array, tuple shape) except NULL:
-        # likewise of a trained array, which becomes the next of e.weights
+    cdef void* hold_weight(self, Entry* e, str name, list weights, tuple shape) except NULL:
+        # likewise, of the next of the trained arrays, which becomes the next of e.weights
         cdef Weight* w = &e.weights[e.n_weights]
-        if array is None or e.n_weights == MAX_WEIGHTS:
-            raise ValueError(f"{self.entry} {name}: expected an array, got {array!r}")
-        w.at = self.hold(name, array, self.typenum, shape)
+        if e.n_weights == min(len(weights), MAX_WEIGHTS):
+            raise ValueError(f"{self.entry} {name}: expected an array among the weights, got {len(weights)} of them")
+        w.at = self.hold(name, weights[e.n_weights], self.typenum, shape)
+        if w.at == NULL:
+            raise ValueError(f"{self.entry} {name}: expected an array, got None")
         w.rows, w.columns = shape[0], 1 if len(shape) == 1 else shape[1]
         e.n_weights += 1
         return w.at
@@ -87,7 +91,7 @@ cdef struct Kind:
     Pass forward, backward, tangent, tangent_backward
     Pass fused_update           # of entries with e.fuses; all other gradients are written first
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
-    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1     # sets e.own and e.weights; or NULL
+    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1     # takes its own from `own`, sets e.own and e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row; NULL: 4 an element
@@ -100,6 +104,8 @@ cdef struct Kind:
     bint (*by_columns)(const Run* r, const Entry* e) noexcept nogil     # whether a thread's chunk in forward is columns; or NULL
     bint reads_own_columns      # forward reads the columns that its thread has written, and only after a barrier the others
     bint reads_either           # the input, as its first source, may be float32 or float64
+    bint adds_sources           # it reads any number of them; else one
+    bint activates              # an activation follows
     Py_ssize_t least_rows       # to train on
 
 cdef struct Source:

@@ -94,10 +94,10 @@ cdef int place_standardize(Entry* e, dict own, list weights, Arrays arrays) exce
     # own: mean, scale (c,) in float64; split (3, c) in float32 and reading () in uint8, which the layer makes of these
     cdef Standardize* s = <Standardize*>arrays.block(sizeof(Standardize))
     e.own = <void*>s
-    s.mean = <double*>arrays.hold("mean", own["mean"], cnp.NPY_FLOAT64, (e.n_in,))
-    s.scale = <double*>arrays.hold("scale", own["scale"], cnp.NPY_FLOAT64, (e.n_in,))
-    s.split = <float*>arrays.hold("split", own["split"], cnp.NPY_FLOAT32, (3, e.n_in))
-    s.reading = <uint8_t*>arrays.hold("reading", own["reading"], cnp.NPY_UINT8, ())
+    s.mean = <double*>arrays.hold("mean", own.pop("mean"), cnp.NPY_FLOAT64, (e.n_in,))
+    s.scale = <double*>arrays.hold("scale", own.pop("scale"), cnp.NPY_FLOAT64, (e.n_in,))
+    s.split = <float*>arrays.hold("split", own.pop("split"), cnp.NPY_FLOAT32, (3, e.n_in))
+    s.reading = <uint8_t*>arrays.hold("reading", own.pop("reading"), cnp.NPY_UINT8, ())
     return 0
 
 

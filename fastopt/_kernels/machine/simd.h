@@ -206,8 +206,8 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_sum_squares(p, n) BOTH(sum_squares, p)(p, n)
 #define fastopt_dot_macro_kernel(p, a, b, c, depth, accumulate, bias, relu, prefetch) \
     BOTH(dot_macro_kernel, c)(p, a, b, c, depth, accumulate, bias, relu, prefetch)
-#define fastopt_spread_plain(p, rows, cols, a, b, c, depth, accumulate) \
-    BOTH(spread_plain, c)(p, rows, cols, a, b, c, depth, accumulate)
+#define fastopt_broadcast_micro_kernel(p, rows, cols, a, b, c, depth, accumulate) \
+    BOTH(broadcast_micro_kernel, c)(p, rows, cols, a, b, c, depth, accumulate)
 #define fastopt_broadcast_micro_kernel_epilogue(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
     BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)

@@ -32,10 +32,19 @@ ALWAYS_INLINE VEC NAME(sum_lanes_each)(const VEC *from) {
     return v[0];
 }
 
-ALWAYS_INLINE void NAME(dot_micro_kernel)(const int rows, const int cols, const Product *p, const REAL *a,
-                                          const REAL *b, REAL *c,
-                                          ptrdiff_t depth, const int accumulate, const REAL *bias, const int relu,
-                                          const int prefetch) {
+/* A part of a product, over `depth` steps: where a, b and c start, and the epilogue. */
+typedef struct {
+    const REAL *a, *b, *bias;
+    REAL *c;
+    ptrdiff_t depth;
+    int accumulate, relu;
+} NAME(Part);
+
+ALWAYS_INLINE void NAME(dot_micro_kernel)(const int rows, const int cols, const Product *p, NAME(Part) part, const int prefetch) {
+    const REAL *a = part.a, *b = part.b, *bias = part.bias;
+    REAL *c = part.c;
+    const ptrdiff_t depth = part.depth;
+    const int accumulate = part.accumulate, relu = part.relu;
     const ptrdiff_t lda = p->a_row, ldb = p->ldb, ldc = p->ldc;
     const ptrdiff_t whole = depth - depth % NAME(LANES);
     VEC acc[DOT_SUMS] = {{0}}; /* [i * cols + j] */
@@ -89,11 +98,12 @@ static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *
         const ptrdiff_t tile_cols = cols - j < max_cols ? cols - j : max_cols;
         for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
             const ptrdiff_t tile_rows = rows - i < DOT_ROWS ? rows - i : DOT_ROWS;
-#define CASE(r, w)                                                                                               \
-    case (r) * 32 + (w):                                                                                         \
-        NAME(dot_micro_kernel)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, a + i * p->a_row,  \
-                               b + j * p->ldb, c + i * p->ldc + j, depth, accumulate, bias == NULL ? NULL : bias + j, \
-                               relu, prefetch && i == 0);                                                        \
+            const NAME(Part) part = {a + i * p->a_row, b + j * p->ldb, bias == NULL ? NULL : bias + j,
+                                     c + i * p->ldc + j, depth, accumulate, relu};
+#define CASE(r, w)                                                                                        \
+    case (r) * 32 + (w):                                                                                  \
+        NAME(dot_micro_kernel)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, part,       \
+                               prefetch && i == 0);                                                       \
         break;
             switch (tile_rows * 32 + tile_cols) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)
@@ -109,11 +119,12 @@ static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *
 
 /* rows x (vecs vectors), of which the last holds `tail` elements (all of them unless `partial`).
  * `epilogue`: bias and relu are wanted. */
-ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const int partial, const Product *p,
-                                        ptrdiff_t tail,
-                                        const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth, const int accumulate,
-                                        const int epilogue, const REAL *bias, const int relu) {
-    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc;
+ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const int partial, const Product *p, ptrdiff_t tail,
+                                        NAME(Part) part, const int epilogue) {
+    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc, depth = part.depth;
+    const REAL *a = part.a, *b = part.b, *bias = part.bias;
+    REAL *c = part.c;
+    const int accumulate = part.accumulate, relu = part.relu;
     VEC acc[BROADCAST_ROWS][BROADCAST_VECS] = {{{0}}};
     VEC w[BROADCAST_VECS];
     for (ptrdiff_t k = 0; k < depth; k++) {
@@ -139,13 +150,13 @@ ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const in
     for (int i = 0; i < rows; i++) {
 #pragma GCC unroll 8
         for (int j = 0; j < vecs; j++) {
-            const int part = partial && j == vecs - 1;
+            const int cut = partial && j == vecs - 1;
             REAL *p = c + i * ldc + j * NAME(LANES);
             VEC sum = acc[i][j];
-            if (accumulate) sum += part ? NAME(load_partial)(p, tail) : *(VEC *)p;
+            if (accumulate) sum += cut ? NAME(load_partial)(p, tail) : *(VEC *)p;
             if (epilogue && bias != NULL) sum += w[j];
             if (epilogue && relu) sum = NAME(relu_vector)(sum);
-            if (part)
+            if (cut)
                 NAME(store_partial)(p, sum, tail);
             else
                 *(VEC *)p = sum;
@@ -153,10 +164,10 @@ ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const in
     }
 }
 
-#define CASE(i, j, partial)                                                                                     \
-    case (i) * 16 + (j) * 2 + (partial):                                                                        \
-        NAME(broadcast_body)((i) <= BROADCAST_ROWS ? (i) : 1, (j) <= BROADCAST_VECS ? (j) : 1, partial, p, tail, a, b, c, \
-                             depth, accumulate, FINISH, bias, relu);                                            \
+#define CASE(i, j, partial)                                                                                       \
+    case (i) * 16 + (j) * 2 + (partial):                                                                          \
+        NAME(broadcast_body)((i) <= BROADCAST_ROWS ? (i) : 1, (j) <= BROADCAST_VECS ? (j) : 1, partial, p, tail, \
+                             part, EPILOGUE);                                                                     \
         break;
 #define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
 #define ALL_CASES                                                                                    \
@@ -165,23 +176,23 @@ ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const in
     switch (rows * 16 + vecs * 2 + (tail != 0)) {                                                    \
         CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)                      \
     }
-/* rows of c, cols columns, from depth steps on; of p only how a, b and c lie. Two functions: a product of depth 1, as dW
- * has for one row, feels every instruction. */
-#define FINISH 0
-static void NAME(spread_plain)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
-                               ptrdiff_t depth, int accumulate) {
-    const REAL *bias = NULL;
-    const int relu = 0;
+/* rows x cols of c, over `depth` steps; of p only how a, b and c lie. Two functions: a product of depth 1, as dW has for
+ * one row, feels every instruction. */
+#define EPILOGUE 0
+static void NAME(broadcast_micro_kernel)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
+                                         ptrdiff_t depth, int accumulate) {
+    const NAME(Part) part = {a, b, NULL, c, depth, accumulate, 0};
     ALL_CASES
 }
-#undef FINISH
-#define FINISH 1
+#undef EPILOGUE
+#define EPILOGUE 1
 static void NAME(broadcast_micro_kernel_epilogue)(const Product *p, int rows, ptrdiff_t cols, const REAL *a,
-                                                  const REAL *b, REAL *c,
-                                                  ptrdiff_t depth, int accumulate, const REAL *bias, int relu) {
+                                                  const REAL *b, REAL *c, ptrdiff_t depth, int accumulate,
+                                                  const REAL *bias, int relu) {
+    const NAME(Part) part = {a, b, bias, c, depth, accumulate, relu};
     ALL_CASES
 }
-#undef FINISH
+#undef EPILOGUE
 #undef ALL_CASES
 #undef CASES
 #undef CASE

@@ -113,11 +113,13 @@ cdef class Program:
         if not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
-        self.arrays.entry = name        # what its kind makes of the arrays
-        if e.kind.place != NULL:
-            e.kind.place(e, spec.get("own", {}), weights, self.arrays)
-        if e.n_weights != len(weights):
-            raise ValueError(f"{name}: expected {e.n_weights} weights, got {len(weights)}")
+        if (e.n_sources > 1 and not e.kind.adds_sources) or (e.activation != IDENTITY and not e.kind.activates):
+            raise ValueError(f"{name}: expected one source and no activation, got {sources} and {spec.get('activation')!r}")
+        self.arrays.entry, own = name, dict(spec.get("own", {}))
+        if e.kind.place != NULL:        # what its kind makes of the arrays
+            e.kind.place(e, own, weights, self.arrays)
+        if e.n_weights != len(weights) or own:
+            raise ValueError(f"{name}: expected {e.n_weights} weights and nothing besides, got {len(weights)} and {sorted(own)}")
         if self.arrays.fixed and e.kind.prepare != NULL:
             e.kind.prepare(e, self.arrays)
         for i in range(e.n_weights):    # gradients and penalties of its weights
