@@ -127,7 +127,6 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
     cdef floating w_block[LANES]
     cdef floating delta = <floating>rule.delta, inverse_size = <floating>(inverse / <double>k)
     cdef Py_ssize_t n = rows * k, blocks = n // LANES, main = blocks * LANES, step = 0, i, j
-    cdef double total = 0
     for j in range(LANES):
         lane[j] = 0
         weight[j] = <floating>1 if weights == NULL else weights[0]
@@ -146,9 +145,7 @@ cdef void element_rows(ElementLoss* tag, const Loss* rule, const floating* p, co
         element_blocks(tag, <const floating*>p_block, <const floating*>t_block, <const floating*>w_block, 0, delta,
                        inverse_size, lane, p_block, 1)
         store_partial(grad + main, p_block, n - main)
-    for j in range(LANES):
-        total += lane[j]
-    row_loss[0] = total * inverse / <double>k
+    row_loss[0] = sum_in_order(lane, LANES) * inverse / <double>k
     for i in range(1, rows):
         row_loss[i] = 0
 

@@ -269,9 +269,7 @@ cdef inline void block_weights(const GlmPlan* g, Py_ssize_t i, Py_ssize_t rows, 
         fill_rows(g.weights + i, rows, w)
         return
     for j in range(LANES):
-        w[j] = 1.0
-    for j in range(rows, LANES):
-        w[j] = 0.0
+        w[j] = 1.0 if j < rows else 0.0
 
 
 cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) noexcept nogil:
@@ -355,9 +353,10 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* tile_co
     cdef double* grad = g.chunk_grad + chunk * g.k * g.q
     cdef Py_ssize_t i = chunk_start(g.n, LANES, chunk, g.chunks), stop = chunk_start(g.n, LANES, chunk + 1, g.chunks)
     cdef Py_ssize_t panels = chunk_start(stop - i, HESSIAN_ROWS, g.part, g.parts) // HESSIAN_ROWS  # done so far
-    cdef Py_ssize_t size, rows, first, j
+    cdef Py_ssize_t width = sizeof(float) if g.typenum == cnp.NPY_FLOAT32 else sizeof(double), size, rows, first
     cdef bint wanted = h != NULL and panels % g.step == 0
     cdef const double* x
+    cdef const char* these_rows
     cdef const char* next_rows
     # the first slice clears the sums
     if g.part == 0:
@@ -371,14 +370,12 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* tile_co
     first = i
     while i < stop:
         rows = min(<Py_ssize_t>LANES, stop - i)
+        size, these_rows = rows * g.d * width, <const char*>g.x + i * g.d * width
+        next_rows = these_rows + size
         if g.typenum == cnp.NPY_FLOAT32:
-            size = rows * g.d * sizeof(float)
-            next_rows = <const char*>(<const float*>g.x + (i + rows) * g.d)
-            x = read_rows(g, <const float*>g.x + i * g.d, tile_cols, rows)
+            x = read_rows(g, <const float*>these_rows, tile_cols, rows)
         else:
-            size = rows * g.d * sizeof(double)
-            next_rows = <const char*>(<const double*>g.x + (i + rows) * g.d)
-            x = read_rows(g, <const double*>g.x + i * g.d, tile_cols, rows)
+            x = read_rows(g, <const double*>these_rows, tile_cols, rows)
         # loss and gradient of the block
         if g.kind != GLM_HESSIAN:
             glm_block(g, x, next_rows, 0 if wanted else size, i, rows, s, grad, lane)
@@ -393,9 +390,7 @@ cdef void glm_chunk(GlmPlan* g, Py_ssize_t chunk, GlmScratch* s, double* tile_co
             panels += 1
             wanted = h != NULL and panels % g.step == 0
         i += rows
-    g.chunk_loss[chunk] = 0
-    for j in range(LANES):
-        g.chunk_loss[chunk] += lane[j]
+    g.chunk_loss[chunk] = sum_in_order(lane, LANES)
 
 
 cdef void reduce_hessian(const GlmPlan* g, floating* h, floating* out, floating scale, Py_ssize_t thread,
@@ -449,6 +444,4 @@ cdef void glm_pass(void* plan, floating* dtype, Py_ssize_t thread, Py_ssize_t n_
         for c in range(g.chunks):
             g.grad[i] += g.chunk_grad[c * size + i]
     if thread == 0:
-        g.loss = 0
-        for c in range(g.chunks):
-            g.loss += g.chunk_loss[c]
+        g.loss = sum_in_order(g.chunk_loss, g.chunks)

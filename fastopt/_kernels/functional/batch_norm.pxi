@@ -32,12 +32,6 @@ cdef void statistics_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssiz
         c0 += cols
 
 
-cdef double positive_eps(object eps) except -1:
-    if not isinstance(eps, (int, float, np.number)) or not 0 < eps < HUGE_VAL:
-        raise ValueError(f"eps: expected a finite number above 0, got {eps!r}")
-    return eps
-
-
 def batch_statistics(x, correction=0):
     """Mean and variance of every column, or of every channel of images, in one pass.
 
@@ -82,9 +76,7 @@ def batch_statistics(x, correction=0):
         x = as_input("x", x, a.typenum, (None, None))
         a.size = 1
     a.n, a.c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    if isinstance(correction, bool) or not hasattr(correction, "__index__") or correction < 0:
-        raise ValueError(f"correction: expected a whole number of at least 0, got {correction!r}")
-    a.correction = correction
+    a.correction = _numbers.whole_number("correction", correction, 0)
     if a.n == 0:
         raise ValueError("x: expected at least one row, got none")
     if a.n * a.size <= a.correction:
@@ -96,8 +88,44 @@ def batch_statistics(x, correction=0):
     return mean, var
 
 
-cdef object row_argument(str name, object row, int typenum, Py_ssize_t c):
-    return None if row is None else as_input(name, row, typenum, (c,))
+cdef inline int check_two_rows(Py_ssize_t n) except -1:
+    if n < 2:
+        raise ValueError(f"x: expected at least two rows to take batch statistics of, got {n}; "
+                         "normalize by given statistics with batch_norm_inference")
+    return 0
+
+
+cdef tuple call_batch_norm(object x, object gamma, object beta, tuple given, object eps, object out, object activation, object z):
+    # checks and runs batch_norm and batch_norm_inference; given: the mean and variance of the latter, None for the batch's
+    cdef OneEntry one
+    cdef BatchNorm own
+    cdef int typenum = float_type("x", x), code
+    cdef Py_ssize_t n, c
+    x = as_input("x", x, typenum, (None, None))
+    n, c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
+    gamma, beta = optional_input("gamma", gamma, typenum, (c,)), optional_input("beta", beta, typenum, (c,))
+    mean = var = None
+    if given is not None:
+        mean, var = as_input("mean", given[0], typenum, (c,)), as_input("var", given[1], typenum, (c,))
+    own = BatchNorm(positive_number("eps", eps), 0, data_or_null(gamma), data_or_null(beta), data_or_null(mean), data_or_null(var))
+    code = activation_code(activation)
+    if given is None:
+        check_two_rows(n)
+    out, z = as_output("out", out, typenum, (n, c)), optional_output("z", z, typenum, (n, c))
+    check_no_overlap(("out", "z"), (out, z), ("x", "gamma", "beta", "mean", "var"),
+                     (None if given is not None and data(out) == data(x) else x, gamma, beta, mean, var))
+    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
+    one.entry.activation, one.values[0], one.values[1], one.z = code, data(x), data(out), data_or_null(z)
+    if given is None:
+        statistics = new_array(typenum, 5 * c)        # as forward saves them
+        one.run.training, one.saved = True, data(statistics)
+    with nogil:
+        run_one(&one, (8 if one.run.training else 4) * n * c)
+    if given is None:
+        mean, var = new_array(typenum, c), new_array(typenum, c)
+        memcpy(data(mean), one.saved, cnp.PyArray_NBYTES(<cnp.ndarray>mean))
+        memcpy(data(var), <char*>one.saved + cnp.PyArray_NBYTES(<cnp.ndarray>mean), cnp.PyArray_NBYTES(<cnp.ndarray>var))
+    return out, mean, var
 
 
 def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="identity", z=None):
@@ -147,37 +175,7 @@ def batch_norm(x, gamma=None, beta=None, eps=1e-5, out=None, *, activation="iden
     >>> mean, var
     (array([2., 5.]), array([1., 9.]))
     """
-    cdef OneEntry one
-    cdef BatchNorm own
-    cdef int typenum = float_type("x", x), code
-    cdef Py_ssize_t n, c
-    x = as_input("x", x, typenum, (None, None))
-    n, c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    gamma, beta = row_argument("gamma", gamma, typenum, c), row_argument("beta", beta, typenum, c)
-    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), NULL, NULL)
-    code = activation_code(activation)
-    check_two_rows(n)
-    out = as_output("out", out, typenum, (n, c))
-    if z is not None:
-        z = as_output("z", z, typenum, (n, c))
-    check_no_overlap(("out", "z"), (out, z), ("x", "gamma", "beta"), (x, gamma, beta))
-    statistics = new_array(typenum, 5 * c)        # as forward saves them
-    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
-    one.entry.activation, one.run.training = code, True
-    one.values[0], one.values[1], one.saved, one.z = data(x), data(out), data(statistics), data_or_null(z)
-    mean, var = new_array(typenum, c), new_array(typenum, c)
-    with nogil:
-        run_one(&one, 8 * n * c)
-    memcpy(data(mean), data(statistics), cnp.PyArray_NBYTES(<cnp.ndarray>mean))
-    memcpy(data(var), <char*>data(statistics) + cnp.PyArray_NBYTES(<cnp.ndarray>mean), cnp.PyArray_NBYTES(<cnp.ndarray>var))
-    return out, mean, var
-
-
-cdef inline int check_two_rows(Py_ssize_t n) except -1:
-    if n < 2:
-        raise ValueError(f"x: expected at least two rows to take batch statistics of, got {n}; "
-                         "normalize by given statistics with batch_norm_inference")
-    return 0
+    return call_batch_norm(x, gamma, beta, None, eps, out, activation, z)
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activation="identity"):
@@ -188,15 +186,11 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activ
     Parameters
     ----------
     x : ndarray, shape (n, c), float32 or float64
-    gamma, beta : ndarray, shape (c,), dtype of `x`, or None
-        Scale and shift; ones and zeros if None.
+    gamma, beta, eps, activation
+        As for `batch_norm`.
     mean, var : ndarray, shape (c,), dtype of `x`
-    eps : float
-        Added to the variance, inside the root.
     out : ndarray, shape (n, c), optional
         Overwritten with the result; may be `x` itself.
-    activation : str
-        As in `batch_norm`.
 
     Returns
     -------
@@ -215,24 +209,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, eps=1e-5, out=None, *, activ
     >>> fo.functional.batch_norm_inference(x, None, None, mean, var).round(2)
     array([[1., 1.]])
     """
-    cdef OneEntry one
-    cdef BatchNorm own
-    cdef int typenum = float_type("x", x), code
-    cdef Py_ssize_t n, c
-    x = as_input("x", x, typenum, (None, None))
-    n, c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    gamma, beta = row_argument("gamma", gamma, typenum, c), row_argument("beta", beta, typenum, c)
-    mean, var = as_input("mean", mean, typenum, (c,)), as_input("var", var, typenum, (c,))
-    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), data_or_null(beta), data(mean), data(var))
-    code = activation_code(activation)
-    out = as_output("out", out, typenum, (n, c))
-    check_no_overlap(("out",), (out,), ("x", "gamma", "beta", "mean", "var"),
-                     (None if data(out) == data(x) else x, gamma, beta, mean, var))
-    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
-    one.entry.activation, one.values[0], one.values[1] = code, data(x), data(out)
-    with nogil:
-        run_one(&one, 4 * n * c)
-    return out
+    return call_batch_norm(x, gamma, beta, (mean, var), eps, out, activation, None)[0]
 
 
 def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None, dbeta=None, *,
@@ -243,18 +220,12 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     ----------
     dy : ndarray, shape (n, c), float32 or float64
         Gradient with respect to the output; not changed.
-    x : ndarray, shape (n, c), dtype of `dy`
-        As given to `batch_norm`.
-    gamma : ndarray, shape (c,), dtype of `dy`, or None
+    x, gamma, eps, activation
         As given to `batch_norm`.
     mean, var : ndarray, shape (c,), dtype of `dy`
         As returned by `batch_norm`.
-    eps : float
-        As given to `batch_norm`.
     dx, dgamma, dbeta : ndarray, optional
         Overwritten with the gradients of `x` (n, c), `gamma` (c,) and `beta` (c,); made if not given.
-    activation : str
-        As given to `batch_norm`.
     z : ndarray, shape (n, c), optional
         What `batch_norm` stored as `z`.
     y : ndarray, shape (n, c), optional
@@ -288,9 +259,9 @@ def batch_norm_backward(dy, x, gamma, mean, var, eps=1e-5, dx=None, dgamma=None,
     dy = as_input("dy", dy, typenum, (None, None))
     n, c = cnp.PyArray_DIM(<cnp.ndarray>dy, 0), cnp.PyArray_DIM(<cnp.ndarray>dy, 1)
     x = as_input("x", x, typenum, (n, c))
-    gamma = row_argument("gamma", gamma, typenum, c)
+    gamma = optional_input("gamma", gamma, typenum, (c,))
     mean, var = as_input("mean", mean, typenum, (c,)), as_input("var", var, typenum, (c,))
-    own = BatchNorm(positive_eps(eps), 0, data_or_null(gamma), NULL, NULL, NULL)
+    own = BatchNorm(positive_number("eps", eps), 0, data_or_null(gamma), NULL, NULL, NULL)
     code = activation_code(activation)
     check_two_rows(n)
     v = derivative_argument(code, typenum, z, y, (n, c))

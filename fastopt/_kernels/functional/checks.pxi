@@ -115,6 +115,14 @@ cdef object as_output(str name, object a, int typenum, tuple shape):
     return a
 
 
+cdef object optional_input(str name, object a, int typenum, tuple shape):
+    return None if a is None else as_input(name, a, typenum, shape)
+
+
+cdef object optional_output(str name, object a, int typenum, tuple shape):
+    return None if a is None else as_output(name, a, typenum, shape)
+
+
 cdef bint overlaps(object a, object b):
     # whether two contiguous arrays share memory
     cdef char* p = <char*>data(a)
@@ -152,6 +160,11 @@ cdef int check_disjoint(list arrays) except -1:
 cdef inline Py_ssize_t whole_number(str name, object a) except -1:
     # at least 1; without a call where it is a Python int
     return a if type(a) is int and a > 0 else _numbers.whole_number(name, a)
+
+
+cdef inline double positive_number(str name, object a) except -1:
+    # finite and above 0; without a call where it is a Python float
+    return a if type(a) is float and 0 < <double>a < HUGE_VAL else _numbers.finite_number(name, a, above=0)
 
 
 cdef int activation_code(object activation) except -1:

@@ -37,12 +37,10 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     weight = as_input("weight", weight, typenum, (None, n_in // groups))
     n_out = cnp.PyArray_DIM(<cnp.ndarray>weight, 0)
     check_groups(groups, "rows of weight", n_out)
-    if bias is not None:
-        bias = as_input("bias", bias, typenum, (n_out,))
+    bias = optional_input("bias", bias, typenum, (n_out,))
     code = activation_code(activation)
     out = as_output("out", out, typenum, (n, n_out))
-    if z is not None:
-        z = as_output("z", z, typenum, (n, n_out))
+    z = optional_output("z", z, typenum, (n, n_out))
     check_no_overlap(("out", "z"), (out, z), ("x", "weight", "bias"), (x, weight, bias))
     if cnp.PyArray_SIZE(<cnp.ndarray>out) == 0:     # however many rows of nothing there are
         return out
@@ -76,10 +74,8 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     code = activation_code(activation)
     v = derivative_argument(code, typenum, z, y, (n, n_out))
     dx = as_output("dx", dx, typenum, (n, n_in))
-    if dw is not None:
-        dw = as_output("dw", dw, typenum, (n_out, n_in // groups))
-    if db is not None:
-        db = as_output("db", db, typenum, (n_out,))
+    dw = optional_output("dw", dw, typenum, (n_out, n_in // groups))
+    db = optional_output("db", db, typenum, (n_out,))
     check_no_overlap(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
     if all(a is None or cnp.PyArray_SIZE(<cnp.ndarray>a) == 0 for a in (dx, dw, db)):
         return dx
@@ -208,20 +204,12 @@ def grouped_dense(x, weight, bias=None, groups=1, activation="identity", out=Non
 
     Parameters
     ----------
-    x : ndarray, shape (n, in), float32 or float64
-        Input rows.
+    x, bias, activation, out, z
+        As for `dense`; softmax is that of whole rows.
     weight : ndarray, shape (out, in / groups), dtype of `x`
         One row of weights per output, for the inputs of its group.
-    bias : ndarray, shape (out,), dtype of `x`, optional
-        Added to every row.
     groups : int
         A divisor of in and of out.
-    activation : str
-        One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax (of whole rows).
-    out : ndarray, shape (n, out), optional
-        Overwritten with the result.
-    z : ndarray, shape (n, out), optional
-        Overwritten with the preactivation.
 
     Returns
     -------
@@ -248,20 +236,10 @@ def grouped_dense_backward(dy, x, weight, z=None, groups=1, activation="identity
 
     Parameters
     ----------
-    dy : ndarray, shape (n, out), float32 or float64
-        Gradient with respect to the layer's output; not changed.
-    x, weight : ndarray
+    dy, z, dx, dw, db, y
+        As for `dense_backward`; `dw` has the shape of `weight`.
+    x, weight, groups, activation
         As given to `grouped_dense`.
-    z : ndarray, shape (n, out), optional
-        The preactivation that `grouped_dense` stored.
-    groups, activation
-        As given to `grouped_dense`.
-    dx, dw, db : ndarray, optional
-        Overwritten with the gradients of `x` (n, in), `weight` (out, in / groups) and the bias
-        (out,). `dx` is made if not given; `dw` and `db` are computed only if given.
-    y : ndarray, shape (n, out), optional
-        The layer's output, which may be given instead of `z` (and saves recomputing it) for
-        every activation except gelu and silu.
 
     Returns
     -------

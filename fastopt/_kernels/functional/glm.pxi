@@ -32,16 +32,12 @@ cdef class GlmData:
         g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
         g.q = g.d + intercept
         y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
-        if weights is not None:
-            weights = as_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
-        if center is not None:
-            center = as_input("center", center, cnp.NPY_FLOAT64, (g.d,))
-        if offset is not None:
-            offset = as_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
+        weights = optional_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
+        center = optional_input("center", center, cnp.NPY_FLOAT64, (g.d,))
+        offset = optional_input("offset", offset, cnp.NPY_FLOAT64, (g.n, k))
         self.holders = X, y, weights, center, offset
-        g.x, g.y, g.weights = data(X), <double*>data(y), NULL if weights is None else <double*>data(weights)
-        g.center = NULL if center is None else <double*>data(center)
-        g.offset = NULL if offset is None else <double*>data(offset)
+        g.x, g.y, g.weights = data(X), <double*>data(y), <double*>data_or_null(weights)
+        g.center, g.offset = <double*>data_or_null(center), <double*>data_or_null(offset)
         g.hessian_type = g.buffer_type = -1
         g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // (GLM_CHUNK_SQUARES * max(1, g.q)))))
         g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))

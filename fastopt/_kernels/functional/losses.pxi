@@ -33,14 +33,12 @@ cdef object fill_loss(Loss* rule, object delta, object label_smoothing, object c
     # Sets all of the rule but its kind, which the targets decide; returns the class weights, which the rule points to.
     rule.ignore = NO_CLASS if ignore_index is NOT_SAID else _numbers.whole_number(
         "ignore_index", ignore_index, -2**63, 2**63 - 1)
-    rule.delta, rule.uniform, rule.confidence, rule.class_weight = delta, label_smoothing / k, 1 - label_smoothing, NULL
-    if not 0 < rule.delta < HUGE_VAL:
-        raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
+    rule.delta = positive_number("delta", delta)
+    rule.uniform, rule.confidence = label_smoothing / k, 1 - label_smoothing
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
     class_weight = as_weights("class_weight", class_weight, typenum, k)
-    if class_weight is not None:
-        rule.class_weight = data(class_weight)
+    rule.class_weight = data_or_null(class_weight)
     return class_weight
 
 
@@ -136,7 +134,7 @@ cdef tuple loss_and_grad(str loss, object prediction, object targets, object sam
     row_loss = np.empty(c.n)
     c.rule.kind = kind_of(loss, targets)
     c.prediction, c.targets, c.row_loss, c.grad = data(prediction), data(targets), <double*>data(row_loss), data(grad)
-    c.weights = NULL if weights is None else data(weights)
+    c.weights = data_or_null(weights)
     with nogil:
         run_typed(typenum, loss_job[float], loss_job[double], &c, threads_for(16 * c.n * c.k))
     value = sum_in_order(c.row_loss, c.n)
@@ -263,13 +261,10 @@ def mae(prediction, targets, grad=None, *, sample_weight=None):
 
     Parameters
     ----------
-    prediction : ndarray, shape (n, k), float32 or float64
-    targets : array_like, shape (n, k)
-        (n,) is taken for (n, 1).
+    prediction, targets, sample_weight
+        As for `mse`.
     grad : ndarray, shape (n, k), optional
         Overwritten with the gradient with respect to `prediction`, 0 where an error is 0.
-    sample_weight : array_like, shape (n,), optional
-        The loss is then ``sum(w * l) / sum(w)``, l being a row's mean.
 
     Returns
     -------
@@ -279,9 +274,7 @@ def mae(prediction, targets, grad=None, *, sample_weight=None):
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap; nothing has been written then.
-    ValueError
-        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
+        As for `mse`.
 
     Examples
     --------
@@ -297,15 +290,10 @@ def huber(prediction, targets, grad=None, *, delta=1.0, sample_weight=None):
 
     Parameters
     ----------
-    prediction : ndarray, shape (n, k), float32 or float64
-    targets : array_like, shape (n, k)
-        (n,) is taken for (n, 1).
-    grad : ndarray, shape (n, k), optional
-        Overwritten with the gradient with respect to `prediction`.
+    prediction, targets, grad, sample_weight
+        As for `mse`.
     delta : float
         Above 0: the error from which the loss grows linearly.
-    sample_weight : array_like, shape (n,), optional
-        The loss is then ``sum(w * l) / sum(w)``, l being a row's mean.
 
     Returns
     -------
@@ -315,9 +303,7 @@ def huber(prediction, targets, grad=None, *, delta=1.0, sample_weight=None):
     Raises
     ------
     TypeError, ValueError
-        Wrong dtype, shape, layout or overlap, or a `delta` that is not above 0; nothing has been written then.
-    ValueError
-        NaN or infinity that leave the loss undefined, in a row whose weight is not 0; `grad` has been written then.
+        As for `mse`, or a `delta` that is not above 0; nothing has been written then.
 
     Examples
     --------

@@ -239,13 +239,8 @@ cdef class Update:
 
     cdef bint fits(self, Py_ssize_t i, object grad):
         cdef cnp.ndarray param = <cnp.ndarray>self.params[i]
-        cdef int k, ndim = cnp.PyArray_NDIM(param)
-        if not is_plain(grad, self.plan.tensors[i].typenum, ndim):
-            return False
-        for k in range(ndim):
-            if cnp.PyArray_DIM(<cnp.ndarray>grad, k) != cnp.PyArray_DIM(param, k):
-                return False
-        return True
+        return (is_plain(grad, self.plan.tensors[i].typenum, cnp.PyArray_NDIM(param))
+                and cnp.PyArray_SAMESHAPE(<cnp.ndarray>grad, param))
 
     cdef object fitting(self, Py_ssize_t i, object grad):
         # The gradient as an array that fits; raises what is wrong with it.
@@ -405,11 +400,7 @@ cdef class SwappedParams:
 
 cdef inline bint lies_at(cnp.ndarray a, const void* place, Py_ssize_t size):
     # Whether an array of `size` elements still begins at `place`: ndarray.resize(refcheck=False) moves it.
-    cdef Py_ssize_t found = 1
-    cdef int k
-    for k in range(cnp.PyArray_NDIM(a)):
-        found *= cnp.PyArray_DIM(a, k)
-    return cnp.PyArray_DATA(a) == place and found == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
+    return cnp.PyArray_DATA(a) == place and cnp.PyArray_SIZE(a) == size and cnp.PyArray_IS_C_CONTIGUOUS(a)
 
 
 cdef int refuse_changed(str name, object a) except -1:

@@ -1,9 +1,9 @@
 /* Vector types per instruction set, and the micro-kernels built on them.
  *
- * Lives here: the vector of LANES elements for float and double, loads and
- * stores of a partial vector, the interleaving that transposes, (through tile.h,
- * included once per dtype) the two micro-kernels, (columns.h) the loops along columns,
- * and the denormal mode.
+ * Lives here: the vector of LANES elements for float and double, the interleaving
+ * that transposes, and the denormal mode; through files included once per dtype,
+ * partial vectors and operations on bits (bits.h), the two micro-kernels (tile.h),
+ * the loops along columns (columns.h).
  * Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
@@ -16,8 +16,12 @@
 #ifndef FASTOPT_SIMD_H
 #define FASTOPT_SIMD_H
 
+#include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
+
+#include "coefficients.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -40,6 +44,13 @@ enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 6, BROADCAST_VECS = 2, COLUM
 enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 4, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* One compiled body for every caller: inlined or specialized copies may contract
+ * a * b + c differently and give different bits. */
+#ifdef __clang__
+#define FASTOPT_NOINLINE __attribute__((noinline))
+#else
+#define FASTOPT_NOINLINE __attribute__((noinline, noclone))
+#endif
 
 /* c (rows, cols) (+)= a b over `depth`: a[i, k] stands at a[i * a_row + k * a_col]; b is (depth, cols) for the broadcast
  * micro-kernel, (cols, depth) for the dot micro-kernel, its rows ldb apart. */
@@ -94,30 +105,25 @@ typedef struct {
 #define ZIP_UPPER_d ZIP_UPPER_2
 #endif
 
+/* The lanes of `mask`, from p or to p; the others are those of v. In 32 bytes the first n, the others zeros. */
+#if VECTOR_BYTES == 64
+#define MASKED_LOAD_f(v, mask, p) (vecf)_mm512_mask_loadu_ps((__m512)(v), (__mmask16)(mask), p)
+#define MASKED_LOAD_d(v, mask, p) (vecd)_mm512_mask_loadu_pd((__m512d)(v), (__mmask8)(mask), p)
+#define MASKED_STORE_f(p, mask, v) _mm512_mask_storeu_ps(p, (__mmask16)(mask), (__m512)(v))
+#define MASKED_STORE_d(p, mask, v) _mm512_mask_storeu_pd(p, (__mmask8)(mask), (__m512d)(v))
+#elif VECTOR_BYTES == 32
+#define LOAD_FIRST_f(p, n) (vecf)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n)), \
+                                                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+#define LOAD_FIRST_d(p, n) (vecd)_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), \
+                                                                         _mm256_setr_epi64x(0, 1, 2, 3)))
+#endif
+
 #define REAL float
 #define VEC vecf
 #define NAME(x) x##_f
 typedef float vecf __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef uint32_t bits_f;
 typedef int index_f __attribute__((vector_size(VECTOR_BYTES)));
-ALWAYS_INLINE vecf load_partial_f(const float *p, ptrdiff_t n) {
-#if VECTOR_BYTES == 64
-    return (vecf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-#elif VECTOR_BYTES == 32
-    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return (vecf)_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane));
-#else
-    vecf v = {0};
-    for (ptrdiff_t i = 0; i < n; i++) ((float *)&v)[i] = p[i];
-    return v;
-#endif
-}
-ALWAYS_INLINE void store_partial_f(float *p, vecf v, ptrdiff_t n) {
-#if VECTOR_BYTES == 64
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
-#else
-    for (ptrdiff_t i = 0; i < n; i++) p[i] = ((float *)&v)[i];
-#endif
-}
 ALWAYS_INLINE float sum_lanes_f(vecf v) {
 #if VECTOR_BYTES >= 32
 #if VECTOR_BYTES == 64
@@ -134,6 +140,7 @@ ALWAYS_INLINE float sum_lanes_f(vecf v) {
     return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
 }
+#include "bits.h"
 #include "tile.h"
 #include "columns.h"
 #undef REAL
@@ -144,26 +151,8 @@ ALWAYS_INLINE float sum_lanes_f(vecf v) {
 #define VEC vecd
 #define NAME(x) x##_d
 typedef double vecd __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+typedef uint64_t bits_d;
 typedef long long index_d __attribute__((vector_size(VECTOR_BYTES)));
-ALWAYS_INLINE vecd load_partial_d(const double *p, ptrdiff_t n) {
-#if VECTOR_BYTES == 64
-    return (vecd)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
-#elif VECTOR_BYTES == 32
-    __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
-    return (vecd)_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
-#else
-    vecd v = {0};
-    for (ptrdiff_t i = 0; i < n; i++) ((double *)&v)[i] = p[i];
-    return v;
-#endif
-}
-ALWAYS_INLINE void store_partial_d(double *p, vecd v, ptrdiff_t n) {
-#if VECTOR_BYTES == 64
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
-#else
-    for (ptrdiff_t i = 0; i < n; i++) p[i] = ((double *)&v)[i];
-#endif
-}
 ALWAYS_INLINE double sum_lanes_d(vecd v) {
 #if VECTOR_BYTES >= 32
 #if VECTOR_BYTES == 64
@@ -177,14 +166,44 @@ ALWAYS_INLINE double sum_lanes_d(vecd v) {
     return v[0] + v[1];
 #endif
 }
+#include "bits.h"
 #include "tile.h"
 #include "columns.h"
 #undef REAL
 #undef VEC
 #undef NAME
 
-/* What fused Cython code calls without knowing its own type: `like` points to it, and is not read. */
-#define BOTH(name, like) _Generic(*(like), float: name##_f, double: name##_d)
+/* x = m 2^k with 0.7 < m < 1.42, for x >= 1: returns k. The bits of k become a double by those of 2^52. */
+static inline double fastopt_log_parts(double x, double *m) {
+    const uint64_t low = UINT64_C(0x3fe6a09e667f3bcd), one = UINT64_C(0x3ff0000000000000);
+    const uint64_t bits = bits_of_d(x), k = (bits + (one - low)) >> 52;
+    *m = from_bits_d(bits - ((k << 52) - one));
+    return from_bits_d(k | UINT64_C(0x4330000000000000)) - (4503599627370496.0 + 1023.0);
+}
+
+/* What fused Cython code calls without knowing its own type: that of x, or what `like` points to, which is not read. */
+#define EITHER(name, x) _Generic((x), float: name##_f, double: name##_d)
+#define BOTH(name, like) EITHER(name, *(like))
+#define fastopt_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
+#define fastopt_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
+#define fastopt_copysign(x, y) _Generic((x), float: copysignf, double: copysign)(x, y)
+#define fastopt_quotient(a, b, max_divisor) EITHER(quotient, a)(a, b, max_divisor)
+#define MAX_DIVISOR_f 0x1.e6238ep126f
+#define MAX_DIVISOR_d 0x1.e623822fc16e6p1022
+#define fastopt_max_divisor(x) EITHER(MAX_DIVISOR, x)
+#define POLYNOMIAL(table, x) EITHER(polynomial, x)(x, EITHER(table, x), sizeof EITHER(table, x) / sizeof *EITHER(table, x))
+#define fastopt_exp_polynomial(r) POLYNOMIAL(exp_coefficients, r)
+#define fastopt_atanh_polynomial(z) POLYNOMIAL(atanh_coefficients, z)
+#define fastopt_tanh_polynomial(z) POLYNOMIAL(tanh_coefficients, z)
+#define fastopt_mills_polynomial(v) POLYNOMIAL(mills_coefficients, (v) - (__typeof__(v))0.5)
+#define fastopt_minus_half_square(a, low) EITHER(minus_half_square, a)(a, low)
+#define fastopt_power_from_low_bits(x) EITHER(power_from_low_bits, x)(x)
+#define fastopt_load_padded(block, x, n, padding) BOTH(load_padded, block)(block, x, n, padding)
+#define fastopt_store_padded(x, block, n) BOTH(store_padded, block)(x, block, n)
+#define fastopt_load_block(to, from, prefetch_distance) BOTH(load_block, to)(to, from, prefetch_distance)
+#define fastopt_store_block(to, from) BOTH(store_block, to)(to, from)
+#define fastopt_copy_partial(to, from, n, pad) BOTH(copy_partial, to)(to, from, n, pad)
+#define fastopt_sum_squares(p, n) BOTH(sum_squares, p)(p, n)
 #define fastopt_dot_macro_kernel(p, a, b, c, depth, accumulate, bias, relu, prefetch) \
     BOTH(dot_macro_kernel, c)(p, a, b, c, depth, accumulate, bias, relu, prefetch)
 #define fastopt_broadcast_micro_kernel(p, rows, cols, a, b, c, depth, accumulate) \
@@ -240,11 +259,4 @@ static inline unsigned long flush_denormals(void) { return 0; }
 static inline unsigned long keep_denormals(void) { return 0; }
 static inline void restore_denormals(unsigned long mode) { (void)mode; }
 #endif
-
-/* What fused Cython code calls: a name over both types. */
-#define fastopt_load_block(to, from, prefetch_distance) \
-    _Generic(*(to), float: load_block_f, double: load_block_d)(to, from, prefetch_distance)
-#define fastopt_store_block(to, from) _Generic(*(to), float: store_block_f, double: store_block_d)(to, from)
-#define fastopt_copy_partial(to, from, n, pad) _Generic(*(to), float: copy_partial_f, double: copy_partial_d)(to, from, n, pad)
-#define fastopt_sum_squares(p, n) _Generic(*(p), float: sum_squares_f, double: sum_squares_d)(p, n)
 #endif

@@ -11,8 +11,6 @@
  * always-inline body. An element is summed in the same order in every tile size
  * and position, so blocking and threads never change its bits.
  */
-enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
-
 /* What is below zero becomes zero; NaN stays. */
 ALWAYS_INLINE VEC NAME(relu_vector)(VEC v) {
     const __typeof__(v < v) below = v < (VEC){0};

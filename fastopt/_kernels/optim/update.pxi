@@ -141,9 +141,7 @@ cdef void measure_chunk(Plan* plan, bint sums, Py_ssize_t thread, Py_ssize_t n_t
     for i in range(plan.n_tensors):
         t = &plan.tensors[i]
         cells = (t.size + NORM_BLOCK - 1) // NORM_BLOCK
-        source = t.sum if sums else t.grad
-        if sums and not t.summed:
-            source = NULL
+        source = t.grad if not sums else t.sum if t.summed else NULL
         for k in range(max(first - base, 0), min(last - base, cells)):
             start = k * NORM_BLOCK
             if source == NULL:
