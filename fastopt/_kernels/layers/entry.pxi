@@ -5,8 +5,8 @@
 # of a call runs every function and computes its chunk:
 #   forward     computes dst from all of the sources. A barrier follows
 #   backward    finds all of the gradient of dst. It overwrites the gradients of the weights (`gradient` is NULL where one is
-#               not asked for), and of the sources that are wanted; to the gradient of a source that a later entry has written already, it adds (accumulate). A
-#               barrier follows
+#               not asked for), and of the sources that are wanted; to the gradient of a source that a later entry has
+#               written already, it adds (accumulate). A barrier follows
 #   tangent     computes the directional derivative of forward along `directions`, one a weight: the tangent of dst from
 #               those of the sources (a source that is not wanted has none; the weights' part is written all the same)
 #   tangent_backward    computes backward and its directional derivative at once. Nobody asks for the gradients of weights
@@ -91,7 +91,7 @@ cdef struct Kind:
     Pass forward, backward, tangent, tangent_backward
     Pass fused_update           # of entries with e.fuses; all other gradients are written first
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
-    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1     # takes its own from `own`, sets e.own and e.weights; or NULL
+    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1 # takes its parts of `own`, sets e.own and e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row; NULL: 4 an element
