@@ -76,7 +76,7 @@ def batch_statistics(x, correction=0):
         x = as_input("x", x, a.typenum, (None, None))
         a.size = 1
     a.n, a.c = cnp.PyArray_DIM(<cnp.ndarray>x, 0), cnp.PyArray_DIM(<cnp.ndarray>x, 1)
-    a.correction = _numbers.whole_number("correction", correction, 0)
+    a.correction = correction if type(correction) is int and correction >= 0 else _numbers.whole_number("correction", correction, 0)
     if a.n == 0:
         raise ValueError("x: expected at least one row, got none")
     if a.n * a.size <= a.correction:
