@@ -91,7 +91,7 @@ cdef struct Kind:
     Pass forward, backward, tangent, tangent_backward
     Pass fused_update           # of entries with e.fuses; all other gradients are written first
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
-    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1 # takes its parts of `own`, sets e.own and e.weights; or NULL
+    int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1  # takes its parts of `own`, sets e.own, e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row; NULL: 4 an element

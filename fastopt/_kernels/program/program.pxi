@@ -38,7 +38,7 @@ cdef class Program:
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
-    cdef list resting                       # the pool of workspaces that predict takes from
+    cdef list resting                       # workspaces that predict takes from
 
     def __cinit__(self, list values, list entries, int typenum, bint fixed=False):
         cdef Py_ssize_t i
@@ -276,7 +276,7 @@ cdef class Program:
         return 0
 
     cdef Workspace take_workspace(self, Py_ssize_t samples):
-        # one of the pool, if it is large enough, or a new one; the list keeps its first item, and so its memory
+        # one at rest, if it is large enough, or a new one; the list keeps its first item, and so its memory
         cdef Workspace workspace
         if len(self.resting) == 1:
             return Workspace(self, samples, False)
