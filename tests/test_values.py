@@ -4,6 +4,8 @@ Pass criterion: a network on images has the bits of the same network on a matrix
 whose values lie in borders or slices those of one over plain values: outputs, gradients, products with the Hessian.
 """
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -100,6 +102,16 @@ def test_a_weight_of_a_sample_is_that_of_its_positions(dtype):
 def test_images_and_targets_of_another_shape_are_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         pair(np.float32)[0].value_and_grad(np.zeros(x), np.zeros(y, int))
+
+
+@pytest.mark.parametrize("loss", ["mse", "binary_cross_entropy"])
+def test_targets_of_one_channel_need_no_axis_of_their_own(loss, dtype):
+    net = fo.nn.Sequential([fo.nn.Dense(6, 1)], rng=0, dtype=dtype, input_shape=(HEIGHT, WIDTH, 6))
+    x, y = normal(dtype, 4, HEIGHT, WIDTH, 6), np.linspace(0, 1, 4 * HEIGHT * WIDTH).reshape(4, HEIGHT, WIDTH)
+    np.testing.assert_equal(net.value_and_grad(x, y, loss), net.value_and_grad(x, y[..., None], loss))
+    assert net.evaluate(x, y, loss) == net.evaluate(x, y[..., None], loss)
+    one, other = (fo.nn.Trainer(copy.deepcopy(net), loss, "sgd") for _ in range(2))
+    np.testing.assert_equal(one.fit(x, y, batch_size=3), other.fit(x, y[..., None], batch_size=3))
 
 
 def test_one_image_has_positions_enough_for_batch_statistics(dtype):

@@ -38,6 +38,7 @@ cdef class Program:
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
+    cdef list written                       # elements of a sample that entries write, by number of the owner
     cdef list resting                       # workspaces that predict takes from
 
     def __cinit__(self, list values, list entries, int typenum, bint fixed=False):
@@ -47,6 +48,7 @@ cdef class Program:
         if typenum != cnp.NPY_FLOAT32:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
+        self.written = [0] * len(values)
         self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
         self.entries = <Entry*>self.arrays.block(self.n_entries * sizeof(Entry))
         for i, value in enumerate(values):
@@ -130,19 +132,16 @@ cdef class Program:
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
+        self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
         self.work += e.positions * (e.kind.work(e) if e.kind.work != NULL else 4 * e.n_in)
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
         return 0
 
     cdef int require_whole(self, str name, Py_ssize_t source) except -1:
         # refuses a source that is neither the input nor written, in all of its channels, by entries before
-        cdef Py_ssize_t i, owner = self.shapes[source].owner, written = 0
-        for i in range(self.n_entries):
-            if self.entries[i].kind == NULL or self.entries[i].n_out == 0:
-                break
-            if self.shapes[self.entries[i].dst].owner == owner:
-                written += elements_of(&self.shapes[self.entries[i].dst]) // self.shapes[self.entries[i].dst].ld * self.entries[i].n_out
-        if self.shapes[source].channels != self.shapes[source].ld or (owner != 0 and written != elements_of(&self.shapes[owner])):
+        cdef Py_ssize_t owner = self.shapes[source].owner
+        if self.shapes[source].channels != self.shapes[source].ld or (
+                owner != 0 and self.written[owner] != elements_of(&self.shapes[owner])):
             raise ValueError(f"{name}: expected a source all of whose channels have been written, got value {source}")
         return 0
 

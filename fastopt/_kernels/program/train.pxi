@@ -60,7 +60,7 @@ cdef void prepare_fused(Run* r) noexcept nogil:
             r.plan.tensors[r.entries[i].weights[0].grad].source = NULL
 
 
-cdef void update_limited(Run* r, double* row_squares, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void update_clipped(Run* r, double* row_squares, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # after a backward that has left dz in dvalues: the norm of all gradients, then the steps of weights; row_squares (samples,)
     cdef Py_ssize_t i, k
     cdef Entry* e
@@ -120,7 +120,7 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread
         add_penalties(run, NULL, dtype, thread, n_threads)
         team_barrier(n_threads)
     if run.update == UPDATE_CLIPPED:    # update
-        update_limited(run, c.row_loss, dtype, thread, n_threads)
+        update_clipped(run, c.row_loss, dtype, thread, n_threads)
         update_all(run.plan, thread, n_threads)
     elif run.plan != NULL:
         if run.plan.interim:

@@ -58,7 +58,8 @@ cdef class Training:
         # checks targets of images as rows, one a position: classes (n, height, width), others (n, height, width, channels)
         targets = targets if is_array(targets) else _arrays.as_numbers("targets", targets)
         height, width, channels = self.program.output_shape
-        shape = (n, height, width) if targets.ndim == 3 and self.loss == "cross_entropy" else (n, height, width, channels)
+        flat = targets.ndim == 3 and (channels == 1 or self.loss == "cross_entropy")     # one output needs no axis of its own
+        shape = (n, height, width) if flat else (n, height, width, channels)
         check_shape("targets", targets, shape)
         rows = n * height * width
         weights = None if weights is None else np.repeat(weights, height * width)
