@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import math
+
 import numpy as np
 
 from fastopt import _arrays, _numbers

@@ -67,7 +67,7 @@ cdef class Arrays:
         w.at = self.hold(name, weights[e.n_weights], self.typenum, shape)
         if w.at == NULL:
             raise ValueError(f"{self.entry} {name}: expected an array, got None")
-        w.rows, w.columns = shape[0], 1 if len(shape) == 1 else shape[1]
+        w.rows, w.columns = shape[0], math.prod(shape[1:])
         e.n_weights += 1
         return w.at
 
