@@ -31,6 +31,7 @@ EXAMPLES = {  # from 4 columns, by name
     "Whiten": lambda: fo.nn.Whiten(4, "pca"),
 }
 OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
+    "ChannelsFirst": lambda: fo.nn.ChannelsFirst(),
     "Conv2d": lambda: fo.nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2, activation="relu"),
     "Flatten": lambda: fo.nn.Flatten(),
 }

@@ -3,6 +3,7 @@
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import (
     BatchNorm,
+    ChannelsFirst,
     Concat,
     Conv2d,
     Dense,
@@ -23,6 +24,7 @@ from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "BatchNorm",
+    "ChannelsFirst",
     "Concat",
     "Conv2d",
     "CrossEntropy",

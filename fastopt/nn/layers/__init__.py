@@ -2,6 +2,7 @@
 
 from fastopt.nn.layers.batch_norm import BatchNorm
 from fastopt.nn.layers.chain import inference, named, shapes, walk
+from fastopt.nn.layers.channels_first import ChannelsFirst
 from fastopt.nn.layers.concat import Concat
 from fastopt.nn.layers.conv2d import Conv2d
 from fastopt.nn.layers.dense import Dense, GroupedDense
@@ -17,6 +18,7 @@ __all__ = [
     "LAYERS",
     "ArraySpec",
     "BatchNorm",
+    "ChannelsFirst",
     "Concat",
     "Conv2d",
     "Dense",

@@ -4,6 +4,7 @@ from itertools import chain as joined
 
 from fastopt.nn.layers.chain import check_each, lay_out, shapes, width_after, width_before
 from fastopt.nn.layers.container import Container
+from fastopt.nn.layers.layer import Layer
 
 
 class Concat(Container):
@@ -29,6 +30,8 @@ class Concat(Container):
     >>> module.output_shape((28, 28, 3))
     (28, 28, 15)
     """
+
+    branches: tuple[tuple[Layer, ...], ...]
 
     def __init__(self, branches):
         if not isinstance(branches, list | tuple) or not branches:
