@@ -417,7 +417,7 @@ def test_a_run_of_the_same_shape_is_resumed_and_of_another_refused(given, writte
 def test_the_table_of_a_network_shows_images(uncompiled):
     net = fo.nn.Sequential(image_layers(), rng=0, input_shape=(28, 20, 3))
     lines = [line.split() for line in fo.nn.summary(net).splitlines()]
-    table = {" ".join(line[:-6]): (" ".join(line[-6:-3]), line[-2]) for line in lines[1:]}
+    table = {" ".join(line[:-7]): (" ".join(line[-7:-4]), line[-2]) for line in lines[1:]}
     assert table == {
         "Standardize": ("28x20x3 -> 28x20x3", "0"),
         "Dense": ("14x10x4 -> 14x10x8", f"{140 * 32:,}"),  # inside the shortcut, the last of this name
