@@ -1,17 +1,23 @@
 """Images on their way into a network: channels first, flat rows, flattening, and what says that an array does not fit.
 
-Pass criterion: moving numbers changes none of them: bits are equal; recorded outputs of torch are met within TORCH of the
-largest.
+Pass criterion: bits are equal, for numbers are moved and not changed; of whole numbers, those recorded from torch too.
 """
 
 import copy
 import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fastopt as fo
 from fastopt._kernels import core
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+
+import torch_images
 
 SHAPE = (6, 5, 4)  # height, width, channels: unlike, so that none is taken for another
 THREADS = (1, 2, 3, 8)
@@ -215,8 +221,97 @@ def test_a_layer_of_images_that_does_not_fit_says_why(case):
 
 
 def test_a_first_layer_that_flattens_needs_a_shape():
-    with pytest.raises(ValueError, match="layers: expected a layer with a width of its own, .* input_shape"):
+    with pytest.raises(ValueError, match=r"layers: expected a layer with a width of its own, .* input_shape"):
         fo.nn.Sequential([fo.nn.Flatten(), fo.nn.Dense(784, 10)])
+
+
+# ---------------------------------------------------------------- torch
+
+
+def stand_in(name, options):
+    """What `from_torch` reads of a module, of the recorded weights."""
+    weight, bias = (torch_images.arrays()[f"{name}.{part}"] for part in ("weight", "bias"))
+    tensors = {"weight": SimpleNamespace(detach=lambda: weight), "bias": SimpleNamespace(detach=lambda: bias)}
+    return SimpleNamespace(**tensors, **options)
+
+
+def of_torch(dtype=np.float64):
+    """The recorded network of torch as ours."""
+    conv = stand_in("conv", {**torch_images.CONV, "padding_mode": "zeros"})
+    linear = stand_in("linear", {"in_features": 72, "out_features": 5})
+    layers = [
+        fo.nn.ChannelsFirst(),
+        fo.nn.Conv2d.from_torch(conv, activation="relu"),
+        fo.nn.Flatten(),
+        fo.nn.Dense.from_torch(linear, image_shape=torch_images.IMAGE),
+    ]
+    return fo.nn.Sequential(layers, dtype=dtype, input_shape=torch_images.SHAPES["x"][1:])
+
+
+def test_a_convolution_flattened_into_a_linear_layer_gives_what_torch_gave(dtype):
+    net, x = of_torch(dtype), torch_images.arrays()["x"]
+    assert net.layers[1].output_shape(net.layers[0].output_shape(net.input_shape)) == torch_images.IMAGE
+    with np.load(torch_images.TABLE) as table:
+        assert str(table["torch"]).startswith("2.13.0")
+        for other in (net, net.fold()):
+            np.testing.assert_array_equal(other.predict(x), table["y"])
+        np.testing.assert_array_equal(
+            fo.nn.Sequential(net.layers[1:], dtype=dtype, input_shape=(7, 5, 4)).predict(np.moveaxis(x, 1, -1)),
+            table["y"],
+        )
+
+
+def test_layers_go_to_torch_as_they_came(dtype):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    net, given = of_torch(dtype), torch_images.arrays()
+    conv, linear = net.layers[1].to_torch(), net.layers[3].to_torch(image_shape=torch_images.IMAGE)
+    assert (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == (
+        (3, 2),
+        (2, 1),
+        (1, 0),
+        (1, 2),
+        2,
+    )
+    for name, module in (("conv", conv), ("linear", linear)):
+        assert module.weight.dtype == torch.from_numpy(np.zeros(1, dtype)).dtype
+        for part in ("weight", "bias"):
+            np.testing.assert_array_equal(getattr(module, part).detach().numpy(), given[f"{name}.{part}"])
+    with torch.no_grad():
+        y = linear(torch.relu(conv(torch.from_numpy(given["x"].astype(dtype)))).flatten(1))
+    np.testing.assert_array_equal(y.numpy(), net.predict(given["x"]))
+    again = fo.nn.Conv2d.from_torch(conv, activation="relu")
+    assert repr(again) == repr(net.layers[1])
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1, (1, 0)])
+def test_every_padding_goes_to_torch_and_back(padding):
+    pytest.importorskip("torch", reason="torch is not installed")
+    layer = fo.nn.Conv2d(2, 3, (2, 3), padding=padding, bias=False)
+    net = fo.nn.Sequential([layer], rng=0, input_shape=(6, 5, 2))
+    back = fo.nn.Sequential([fo.nn.Conv2d.from_torch(layer.to_torch())], input_shape=(6, 5, 2))
+    np.testing.assert_array_equal(back.layers[0].weight, layer.weight)
+    assert back.output_shape == net.output_shape
+
+
+def test_what_torch_pads_with_other_numbers_is_refused():
+    conv = stand_in("conv", {**torch_images.CONV, "padding_mode": "reflect"})
+    with pytest.raises(ValueError, match="conv: expected padding_mode 'zeros', got 'reflect'"):
+        fo.nn.Conv2d.from_torch(conv)
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    ((4, 3, 5), r"image_shape: expected 72 numbers in all, got \(4, 3, 5\)"),
+    ((72,), r"image_shape: expected \(height, width, channels\), got \(72,\)"),
+    ((4, 3, 6.0), r"image_shape\[2\]: expected a whole number"),
+])  # fmt: skip
+def test_an_image_that_is_none_of_a_dense_layers_input_is_refused(shape, message):
+    linear = stand_in("linear", {"in_features": 72, "out_features": 5})
+    for call in (
+        fo.nn.Dense(72, 5).to_torch,
+        lambda image_shape: fo.nn.Dense.from_torch(linear, image_shape=image_shape),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(image_shape=shape)
 
 
 # ---------------------------------------------------------------- files and copies
