@@ -215,7 +215,10 @@ cdef class Program:
                 and (not image or (cnp.PyArray_DIM(<cnp.ndarray>a, 1) == s.height and cnp.PyArray_DIM(<cnp.ndarray>a, 2) == s.width)))
 
     cpdef object rows(self, object x, str name="x"):
-        """Samples x, (n, *input_shape), as the program reads them: in its dtype or, if it reads either, float32 or float64."""
+        """Samples x as the program reads them: in its dtype or, if it reads either, float32 or float64.
+
+        Their shape is (n, *input_shape); images may also come as rows of all their numbers, (n, height * width * channels).
+        """
         cdef int typenum = self.typenum
         if self.reads_either:
             if not is_array(x):
@@ -223,7 +226,28 @@ cdef class Program:
             typenum = cnp.PyArray_TYPE(<cnp.ndarray>x)
             if typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64:
                 typenum = cnp.NPY_FLOAT32 if np.can_cast(x.dtype, np.float32) else cnp.NPY_FLOAT64
+        if len(self.input_shape) == 3 and not (is_array(x) and fits(x, self.batch_shape)):
+            x = self.images(name, x)
         return as_numbers(name, x, typenum, self.batch_shape)
+
+    cdef object images(self, str name, object x):
+        # images that come as rows, or an error with the way out
+        cdef Py_ssize_t a = self.input_shape[0], b = self.input_shape[1], c = self.input_shape[2]
+        x = _arrays.as_numbers(name, x)
+        if fits(x, (None, a * b * c)):
+            return x.reshape((x.shape[0],) + self.input_shape)
+        way_out = ""
+        if fits(x, (None, c, a, b)):
+            way_out = (f"; arrays are (n, height, width, channels): pass {name}.transpose(0, 2, 3, 1), "
+                       "or put nn.ChannelsFirst() first")
+        elif fits(x, (None, b, c, a)):
+            way_out = f"; the network takes channels first: pass {name}.transpose(0, 3, 1, 2)"
+        elif x.size == a * b * c and x.ndim in (1, 3):
+            way_out = f"; pass {name}.reshape{shape_text((1,) + self.input_shape)} for one image"
+        elif c == 1 and fits(x, (None, a, b)):
+            way_out = f"; pass {name}[..., None]"
+        check_shape(name, x, self.batch_shape, way_out or f"; or rows of shape {shape_text((None, a * b * c))}")
+        return x
 
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""
