@@ -49,7 +49,7 @@ cdef class Program:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
         self.written = [0] * len(values)
-        self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
+        self.arrays.shapes = self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
         self.entries = <Entry*>self.arrays.block(self.n_entries * sizeof(Entry))
         for i, value in enumerate(values):
             self.place_value(i, value)
@@ -111,7 +111,7 @@ cdef class Program:
             e.sources[i].value = sources[i]
             self.require_whole(name, sources[i])
         e.n_in, e.n_out = self.shapes[e.sources[0].value].channels, self.shapes[e.dst].channels
-        e.positions = positions_of(&self.shapes[e.sources[0].value])
+        e.positions, e.out_positions = positions_of(&self.shapes[e.sources[0].value]), positions_of(&self.shapes[e.dst])
         if not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
@@ -133,7 +133,7 @@ cdef class Program:
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
         self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
-        self.work += e.positions * (e.kind.work(e) if e.kind.work != NULL else 4 * e.n_in)
+        self.work += e.out_positions * e.kind.work(e) if e.kind.work != NULL else 4 * e.positions * e.n_in
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
         return 0
 
