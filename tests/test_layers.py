@@ -205,6 +205,18 @@ def test_the_output_shape_of_a_layer_is_that_of_what_predict_gives(name):
 
 
 @every_layer
+def test_predict_sees_a_weight_that_is_changed_through_a_view(name):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), EXAMPLES[name]()], rng=0, dtype=np.float64).calibrate(rows())
+    before = net.predict(rows())
+    for array in net.parameters():
+        array.reshape(-1)[:1] += 1
+        changed = net.predict(rows())
+        assert not np.array_equal(changed, before)
+        np.testing.assert_array_equal(changed, copy.deepcopy(net).predict(rows()))
+        before = changed
+
+
+@every_layer
 def test_a_layer_acts_on_the_last_axis_of_an_image(name):
     layer = EXAMPLES[name]()
     (columns,) = layer.output_shape((4,))

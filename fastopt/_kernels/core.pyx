@@ -20,6 +20,9 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import bisect
+import heapq
+
 import numpy as np
 
 from fastopt import _arrays, _numbers
@@ -68,6 +71,7 @@ include "program/walk.pxi"
 include "program/predict.pxi"
 include "program/train.pxi"
 include "program/hvp.pxi"
+include "program/rooms.pxi"
 include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"
