@@ -29,6 +29,10 @@ EXAMPLES = {  # from 4 columns, by name
     "Standardize": lambda: fo.nn.Standardize(4),
     "Whiten": lambda: fo.nn.Whiten(4, "pca"),
 }
+OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
+    "RandomFlip": lambda: fo.nn.RandomFlip(vertical=True),
+    "RandomShift": lambda: fo.nn.RandomShift(2, 1),
+}
 every_layer = pytest.mark.parametrize("name", EXAMPLES)
 
 
@@ -122,8 +126,8 @@ class Halved(fo.nn.Layer):
 
 def test_the_layers_of_the_package_are_known_by_their_names():
     ours = {name: layer for name, layer in LAYERS.items() if layer.__module__.startswith("fastopt.")}
-    assert ours == {name: getattr(fo.nn, name) for name in EXAMPLES}
-    assert ours == {name: getattr(fo.nn.layers, name) for name in EXAMPLES}
+    assert ours == {name: getattr(fo.nn, name) for name in EXAMPLES | OF_IMAGES}
+    assert ours == {name: getattr(fo.nn.layers, name) for name in EXAMPLES | OF_IMAGES}
 
 
 def test_a_layer_of_ones_own_registers_itself_and_is_saved_and_loaded_by_its_name(tmp_path, dtype):
@@ -176,7 +180,7 @@ def test_a_class_without_kernels_or_description_has_no_name_in_files():
         def lay_out(self, layout, src):
             return src
 
-    assert not {"Bare", "Shared", "Layer", "Product", "FromData"} & LAYERS.keys()
+    assert not {"Bare", "Shared", "Layer", "Product", "FromData", "TrainingOnly", "Augmentation"} & LAYERS.keys()
 
 
 def test_a_name_belongs_to_one_layer():
@@ -222,6 +226,13 @@ def test_a_layer_acts_on_the_last_axis_of_an_image(name):
     (columns,) = layer.output_shape((4,))
     assert layer.output_shape((28, 20, 4)) == (28, 20, columns)
     assert layer.multiply_adds((28, 20, 4)) == 28 * 20 * layer.multiply_adds((4,))
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_the_shape_of_a_layer_of_images_is_that_of_what_predict_gives(name):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), OF_IMAGES[name]()], rng=0, input_shape=(6, 5, 4))
+    assert net.output_shape == net.layers[1].output_shape((6, 5, 4))
+    assert net.predict(rows(30).reshape(1, 6, 5, 4)).shape == (1, *net.output_shape)
 
 
 def block(*layers):

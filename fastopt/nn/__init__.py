@@ -1,7 +1,19 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
 from fastopt.nn.conditioning import condition_number
-from fastopt.nn.layers import BatchNorm, Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
+from fastopt.nn.layers import (
+    BatchNorm,
+    Dense,
+    Dropout,
+    GroupedDense,
+    Layer,
+    Maxout,
+    RandomFlip,
+    RandomShift,
+    Residual,
+    Standardize,
+    Whiten,
+)
 from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.summaries import summary
@@ -18,6 +30,8 @@ __all__ = [
     "Huber",
     "Layer",
     "Maxout",
+    "RandomFlip",
+    "RandomShift",
     "Residual",
     "Sequential",
     "Standardize",

@@ -35,6 +35,7 @@ cdef class Program:
     cdef readonly tuple input_shape, output_shape
     cdef tuple batch_shape                  # (None, *input_shape)
     cdef readonly Py_ssize_t least_rows     # samples of a batch to train on
+    cdef Py_ssize_t n_weights               # numbers in all trained arrays
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
@@ -130,6 +131,7 @@ cdef class Program:
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties
+            self.n_weights += w.rows * w.columns
             if i == 0:
                 w.penalty.l1, w.penalty.l2, w.penalty.max_norm = spec.get("penalty") or (0.0, 0.0, 0.0)
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
@@ -247,7 +249,7 @@ cdef class Program:
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Py_ssize_t n_threads, i
+        cdef Py_ssize_t n_threads, together, i
         x = self.rows(x)
         c.n, c.y_bytes = cnp.PyArray_DIM(<cnp.ndarray>x, 0), elements_of(&self.shapes[self.n_values - 1]) * self.item
         c.x_bytes = elements_of(&self.shapes[0]) * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
@@ -261,7 +263,8 @@ cdef class Program:
             return out
         c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
         if self.most_positions > 1:
-            c.piece = max(c.piece, PREDICT_BYTES // max(self.inference.elements * self.item, 1))
+            together = min(<Py_ssize_t>PREDICT_MOST_BYTES, max(<Py_ssize_t>PREDICT_BYTES, self.n_weights * self.item))
+            c.piece = max(c.piece, together // max(1, self.inference.elements * self.item))
         n_threads = min(threads_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_THREADS)
         c.own_rows = n_threads > 1 and c.n >= n_threads * max(1, MIN_OWN_ROWS // self.most_positions)
         if not c.own_rows:
