@@ -528,6 +528,29 @@ def dropout(x, rate, seed, step=0):
     return np.where(kept, x * x.dtype.type(1 / (1 - rate)), x.dtype.type(0))
 
 
+# ---------------------------------------------------------------- augmentation
+
+
+def moves(n, most, flips, seed, step=0):
+    """By how many pixels each of n images moves, down and to the right, and along which axes it is flipped before."""
+    stream = scramble((scramble(seed) + step) % 2**64)
+    halves = [divmod(scramble((stream + i) % 2**64), 2**32) for i in range(n)]
+    shifts = [[(draw * (2 * m + 1) >> 32) - m for draw, m in zip(half, most, strict=True)] for half in halves]
+    flipped = [[bool(draw % 2) and flip for draw, flip in zip(half, flips, strict=True)] for half in halves]
+    return shifts, flipped
+
+
+def augment(x, most, flips, seed, step=0):
+    """Images x (n, height, width, c), each flipped and then shifted; zeros come in."""
+    y, size = np.zeros_like(x), x.shape[1:3]
+    for image, moved, shift, flipped in zip(x, y, *moves(len(x), most, flips, seed, step), strict=True):
+        image = image[:: -1 if flipped[0] else 1, :: -1 if flipped[1] else 1]
+        to = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(shift, size, strict=True))
+        of = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(shift, size, strict=True))
+        moved[to] = image[of]
+    return y
+
+
 # ---------------------------------------------------------------- the lists that tests run through
 
 # ---------------------------------------------------------------- generalized linear models
@@ -720,6 +743,8 @@ KERNELS = list({(rule, moments(rule, o)): (rule, o) for rule in RULES for o in r
 LAYERS = {
     "Dense": dense_layer,
     "Dropout": dropout_layer,
+    "RandomFlip": dropout_layer,
+    "RandomShift": dropout_layer,
     "GroupedDense": dense_layer,
     "Maxout": maxout_layer,
     "Standardize": standardize_layer,

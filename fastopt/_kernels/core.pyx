@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import bisect
+import heapq
 import math
 
 import numpy as np
@@ -53,6 +55,7 @@ include "layers/columns.pxi"
 include "layers/batch_norm.pxi"
 include "layers/dropout.pxi"
 include "layers/channels_first.pxi"
+include "layers/augment.pxi"
 include "layers/add.pxi"
 include "glm.pxi"
 include "limits.pxi"
@@ -74,6 +77,7 @@ include "program/walk.pxi"
 include "program/predict.pxi"
 include "program/train.pxi"
 include "program/hvp.pxi"
+include "program/rooms.pxi"
 include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"

@@ -1,5 +1,6 @@
 """Layers, a file a family; what each is to networks, files and tables stands in `layer.py`."""
 
+from fastopt.nn.layers.augment import RandomFlip, RandomShift
 from fastopt.nn.layers.batch_norm import BatchNorm
 from fastopt.nn.layers.chain import inference, named, shapes, walk
 from fastopt.nn.layers.channels_first import ChannelsFirst
@@ -29,6 +30,8 @@ __all__ = [
     "GroupedDense",
     "Layer",
     "Maxout",
+    "RandomFlip",
+    "RandomShift",
     "Residual",
     "Standardize",
     "Whiten",
