@@ -23,6 +23,7 @@ cdef class Arrays:
     """What a program points to: arrays of layers, which it holds while it lives, and blocks of its own."""
     cdef int typenum
     cdef bint fixed             # the arrays are only read
+    cdef const Shape* shapes    # of the values
     cdef list held, written     # written: (name, array) of those that training changes besides the weights
     cdef void** blocks
     cdef Py_ssize_t n_blocks

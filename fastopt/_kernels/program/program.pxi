@@ -49,7 +49,7 @@ cdef class Program:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
         self.written = [0] * len(values)
-        self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
+        self.arrays.shapes = self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
         self.entries = <Entry*>self.arrays.block(self.n_entries * sizeof(Entry))
         for i, value in enumerate(values):
             self.place_value(i, value)
