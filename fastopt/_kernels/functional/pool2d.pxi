@@ -1,25 +1,48 @@
 # Pooling of images: a program of one entry.
 
-def pool2d_shape(tuple image, kernel_size, stride, padding, ceil_mode):
-    """What pooling makes of an image of (height, width), as torch counts; every argument is checked.
+cdef inline int pair(str name, object a, Py_ssize_t least, Py_ssize_t* rows, Py_ssize_t* columns) except -1:
+    # a whole number for both axes, or (rows, columns); without a call where it is a Python int
+    if type(a) is int and least <= a <= 1 << 53:
+        rows[0] = columns[0] = a
+    else:
+        rows[0], columns[0] = _numbers.whole_pair(name, a, least)
+    return 0
 
-    Returns the shape of the output, (height, width), and kernel_size, stride and padding as pairs.
-    """
-    kernel = _numbers.whole_pair("kernel_size", kernel_size)
-    step = kernel if stride is None else _numbers.whole_pair("stride", stride)
-    pad = _numbers.whole_pair("padding", padding, 0)
-    ceil = _numbers.flag("ceil_mode", ceil_mode)
-    if 2 * pad[0] > kernel[0] or 2 * pad[1] > kernel[1]:
-        raise ValueError(f"padding: expected at most half of the kernel, {kernel[0] // 2, kernel[1] // 2}, got {pad}")
-    shape = []
-    for n, k, s, p in zip(image, kernel, step, pad):
-        windows = (n + 2 * p - k + (s - 1 if ceil else 0)) // s + 1
-        # a last window that would start in the padding beyond the image is dropped
-        shape.append(windows - 1 if (windows - 1) * s >= n + p else windows)
-    if min(shape) < 1:
-        padded = tuple(n + 2 * p for n, p in zip(image, pad))
-        raise ValueError(f"kernel_size: expected at most the padded image, {padded}, got {kernel}")
-    return tuple(shape), kernel, step, pad
+
+cdef int count_windows(Axis* a, bint ceil_mode) except -1:
+    # as torch counts them: a last window that would start in the padding beyond the image is dropped
+    cdef Py_ssize_t beyond = a.pixels + 2 * a.padding - a.kernel + (a.stride - 1 if ceil_mode else 0)
+    a.windows = 0 if beyond < 0 else beyond // a.stride + 1
+    if (a.windows - 1) * a.stride >= a.pixels + a.padding:
+        a.windows -= 1
+    return 0
+
+
+cdef int take_windows(Pool2d* p, Py_ssize_t height, Py_ssize_t width, object kernel_size, object stride, object padding,
+                      object ceil_mode, object count_include_pad) except -1:
+    # checks what pooling an image takes besides, and counts its windows
+    cdef bint ceil = _numbers.flag("ceil_mode", ceil_mode) if type(ceil_mode) is not bool else ceil_mode
+    p.y.pixels, p.x.pixels = height, width
+    pair("kernel_size", kernel_size, 1, &p.y.kernel, &p.x.kernel)
+    pair("stride", kernel_size if stride is None else stride, 1, &p.y.stride, &p.x.stride)
+    pair("padding", padding, 0, &p.y.padding, &p.x.padding)
+    p.count_include_pad = (_numbers.flag("count_include_pad", count_include_pad) if type(count_include_pad) is not bool
+                           else count_include_pad)
+    if 2 * p.y.padding > p.y.kernel or 2 * p.x.padding > p.x.kernel:
+        raise ValueError(f"padding: expected at most half of the kernel, {p.y.kernel // 2, p.x.kernel // 2}, got {padding}")
+    count_windows(&p.y, ceil)
+    count_windows(&p.x, ceil)
+    if p.y.windows < 1 or p.x.windows < 1:
+        raise ValueError(f"kernel_size: expected at most the padded image, {height + 2 * p.y.padding, width + 2 * p.x.padding}, "
+                         f"got {p.y.kernel, p.x.kernel}")
+    return 0
+
+
+def pool2d_shape(height, width, kernel_size, stride, padding, ceil_mode):
+    """(height, width) of what pooling makes of an image; ValueError for windows that do not fit."""
+    cdef Pool2d p
+    take_windows(&p, height, width, kernel_size, stride, padding, ceil_mode, True)
+    return p.y.windows, p.x.windows
 
 
 cdef tuple image_shape(str name, object a):
@@ -32,15 +55,13 @@ cdef tuple image_shape(str name, object a):
 cdef tuple pooled(OneEntry* c, Pool2d* own, const Kind* kind, int typenum, tuple shape, object kernel_size, object stride,
                   object padding, object ceil_mode, object count_include_pad):
     # sets up the entry for images of a shape, and returns the shape of the output
-    cdef Py_ssize_t n = shape[0], channels = shape[3]
-    (height, width), kernel, step, pad = pool2d_shape((shape[1], shape[2]), kernel_size, stride, padding, ceil_mode)
-    own.y = Axis(kernel[0], step[0], pad[0], shape[1], height)
-    own.x = Axis(kernel[1], step[1], pad[1], shape[2], width)
-    own.count_include_pad = _numbers.flag("count_include_pad", count_include_pad)
+    cdef Py_ssize_t n, height, width, channels
+    n, height, width, channels = shape
+    take_windows(own, height, width, kernel_size, stride, padding, ceil_mode, count_include_pad)
     one_entry(c, kind, own, typenum, n, channels, channels)
-    c.shapes[0].height, c.shapes[0].width, c.shapes[1].height, c.shapes[1].width = shape[1], shape[2], height, width
-    c.entry.positions = positions_of(&c.shapes[0])
-    return (n, height, width, channels)
+    c.shapes[0].height, c.shapes[0].width, c.shapes[1].height, c.shapes[1].width = height, width, own.y.windows, own.x.windows
+    c.entry.positions = height * width
+    return (n, own.y.windows, own.x.windows, channels)
 
 
 cdef object pool_images(const Kind* kind, object x, object kernel_size, object stride, object padding, object ceil_mode,

@@ -9,6 +9,15 @@
 #   order, and writes into its rows only. So a sum has one order at any team.
 # - Backward of a maximum finds the winner again, as maxout does.
 
+cdef extern from "simd.h" nogil:
+    ctypedef struct Winners:
+        const void *x
+        const void *best
+        const void *dy
+        void *dx
+        Py_ssize_t x_row, x_pixel, dx_row, dx_pixel, pixels, channels, first, end
+    void add_to_winners "fastopt_add_to_winners"(const void* like, const Winners* w)    # like: a number of the dtype
+
 cdef struct Axis:               # the windows along one axis of an image
     Py_ssize_t kernel, stride, padding
     Py_ssize_t pixels, windows
@@ -159,34 +168,19 @@ cdef inline void window_maxima(const Axis* x_axis, const Image* x, Py_ssize_t im
         fold(True, <const floating*>pixel_at(x, image, y, x0, best) + c0, x.pixel, taps, best, c, y > y0)
 
 
-cdef inline void hand_on(const floating* x, const floating* best, floating* left, floating* dx, Py_ssize_t c,
-                         bint owned) noexcept nogil:
-    # where x has won, dx takes what is left of the gradient, and nothing stays
-    cdef Py_ssize_t i
-    cdef floating taken, rest
-    for i in range(c):
-        taken, rest = left[i] if x[i] == best[i] else <floating>0, <floating>0 if x[i] == best[i] else left[i]
-        taken, rest = left[i] if x[i] != x[i] else taken, <floating>0 if x[i] != x[i] else rest
-        left[i] = rest
-        if owned:
-            dx[i] += taken
-
-
 cdef void max_window_backward(const Pool2d* p, const Image* x, const Image* dx, Py_ssize_t image, Py_ssize_t window_y,
                               Py_ssize_t window_x, Py_ssize_t y0, Py_ssize_t y1, const floating* dy, Py_ssize_t c0,
                               Py_ssize_t c) noexcept nogil:
-    # dx (y1 - y0 lines, width, c) += dy (c,) at the first largest pixel of a window, which may stand before these lines
+    # rows y0 to y1 of dx += dy (c,) at the first largest pixel of a window, which may stand before these rows
     cdef floating best[POOL_CHANNELS]
-    cdef floating left[POOL_CHANNELS]
-    cdef Py_ssize_t first = first_pixel(&p.y, window_y), end = end_pixel(&p.y, window_y), i, j
-    window_maxima(&p.x, x, image, first, end, window_x, c0, c, best)
-    memcpy(left, dy, c * sizeof(floating))
-    for i in range(first, min(end, y1)):
-        for j in range(first_pixel(&p.x, window_x), end_pixel(&p.x, window_x)):
-            if i >= y0:
-                hand_on(pixel_at(x, image, i, j, best) + c0, best, left, pixel_at(dx, image, i, j, best) + c0, c, True)
-            else:
-                hand_on(pixel_at(x, image, i, j, best) + c0, best, left, <floating*>NULL, c, False)
+    cdef Py_ssize_t y = first_pixel(&p.y, window_y), end = end_pixel(&p.y, window_y), x0 = first_pixel(&p.x, window_x)
+    cdef Winners w
+    window_maxima(&p.x, x, image, y, end, window_x, c0, c, best)
+    w.x, w.x_row, w.x_pixel = pixel_at(x, image, y, x0, best) + c0, x.row, x.pixel
+    w.dx, w.dx_row, w.dx_pixel = pixel_at(dx, image, y, x0, best) + c0, dx.row, dx.pixel
+    w.best, w.dy, w.pixels, w.channels = best, dy, end_pixel(&p.x, window_x) - x0, c
+    w.first, w.end = y0 - y, min(end, y1) - y
+    add_to_winners(dy, &w)
 
 
 cdef void avg_window_backward(const Pool2d* p, const Image* dx, Py_ssize_t image, Py_ssize_t window_y, Py_ssize_t window_x,

@@ -6,6 +6,7 @@ from fastopt.nn.layers.dense import Dense, GroupedDense
 from fastopt.nn.layers.dropout import Dropout
 from fastopt.nn.layers.layer import LAYERS, ArraySpec, Fixed, Layer
 from fastopt.nn.layers.maxout import Maxout
+from fastopt.nn.layers.pool2d import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from fastopt.nn.layers.residual import Residual
 from fastopt.nn.layers.standardize import FromData, Standardize
 from fastopt.nn.layers.whiten import Whiten
@@ -13,13 +14,16 @@ from fastopt.nn.layers.whiten import Whiten
 __all__ = [
     "LAYERS",
     "ArraySpec",
+    "AvgPool2d",
     "BatchNorm",
     "Dense",
     "Dropout",
     "Fixed",
     "FromData",
+    "GlobalAvgPool2d",
     "GroupedDense",
     "Layer",
+    "MaxPool2d",
     "Maxout",
     "Residual",
     "Standardize",
