@@ -15,7 +15,7 @@ from fastopt import bench
 from fastopt.bench import _measure, _report, limits
 from fastopt.cli import main
 
-PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "jax", "optax")
+PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
 LARGE = re.compile("16000000|4096x4096|100000x50|20000x|softmax digits|100x1000")  # cases that take most of the time
 
@@ -137,6 +137,21 @@ def test_peers_that_are_not_installed_and_cases_that_need_them_get_a_line(alone,
     assert re.search(r"^zeros .* -$", out, re.M)
     assert re.search(r"^digits: left out \(.*sklearn.*\)$", out, re.M)
     assert "for commits only" not in out
+
+
+def test_a_family_of_rows_has_means_of_the_best_peer_of_each_kind(monkeypatch, capsys):
+    rows = {
+        "a": {"torch": 2.0, "torch nhwc": 4.0, "onnxruntime": 3.0, "openvino": 1.5},
+        "b": {"torch": 32.0, "torch nhwc": 8.0, "onnxruntime": 6.0},
+        "c": {"torch": 0.1},
+    }
+    cases = [bench.Case(what, tuple, list, {"torch": list}, family="ab" * (what != "c")) for what in rows]
+    monkeypatch.setattr(_report, "cases", lambda topic: cases)
+    monkeypatch.setattr(_report, "seconds", lambda case, threads: {"ours": 1.0, **rows[case.what]})
+    monkeypatch.setattr(_report, "limits", lambda threads: {"fma": 1.0, **dict.fromkeys(_report.SIZES, 1.0)})
+    bench.main(["dense"], [1])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("geometric mean")]
+    assert line == ("geometric mean of 2, ab: torch 4.00x (least 2.00x), onnxruntime or openvino 3.00x (least 1.50x)")
 
 
 @pytest.mark.parametrize(
