@@ -13,6 +13,7 @@ import pytest
 import fastopt as fo
 from fastopt import bench
 from fastopt.bench import _measure, _report, limits
+from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
 PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax")
@@ -89,6 +90,52 @@ def test_each_side_of_a_case_works_on_arrays_of_its_own(side):
     case.call(side)
     assert given[0] is made[0]
     assert given[1] is made[1]
+
+
+def images():
+    """A network of every kind of layer that peers take over."""
+    branches = [[fo.nn.Conv2d(8, 6, 1)], [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Conv2d(8, 4, (1, 3), padding="same")]]
+    layers = [
+        fo.nn.Conv2d(3, 8, 5, 2, 1, bias=False),
+        fo.nn.BatchNorm(8, activation="relu"),
+        fo.nn.Concat(branches),
+        fo.nn.MaxPool2d(2, ceil_mode=True),
+        fo.nn.Conv2d(10, 12, 3, padding=2, dilation=2, groups=2, activation="relu"),
+        fo.nn.GlobalAvgPool2d(),
+        fo.nn.Dropout(0.5),
+        fo.nn.Dense(12, 7),
+    ]
+    return fo.nn.Sequential(layers, rng=0, input_shape=(13, 16, 3))
+
+
+def image():
+    return fo.nn.Sequential([fo.nn.Conv2d(3, 5, 3, 2, activation="relu")], rng=0, input_shape=(13, 16, 3))
+
+
+def rows():
+    return fo.nn.Sequential([fo.nn.Dense(9, 16, "relu"), fo.nn.Dense(16, 5)], rng=0)
+
+
+PEERS = [(make, peer) for make in (rows, image, images) for peer in (ROW_PEERS if make is rows else IMAGE_PEERS)]
+
+
+@pytest.mark.parametrize(("make", "peer"), PEERS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_peers_network_computes_what_ours_does(make, peer):
+    case = inference_case("", make, (3, *make().input_shape), (peer,), 0, 0)
+    ours = case.call()()
+    try:
+        theirs = case.call(peer)()
+    except ImportError as error:
+        pytest.skip(f"not installed: {error}")
+    theirs = np.asarray(theirs if peer.startswith("torch") else first_of(theirs))
+    if ours.ndim == 4 and peer != "openvino nhwc":
+        theirs = theirs.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def first_of(outputs):
+    """ONNX Runtime gives a list, OpenVINO a dict."""
+    return next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
 
 
 # ---------------------------------------------------------------- what is printed

@@ -82,11 +82,8 @@ def onnx_concat(graph, layer, x):
 
 
 def onnx_window(layer) -> dict:
-    return {
-        "kernel_shape": pair(layer.kernel_size),
-        "strides": pair(layer.stride),
-        "pads": [*pair(layer.padding), *pair(layer.padding)],
-    }
+    padding = {"auto_pad": "SAME_UPPER"} if layer.padding == "same" else {"pads": pair(layer.padding) * 2}
+    return {"kernel_shape": pair(layer.kernel_size), "strides": pair(layer.stride), **padding}
 
 
 def pair(value) -> tuple:

@@ -14,6 +14,7 @@ from fastopt.bench._models import torch_module
 from fastopt.bench._peers import one_thread_jax, onnx_session, openvino_request
 
 LR = 1e-7
+ROW_PEERS = ("torch", "onnxruntime", "openvino")
 IMAGE_PEERS = ("torch", "torch nhwc", "onnxruntime", "openvino", "openvino nhwc")
 
 
@@ -119,8 +120,7 @@ def predict_case(what, widths, n, final="identity") -> Case:
     """Inference of n rows by a network of dense layers."""
     weights = sum(weights_of(widths))
     moved = weights + n * (widths[0] + widths[-1])
-    peers = ("torch", "onnxruntime", "openvino")
-    return inference_case(what, lambda: our_net(widths, final), (n, widths[0]), peers, n * weights, moved)
+    return inference_case(what, lambda: our_net(widths, final), (n, widths[0]), ROW_PEERS, n * weights, moved)
 
 
 def inference_case(what, make, shape, peers, multiply_adds, moved, family="") -> Case:
