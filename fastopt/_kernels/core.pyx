@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import math
+
 import numpy as np
 
 from fastopt import _arrays, _numbers
@@ -34,6 +36,7 @@ include "activations.pxi"
 include "softmax.pxi"
 include "layers/rows.pxi"
 include "products.pxi"
+include "convolutions.pxi"
 include "element_losses.pxi"
 include "cross_entropy.pxi"
 include "losses.pxi"
@@ -43,11 +46,13 @@ include "optim/penalty.pxi"
 include "layers/entry.pxi"
 include "optim/fused_update.pxi"
 include "layers/dense.pxi"
+include "layers/conv2d.pxi"
 include "layers/maxout.pxi"
 include "layers/standardize.pxi"
 include "layers/columns.pxi"
 include "layers/batch_norm.pxi"
 include "layers/dropout.pxi"
+include "layers/channels_first.pxi"
 include "layers/add.pxi"
 include "glm.pxi"
 include "limits.pxi"
@@ -55,6 +60,7 @@ include "functional/checks.pxi"
 include "functional/one_entry.pxi"
 include "functional/activations.pxi"
 include "functional/dense.pxi"
+include "functional/conv2d.pxi"
 include "functional/maxout.pxi"
 include "functional/standardize.pxi"
 include "functional/batch_norm.pxi"

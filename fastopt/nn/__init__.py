@@ -1,7 +1,21 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
 from fastopt.nn.conditioning import condition_number
-from fastopt.nn.layers import BatchNorm, Dense, Dropout, GroupedDense, Layer, Maxout, Residual, Standardize, Whiten
+from fastopt.nn.layers import (
+    BatchNorm,
+    ChannelsFirst,
+    Concat,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupedDense,
+    Layer,
+    Maxout,
+    Residual,
+    Standardize,
+    Whiten,
+)
 from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.sequential import Sequential, load
 from fastopt.nn.summaries import summary
@@ -10,9 +24,13 @@ from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "BatchNorm",
+    "ChannelsFirst",
+    "Concat",
+    "Conv2d",
     "CrossEntropy",
     "Dense",
     "Dropout",
+    "Flatten",
     "GroupedDense",
     "History",
     "Huber",

@@ -92,4 +92,4 @@ cdef Py_ssize_t saved_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item)
 
 
 cdef Py_ssize_t z_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item) noexcept:
-    return samples * e.positions * e.n_out * item if keeps_preactivation(e) else 0
+    return samples * e.out_positions * e.n_out * item if keeps_preactivation(e) else 0
