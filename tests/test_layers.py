@@ -34,6 +34,8 @@ OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
     "ChannelsFirst": lambda: fo.nn.ChannelsFirst(),
     "Conv2d": lambda: fo.nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2, activation="relu"),
     "Flatten": lambda: fo.nn.Flatten(),
+    "RandomFlip": lambda: fo.nn.RandomFlip(vertical=True),
+    "RandomShift": lambda: fo.nn.RandomShift(2, 1),
 }
 every_layer = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -182,7 +184,7 @@ def test_a_class_without_kernels_or_description_has_no_name_in_files():
         def lay_out(self, layout, src):
             return src
 
-    assert not {"Bare", "Shared", "Layer", "Product", "FromData"} & LAYERS.keys()
+    assert not {"Bare", "Shared", "Layer", "Product", "FromData", "TrainingOnly", "Augmentation"} & LAYERS.keys()
 
 
 def test_a_name_belongs_to_one_layer():
@@ -211,6 +213,18 @@ def test_the_output_shape_of_a_layer_is_that_of_what_predict_gives(name):
 
 
 @every_layer
+def test_predict_sees_a_weight_that_is_changed_through_a_view(name):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), EXAMPLES[name]()], rng=0, dtype=np.float64).calibrate(rows())
+    before = net.predict(rows())
+    for array in net.parameters():
+        array.reshape(-1)[:1] += 1
+        changed = net.predict(rows())
+        assert not np.array_equal(changed, before)
+        np.testing.assert_array_equal(changed, copy.deepcopy(net).predict(rows()))
+        before = changed
+
+
+@every_layer
 def test_a_layer_acts_on_the_last_axis_of_an_image(name):
     layer = EXAMPLES[name]()
     (columns,) = layer.output_shape((4,))
@@ -220,8 +234,8 @@ def test_a_layer_acts_on_the_last_axis_of_an_image(name):
 
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_shape_of_a_layer_of_images_is_that_of_what_predict_gives(name):
-    net = fo.nn.Sequential([OF_IMAGES[name]()], rng=0, input_shape=(6, 5, 4))
-    assert net.output_shape == net.layers[0].output_shape((6, 5, 4))
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), OF_IMAGES[name]()], rng=0, input_shape=(6, 5, 4))
+    assert net.output_shape == net.layers[1].output_shape((6, 5, 4))
     assert net.predict(rows(30).reshape(1, 6, 5, 4)).shape == (1, *net.output_shape)
 
 

@@ -58,6 +58,7 @@ TOPICS = (
         "test_batch_norm_gives_the_same_bits_forward_and_backward",
     ),
     Topic("dropout", "dropout", "test_dropout_stays_inside", "test_dropout_gives_the_same_bits"),
+    Topic("augment", "augment", "test_augmentation_stays_inside", ITSELF),
     Topic(
         "standardize", "standardize", "test_standardization_stays_inside", "test_standardization_gives_the_same_bits"
     ),
@@ -105,6 +106,7 @@ TOPICS = (
     without_kernels("soak", TESTS_PAGE, PROCESS),
     without_kernels("levels", TESTS_PAGE, PROCESS),
     # ---------------------------------------------------------------- around the tests
+    without_kernels("reference", TESTS_PAGE),
     without_kernels("package", TESTS_PAGE, PROCESS),
     without_kernels("stubs", TESTS_PAGE, PROCESS),
     without_kernels("docs", TESTS_PAGE),

@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import bisect
+import heapq
 import math
 
 import numpy as np
@@ -48,11 +50,13 @@ include "optim/fused_update.pxi"
 include "layers/dense.pxi"
 include "layers/conv2d.pxi"
 include "layers/maxout.pxi"
+include "layers/pool2d.pxi"
 include "layers/standardize.pxi"
 include "layers/columns.pxi"
 include "layers/batch_norm.pxi"
 include "layers/dropout.pxi"
 include "layers/channels_first.pxi"
+include "layers/augment.pxi"
 include "layers/add.pxi"
 include "glm.pxi"
 include "limits.pxi"
@@ -62,6 +66,7 @@ include "functional/activations.pxi"
 include "functional/dense.pxi"
 include "functional/conv2d.pxi"
 include "functional/maxout.pxi"
+include "functional/pool2d.pxi"
 include "functional/standardize.pxi"
 include "functional/batch_norm.pxi"
 include "functional/dropout.pxi"
@@ -74,6 +79,7 @@ include "program/walk.pxi"
 include "program/predict.pxi"
 include "program/train.pxi"
 include "program/hvp.pxi"
+include "program/rooms.pxi"
 include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"

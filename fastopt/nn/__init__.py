@@ -2,6 +2,7 @@
 
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import (
+    AvgPool2d,
     BatchNorm,
     ChannelsFirst,
     Concat,
@@ -9,9 +10,13 @@ from fastopt.nn.layers import (
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2d,
     GroupedDense,
     Layer,
     Maxout,
+    MaxPool2d,
+    RandomFlip,
+    RandomShift,
     Residual,
     Standardize,
     Whiten,
@@ -23,6 +28,7 @@ from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
+    "AvgPool2d",
     "BatchNorm",
     "ChannelsFirst",
     "Concat",
@@ -31,11 +37,15 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2d",
     "GroupedDense",
     "History",
     "Huber",
     "Layer",
+    "MaxPool2d",
     "Maxout",
+    "RandomFlip",
+    "RandomShift",
     "Residual",
     "Sequential",
     "Standardize",

@@ -134,6 +134,7 @@ cdef struct Entry:
     Py_ssize_t positions, out_positions     # of the first source and of dst: rows of a sample
     int activation
     bint fuses                  # its weights can take their steps in backward, by the kind's fused_update
+    bint clears                 # inference clears the border of dst, in memory that it shares with other values
     void* own                   # the kind's struct
 
 cdef enum:
