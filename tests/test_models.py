@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastopt as fo
+from fastopt.nn.layout import Layout
 from fastopt.nn.summaries import depth
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -167,6 +168,12 @@ def test_the_whole_of_inception_predicts():
     assert y.shape == (1, 1000)
     assert np.isfinite(y).all()
     assert sum(p.size for p in net.parameters()) == TOTALS["inception_v1"][1]
+
+
+def test_inference_by_inception_copies_nothing_but_its_input_into_a_border():
+    layout, layers = Layout((224, 224, 3), False), fo.nn.models.inception_v1_layers(batch_norm=False)
+    layout.end(fo.nn.layers.chain.lay_out(fo.nn.layers.inference(layers), layout, 0))
+    assert [entry["sources"] for entry in layout.entries if entry["kind"] == "add"] == [(0,)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
