@@ -15,8 +15,10 @@ cdef inline void turn_lines(const Rows* first, const Rows* last, Py_ssize_t chan
     cdef floating* of
     cdef floating* to
     for i in range(start, stop):
-        for k in range(0, channels, TURN):
-            for j in range(0, width, TURN):
+        k = 0
+        while k < channels:
+            j = 0
+            while j < width:
                 for c in range(k, min(k + TURN, channels)):
                     of = row(first, (i // height * channels + c) * height + i % height, dtype) + j
                     to = row(last, i * width + j, dtype) + c        # a line of positions is in one run
@@ -27,6 +29,8 @@ cdef inline void turn_lines(const Rows* first, const Rows* last, Py_ssize_t chan
                             of[x] += to[x * last.ld]
                         else:
                             of[x] = to[x * last.ld]
+                j += TURN
+            k += TURN
 
 
 cdef void turn(Run* r, Entry* e, void** values, bint forward, bint accumulate, floating* dtype, Py_ssize_t thread,
