@@ -66,6 +66,8 @@ def every_layer():
         fo.nn.GroupedDense(4, 6, groups=2, activation="tanh", l1=0.1),
         fo.nn.BatchNorm(6, affine=False),
         fo.nn.Maxout(6, 4, pieces=3, max_norm=2.0),
+        fo.nn.Concat([[fo.nn.Dense(4, 2, "tanh"), fo.nn.Dropout(0.5)], [], [fo.nn.Dense(4, 1)]]),
+        fo.nn.Dense(7, 4),
         fo.nn.Dense(4, 3, bias=False, l2=0.01),
     ]
 
@@ -209,6 +211,7 @@ NAMES = ["more", "layers.9.weight", "optimizer.0.sum", "optimizer.7.x", "", "\u0
 NESTS = [
     ("[", "]"),
     ('{"type": "Residual", "layers": [', "]}"),
+    ('{"type": "Concat", "branches": [[', "]]}"),
     ('{"schedule": "Warmup", "steps": 3, "start": 0.0, "then": ', "}"),
 ]
 

@@ -220,6 +220,11 @@ LIES = {
     "a covariance": [{"type": "Whiten", "features": 10**5}],
     "layers inside each other": shortcuts(5000, dense()),
     "shortcuts inside each other": shortcuts(200, dense(10**6, 10**6)),
+    "branches inside each other": '{"type":"Concat","branches":[[' * 200
+    + json.dumps(dense(10**6, 10**6))
+    + "]]}" * 200,
+    "many branches": [{"type": "Concat", "branches": [[dense()]] * 10_000}],
+    "a filter": [{"type": "Conv2d", "in_channels": 1, "out_channels": 1, "kernel_size": [10**5, 10**5]}],
     "many layers": [dense()] * 10_000,
     "layers that do not follow each other": [dense(1, 1, bias=False), dense(10**6, 1)],
 }

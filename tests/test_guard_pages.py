@@ -158,6 +158,25 @@ def run_optimizer(place, dtype, size, rule, options):
     return [*params, *grads, *(a for state in optimizer._states for a in state.values())]
 
 
+def run_images(place, dtype, n, width):
+    layers = [
+        fo.nn.ChannelsFirst(),
+        fo.nn.Conv2d(width, 4, 3, padding=1, activation="silu", l2=0.01),
+        fo.nn.Concat(
+            [
+                [fo.nn.Conv2d(4, 2, 1, bias=False), fo.nn.BatchNorm(2, activation="relu")],
+                [fo.nn.Conv2d(4, width, (2, 5), padding="same", groups=1)],
+                [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Residual([fo.nn.Conv2d(4, 4, 3, padding=1, groups=2)])],
+                [],
+            ]
+        ),
+        fo.nn.Conv2d(width + 10, 3, 2, stride=2, max_norm=1.0),
+        fo.nn.Flatten(),
+        fo.nn.Dense(6, 3),
+    ]
+    return trained(place, dtype, n, layers, (width, 5, 3))
+
+
 def run_network(place, dtype, n, width):
     layers = [
         fo.nn.Standardize(width),
@@ -169,12 +188,17 @@ def run_network(place, dtype, n, width):
         fo.nn.Maxout(width, 6, max_norm=1.0),
         fo.nn.GroupedDense(6, 3, groups=3),
     ]
-    net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
+    return trained(place, dtype, n, layers, (width,))
+
+
+def trained(place, dtype, n, layers, input_shape):
+    """What a network gives and holds after all that can be done with one; it has three classes."""
+    net = fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=input_shape)
     for layer in fo.nn.layers.walk(net.layers):
         if hasattr(layer, "_arrays"):
             layer._arrays = {name: place(a) for name, a in layer._arrays.items()}
     net._compile()
-    x, out = map(place, normal(dtype, (n, width), (n, 3)))
+    x, out = map(place, normal(dtype, (n, *input_shape), (n, 3)))
     y, weight = place(np.arange(n) % 3), place(np.ones(n, dtype))
     net.calibrate(x, batch_norm=False)
     net.predict(x, out)
@@ -190,7 +214,7 @@ def run_network(place, dtype, n, width):
     trainer.step(other, y, weight)
     net.predict(other, out)
     packed = net.fold().predict(x, place(np.empty((n, 3), dtype)))
-    return [out, packed, *products, *net.parameters(), net.layers[3].running_mean, net.layers[3].running_var]
+    return [out, packed, *products, *fo.nn.files.arrays_of(net).values()]
 
 
 @pytest.mark.parametrize("topic", topics.taking_part("guard_pages"), ids=lambda topic: topic.name)
@@ -319,3 +343,4 @@ def test_optimizers_stay_inside(case, whole, dtype, place):
 def test_networks_stay_inside(n, dtype, place):
     for width in WIDTHS[::3]:
         check(run_network, place, dtype, n, width)
+        check(run_images, place, dtype, n, width)

@@ -64,7 +64,7 @@ def lenet_loss() -> Callable:
 
     def convolution(x, weight, bias):
         layouts = ("NHWC", "OHWI", "NHWC")
-        y = jax.nn.relu(jax.lax.conv_general_dilated(x, weight, (1, 1), "VALID", dimension_numbers=layouts) + bias)
+        y = jax.nn.relu(jax.lax.conv_general_dilated(x, weight, (1, 1), "SAME", dimension_numbers=layouts) + bias)
         n, height, width, channels = y.shape  # XLA differentiates this maximum faster than its reduce_window
         return y.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
 

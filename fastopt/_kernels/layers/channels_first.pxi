@@ -1,33 +1,32 @@
 # Images that come as (channels, height, width), turned to (height, width, channels).
 #
 # Such an image is a value of channels x height positions, each a line of `width` numbers. Line y of the turned image is the
-# transpose of line y of all channels. TURN_CHANNELS lines are read at a time, and as many numbers written side by side, so
-# neither reads nor writes leave the first cache for less than a cache line.
+# transpose of line y of all channels. It is turned in squares of TURN numbers: the cache lines that a square is read from and
+# written to stay in the first cache, also where they lie a power of two apart.
 
 cdef enum:
-    TURN_CHANNELS = 16
+    TURN = 16
 
 
 cdef inline void turn_lines(const Rows* first, const Rows* last, Py_ssize_t channels, Py_ssize_t height, Py_ssize_t width,
                             Py_ssize_t start, Py_ssize_t stop, bint forward, bint accumulate, floating* dtype) noexcept nogil:
     # lines start to stop of a batch, from first (n, channels, height, width) to last (n, height, width, channels), or back
-    cdef Py_ssize_t i, k, c, x
+    cdef Py_ssize_t i, k, j, c, x
     cdef floating* of
     cdef floating* to
     for i in range(start, stop):
-        k = 0
-        while k < channels:
-            for c in range(k, min(k + TURN_CHANNELS, channels)):
-                of = row(first, (i // height * channels + c) * height + i % height, dtype)
-                to = row(last, i * width, dtype) + c        # a line of positions is in one run
-                for x in range(width):
-                    if forward:
-                        to[x * last.ld] = of[x]
-                    elif accumulate:
-                        of[x] += to[x * last.ld]
-                    else:
-                        of[x] = to[x * last.ld]
-            k += TURN_CHANNELS
+        for k in range(0, channels, TURN):
+            for j in range(0, width, TURN):
+                for c in range(k, min(k + TURN, channels)):
+                    of = row(first, (i // height * channels + c) * height + i % height, dtype) + j
+                    to = row(last, i * width + j, dtype) + c        # a line of positions is in one run
+                    for x in range(min(TURN, width - j)):
+                        if forward:
+                            to[x * last.ld] = of[x]
+                        elif accumulate:
+                            of[x] += to[x * last.ld]
+                        else:
+                            of[x] = to[x * last.ld]
 
 
 cdef void turn(Run* r, Entry* e, void** values, bint forward, bint accumulate, floating* dtype, Py_ssize_t thread,
