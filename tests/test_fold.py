@@ -97,6 +97,54 @@ def test_a_first_layer_of_columns_near_the_ends_of_the_range_is_not_absorbed(dty
     assert_close(fast.predict(x), net.predict(x))
 
 
+CONVOLUTIONS = {  # layers from images (6, 5, 4), and what is left of them
+    "before a norm": (
+        lambda: [fo.nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False), fo.nn.BatchNorm(6, activation="silu")],
+        ["Conv2d"],
+    ),
+    "after a norm": (lambda: [fo.nn.BatchNorm(4), fo.nn.Conv2d(4, 6, (2, 3), groups=2, activation="relu")], ["Conv2d"]),
+    "after a shift, with padding": (
+        lambda: [fo.nn.BatchNorm(4), fo.nn.Conv2d(4, 6, 3, padding=(0, 1))],
+        ["BatchNorm", "Conv2d"],
+    ),
+    "after a shift, of one pixel": (lambda: [fo.nn.Standardize(4), fo.nn.Conv2d(4, 6, 1, padding="same")], ["Conv2d"]),
+    "after a matrix": (lambda: [fo.nn.Whiten(4), fo.nn.Conv2d(4, 6, (2, 3), stride=2)], ["Conv2d"]),
+    "after a matrix, in groups": (lambda: [fo.nn.Whiten(4), fo.nn.Conv2d(4, 6, 2, groups=2)], ["Whiten", "Conv2d"]),
+    "in a shortcut": (
+        lambda: [fo.nn.Residual([fo.nn.Conv2d(4, 4, 3, padding=1), fo.nn.BatchNorm(4)])],
+        ["Residual", "Conv2d"],
+    ),
+    "in a branch": (
+        lambda: [
+            fo.nn.Concat(
+                [[fo.nn.BatchNorm(4), fo.nn.Conv2d(4, 2, 1), fo.nn.BatchNorm(2)], [fo.nn.MaxPool2d(3, 1, 1)]]
+            )
+        ],
+        ["Concat", "Conv2d", "MaxPool2d"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolutions_take_over_what_their_borders_allow(case, dtype):
+    make, left = CONVOLUTIONS[case]
+    net = fo.nn.Sequential(make(), rng=0, dtype=dtype, input_shape=(6, 5, 4))
+    x = np.random.default_rng(0).normal(1, 2, (30, 6, 5, 4)).astype(dtype)
+    fast = net.calibrate(x).fold()
+    assert [type(layer).__name__ for layer in fo.nn.layers.walk(fast.layers)] == left
+    assert_close(fast.predict(x), net.predict(x))
+
+
+def test_a_scale_alone_is_absorbed_whatever_the_padding(dtype):
+    net = fo.nn.Sequential(
+        [fo.nn.BatchNorm(4), fo.nn.Conv2d(4, 6, 3, padding=1)], rng=0, dtype=dtype, input_shape=(6, 5, 4)
+    )
+    net.layers[0].running_var, net.layers[0].gamma = [0.5, 2, 3, 1], [1, -2, 0.5, 3]
+    fast, x = net.fold(), np.random.default_rng(0).normal(size=(3, 6, 5, 4)).astype(dtype)
+    assert [type(layer).__name__ for layer in fast.layers] == ["Conv2d"]
+    assert_close(fast.predict(x), net.predict(x))
+
+
 def test_the_two_networks_go_separate_ways(small_net):
     net = small_net()
     x, fast = rows(9, 4, np.float64), net.fold()

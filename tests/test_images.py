@@ -1,17 +1,23 @@
 """Images on their way into a network: channels first, flat rows, flattening, and what says that an array does not fit.
 
-Pass criterion: moving numbers changes none of them: bits are equal; recorded outputs of torch are met within TORCH of the
-largest.
+Pass criterion: bits are equal, for numbers are moved and not changed; of whole numbers, those recorded from torch too.
 """
 
 import copy
 import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import fastopt as fo
 from fastopt._kernels import core
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+
+import torch_images
 
 SHAPE = (6, 5, 4)  # height, width, channels: unlike, so that none is taken for another
 THREADS = (1, 2, 3, 8)
@@ -215,8 +221,237 @@ def test_a_layer_of_images_that_does_not_fit_says_why(case):
 
 
 def test_a_first_layer_that_flattens_needs_a_shape():
-    with pytest.raises(ValueError, match="layers: expected a layer with a width of its own, .* input_shape"):
+    with pytest.raises(ValueError, match=r"layers: expected a layer with a width of its own, .* input_shape"):
         fo.nn.Sequential([fo.nn.Flatten(), fo.nn.Dense(784, 10)])
+
+
+# ---------------------------------------------------------------- networks of convolutions
+
+RTOL = 1e-6  # of central differences, relative to the largest
+NETWORKS = {  # from images (6, 5, 4)
+    "of the input": lambda: [fo.nn.Conv2d(4, 3, 3, padding=1, activation="tanh")],
+    "in a row": lambda: [
+        fo.nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), groups=2, activation="silu"),
+        fo.nn.Conv2d(6, 4, 3, padding="same", dilation=2, activation="gelu"),
+        fo.nn.AvgPool2d(2, 1),
+        fo.nn.Conv2d(4, 3, (1, 2), activation="softmax"),
+    ],
+    "a shortcut": lambda: [
+        fo.nn.Conv2d(4, 4, 1),
+        fo.nn.Residual([fo.nn.Conv2d(4, 5, 3, padding=1, activation="tanh"), fo.nn.Conv2d(5, 4, 3, padding=1)]),
+        fo.nn.BatchNorm(4, activation="tanh"),
+        fo.nn.GlobalAvgPool2d(),
+    ],
+    "readers of unlike borders": lambda: [
+        fo.nn.Conv2d(4, 5, 1, activation="tanh"),
+        fo.nn.Concat(
+            [
+                [fo.nn.Conv2d(5, 2, 1)],
+                [fo.nn.Conv2d(5, 3, 3, padding=1), fo.nn.Conv2d(3, 2, 5, padding=2)],
+                [fo.nn.AvgPool2d(3, 1, 1), fo.nn.Conv2d(5, 1, 1)],
+                [],
+            ]
+        ),
+        fo.nn.Conv2d(10, 2, 3, padding=1),
+    ],
+    "beside its own vector": lambda: [
+        fo.nn.Conv2d(4, 2, 3, activation="tanh"),
+        fo.nn.Concat([[fo.nn.Flatten(), fo.nn.Dense(24, 3)], [fo.nn.Conv2d(2, 2, 3, padding=1), fo.nn.Flatten()]]),
+    ],
+    "branches of the input": lambda: [
+        fo.nn.Concat([[fo.nn.Conv2d(4, 2, 3, padding=1)], [], [fo.nn.Conv2d(4, 2, 5, padding=2)]]),
+        fo.nn.Conv2d(8, 2, 2, padding=1),
+    ],
+    "nested branches": lambda: [
+        fo.nn.Concat(
+            [
+                [fo.nn.Conv2d(4, 3, 1), fo.nn.Concat([[fo.nn.Conv2d(3, 2, 3, padding=1, activation="tanh")], []])],
+                [fo.nn.Conv2d(4, 2, 1)],
+            ]
+        ),
+        fo.nn.Conv2d(7, 2, 3, padding=1, stride=2),
+    ],
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def network(name, dtype=np.float64):
+    """Ending in two outputs, whatever comes before."""
+    layers = NETWORKS[name]()
+    end = fo.nn.layers.shapes(layers, SHAPE)[-1]
+    return fo.nn.Sequential(
+        [*layers, fo.nn.Flatten(), fo.nn.Dense(int(np.prod(end)), 2)], rng=0, dtype=dtype, input_shape=SHAPE
+    )
+
+
+@every_network
+def test_gradients_and_products_with_the_hessian_are_those_of_differences(name):
+    net, x, y, step = network(name), normal(4, *SHAPE), normal(4, 2, seed=2), 1e-6
+    _, grads = net.value_and_grad(x, y, "mse")
+    v = [normal(*p.shape, seed=3) for p in net.parameters()]
+    product, ends = net.hvp(x, y, v, "mse"), []
+    for sign in (1, -1):
+        moved = copy.deepcopy(net)
+        for p, d in zip(moved.parameters(), v, strict=True):
+            p += sign * step * d
+        ends.append(moved.value_and_grad(x, y, "mse"))
+    along = sum((g * d).sum() for g, d in zip(grads, v, strict=True))
+    assert (ends[0][0] - ends[1][0]) / (2 * step) == pytest.approx(along, rel=RTOL)
+    for got, plus, minus in zip(product, ends[0][1], ends[1][1], strict=True):
+        want = (plus - minus) / (2 * step)
+        np.testing.assert_allclose(got, want, rtol=0, atol=RTOL * max(1, np.abs(want).max()))
+
+
+@every_network
+def test_training_and_predicting_give_the_same_bits_at_any_number_of_threads(name, dtype):
+    found, x, y = [], normal(9, *SHAPE, dtype=dtype), normal(9, 2, dtype=dtype)
+    for threads in THREADS:
+        with fo.num_threads(threads):
+            net = network(name, dtype)
+            fo.nn.Trainer(net, "mse", "adam").fit(x, y, epochs=2, batch_size=4)
+            found.append([net.predict(x), net.predict(x[:1]), net.fold().predict(x)])
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@every_network
+def test_what_a_call_leaves_in_memory_is_not_seen_by_the_next(name):
+    net, x = network(name).fold(), normal(9, *SHAPE)
+    want = copy.deepcopy(net).predict(x)
+    net.predict(np.full((9, *SHAPE), np.nan))
+    np.testing.assert_array_equal(net.predict(x), want)
+
+
+@every_network
+def test_files_keep_a_network_of_convolutions(name, tmp_path):
+    net, x = network(name), normal(3, *SHAPE)
+    net.save(tmp_path / "m.safetensors")
+    for twin in (fo.nn.load(tmp_path / "m.safetensors"), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert repr(twin) == repr(net)
+        np.testing.assert_array_equal(twin.predict(x), net.predict(x))
+    trainers = [fo.nn.Trainer(network(name), "mse", "adam") for _ in range(2)]
+    trainers[0].fit(x, normal(3, 2))
+    trainers[0].save(tmp_path / "run.safetensors")
+    trainers[1].resume(tmp_path / "run.safetensors")
+    assert trainers[0].fit(x, normal(3, 2)) == trainers[1].fit(x, normal(3, 2))
+
+
+BAD = {
+    "kernel_size": (lambda: fo.nn.Conv2d(2, 2, 0), r"kernel_size: expected a whole number of at least 1, got 0"),
+    "three sizes": (lambda: fo.nn.Conv2d(2, 2, (1, 2, 3)), r"kernel_size: expected .* a pair, \(rows, columns\), got"),
+    "stride": (lambda: fo.nn.Conv2d(2, 2, 1, stride=(1, 0.5)), r"stride\[1\]: expected a whole number .* got 0\.5"),
+    "padding": (lambda: fo.nn.Conv2d(2, 2, 1, padding=-1), r"padding: expected a whole number of at least 0, got -1"),
+    "another padding": (
+        lambda: fo.nn.Conv2d(2, 2, 1, padding="full"),
+        r"padding: expected 'same', 'valid' or .*'full'",
+    ),
+    "same with a stride": (lambda: fo.nn.Conv2d(2, 2, 1, 2, "same"), r"padding: expected numbers where the stride is"),
+    "dilation": (
+        lambda: fo.nn.Conv2d(2, 2, 1, dilation="2"),
+        r"dilation: expected a whole number of at least 1, got '2'",
+    ),
+    "groups": (lambda: fo.nn.Conv2d(4, 6, 1, groups=4), r"groups: expected a divisor of out_channels, 6, got 4"),
+    "channels": (lambda: fo.nn.Conv2d(0, 6, 1), r"in_channels: expected a whole number of at least 1, got 0"),
+    "activation": (lambda: fo.nn.Conv2d(4, 6, 1, activation="up"), r"activation: expected one of .*, got 'up'"),
+    "max_norm": (lambda: fo.nn.Conv2d(4, 6, 1, max_norm=0), r"max_norm: expected a finite number above 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_convolution_that_cannot_be_is_refused(case):
+    make, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------- torch
+
+
+def stand_in(name, options):
+    """What `from_torch` reads of a module, of the recorded weights."""
+    weight, bias = (torch_images.arrays()[f"{name}.{part}"] for part in ("weight", "bias"))
+    tensors = {"weight": SimpleNamespace(detach=lambda: weight), "bias": SimpleNamespace(detach=lambda: bias)}
+    return SimpleNamespace(**tensors, **options)
+
+
+def of_torch(dtype=np.float64):
+    """The recorded network of torch as ours."""
+    conv = stand_in("conv", {**torch_images.CONV, "padding_mode": "zeros"})
+    linear = stand_in("linear", {"in_features": 72, "out_features": 5})
+    layers = [
+        fo.nn.ChannelsFirst(),
+        fo.nn.Conv2d.from_torch(conv, activation="relu"),
+        fo.nn.Flatten(),
+        fo.nn.Dense.from_torch(linear, image_shape=torch_images.IMAGE),
+    ]
+    return fo.nn.Sequential(layers, dtype=dtype, input_shape=torch_images.SHAPES["x"][1:])
+
+
+def test_a_convolution_flattened_into_a_linear_layer_gives_what_torch_gave(dtype):
+    net, x = of_torch(dtype), torch_images.arrays()["x"]
+    assert net.layers[1].output_shape(net.layers[0].output_shape(net.input_shape)) == torch_images.IMAGE
+    with np.load(torch_images.TABLE) as table:
+        assert str(table["torch"]).startswith("2.13.0")
+        for other in (net, net.fold()):
+            np.testing.assert_array_equal(other.predict(x), table["y"])
+        np.testing.assert_array_equal(
+            fo.nn.Sequential(net.layers[1:], dtype=dtype, input_shape=(7, 5, 4)).predict(np.moveaxis(x, 1, -1)),
+            table["y"],
+        )
+
+
+def test_layers_go_to_torch_as_they_came(dtype):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    net, given = of_torch(dtype), torch_images.arrays()
+    conv, linear = net.layers[1].to_torch(), net.layers[3].to_torch(image_shape=torch_images.IMAGE)
+    assert (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == (
+        (3, 2),
+        (2, 1),
+        (1, 0),
+        (1, 2),
+        2,
+    )
+    for name, module in (("conv", conv), ("linear", linear)):
+        assert module.weight.dtype == torch.from_numpy(np.zeros(1, dtype)).dtype
+        for part in ("weight", "bias"):
+            np.testing.assert_array_equal(getattr(module, part).detach().numpy(), given[f"{name}.{part}"])
+    with torch.no_grad():
+        y = linear(torch.relu(conv(torch.from_numpy(given["x"].astype(dtype)))).flatten(1))
+    np.testing.assert_array_equal(y.numpy(), net.predict(given["x"]))
+    again = fo.nn.Conv2d.from_torch(conv, activation="relu")
+    assert repr(again) == repr(net.layers[1])
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1, (1, 0)])
+def test_every_padding_goes_to_torch_and_back(padding):
+    pytest.importorskip("torch", reason="torch is not installed")
+    layer = fo.nn.Conv2d(2, 3, (2, 3), padding=padding, bias=False)
+    net = fo.nn.Sequential([layer], rng=0, input_shape=(6, 5, 2))
+    back = fo.nn.Sequential([fo.nn.Conv2d.from_torch(layer.to_torch())], input_shape=(6, 5, 2))
+    np.testing.assert_array_equal(back.layers[0].weight, layer.weight)
+    assert back.output_shape == net.output_shape
+
+
+def test_what_torch_pads_with_other_numbers_is_refused():
+    conv = stand_in("conv", {**torch_images.CONV, "padding_mode": "reflect"})
+    with pytest.raises(ValueError, match="conv: expected padding_mode 'zeros', got 'reflect'"):
+        fo.nn.Conv2d.from_torch(conv)
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    ((4, 3, 5), r"image_shape: expected 72 numbers in all, got \(4, 3, 5\)"),
+    ((72,), r"image_shape: expected \(height, width, channels\), got \(72,\)"),
+    ((4, 3, 6.0), r"image_shape\[2\]: expected a whole number"),
+])  # fmt: skip
+def test_an_image_that_is_none_of_a_dense_layers_input_is_refused(shape, message):
+    linear = stand_in("linear", {"in_features": 72, "out_features": 5})
+    for call in (
+        fo.nn.Dense(72, 5).to_torch,
+        lambda image_shape: fo.nn.Dense.from_torch(linear, image_shape=image_shape),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(image_shape=shape)
 
 
 # ---------------------------------------------------------------- files and copies

@@ -70,6 +70,23 @@ def test_sparse_outputs_have_fifteen_inputs_all_over_the_row(activation, gain):
     assert (start("sparse", n_in=4) != 0).all()
 
 
+@pytest.mark.parametrize("name", VARIANCES)
+def test_a_convolution_starts_with_the_fans_of_a_group_times_its_kernel(name):
+    layer = fo.nn.Conv2d(20, 60, (3, 5), groups=2, init=name)
+    fo.nn.Sequential([layer], rng=0, dtype=np.float64, input_shape=(3, 5, 20))
+    n_in, n_out = 15 * 10, 15 * 30
+    variance = {"glorot": 2 / (n_in + n_out), "he": 2 / n_in, "lecun": 1 / n_in}[name]
+    assert layer.weight.shape == (60, 3, 5, 10)
+    assert layer.weight.var() == pytest.approx(variance, rel=0.05)
+
+
+def test_orthogonal_filters_are_orthonormal_within_their_group():
+    layer = fo.nn.Conv2d(4, 10, (3, 2), groups=2, init="orthogonal")
+    fo.nn.Sequential([layer], rng=0, dtype=np.float64, input_shape=(3, 2, 4))
+    for group in layer.weight.reshape(2, 5, -1):
+        np.testing.assert_allclose(group @ group.T, np.eye(5), atol=1e-12)
+
+
 def test_zeros_are_zeros():
     assert (start("zeros") == 0).all()
 

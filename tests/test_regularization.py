@@ -15,13 +15,16 @@ LAYERS = {
     "Dense": lambda **options: fo.nn.Dense(6, 4, "tanh", **options),
     "GroupedDense": lambda **options: fo.nn.GroupedDense(6, 4, 2, "tanh", **options),
     "Maxout": lambda **options: fo.nn.Maxout(6, 4, 3, **options),
+    "Conv2d": lambda **options: fo.nn.Conv2d(2, 4, (2, 3), padding=(1, 0), activation="tanh", **options),
 }
 every = pytest.mark.parametrize("layer", LAYERS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def make(layer, dtype=np.float64, **options):
-    return fo.nn.Sequential([LAYERS[layer](**options), fo.nn.Dense(4, 3)], rng=0, dtype=dtype)
+    shape, outputs = ((1, 3, 2), 8) if layer == "Conv2d" else ((6,), 4)
+    layers = [LAYERS[layer](**options), fo.nn.Flatten(), fo.nn.Dense(outputs, 3)]
+    return fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
 
 
 def data(n=20):
@@ -112,11 +115,12 @@ def test_rows_of_weights_stay_within_their_norm_and_short_ones_as_they_are(layer
         one.layers[0].weight[1] *= 10
     for one in (net, free):
         fo.nn.Trainer(one, "cross_entropy", fo.optim.SGD(one.parameters(), lr=0.01, **optimizer)).step(x, y)
-    want = free.layers[0].weight.astype(np.float64)
+    want, found = (one.layers[0].weight.reshape(len(one.layers[0].weight), -1) for one in (free, net))
+    want = want.astype(np.float64)
     norms = np.linalg.norm(want, axis=1)
     assert norms.max() > 0.6 > norms.min()
     want[norms > 0.6] *= (0.6 / norms[norms > 0.6])[:, None]
-    np.testing.assert_allclose(net.layers[0].weight, want, rtol=RTOL[net.dtype], atol=RTOL[net.dtype] / 100)
+    np.testing.assert_allclose(found, want, rtol=RTOL[net.dtype], atol=RTOL[net.dtype] / 100)
     np.testing.assert_array_equal(net.layers[0].weight[norms <= 0.6], free.layers[0].weight[norms <= 0.6])
 
 
@@ -160,10 +164,13 @@ def test_bits_do_not_depend_on_threads(layer):
         "Dense": lambda **options: fo.nn.Dense(60, 120, "relu", **options),
         "GroupedDense": lambda **options: fo.nn.GroupedDense(60, 120, 4, "relu", **options),
         "Maxout": lambda **options: fo.nn.Maxout(60, 120, 2, **options),
+        "Conv2d": lambda **options: fo.nn.Conv2d(5, 10, 3, padding=1, **options),
     }
+    shape = (3, 4, 5) if layer == "Conv2d" else (60,)
     results = []
     for threads in (1, 2, 3, 8):
-        net = fo.nn.Sequential([made[layer](l1=1e-3, l2=1e-2, max_norm=0.9), fo.nn.Dense(120, 3, l2=0.1)], rng=0)
+        layers = [made[layer](l1=1e-3, l2=1e-2, max_norm=0.9), fo.nn.Flatten(), fo.nn.Dense(120, 3, l2=0.1)]
+        net = fo.nn.Sequential(layers, rng=0, input_shape=shape)
         trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()))
         with fo.num_threads(threads):
             results.append([[trainer.step(x, y) for _ in range(3)], *(p.copy() for p in net.parameters())])

@@ -32,6 +32,13 @@ def test_a_network_on_images_is_measured_on_images(train):
     assert fo.nn.tune(net, train=train, batch_sizes=[2], threads=[1], **QUICK).rows_per_second[0, 0] > 0
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_a_convolutional_network_is_measured(train):
+    layers = [fo.nn.Conv2d(3, 4, 3, padding=1), fo.nn.MaxPool2d(2), fo.nn.Flatten(), fo.nn.Dense(16, 2)]
+    net = fo.nn.Sequential(layers, rng=0, input_shape=(4, 5, 3))
+    assert fo.nn.tune(net, train=train, batch_sizes=[2], threads=[1], **QUICK).rows_per_second[0, 0] > 0
+
+
 def test_threads_are_those_of_the_process_by_default(small_net):
     with fo.num_threads(2):
         assert fo.nn.tune(small_net(), batch_sizes=[1], **QUICK).threads == (1, 2)

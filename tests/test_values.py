@@ -357,7 +357,7 @@ def test_a_layer_may_lay_out_borders_and_slices():
     np.testing.assert_allclose(np.concatenate(grads), want, rtol=1e-4, atol=1e-5)
 
 
-MOVES = {"channels_first"}  # in borders in test_images.py
+MOVES = {"channels_first", "conv2d"}  # to another shape: within borders and beside others in test_images.py
 
 
 def test_every_kind_is_among_the_entries_that_lie_in_borders_and_slices():

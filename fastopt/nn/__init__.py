@@ -1,5 +1,6 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
+from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import (
     AvgPool2d,
@@ -54,6 +55,7 @@ __all__ = [
     "Whiten",
     "condition_number",
     "load",
+    "models",
     "summary",
     "tune",
 ]

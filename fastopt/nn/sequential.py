@@ -143,7 +143,8 @@ class Sequential(Fixed):
         ----------
         x : array_like, shape ``(n, *input_shape)``
             Real numbers. `Standardize` and `Whiten` as the first layer read them as they come, every digit of float64
-            and of whole numbers; other networks read them in their own dtype.
+            and of whole numbers; other networks read them in their own dtype. Images may also be flat rows, of shape
+            (n, height * width * channels), here and in all other calls.
         out : ndarray, shape ``(n, *output_shape)``, optional
             Overwritten with the result; partly, where Ctrl-C ends the call.
         check_finite : bool
@@ -289,10 +290,11 @@ class Sequential(Fixed):
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
-        Dropout is gone. Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense
-        or Maxout that follows, Whiten into the Dense or Maxout; any BatchNorm into the Dense or GroupedDense
-        without activation before it. A layer stays where absorbing it would lose digits: where the mean of a
-        column is more than 16 deviations from zero, 4 bits, or a deviation is near the ends of the dtype's range.
+        Dropout is gone. Standardize, and BatchNorm without activation, are absorbed into the Dense, GroupedDense,
+        Maxout or Conv2d that follows, Whiten into one without groups; any BatchNorm into the Dense, GroupedDense or
+        Conv2d without activation before it. A layer that shifts stays before a Conv2d that pads, and any stays where
+        absorbing it would lose digits: where the mean of a column is more than 16 deviations from zero, 4 bits, or a
+        deviation is near the ends of the dtype's range.
         The parameters are copies, read-only for good, so the weights can be kept packed for the products besides.
         This network stays as it is.
 

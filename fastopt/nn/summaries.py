@@ -50,7 +50,7 @@ def summary(net, input_shape=None) -> str:
     if isinstance(net, Sequential):
         if input_shape is not None:
             raise ValueError(f"input_shape: expected None, for the network has {net.input_shape}, got {input_shape}")
-        layers, dtype, shape = net.layers, net.dtype, net.input_shape
+        layers, dtype, shape = list(net.layers), net.dtype, net.input_shape
     elif isinstance(net, list | tuple):
         layers, dtype = chain.check(net), np.dtype(np.float32)
         shape = chain.first_shape(layers) if input_shape is None else chain.as_input_shape(input_shape)

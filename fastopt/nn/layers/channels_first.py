@@ -6,8 +6,8 @@ from fastopt.nn.layers.layer import Layer
 class ChannelsFirst(Layer):
     """Take samples as (channels, height, width), as torch has them, and give them as (height, width, channels).
 
-    The first layer of a network whose data come so; the `input_shape` is theirs then. Where the data can be turned once,
-    ``x.transpose(0, 2, 3, 1)`` saves the work of every call.
+    The first layer of a network whose data come so; the `input_shape` is theirs then. Data that can be turned once, by
+    ``x.transpose(0, 2, 3, 1)``, save every call the work.
 
     Examples
     --------

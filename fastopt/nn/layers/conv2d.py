@@ -7,6 +7,8 @@ from fastopt._numbers import whole_pair
 from fastopt.nn.layers.dense import Product
 from fastopt.nn.layers.layer import image_of, known_activation
 
+OPTIONS = ("stride", "padding", "dilation", "groups")  # by torch's names
+
 
 class Conv2d(Product):
     """Convolution of images (n, height, width, channels), as torch's ``Conv2d`` computes it.
@@ -85,13 +87,9 @@ class Conv2d(Product):
         return self._config(**own, groups=self.groups, activation=self.activation)
 
     def marks(self):
-        kernel, stride = ("x".join(map(str, pair)) for pair in (self.kernel_size, self.stride))
-        steps = (
-            []
-            if self.stride == (1, 1)
-            else [f"/{stride}" if self.stride[0] != self.stride[1] else f"/{self.stride[0]}"]
-        )
-        return [kernel + "".join(steps), *super().marks(), *([f"{self.groups} groups"] if self.groups > 1 else [])]
+        pairs = [self.kernel_size] if self.stride == (1, 1) else [self.kernel_size, self.stride]
+        groups = [f"{self.groups} groups"] if self.groups > 1 else []
+        return ["/".join("x".join(map(str, pair)) for pair in pairs), *super().marks(), *groups]
 
     def _pads(self) -> list[tuple[int, int]]:
         """Zeros above and below, left and right."""
@@ -125,20 +123,14 @@ class Conv2d(Product):
     # --- the program
 
     def lay_out(self, layout, src):
-        shape = self.output_shape(layout.shapes[src])
-        starts = [before for before, _ in self._pads()]
-        src = layout.bordered(
-            src, [max(*ends) for ends in zip(starts, self._beyond(layout.shapes[src], shape), strict=True)]
-        )
-        dst = layout.value(shape)
-        own = {"stride": self.stride, "padding": tuple(starts), "dilation": self.dilation}
-        self._add("conv2d", layout, src, dst, **own)
+        before = layout.shapes[src]
+        after, starts = self.output_shape(before), tuple(start for start, _ in self._pads())
+        axes = zip(starts, before, after, self.kernel_size, self.stride, self.dilation, strict=False)
+        # zeros before the first pixel, and behind the last one as far as the last window reaches
+        border = [max(start, (m - 1) * s + d * (k - 1) + 1 - start - n) for start, n, m, k, s, d in axes]
+        src, dst = layout.bordered(src, border), layout.value(after)
+        self._add("conv2d", layout, src, dst, stride=self.stride, padding=starts, dilation=self.dilation)
         return dst
-
-    def _beyond(self, before, after) -> list[int]:
-        """Rows and columns of zeros that are read below and to the right of an image."""
-        steps = zip(before, after, self.kernel_size, self.stride, self.dilation, self._pads(), strict=False)
-        return [max(0, (m - 1) * s + d * (k - 1) + 1 - start - n) for n, m, k, s, d, (start, _) in steps]
 
     # --- torch
 
@@ -153,9 +145,8 @@ class Conv2d(Product):
         """
         if conv.padding_mode != "zeros":
             raise ValueError(f"conv: expected padding_mode 'zeros', got {conv.padding_mode!r}")
+        options = {name: getattr(conv, name) for name in OPTIONS}
         sizes = (conv.in_channels, conv.out_channels, conv.kernel_size)
-        names = ("stride", "padding", "dilation", "groups")
-        options = {name: getattr(conv, name) for name in names}
         layer = cls(*sizes, **options, bias=conv.bias is not None, activation=activation)
         layer._take(conv, np.moveaxis(as_array("weight", conv.weight.detach()), 1, 3))
         return layer
@@ -164,14 +155,14 @@ class Conv2d(Product):
         """A ``torch.nn.Conv2d`` with a copy of the weights, without the activation; needs torch."""
         import torch
 
-        names = ("stride", "padding", "dilation", "groups")
-        options = {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in OPTIONS}
         sizes = (self.in_features, self.out_features, self.kernel_size)
-        return self._give(
-            torch.nn.Conv2d(*sizes, **options, bias=self._has_bias), lambda weight: np.moveaxis(weight, 3, 1)
-        )
+        conv = torch.nn.Conv2d(*sizes, **options, bias=self._has_bias)
+        return self._give(conv, lambda weight: np.moveaxis(weight, 3, 1))
 
 
 def _short(pair):
-    """A pair of equal numbers as one, another as JSON has it."""
-    return pair if isinstance(pair, str) else pair[0] if pair[0] == pair[1] else list(pair)
+    """A pair of equal numbers as one of them, another as a list, as JSON has it; a name as it is."""
+    if isinstance(pair, str):
+        return pair
+    return pair[0] if pair[0] == pair[1] else list(pair)
