@@ -18,6 +18,15 @@ def whole_number(name, value, least=1, most=LARGEST) -> int:
     raise ValueError(f"{name}: expected a whole number {limit}, got {value!r}")
 
 
+def whole_pair(name, value, least=1) -> tuple[int, int]:
+    """A whole number for both axes of images, or a pair of them, (rows, columns), as `whole_number` has each."""
+    if not isinstance(value, tuple | list):
+        return (whole_number(name, value, least),) * 2
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected a whole number or a pair, (rows, columns), got {value!r}")
+    return whole_number(f"{name}[0]", value[0], least), whole_number(f"{name}[1]", value[1], least)
+
+
 def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.inf, most=math.inf, instead="") -> float:
     """`value` as a finite float within the limits that are given; ValueError, also for a bool and for "3".
 

@@ -21,6 +21,7 @@ from fastopt.nn.layout import Layout
 RTOL = 1e-12
 EXAMPLES = {  # from 4 columns, by name
     "BatchNorm": lambda: fo.nn.BatchNorm(4, activation="tanh"),
+    "Concat": lambda: fo.nn.Concat([[fo.nn.Dense(4, 3), fo.nn.Dropout(0.5)], []]),
     "Dense": lambda: fo.nn.Dense(4, 6, "relu"),
     "Dropout": lambda: fo.nn.Dropout(0.25),
     "GroupedDense": lambda: fo.nn.GroupedDense(4, 6, 2),
@@ -30,6 +31,9 @@ EXAMPLES = {  # from 4 columns, by name
     "Whiten": lambda: fo.nn.Whiten(4, "pca"),
 }
 OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
+    "ChannelsFirst": lambda: fo.nn.ChannelsFirst(),
+    "Conv2d": lambda: fo.nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2, activation="relu"),
+    "Flatten": lambda: fo.nn.Flatten(),
     "RandomFlip": lambda: fo.nn.RandomFlip(vertical=True),
     "RandomShift": lambda: fo.nn.RandomShift(2, 1),
 }
@@ -427,7 +431,7 @@ def test_a_run_of_the_same_shape_is_resumed_and_of_another_refused(given, writte
 def test_the_table_of_a_network_shows_images(uncompiled):
     net = fo.nn.Sequential(image_layers(), rng=0, input_shape=(28, 20, 3))
     lines = [line.split() for line in fo.nn.summary(net).splitlines()]
-    table = {" ".join(line[:-6]): (" ".join(line[-6:-3]), line[-2]) for line in lines[1:]}
+    table = {" ".join(line[:-7]): (" ".join(line[-7:-4]), line[-2]) for line in lines[1:]}
     assert table == {
         "Standardize": ("28x20x3 -> 28x20x3", "0"),
         "Dense": ("14x10x4 -> 14x10x8", f"{140 * 32:,}"),  # inside the shortcut, the last of this name

@@ -70,6 +70,8 @@ TOPICS = (
     Topic("program", "program", NETWORK, "test_predict_and_gradients_give_the_same_bits"),
     Topic("values", "program", NETWORK, ITSELF),
     Topic("trainer", "program", NETWORK, "test_a_trainers_step_gives_the_same_bits"),
+    Topic("concat", "program", NETWORK, ITSELF),
+    Topic("images", "program", NETWORK, ITSELF),
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("newton_hvp", "newton_curvature", NETWORK, "test_hessian_vector_products_give_the_same_bits"),
     Topic("newton_glm", "newton_glm", "test_generalized_linear_models_stay_inside", ITSELF),

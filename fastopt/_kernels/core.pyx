@@ -22,6 +22,7 @@ cimport numpy as cnp
 
 import bisect
 import heapq
+import math
 
 import numpy as np
 
@@ -37,6 +38,7 @@ include "activations.pxi"
 include "softmax.pxi"
 include "layers/rows.pxi"
 include "products.pxi"
+include "convolutions.pxi"
 include "element_losses.pxi"
 include "cross_entropy.pxi"
 include "losses.pxi"
@@ -46,11 +48,13 @@ include "optim/penalty.pxi"
 include "layers/entry.pxi"
 include "optim/fused_update.pxi"
 include "layers/dense.pxi"
+include "layers/conv2d.pxi"
 include "layers/maxout.pxi"
 include "layers/standardize.pxi"
 include "layers/columns.pxi"
 include "layers/batch_norm.pxi"
 include "layers/dropout.pxi"
+include "layers/channels_first.pxi"
 include "layers/augment.pxi"
 include "layers/add.pxi"
 include "glm.pxi"
@@ -59,6 +63,7 @@ include "functional/checks.pxi"
 include "functional/one_entry.pxi"
 include "functional/activations.pxi"
 include "functional/dense.pxi"
+include "functional/conv2d.pxi"
 include "functional/maxout.pxi"
 include "functional/standardize.pxi"
 include "functional/batch_norm.pxi"

@@ -3,8 +3,12 @@
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import (
     BatchNorm,
+    ChannelsFirst,
+    Concat,
+    Conv2d,
     Dense,
     Dropout,
+    Flatten,
     GroupedDense,
     Layer,
     Maxout,
@@ -22,9 +26,13 @@ from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
     "BatchNorm",
+    "ChannelsFirst",
+    "Concat",
+    "Conv2d",
     "CrossEntropy",
     "Dense",
     "Dropout",
+    "Flatten",
     "GroupedDense",
     "History",
     "Huber",

@@ -20,6 +20,10 @@ cdef struct Rows:               # of a batch, from row 0 on
     Py_ssize_t runs             # of an image
     Py_ssize_t run_step, image_step     # elements from one run, or image, to the next
 
+cdef struct Image:              # the pixels of a batch of images
+    void *start                 # pixel (0, 0) of the first one
+    Py_ssize_t pixel, row, image        # elements from one to the next
+
 
 cdef inline Py_ssize_t positions_of(const Shape* s) noexcept nogil:
     return s.height * s.width
@@ -47,6 +51,12 @@ cdef inline Rows rows_of(const Shape* s, void* base, floating* dtype) noexcept n
             v.length, v.runs = s.width, s.height
         v.run_step, v.image_step = wide * s.ld, elements_of(s)
     return v
+
+
+cdef inline Image image_of(const Shape* s, void* base, floating* dtype) noexcept nogil:
+    # the pixels of a value whose memory starts at `base`
+    cdef Py_ssize_t wide = (s.width + 2 * s.border_x) * s.ld
+    return Image(<floating*>base + s.first + s.border_y * wide + s.border_x * s.ld, s.ld, wide, elements_of(s))
 
 
 cdef inline Rows matrix(const void* start, Py_ssize_t ld) noexcept nogil:

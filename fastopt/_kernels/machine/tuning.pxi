@@ -31,6 +31,15 @@ cdef enum:
     PACKED_ROWS = 32
     PACKED_BYTES = 1 << 20        # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
 
+# Convolutions.
+cdef enum:
+    PIXEL_BLOCK = 512           # pixels whose input stays in L2 while all strips pass
+    GRADIENT_PIXELS = 128       # pixels of a sum of dW that stays in registers; bits
+    GRADIENT_ROWS = 64          # rows of dW that a thread takes at least
+    GRADIENT_CHUNKS = 8         # chunks of pixels at most; bits
+    GRADIENT_CHUNK_PIXELS = 1024    # of a chunk at least; bits
+    SMALL_GRADIENT = 1 << 15    # elements of dW up to which pixels are cut into chunks; bits
+
 # The fused update.
 cdef enum:
     FUSED_COLUMNS = 1008      # of dW at a time, whole micro-panels at every level: with BROADCAST_ROWS rows they stay in L1

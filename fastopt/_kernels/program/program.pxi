@@ -51,7 +51,7 @@ cdef class Program:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
         self.written = [0] * len(values)
-        self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
+        self.arrays.shapes = self.shapes = <Shape*>self.arrays.block(self.n_values * sizeof(Shape))
         self.entries = <Entry*>self.arrays.block(self.n_entries * sizeof(Entry))
         for i, value in enumerate(values):
             self.place_value(i, value)
@@ -115,7 +115,7 @@ cdef class Program:
             e.sources[i].value = sources[i]
             self.require_whole(name, sources[i])
         e.n_in, e.n_out = self.shapes[e.sources[0].value].channels, self.shapes[e.dst].channels
-        e.positions = positions_of(&self.shapes[e.sources[0].value])
+        e.positions, e.out_positions = positions_of(&self.shapes[e.sources[0].value]), positions_of(&self.shapes[e.dst])
         if not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
@@ -138,7 +138,7 @@ cdef class Program:
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
         self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
-        self.work += e.positions * (e.kind.work(e) if e.kind.work != NULL else 4 * e.n_in)
+        self.work += e.out_positions * e.kind.work(e) if e.kind.work != NULL else 4 * e.positions * e.n_in
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
         return 0
 
@@ -236,7 +236,10 @@ cdef class Program:
                 and (not image or (cnp.PyArray_DIM(<cnp.ndarray>a, 1) == s.height and cnp.PyArray_DIM(<cnp.ndarray>a, 2) == s.width)))
 
     cpdef object rows(self, object x, str name="x"):
-        """Samples x, (n, *input_shape), as the program reads them: in its dtype or, if it reads either, float32 or float64."""
+        """Samples x as the program reads them: in its dtype or, if it reads either, float32 or float64.
+
+        Their shape is (n, *input_shape); images may also come as rows of all their numbers, (n, height * width * channels).
+        """
         cdef int typenum = self.typenum
         if self.reads_either:
             if not is_array(x):
@@ -244,7 +247,28 @@ cdef class Program:
             typenum = cnp.PyArray_TYPE(<cnp.ndarray>x)
             if typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64:
                 typenum = cnp.NPY_FLOAT32 if np.can_cast(x.dtype, np.float32) else cnp.NPY_FLOAT64
+        if len(self.input_shape) == 3 and not (is_array(x) and fits(x, self.batch_shape)):
+            x = self.images(name, x)
         return as_numbers(name, x, typenum, self.batch_shape)
+
+    cdef object images(self, str name, object x):
+        # images that come as rows, or an error with the way out
+        cdef Py_ssize_t a = self.input_shape[0], b = self.input_shape[1], c = self.input_shape[2]
+        x = _arrays.as_numbers(name, x)
+        if fits(x, (None, a * b * c)):
+            return x.reshape((x.shape[0],) + self.input_shape)
+        way_out = ""
+        if fits(x, (None, c, a, b)):
+            way_out = (f"; arrays are (n, height, width, channels): pass {name}.transpose(0, 2, 3, 1), "
+                       "or put nn.ChannelsFirst() first")
+        elif fits(x, (None, b, c, a)):
+            way_out = f"; the network takes channels first: pass {name}.transpose(0, 3, 1, 2)"
+        elif x.size == a * b * c and x.ndim in (1, 3):
+            way_out = f"; pass {name}.reshape{shape_text((1,) + self.input_shape)} for one image"
+        elif c == 1 and fits(x, (None, a, b)):
+            way_out = f"; pass {name}[..., None]"
+        check_shape(name, x, self.batch_shape, way_out or f"; or rows of shape {shape_text((None, a * b * c))}")
+        return x
 
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""

@@ -90,4 +90,4 @@ cdef Py_ssize_t saved_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item)
 
 
 cdef Py_ssize_t z_bytes(const Entry* e, Py_ssize_t samples, Py_ssize_t item) noexcept:
-    return round_up(samples * e.positions * e.n_out * item, 64) if keeps_preactivation(e) else 0
+    return round_up(samples * e.out_positions * e.n_out * item, 64) if keeps_preactivation(e) else 0

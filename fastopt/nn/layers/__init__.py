@@ -3,8 +3,12 @@
 from fastopt.nn.layers.augment import RandomFlip, RandomShift
 from fastopt.nn.layers.batch_norm import BatchNorm
 from fastopt.nn.layers.chain import inference, named, shapes, walk
+from fastopt.nn.layers.channels_first import ChannelsFirst
+from fastopt.nn.layers.concat import Concat
+from fastopt.nn.layers.conv2d import Conv2d
 from fastopt.nn.layers.dense import Dense, GroupedDense
 from fastopt.nn.layers.dropout import Dropout
+from fastopt.nn.layers.flatten import Flatten
 from fastopt.nn.layers.layer import LAYERS, ArraySpec, Fixed, Layer
 from fastopt.nn.layers.maxout import Maxout
 from fastopt.nn.layers.residual import Residual
@@ -15,9 +19,13 @@ __all__ = [
     "LAYERS",
     "ArraySpec",
     "BatchNorm",
+    "ChannelsFirst",
+    "Concat",
+    "Conv2d",
     "Dense",
     "Dropout",
     "Fixed",
+    "Flatten",
     "FromData",
     "GroupedDense",
     "Layer",
