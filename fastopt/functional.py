@@ -6,6 +6,8 @@ microsecond; this module is their public address.
 
 from fastopt._kernels.core import (
     activation,
+    avg_pool2d,
+    avg_pool2d_backward,
     batch_norm,
     batch_norm_backward,
     batch_norm_inference,
@@ -25,6 +27,8 @@ from fastopt._kernels.core import (
     grouped_dense_backward,
     huber,
     mae,
+    max_pool2d,
+    max_pool2d_backward,
     maxout,
     maxout_backward,
     mse,
@@ -33,6 +37,8 @@ from fastopt._kernels.core import (
 
 __all__ = [
     "activation",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_inference",
@@ -52,6 +58,8 @@ __all__ = [
     "grouped_dense_backward",
     "huber",
     "mae",
+    "max_pool2d",
+    "max_pool2d_backward",
     "maxout",
     "maxout_backward",
     "mse",

@@ -6,6 +6,7 @@ added there is tested by every topic that knows its kind.
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -97,7 +98,7 @@ def activation_backward(dy, z, activation):
     """dZ = dY * phi'(Z); softmax: dZ = Y * (dY - sum of dY * Y)"""
     if activation == "softmax":
         y = softmax(z)
-        return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
     return dy * DERIVATIVES[activation](z)
 
 
@@ -133,6 +134,61 @@ def maxout_backward(dy, x, pieces=2):
     if dx.size:
         np.put_along_axis(dx, x.reshape(dx.shape).argmax(axis=2)[..., None], dy[..., None], axis=2)
     return dx.reshape(x.shape)
+
+
+# ---------------------------------------------------------------- convolution
+# Y[n,i,j,k] = phi(b_k + sum of W[k,r,s,c] X[n, i st - p + r dil, j st - p + s dil, c]), c in the group of k
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activation="identity"):
+    """x (n, h, w, in), weight (out, kh, kw, in / groups), bias (out,) -> y (n, oh, ow, out), tap by tap"""
+    padded, filters, taps = conv2d_taps(x, weight, stride, padding, dilation, groups)
+    z = sum(np.einsum("nijgc,gkc->nijgk", padded[read], filters[:, :, r, s]) for r, s, read in taps)
+    z = z.reshape(*z.shape[:3], len(weight)) + (0 if bias is None else bias)
+    return ACTIVATIONS[activation](z)
+
+
+def conv2d_backward(dy, x, weight, z, stride=1, padding=0, dilation=1, groups=1, activation="identity"):
+    """dX[what a tap reads] += dZ W[tap], dW[tap] = sum of dZ X[what it reads], db = sum of dZ"""
+    dz = activation_backward(dy, z, activation)
+    padded, filters, taps = conv2d_taps(x, weight, stride, padding, dilation, groups)
+    dpadded, dfilters = np.zeros(padded.shape), np.zeros(filters.shape)
+    split = dz.reshape(*dz.shape[:3], groups, -1)
+    for r, s, read in taps:
+        dpadded[read] += np.einsum("nijgk,gkc->nijgc", split, filters[:, :, r, s])
+        dfilters[:, :, r, s] = np.einsum("nijgk,nijgc->gkc", split, padded[read])
+    (top, _), (left, _) = conv2d_padding(padding, weight, dilation)
+    dx = dpadded[:, top : top + x.shape[1], left : left + x.shape[2]].reshape(x.shape)
+    return dx, dfilters.reshape(weight.shape), dz.sum(axis=(0, 1, 2))
+
+
+def conv2d_taps(x, weight, stride, padding, dilation, groups):
+    """Padded images (n, h, w, groups, c), filters (groups, out, kh, kw, c); each tap's row, column and pixels"""
+    borders, reads = conv2d_padding(padding, weight, dilation), []
+    for axis, border in enumerate(borders):
+        size, k = x.shape[1 + axis] + sum(border), weight.shape[1 + axis]
+        st, dil = pair(stride)[axis], pair(dilation)[axis]
+        outputs = (size - dil * (k - 1) - 1) // st + 1
+        reads.append([slice(r * dil, r * dil + (outputs - 1) * st + 1, st) for r in range(k)])
+    padded = np.pad(x, [(0, 0), *borders, (0, 0)])
+    padded = padded.reshape(*padded.shape[:3], groups, -1)
+    filters = weight.reshape(groups, -1, *weight.shape[1:])
+    rows, columns = map(enumerate, reads)
+    taps = [(r, s, np.s_[:, of_r, of_s]) for (r, of_r), (s, of_s) in itertools.product(rows, columns)]
+    return padded, filters, taps
+
+
+def conv2d_padding(padding, weight, dilation):
+    """(top, bottom), (left, right); of "same" the smaller half comes first"""
+    if padding == "same":
+        spans = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[1:3], strict=True)]
+        return [(span // 2, span - span // 2) for span in spans]
+    return [(p, p) for p in pair(0 if padding == "valid" else padding)]
+
+
+def pair(value):
+    """(of rows, of columns)"""
+    return value if isinstance(value, tuple) else (value, value)
 
 
 # ---------------------------------------------------------------- standardization

@@ -106,6 +106,7 @@ TOPICS = (
     without_kernels("soak", TESTS_PAGE, PROCESS),
     without_kernels("levels", TESTS_PAGE, PROCESS),
     # ---------------------------------------------------------------- around the tests
+    without_kernels("reference", TESTS_PAGE),
     without_kernels("package", TESTS_PAGE, PROCESS),
     without_kernels("stubs", TESTS_PAGE, PROCESS),
     without_kernels("docs", TESTS_PAGE),

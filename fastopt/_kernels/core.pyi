@@ -3,13 +3,14 @@
 `_Array` is one dtype throughout a call: kernels convert no floating array that is given to them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _Array = TypeVar("_Array", NDArray[np.float32], NDArray[np.float64])
+_Pair: TypeAlias = int | tuple[int, int]
 _Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 # --- threads, and those of BLAS
@@ -117,6 +118,45 @@ def grouped_dense_backward(
 ) -> _Array: ...
 def maxout(x: _Array, pieces: int = ..., out: _Array | None = ...) -> _Array: ...
 def maxout_backward(dy: _Array, x: _Array, pieces: int = ..., dx: _Array | None = ...) -> _Array: ...
+def pool2d_shape(
+    height: int, width: int, kernel_size: _Pair, stride: _Pair | None, padding: _Pair, ceil_mode: bool
+) -> tuple[int, int]: ...
+def max_pool2d(
+    x: _Array,
+    kernel_size: _Pair,
+    stride: _Pair | None = ...,
+    padding: _Pair = ...,
+    ceil_mode: bool = ...,
+    out: _Array | None = ...,
+) -> _Array: ...
+def max_pool2d_backward(
+    dy: _Array,
+    x: _Array,
+    kernel_size: _Pair,
+    stride: _Pair | None = ...,
+    padding: _Pair = ...,
+    ceil_mode: bool = ...,
+    dx: _Array | None = ...,
+) -> _Array: ...
+def avg_pool2d(
+    x: _Array,
+    kernel_size: _Pair,
+    stride: _Pair | None = ...,
+    padding: _Pair = ...,
+    ceil_mode: bool = ...,
+    count_include_pad: bool = ...,
+    out: _Array | None = ...,
+) -> _Array: ...
+def avg_pool2d_backward(
+    dy: _Array,
+    input_shape: Sequence[int],
+    kernel_size: _Pair,
+    stride: _Pair | None = ...,
+    padding: _Pair = ...,
+    ceil_mode: bool = ...,
+    count_include_pad: bool = ...,
+    dx: _Array | None = ...,
+) -> _Array: ...
 def standardize(x: _Array, mean: _Array, scale: _Array, out: _Array | None = ...) -> _Array: ...
 def batch_statistics(x: _Array, correction: int = ...) -> tuple[_Array, _Array]: ...
 def batch_norm(

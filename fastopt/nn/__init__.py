@@ -2,6 +2,7 @@
 
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.layers import (
+    AvgPool2d,
     BatchNorm,
     ChannelsFirst,
     Concat,
@@ -9,9 +10,11 @@ from fastopt.nn.layers import (
     Dense,
     Dropout,
     Flatten,
+    GlobalAvgPool2d,
     GroupedDense,
     Layer,
     Maxout,
+    MaxPool2d,
     RandomFlip,
     RandomShift,
     Residual,
@@ -25,6 +28,7 @@ from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
+    "AvgPool2d",
     "BatchNorm",
     "ChannelsFirst",
     "Concat",
@@ -33,10 +37,12 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GlobalAvgPool2d",
     "GroupedDense",
     "History",
     "Huber",
     "Layer",
+    "MaxPool2d",
     "Maxout",
     "RandomFlip",
     "RandomShift",

@@ -3,7 +3,7 @@
  * Lives here: the vector of LANES elements for float and double, the interleaving
  * that transposes, and the denormal mode; through files included once per dtype,
  * partial vectors and operations on bits (bits.h), the two micro-kernels (tile.h),
- * the loops along columns (columns.h).
+ * the loops along columns (columns.h) and over a window of an image (windows.h).
  * Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
@@ -88,6 +88,14 @@ typedef struct {
     int relu, accumulate;
 } ColumnMap;
 
+/* A window of images x and dx, its maxima, and dy, (channels,) each: what windows.h reads. Rows from `first` to `end` of dx
+ * are written. */
+typedef struct {
+    const void *x, *best, *dy;
+    void *dx;
+    ptrdiff_t x_row, x_pixel, dx_row, dx_pixel, pixels, channels, first, end;
+} Winners;
+
 /* The lanes of two vectors in turn: a[0] b[0] a[1] b[1] ..., the first half of them or the second. */
 #if defined(__clang__)
 #define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -158,6 +166,7 @@ ALWAYS_INLINE float sum_lanes_f(vecf v) {
 #include "tile.h"
 #include "indirect.h"
 #include "columns.h"
+#include "windows.h"
 #undef REAL
 #undef VEC
 #undef NAME
@@ -185,6 +194,7 @@ ALWAYS_INLINE double sum_lanes_d(vecd v) {
 #include "tile.h"
 #include "indirect.h"
 #include "columns.h"
+#include "windows.h"
 #undef REAL
 #undef VEC
 #undef NAME
@@ -237,6 +247,7 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
 #define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)
 #define fastopt_column_scale_add(like, map) BOTH(column_scale_add, like)(map)
+#define fastopt_add_to_winners(like, winners) BOTH(add_to_winners, like)(winners)
 
 /* The lines of the `size` bytes from p on are prefetched, as far as L2: a tile that reads several rows at
  * once is no stream that the hardware would follow. */

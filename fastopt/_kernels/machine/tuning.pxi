@@ -70,6 +70,11 @@ cdef enum:
     SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
     NARROW = 32                 # columns of a loss up to which transposing rows costs less than their sums lane by lane
 
+# Pooling.
+cdef enum:
+    POOL_BLOCK = 2048           # elements of folded columns, on the stack, in L1
+    POOL_CHANNELS = 1024        # channels of a window at a time, likewise
+
 # Generalized linear models.
 cdef enum:
     GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads, so many streams. 20 000 x 300, pass: 2.4 ms, of 8 2.6

@@ -11,6 +11,7 @@ from fastopt.nn.layers.dropout import Dropout
 from fastopt.nn.layers.flatten import Flatten
 from fastopt.nn.layers.layer import LAYERS, ArraySpec, Fixed, Layer
 from fastopt.nn.layers.maxout import Maxout
+from fastopt.nn.layers.pool2d import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from fastopt.nn.layers.residual import Residual
 from fastopt.nn.layers.standardize import FromData, Standardize
 from fastopt.nn.layers.whiten import Whiten
@@ -18,6 +19,7 @@ from fastopt.nn.layers.whiten import Whiten
 __all__ = [
     "LAYERS",
     "ArraySpec",
+    "AvgPool2d",
     "BatchNorm",
     "ChannelsFirst",
     "Concat",
@@ -27,8 +29,10 @@ __all__ = [
     "Fixed",
     "Flatten",
     "FromData",
+    "GlobalAvgPool2d",
     "GroupedDense",
     "Layer",
+    "MaxPool2d",
     "Maxout",
     "RandomFlip",
     "RandomShift",
