@@ -17,16 +17,6 @@ cdef void conv2d_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t 
     one_entry_pass(&c.one, dtype, thread, n_threads)
 
 
-cdef tuple pair(str name, object value, Py_ssize_t least):
-    # a number for height and width, or one for each
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{name}: expected a number or a pair (height, width), got {value!r}")
-        return tuple(_numbers.whole_number(name, one, least) for one in value)
-    value = _numbers.whole_number(name, value, least)
-    return value, value
-
-
 cdef tuple padding_of(object padding, tuple kernel, tuple stride, tuple dilation):
     # ((top, bottom), (left, right)) of padding as a number, a pair, "same" or "valid"
     if padding == "valid":
@@ -38,7 +28,7 @@ cdef tuple padding_of(object padding, tuple kernel, tuple stride, tuple dilation
             raise ValueError(f"padding: expected stride 1 with 'same', got stride {stride}; give numbers")
         total = [d * (k - 1) for d, k in zip(dilation, kernel)]
         return tuple((n // 2, n - n // 2) for n in total)
-    return tuple((n, n) for n in pair("padding", padding, 0))
+    return tuple((n, n) for n in _numbers.whole_pair("padding", padding, 0))
 
 
 cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight, tuple options, int typenum, Arrays arrays):
@@ -51,7 +41,7 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     weight = as_input("weight", weight, typenum, (None, None, None, x.shape[3] // groups))
     check_groups(groups, "filters of weight", weight.shape[0])
     kernel, image = weight.shape[1:3], x.shape[1:3]
-    stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    stride, dilation = _numbers.whole_pair("stride", stride, 1), _numbers.whole_pair("dilation", dilation, 1)
     padding = padding_of(padding, kernel, stride, dilation)
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
     out = tuple((size + before + after - r) // s + 1 for size, (before, after), r, s in zip(image, padding, reach, stride))
