@@ -326,6 +326,43 @@ def test_memory_is_shared_without_a_change_of_bits_whoever_reads_whom(graph, n):
         parts.step(x, np.zeros_like(x))
 
 
+def convolutions(dtype):
+    """Layers that read beyond the edges of images, or write beside each other."""
+    branches = [
+        [fo.nn.Conv2d(8, 4, 1, activation="relu"), fo.nn.Conv2d(4, 6, 3, padding=1, activation="relu")],
+        [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Conv2d(8, 4, 1)],
+    ]
+    layers = [
+        fo.nn.Conv2d(3, 8, 3, padding=1, activation="relu"),
+        fo.nn.Conv2d(8, 8, 5, padding="same"),
+        fo.nn.BatchNorm(8, activation="relu"),
+        fo.nn.Concat(branches),
+        fo.nn.Residual([fo.nn.Conv2d(10, 10, 3, padding=1, activation="gelu")]),
+        fo.nn.AvgPool2d(2),
+        fo.nn.Conv2d(10, 12, 3, padding=2),
+        fo.nn.Flatten(),
+        fo.nn.Dense(12 * 7 * 6, 5),
+    ]
+    return fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=(10, 8, 3))
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_convolutions_find_zeros_around_images_whatever_lay_there_before(threads, dtype):
+    used, x, y = convolutions(dtype), normal(dtype, 9, 10, 8, 3), np.arange(9) % 5
+    nan, folded, training = np.full((20, 10, 8, 3), np.nan, dtype), used.fold(), used.bind("cross_entropy")
+    with fo.num_threads(threads):
+        for net in (used, folded):
+            assert np.isnan(net.predict(nan)).all()
+            for n in (9, 4, 1):
+                fresh = convolutions(dtype)
+                want = (fresh if net is used else fresh.fold()).predict(x[:n])
+                np.testing.assert_array_equal(net.predict(x[:n]), want)
+        training.step(nan[:9], y)
+        loss, grads = convolutions(dtype).value_and_grad(x, y)
+        assert training.step(x, y) == loss
+        np.testing.assert_equal(training.grads, grads)
+
+
 class Branches(fo.nn.Layer):
     """Two dense branches into slices of one value, within a border, as a layer lays them out."""
 
