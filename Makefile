@@ -10,10 +10,13 @@ INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy
 
 SECONDS ?= 60
 
-.PHONY: demo test test-all fuzz soak sanitize bench docs lint clean
+.PHONY: demo demo-images test test-all fuzz soak sanitize bench docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
+
+demo-images: $(BUILT) .stamps/demo-images
+	$(BIN)/python examples/images.py
 
 test: $(BUILT) .stamps/test
 	$(BIN)/python -m pytest -q

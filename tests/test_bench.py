@@ -12,13 +12,16 @@ import pytest
 
 import fastopt as fo
 from fastopt import bench
-from fastopt.bench import _measure, _report, limits
+from fastopt.bench import _measure, _report, inception, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
 PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
-LARGE = re.compile("16000000|4096x4096|100000x50|20000x|softmax digits|100x1000")  # cases that take most of the time
+# cases that take most of the time
+LARGE = re.compile(
+    "16000000|4096x4096|100000x50|20000x|softmax digits|100x1000|inception_v1, batch (4|16)|lenet, batch 128"
+)
 
 
 def modules(folder):
@@ -114,6 +117,14 @@ def image():
 
 def rows():
     return fo.nn.Sequential([fo.nn.Dense(9, 16, "relu"), fo.nn.Dense(16, 5)], rng=0)
+
+
+def test_the_work_of_published_networks_is_that_of_their_summary():
+    layers = fo.nn.models.inception_v1_layers(batch_norm=False)
+    totals = fo.nn.summary(layers, input_shape=(224, 224, 3)).splitlines()[-1]
+    assert f" {inception.MULTIPLY_ADDS:,} " in totals
+    totals = fo.nn.summary(fo.nn.models.lenet_layers(), input_shape=(28, 28, 1)).splitlines()[-1]
+    assert f" {sum(work for work, _ in inception.LENET.values()):,} " in totals
 
 
 PEERS = [(make, peer) for make in (rows, image, images) for peer in (ROW_PEERS if make is rows else IMAGE_PEERS)]

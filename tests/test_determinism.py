@@ -85,6 +85,26 @@ def test_maxout_gives_the_same_bits_forward_and_backward(pieces, dtype, same_bit
     same_bits(lambda: [F.maxout(x, pieces), F.maxout_backward(dy, x, pieces)])
 
 
+@pairwise(
+    shape=[(1, 57, 61, 70), (37, 13, 12, 33), (3, 2, 900, 17)],
+    options=[
+        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
+        {"kernel_size": (2, 5), "stride": 1},
+        {"kernel_size": 2},
+    ],
+    dtype=DTYPES,
+)
+def test_pooling_gives_the_same_bits_forward_and_backward(shape, options, dtype, same_bits):
+    (x,) = normal(dtype, shape)
+    (dy,) = normal(dtype, F.max_pool2d(x, **options).shape)
+
+    def call():
+        maxima = [F.max_pool2d(x, **options), F.max_pool2d_backward(dy, x, **options)]
+        return [*maxima, F.avg_pool2d(x, **options), F.avg_pool2d_backward(dy, x.shape, **options)]
+
+    same_bits(call)
+
+
 def test_dropout_gives_the_same_bits(dtype, same_bits):
     (x,) = normal(dtype, (1013, 403))
     same_bits(lambda: [F.dropout(x, 0.3, 1, 2), F.dropout_backward(x, 0.3, 1, 2)])

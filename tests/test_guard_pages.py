@@ -92,6 +92,14 @@ def run_maxout(place, dtype, n, width, pieces):
     return F.maxout(x, pieces, out), F.maxout_backward(dy, x, pieces, dx)
 
 
+def run_pool2d(place, dtype, n, height, width, channels, options):
+    x, dx = map(place, normal(dtype, *[(n, height, width, channels)] * 2))
+    (dy,) = normal(dtype, F.max_pool2d(x, **options).shape)
+    out, dy = place(dy), place(dy)
+    maxima = F.max_pool2d(x, **options, out=out).copy(), F.max_pool2d_backward(dy, x, **options, dx=dx).copy()
+    return *maxima, F.avg_pool2d(x, **options, out=out), F.avg_pool2d_backward(dy, x.shape, **options, dx=dx)
+
+
 def run_dropout(place, dtype, n, width):
     x, out, dx = map(place, normal(dtype, *[(n, width)] * 3))
     return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
@@ -284,6 +292,16 @@ def test_grouped_dense_stays_inside(n, dtype, place):
 def test_maxout_stays_inside(pieces, dtype, place):
     for width in WIDTHS:
         check(run_maxout, place, dtype, 3, width, pieces)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("kernel", [1, 2, 3, (2, 4), (1, 5)])
+def test_pooling_stays_inside(kernel, padding, dtype, place):
+    padding = tuple(min(padding, k // 2) for k in (kernel if isinstance(kernel, tuple) else (kernel, kernel)))
+    for stride in (1, 2):
+        options = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": True}
+        for channels in WIDTHS:
+            check(run_pool2d, place, dtype, 2, 3, 5, channels, options)
 
 
 def test_dropout_stays_inside(dtype, place):

@@ -68,9 +68,12 @@ def trainer(loss, rule, **options):
 
 
 def image_trainer():
-    dense = fo.nn.Dense(4, 8, "relu")
-    branch = fo.nn.Residual([fo.nn.Dense(8, 8, bias=False), fo.nn.BatchNorm(8, activation="relu")])
-    net = fo.nn.Sequential([dense, branch, fo.nn.Dropout(0.1), fo.nn.Dense(8, 3)], rng=0, input_shape=(6, 5, 4))
+    augmentation = [fo.nn.RandomShift(1, 2), fo.nn.RandomFlip()]
+    first = [fo.nn.Conv2d(4, 8, 3, padding="same", activation="relu"), fo.nn.MaxPool2d(2, 1, 1)]
+    joined = fo.nn.Concat([[fo.nn.Conv2d(8, 4, 1)], [fo.nn.AvgPool2d(3, 1, 1), fo.nn.Conv2d(8, 4, 5, padding=2)]])
+    branch = fo.nn.Residual([fo.nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False), fo.nn.BatchNorm(8)])
+    last = [fo.nn.Conv2d(8, 8, 3, stride=2), fo.nn.Dropout(0.1), fo.nn.Flatten(), fo.nn.Dense(48, 3)]
+    net = fo.nn.Sequential([*augmentation, *first, joined, branch, *last], rng=0, input_shape=(6, 5, 4))
     return fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
 
 
@@ -100,8 +103,8 @@ folded, grads, out = net.fold(), net.value_and_grad(x, values, "mse")[1], net.pr
 weight, bias = net.layers[1].weight, net.layers[1].bias
 y = fo.functional.dense(x, weight, bias)
 on_images = image_trainer()
-images, labels = rng.normal(size=(n, 6, 5, 4)).astype(np.float32), rng.integers(0, 3, (n, 6, 5))
-shown = on_images.net.predict(images)
+images, labels = rng.normal(size=(n, 6, 5, 4)).astype(np.float32), rng.integers(0, 3, n)
+shown, fast_on_images = on_images.net.predict(images), on_images.net.fold()
 CALLS = {
     "an empty array": lambda: np.empty(100_000),
     "step": lambda: adam.step(x, values),
@@ -115,6 +118,7 @@ CALLS = {
     "optimizer": lambda: optimizer.step(grads),
     "predict": lambda: net.predict(x, out),
     "predict of images": lambda: on_images.net.predict(images, shown),
+    "predict of images folded": lambda: fast_on_images.predict(images, shown),
     "predict folded": lambda: folded.predict(x, out),
     "dense": lambda: fo.functional.dense(x, weight, bias, "relu", y),
 }

@@ -38,6 +38,7 @@ def test_the_table_meets_every_option_and_every_size_it_promises():
     assert sizes >= set(convolutions.SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_torch_still_computes_what_was_recorded():
     if "FASTOPT_SANITIZE" in os.environ:

@@ -187,10 +187,12 @@ total: float = loss + F.clip_grad_norm_([x, None, d], 1.0)
 y, mean, var = F.batch_norm(x, activation="relu")
 with fo.num_threads(1):
     y = F.maxout(x, pieces=3)
+z = F.avg_pool2d_backward(d.reshape(1, 1, 2, 3), (1, 1, 2, 3), (1, 1), padding=0)
 """
 WRONG = [
     "fo.functional.dense(1, 2)",
     "F.dense(x)",
+    "F.max_pool2d(d.reshape(1, 1, 2, 3))",
     "F.dense(x, d)  # dtypes that differ",
     "F.dense(x, w, 'relu')",
     "F.dense(x, w, nothing=1)",

@@ -160,16 +160,21 @@ def entries(dtype, keeps=3):
         {"kind": "add", "sources": (9,), "dst": 10},
         {"kind": "augment", "sources": (10,), "dst": 11,
          "own": {"shift": (2, 1), "flip": (True, True), "seed": np.array(6, np.uint64)}},
-        {"kind": "dense", "sources": (11,), "dst": 12, "weights": [array(4, 3), array(4)]},
+        {"kind": "max_pool2d", "sources": (11,), "dst": 12, "own": WINDOWS},
+        {"kind": "avg_pool2d", "sources": (12,), "dst": 13, "own": {**WINDOWS, "count_include_pad": False}},
+        {"kind": "dense", "sources": (13,), "dst": 14, "weights": [array(4, 3), array(4)]},
     ]  # fmt: skip
 
 
+WINDOWS = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1)}
 # of each value after the input: where it lies
-PLAIN = [images(9)] * 6 + [images(3)] * 3 + [images(4)]
+PLAIN = [images(9)] * 6 + [images(3)] * 5 + [images(4)]
 BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [
     images(3, border=(1, 2)),
     images(3, border=(2, 0)),
     images(3, border=(0, 1)),
+    images(3, border=(1, 1)),
+    images(3, border=(0, 3)),
     images(4),
 ]
 JOINED = {
@@ -183,7 +188,7 @@ JOINED = {
 def laid_out(dtype, place):
     """Values 1 and 2 are slices of value 3, which comes first then: an owner stands before its slices."""
     rest = JOINED[place]
-    numbers = [0, 2, 3, 1, *range(4, 13)]  # the joined value is number 1
+    numbers = [0, 2, 3, 1, *range(4, 15)]  # the joined value is number 1
     values = [images(4), rest[0], images(7, owner=1, first=0), images(2, owner=1, first=7), *rest[1:]]
     renamed = [
         {**e, "sources": tuple(numbers[s] for s in e["sources"]), "dst": numbers[e["dst"]]} for e in entries(dtype)
@@ -196,7 +201,7 @@ def apart(dtype):
     given = entries(dtype)
     widen = [np.eye(9, 7, dtype=dtype), np.eye(9, 2, -7, dtype=dtype)]
     values = [images(4), images(7), images(2), images(9), images(9), images(9), *PLAIN[1:]]
-    moved = {3: 5, **{k: k + 2 for k in range(4, 13)}}
+    moved = {3: 5, **{k: k + 2 for k in range(4, 15)}}
     head = [
         {"kind": "dense", "sources": (k + 1,), "dst": k + 3, "own": {"constant": w}} for k, w in enumerate(widen)
     ] + [{"kind": "add", "sources": (3, 4), "dst": 5}]
@@ -319,6 +324,43 @@ def test_memory_is_shared_without_a_change_of_bits_whoever_reads_whom(graph, n):
         for a, b in zip(parts.hvp(x, 0 * x, [np.ones((4, 2)), *v])[1:], whole.hvp(x, 0 * x, v), strict=True):
             np.testing.assert_array_equal(a, b)
         parts.step(x, np.zeros_like(x))
+
+
+def convolutions(dtype):
+    """Layers that read beyond the edges of images, or write beside each other."""
+    branches = [
+        [fo.nn.Conv2d(8, 4, 1, activation="relu"), fo.nn.Conv2d(4, 6, 3, padding=1, activation="relu")],
+        [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Conv2d(8, 4, 1)],
+    ]
+    layers = [
+        fo.nn.Conv2d(3, 8, 3, padding=1, activation="relu"),
+        fo.nn.Conv2d(8, 8, 5, padding="same"),
+        fo.nn.BatchNorm(8, activation="relu"),
+        fo.nn.Concat(branches),
+        fo.nn.Residual([fo.nn.Conv2d(10, 10, 3, padding=1, activation="gelu")]),
+        fo.nn.AvgPool2d(2),
+        fo.nn.Conv2d(10, 12, 3, padding=2),
+        fo.nn.Flatten(),
+        fo.nn.Dense(12 * 7 * 6, 5),
+    ]
+    return fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=(10, 8, 3))
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_convolutions_find_zeros_around_images_whatever_lay_there_before(threads, dtype):
+    used, x, y = convolutions(dtype), normal(dtype, 9, 10, 8, 3), np.arange(9) % 5
+    nan, folded, training = np.full((20, 10, 8, 3), np.nan, dtype), used.fold(), used.bind("cross_entropy")
+    with fo.num_threads(threads):
+        for net in (used, folded):
+            assert np.isnan(net.predict(nan)).all()
+            for n in (9, 4, 1):
+                fresh = convolutions(dtype)
+                want = (fresh if net is used else fresh.fold()).predict(x[:n])
+                np.testing.assert_array_equal(net.predict(x[:n]), want)
+        training.step(nan[:9], y)
+        loss, grads = convolutions(dtype).value_and_grad(x, y)
+        assert training.step(x, y) == loss
+        np.testing.assert_equal(training.grads, grads)
 
 
 class Branches(fo.nn.Layer):

@@ -9,8 +9,8 @@
 # - Pixels are taken PIXEL_BLOCK at a time: what they read stays in L2 while all strips pass.
 # - The gradient of the input is a convolution of dz with the filters turned around. With a stride it is one for each pixel
 #   of a stride's step, for which the taps differ ("phases"); no zero is multiplied.
-# - Where an input has few channels, lanes along channels would be empty. Then a row of dx gathers whole runs, kernel width
-#   x channels, of products dz W (scatter).
+# - Where an input has few channels, lanes along channels would be empty. Then the products of a row of dz with all elements
+#   of the filters are computed, and added to the rows of dx that they belong to ("scatter").
 # - The gradient of the weights sums over pixels, GRADIENT_PIXELS at a time, in order; lanes are the channels of a run of
 #   taps where these fill vectors, and else outputs, of which the result is transposed. Small gradients over many pixels are
 #   cut into chunks of pixels at fixed borders, for threads to share; their sums are added in order.

@@ -65,7 +65,7 @@ def onnx_dense(graph, layer, x):
 
 
 def onnx_conv2d(graph, layer, x):
-    window = onnx_window(layer) | {"dilations": pair(layer.dilation), "group": layer.groups}
+    window = onnx_window(layer) | {"dilations": layer.dilation, "group": layer.groups}
     return graph.weighted("Conv", layer, layer.weight.transpose(0, 3, 1, 2), x, **window)
 
 
@@ -82,13 +82,8 @@ def onnx_concat(graph, layer, x):
 
 
 def onnx_window(layer) -> dict:
-    padding = {"auto_pad": "SAME_UPPER"} if layer.padding == "same" else {"pads": pair(layer.padding) * 2}
-    return {"kernel_shape": pair(layer.kernel_size), "strides": pair(layer.stride), **padding}
-
-
-def pair(value) -> tuple:
-    """(of rows, of columns)"""
-    return tuple(np.broadcast_to(value, 2).tolist())
+    padding = {"auto_pad": "SAME_UPPER"} if layer.padding == "same" else {"pads": layer.padding * 2}
+    return {"kernel_shape": layer.kernel_size, "strides": layer.stride, **padding}
 
 
 ONNX: dict[str, Callable] = {

@@ -64,5 +64,5 @@ def openvino_request(net, x, channels_last=False):
     options = {"INFERENCE_NUM_THREADS": fo.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     compiled = core.compile_model(model, "CPU", options | {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
-    request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+    request.set_input_tensor(openvino.Tensor(x))
     return lambda: request.infer(share_outputs=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import NamedTuple
 
+import numpy as np
+
 import fastopt as fo
 from fastopt import functional as F
 from fastopt.bench._cases import Case, named, randoms
@@ -90,7 +92,7 @@ def forward_case(size) -> Case:
         return fo.nn.Sequential([layer], rng=0, input_shape=size.image)
 
     shape, work = (size.n, *size.image), (size.multiply_adds, moved(size))
-    return inference_case(f"predict + relu {size}", make, shape, IMAGE_PEERS, *work, "predict conv2d + relu")
+    return inference_case(f"relu {size}", make, shape, IMAGE_PEERS, *work, "predict conv2d + relu")
 
 
 def both_case(size, dtype="float32") -> Case:
@@ -104,25 +106,23 @@ def both_case(size, dtype="float32") -> Case:
 
         return call
 
+    def torch(x, weight, bias, dy, *_):
+        return torch_both(channels_first(x), channels_first(weight), bias, channels_first(dy))
+
     def torch_nhwc(x, weight, bias, dy, *_):
+        x, weight, dy = (np.moveaxis(a, -1, 1) for a in (x, weight, dy))
+        return torch_both(x, weight, bias, dy)
+
+    def torch_both(x, weight, bias, dy) -> Callable:
         import torch
 
-        return torch_both(*(torch.from_numpy(a).permute(0, 3, 1, 2) for a in (x, weight, dy)), torch.from_numpy(bias))
-
-    def torch_nchw(x, weight, bias, dy, *_):
-        import torch
-
-        return torch_both(*(torch.from_numpy(channels_first(a)) for a in (x, weight, dy)), torch.from_numpy(bias))
-
-    def torch_both(x, weight, dy, bias) -> Callable:
-        import torch
-
-        leaves, conv = [a.requires_grad_() for a in (x, weight, bias)], torch.nn.functional.conv2d
-        return lambda: torch.autograd.grad(conv(*leaves, *options), leaves, dy)
+        x, weight, bias = leaves = [torch.from_numpy(a).requires_grad_() for a in (x, weight, bias)]
+        conv, t = torch.nn.functional.conv2d, torch.from_numpy(dy)
+        return lambda: torch.autograd.grad(conv(x, weight, bias, *options), leaves, t)
 
     x, weight = (size.n, *size.image), (size.n_out, size.kernel, size.kernel, size.n_in)
     setup = randoms(x, weight, (size.n_out,), size.outputs, size.outputs, x, weight, (size.n_out,), dtype=dtype)
-    peers = {"torch": torch_nchw, "torch nhwc": torch_nhwc}
+    peers = {"torch": torch, "torch nhwc": torch_nhwc}
     what, flops = named(f"both {size}", dtype), 6 * size.multiply_adds
     return Case(what, setup, ours, peers, flops, 3 * moved(size), dtype, "conv2d + conv2d_backward")
 

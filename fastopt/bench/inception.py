@@ -14,7 +14,9 @@ from fastopt.bench._models import torch_module
 from fastopt.bench._networks import IMAGE_PEERS, channels_first, inference_case, jax_step, our_step, torch_step
 from fastopt.bench._peers import one_thread_jax
 
-MULTIPLY_ADDS, WEIGHTS = 1_582_671_872, 6_990_272  # of an image of 224x224; without biases
+# multiply-adds of an image and weights without biases, by nn.summary
+MULTIPLY_ADDS, WEIGHTS = 1_582_671_872, 6_990_272
+LENET = {"conv 1": (627_200, 800), "conv 2": (10_035_200, 51_200), "dense": (805_376, 805_376)}
 
 
 def cases() -> Iterator[Case]:
@@ -54,7 +56,10 @@ def step_case(n) -> Case:
     def setup():
         return random(n, 28, 28, 1), np.arange(n) % 10
 
-    return Case(f"step lenet, batch {n}", setup, ours, {"torch": torch, "torch nhwc": torch_nhwc, "jax": jax})
+    work, weights = (sum(column) for column in zip(*LENET.values(), strict=True))
+    flops = 2 * n * (3 * work - LENET["conv 1"][0])  # the input needs no gradient
+    peers = {"torch": torch, "torch nhwc": torch_nhwc, "jax": jax}
+    return Case(f"step lenet, batch {n}", setup, ours, peers, flops, 7 * weights)
 
 
 def lenet_loss() -> Callable:

@@ -60,10 +60,7 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     (own.kernel_y, own.kernel_x), (own.stride_y, own.stride_x), (own.dilation_y, own.dilation_x) = kernel, stride, dilation
     own.top, own.left = padding[0][0], padding[1][0]
     place_taps(own, arrays)
-    c.x = NULL
     c.one.values[0] = data(x)
-    if border[0] > 0 or border[1] > 0:
-        c.x, c.one.values[0] = data(x), arrays.block(n * elements_of(&own.x) * item_of(typenum))
     return x, weight, (n, *out, weight.shape[0])
 
 
@@ -71,13 +68,26 @@ cdef inline Py_ssize_t item_of(int typenum) noexcept:
     return 4 if typenum == cnp.NPY_FLOAT32 else 8
 
 
-cdef int conv2d_run(ConvolutionCall* c, Arrays arrays, bint training) except -1:
+cdef int conv2d_run(ConvolutionCall* c, bint training) except -1:
+    # runs the pass with memory of its own
     cdef Py_ssize_t work = c.one.run.n * c.one.entry.out_positions * conv2d_work(&c.one.entry) * (2 if training else 1)
     cdef Py_ssize_t n_threads = threads_for(work), item = item_of(c.one.run.typenum)
-    c.one.run.scratch = arrays.block(conv2d_scratch(&c.one.entry, c.one.run.n * c.one.entry.positions, training) * item)
+    cdef Scratch memory
+    cdef Py_ssize_t x_bytes = 0, dz_bytes = 0
+    cdef Py_ssize_t scratch = round_up(conv2d_scratch(&c.one.entry, c.one.run.n * c.one.entry.positions, training) * item, 64)
+    if c.one.shapes[0].border_y > 0 or c.one.shapes[0].border_x > 0:
+        x_bytes = round_up(c.one.run.n * elements_of(&c.one.shapes[0]) * item, 64)
     if training:
+        dz_bytes = round_up(c.one.run.n * elements_of(&c.one.shapes[1]) * item, 64)
         c.one.run.thread_bytes = round_up(conv2d_thread_scratch(&c.one.entry) * item, 64)
-        c.one.run.thread_scratch = <char*>arrays.block(n_threads * c.one.run.thread_bytes)
+    memory = Scratch(scratch + x_bytes + dz_bytes + n_threads * c.one.run.thread_bytes)
+    c.one.run.scratch = memory.start
+    c.x = c.one.values[0] if x_bytes > 0 else NULL
+    if x_bytes > 0:
+        c.one.values[0] = <char*>memory.start + scratch
+    if training:
+        c.one.dvalues[1] = <char*>memory.start + scratch + x_bytes
+        c.one.run.thread_scratch = <char*>memory.start + scratch + x_bytes + dz_bytes
     with nogil:
         run_typed(c.one.run.typenum, conv2d_job[float], conv2d_job[double], c, n_threads)
     return 0
@@ -142,7 +152,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, acti
         return out
     own.bias = data_or_null(bias)
     c.one.values[1], c.one.z, c.one.entry.activation = data(out), data_or_null(z), code
-    conv2d_run(&c, arrays, False)
+    conv2d_run(&c, False)
     return out
 
 
@@ -200,7 +210,6 @@ def conv2d_backward(dy, x, weight, z=None, stride=1, padding=0, dilation=1, grou
     c.one.entry.activation, c.one.entry.n_weights, c.one.backward = code, MAX_WEIGHTS, True
     c.one.entry.weights[1].grad = 1
     c.one.values[1], c.one.dvalues[0], c.one.run.dy = data(dy if v is None else v), data(dx), data(dy)
-    c.one.dvalues[1] = arrays.block(dy.nbytes)
     c.one.dparams[0], c.one.dparams[1] = data_or_null(dw), data_or_null(db)
-    conv2d_run(&c, arrays, True)
+    conv2d_run(&c, True)
     return dx

@@ -31,9 +31,8 @@ cdef inline Py_ssize_t run_length(const Conv2d* d) noexcept nogil:
 
 
 cdef inline bint scatters(const Conv2d* d, floating* dtype) noexcept nogil:
-    # whether dx has so few channels that runs fill vectors more than twice as well
-    cdef Py_ssize_t lanes = lanes_of(dtype), run = run_length(d)
-    return d.groups == 1 and d.dilation_x == 1 and 2 * run * round_up(d.depth, lanes) > 5 * d.depth * round_up(run, lanes)
+    # whether dx has so few channels that lanes are better filled by all elements of a filter
+    return d.groups == 1 and 2 * d.depth < lanes_of(dtype) and d.size > d.depth
 
 
 cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nogil:
@@ -44,8 +43,7 @@ cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nog
 cdef inline Py_ssize_t filter_elements(const Conv2d* d) noexcept nogil:
     # that all filters take at most in strips, forward or backward
     cdef Py_ssize_t taps = d.kernel_y * d.kernel_x
-    return d.groups * max(round_up(d.width, LANES_f) * d.size, max(taps * round_up(d.depth, LANES_f), d.kernel_y * round_up(
-        run_length(d), LANES_f)) * d.width)
+    return d.groups * max(round_up(d.width, LANES_f) * d.size, max(taps * round_up(d.depth, LANES_f), round_up(d.size, LANES_f)) * d.width)
 
 
 cdef inline Shape bordered_dz(const Conv2d* d) noexcept nogil:
@@ -244,52 +242,77 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
 
 
 cdef inline Py_ssize_t scatter_room(const Conv2d* d) noexcept nogil:
-    # elements of a row of dx with room for what the runs of dz W reach beyond its ends
-    return (d.left + max(d.x.width, (d.y.width - 1) * d.stride_x - d.left + d.kernel_x)) * d.depth
+    # elements of the products of a row of dz with all filters
+    return d.y.width * round_up(d.size, LANES_f)
 
 
 cdef void scatter_gradient(const Run* r, const Conv2d* d, const floating* weight, Image dz, Image dx, bint accumulate,
                            floating* packed, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # dx of few channels, the thread's rows: each gathers the runs dz W of all pixels of the rows of dz that reach it
-    cdef Py_ssize_t run = run_length(d), wide = round_up(run, lanes_of(dtype)), rows = r.samples * d.x.height, i, y, k, tap, x
-    cdef floating* sums = <floating*>(r.thread_scratch + thread * r.thread_bytes)
-    cdef floating* to
+    # dx of few channels, the thread's rows: of each row of dz that reaches them, the products with all filters are added
+    cdef Py_ssize_t rows = r.samples * d.x.height, k, i, stop, image, y0, y1, y, tap, x
+    cdef floating* products = <floating*>(r.thread_scratch + thread * r.thread_bytes)
     for k in range(chunk_start(d.width, 1, thread, n_threads), chunk_start(d.width, 1, thread + 1, n_threads)):
-        for tap in range(d.kernel_y):
-            pack_row(weight + (k * d.kernel_y + tap) * run, run, k, d.width, packed + tap * d.width * wide)
+        pack_row(weight + k * d.size, d.size, k, d.width, packed)
     team_barrier(n_threads)
-    for i in range(chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads)):
-        memset(sums, 0, scatter_room(d) * sizeof(floating))
-        for tap in range(d.kernel_y):
-            y = i % d.x.height + d.top - tap * d.dilation_y
-            if y >= 0 and y % d.stride_y == 0 and y // d.stride_y < d.y.height:
-                scatter_row(d, <floating*>dz.start + i // d.x.height * dz.image + y // d.stride_y * dz.row, dz.pixel,
-                            packed + tap * d.width * wide, sums)
-        to = <floating*>dx.start + i // d.x.height * dx.image + i % d.x.height * dx.row
-        for x in range(d.x.width):
-            for k in range(d.depth):
-                to[x * dx.pixel + k] = sums[(d.left + x) * d.depth + k] + (to[x * dx.pixel + k] if accumulate else <floating>0)
+    i, stop = chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads)
+    while i < stop:             # image by image
+        image, y0 = i // d.x.height, i % d.x.height
+        y1 = min(d.x.height, y0 + stop - i)
+        for y in range(y0, y1):
+            for x in range(d.x.width if not accumulate else 0):
+                memset(<floating*>dx.start + image * dx.image + y * dx.row + x * dx.pixel, 0, d.depth * sizeof(floating))
+        for y in range(max(<Py_ssize_t>0, (y0 + d.top - (d.kernel_y - 1) * d.dilation_y + d.stride_y - 1) // d.stride_y),
+                       min(d.y.height, (y1 - 1 + d.top) // d.stride_y + 1)):
+            dz_products(d, <floating*>dz.start + image * dz.image + y * dz.row, dz.pixel, packed, products)
+            for tap in range(d.kernel_y):
+                x = y * d.stride_y - d.top + tap * d.dilation_y
+                if y0 <= x < y1:
+                    scatter_row(d, products, tap, <floating*>dx.start + image * dx.image + x * dx.row, dx.pixel)
+        i += y1 - y0
     team_barrier(n_threads)
 
 
-cdef void scatter_row(const Conv2d* d, const floating* dz, Py_ssize_t pixel, const floating* packed, floating* sums) noexcept nogil:
-    # adds the run of each pixel of a row of dz, `pixel` elements apart. The pixels of a tile stand as far apart as can be: runs
-    # that overlap would wait for each other's stores
+cdef void dz_products(const Conv2d* d, const floating* dz, Py_ssize_t pixel, const floating* packed, floating* products) noexcept nogil:
+    # a row of dz (width, out), `pixel` elements apart -> dz W (width, size), whole vectors
     cdef Py_ssize_t a_rows[MAX_INDIRECT_ROWS]
     cdef Py_ssize_t c_rows[MAX_INDIRECT_ROWS]
-    cdef Indirect p = Indirect(d.counting, NULL, d.width, True, False)
-    cdef Py_ssize_t run = run_length(d), strips = n_strips(run, sums), strip, column, t, apart, x
+    cdef Py_ssize_t wide = round_up(d.size, LANES_f), strip, column, cols, x, left, i
     cdef int n
-    for strip in range(strips):
-        column = strip_start(run, strip, sums)
-        apart = (d.y.width + tile_rows(strip_cols(run, strip, sums), sums) - 1) // tile_rows(strip_cols(run, strip, sums), sums)
-        for t in range(apart):
-            n, x = 0, t
-            while x < d.y.width:
-                a_rows[n], c_rows[n] = x * pixel, x * d.stride_x * d.depth
-                n += 1
-                x += apart
-            indirect_packed(&p, n, strip_cols(run, strip, sums), dz, a_rows, packed + column * d.width, NULL, sums + column, c_rows)
+    cdef Indirect p = Indirect(d.counting, NULL, d.width, False, False)
+    for i in range(MAX_INDIRECT_ROWS):
+        a_rows[i], c_rows[i] = i * pixel, i * wide
+    for strip in range(n_strips(d.size, products)):
+        column = strip_start(d.size, strip, products)
+        cols = strip_start(d.size, strip + 1, products) - column
+        x = 0
+        while x < d.y.width:
+            n = <int>min(<Py_ssize_t>tile_rows(cols, products), d.y.width - x)
+            indirect_packed(&p, n, cols, dz + x * pixel, a_rows, packed + column * d.width, NULL, products + x * wide + column, c_rows)
+            x += n
+
+
+cdef void scatter_row(const Conv2d* d, const floating* products, Py_ssize_t tap, floating* dx, Py_ssize_t pixel) noexcept nogil:
+    # adds what row `tap` of the filters gives to a row of dx. Pixels whose runs overlap do not follow each other, for each
+    # would wait for the other's stores
+    cdef Py_ssize_t wide = round_up(d.size, LANES_f), apart = (d.kernel_x * d.dilation_x + d.stride_x - 1) // d.stride_x, first, x
+    cdef Py_ssize_t at, s0, s1, s, k
+    cdef const floating* of
+    cdef floating* to
+    for first in range(apart):
+        x = first
+        while x < d.y.width:
+            at = x * d.stride_x - d.left
+            of = products + x * wide + tap * d.kernel_x * d.depth
+            if d.dilation_x == 1 and pixel == d.depth:          # one run, as far as it lies within the image
+                s0, s1 = max(<Py_ssize_t>0, -at), min(d.kernel_x, d.x.width - at)
+                to = dx + at * pixel
+                for k in range(s0 * d.depth, s1 * d.depth):
+                    to[k] += of[k]
+            else:
+                for s in range(d.kernel_x):
+                    if 0 <= at + s * d.dilation_x < d.x.width:
+                        add_row(dx + (at + s * d.dilation_x) * pixel, of + s * d.depth, d.depth)
+            x += apart
 
 
 # --- gradients of weight and bias
@@ -394,20 +417,39 @@ cdef void add_parts(const Conv2d* d, const Gradient* g, bint inputs, floating* d
 cdef void conv2d_bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # db = the sums of dz's rows, the thread's columns; GRADIENT_PIXELS rows are added before they meet the others
     cdef floating part[COLUMN_GRAIN]
+    cdef floating total[COLUMN_GRAIN]
     cdef Py_ssize_t c = chunk_start(s.n_out, COLUMN_GRAIN, thread, n_threads), stop = chunk_start(s.n_out, COLUMN_GRAIN, thread + 1, n_threads)
-    cdef Py_ssize_t cols, i, j, end
+    cdef Py_ssize_t cols, i, end, n
     while c < stop:
         cols = min(<Py_ssize_t>COLUMN_GRAIN, stop - c)
-        memset(db + c, 0, cols * sizeof(floating))
+        memset(total, 0, sizeof(total))
         i = 0
         while i < s.n:
             memset(part, 0, sizeof(part))
             end = min(s.n, i + GRADIENT_PIXELS)
-            while i < end:
-                add_row(part, row(dz, i, db) + c, cols)
-                i += 1
-            add_row(db + c, part, cols)
+            while i < end:      # run by run
+                n = run_rows(dz, i, end)
+                if cols == COLUMN_GRAIN:
+                    add_rows_of(row(dz, i, db) + c, dz.ld, n, part, COLUMN_GRAIN)
+                else:
+                    add_rows_of(row(dz, i, db) + c, dz.ld, n, part, cols)
+                i += n
+            add_row(total, part, cols)
+        memcpy(db + c, total, cols * sizeof(floating))
         c += cols
+
+
+cdef inline void add_rows_of(const floating* a, Py_ssize_t ld, Py_ssize_t n, floating* total, Py_ssize_t cols) noexcept nogil:
+    # total += the sums of n rows; a constant `cols` stays in registers
+    cdef floating sums[COLUMN_GRAIN]
+    cdef Py_ssize_t i, j
+    for j in range(cols):
+        sums[j] = total[j]
+    for i in range(n):
+        for j in range(cols):
+            sums[j] += a[i * ld + j]
+    for j in range(cols):
+        total[j] = sums[j]
 
 
 cdef inline Grid gradient_grid(const Run* r, const Conv2d* d, void** values, Image dz, floating* dtype) noexcept nogil:

@@ -3,8 +3,8 @@
 # - The rules are torch's. Windows are clipped to the image, so padding is never read. An average divides by its window as
 #   far as it lies within the padded image, or by its real pixels. NaN wins every maximum, and of equal pixels the first, in
 #   row order, gets the gradient.
-# - A window is folded twice, its columns first and then what they give, in the order of rows and columns. A block of
-#   columns stays in L1 between the two, and loops run along channels, or along whole lines of pixels where these touch.
+# - A window is folded twice: its columns, and then what they give, from left to right. Neighboring windows share columns,
+#   and loops along channels become loops along whole rows of pixels. A block of columns stays in L1 between the two.
 # - Forward is cut by rows of the output, backward by rows of dx: a thread goes through every window that meets its rows, in
 #   order, and writes into its rows only. So a sum has one order at any team.
 # - Backward of a maximum finds the winner again, as maxout does.
@@ -54,9 +54,9 @@ cdef inline Py_ssize_t counted_pixels(const Axis* a, Py_ssize_t window, bint inc
     return end_pixel(a, window) - first_pixel(a, window)
 
 
-cdef inline Image images_of(const Run* r, Py_ssize_t value, void** values, floating* dtype) noexcept nogil:
-    # of a value in `values`: those of a Run, its dvalues, tangents or dtangents
-    return image_of(&r.shapes[value], values[r.shapes[value].owner], dtype)
+cdef inline Image images_of(const Run* r, Py_ssize_t value, void** values, Py_ssize_t channel, floating* dtype) noexcept nogil:
+    # of a value in `values`, those of a Run, its dvalues or tangents: from a channel on
+    return image_of(&r.shapes[value], <floating*>values[r.shapes[value].owner] + channel, dtype)
 
 
 cdef inline floating* pixel_at(const Image* a, Py_ssize_t image, Py_ssize_t y, Py_ssize_t x, floating* dtype) noexcept nogil:
@@ -109,30 +109,29 @@ cdef void fold(bint maxima, const floating* x, Py_ssize_t step, Py_ssize_t taps,
         x, taps, accumulate = x + some * step, taps - some, True
 
 
-cdef void fold_line(const Pool2d* p, bint maxima, const Image* x, Py_ssize_t image, Py_ssize_t window_y, Py_ssize_t c0,
-                    Py_ssize_t c, floating* y, Py_ssize_t y_pixel) noexcept nogil:
-    # y, a line of the output, in channels c0 to c0 + c, which y starts with
+cdef void pool_row(const Pool2d* p, bint maxima, const Image* x, Py_ssize_t image, Py_ssize_t window_y, Py_ssize_t c, floating* y,
+                   Py_ssize_t y_pixel) noexcept nogil:
+    # y, a row of the output, in the c channels with which x and y start
     cdef floating columns[POOL_BLOCK]       # (pixels, c): columns of the windows, folded
-    cdef Py_ssize_t y0 = first_pixel(&p.y, window_y), lines = end_pixel(&p.y, window_y) - y0, i, j, start = 0, stop, window
-    cdef Py_ssize_t a, b
+    cdef Py_ssize_t y0 = first_pixel(&p.y, window_y), rows = end_pixel(&p.y, window_y) - y0, i, start = 0, stop, window, x0, x1
     cdef floating count
     cdef const floating* at
     cdef floating* to
     while start < p.x.pixels:
-        stop = min(p.x.pixels, start + POOL_BLOCK // c)
-        at = pixel_at(x, image, y0, start, y) + c0
+        stop, at = min(p.x.pixels, start + POOL_BLOCK // c), pixel_at(x, image, y0, start, y)
         if x.pixel == c:
-            fold(maxima, at, x.row, lines, columns, (stop - start) * c, False)
+            fold(maxima, at, x.row, rows, columns, (stop - start) * c, False)
         else:
             for i in range(stop - start):
-                fold(maxima, at + i * x.pixel, x.row, lines, columns + i * c, c, False)
+                fold(maxima, at + i * x.pixel, x.row, rows, columns + i * c, c, False)
         for window in range(first_window(&p.x, start), end_window(&p.x, stop)):
-            a, b, to = max(start, first_pixel(&p.x, window)), end_pixel(&p.x, window), y + window * y_pixel
-            fold(maxima, columns + (a - start) * c, c, min(stop, b) - a, to, c, a > first_pixel(&p.x, window))
-            if not maxima and b <= stop:
+            x0, x1, to = first_pixel(&p.x, window), end_pixel(&p.x, window), y + window * y_pixel
+            i = max(x0, start)              # of a window that has begun in the block before, the rest
+            fold(maxima, columns + (i - start) * c, c, min(x1, stop) - i, to, c, i > x0)
+            if not maxima and x1 <= stop:
                 count = counted_pixels(&p.y, window_y, p.count_include_pad) * counted_pixels(&p.x, window, p.count_include_pad)
-                for j in range(c):
-                    to[j] = to[j] / count
+                for i in range(c):
+                    to[i] = to[i] / count
         start = stop
 
 
@@ -140,13 +139,14 @@ cdef void pool_forward(Run* r, Entry* e, void** values, bint maxima, floating* d
                        Py_ssize_t n_threads) noexcept nogil:
     # x (n, height, width, c) -> y (n, windows, windows, c); a thread owns rows of y
     cdef const Pool2d* p = <Pool2d*>e.own
-    cdef Image x = images_of(r, e.sources[0].value, values, dtype), y = images_of(r, e.dst, values, dtype)
-    cdef Py_ssize_t m = r.samples * p.y.windows, i, image, window_y, c0 = 0, c
+    cdef Image x, y
+    cdef Py_ssize_t m = r.samples * p.y.windows, i, c0 = 0, c
     while c0 < e.n_in:
         c = min(<Py_ssize_t>POOL_CHANNELS, e.n_in - c0)
+        x, y = images_of(r, e.sources[0].value, values, c0, dtype), images_of(r, e.dst, values, c0, dtype)
         for i in range(chunk_start(m, 1, thread, n_threads), chunk_start(m, 1, thread + 1, n_threads)):
-            image, window_y = i // p.y.windows, i % p.y.windows
-            fold_line(p, maxima, &x, image, window_y, c0, c, pixel_at(&y, image, window_y, 0, dtype) + c0, y.pixel)
+            pool_row(p, maxima, &x, i // p.y.windows, i % p.y.windows, c, pixel_at(&y, i // p.y.windows, i % p.y.windows, 0, dtype),
+                     y.pixel)
         c0 += c
 
 
@@ -160,32 +160,31 @@ cdef void forward_avg_pool2d(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
 
 # --- backward
 
-cdef inline void window_maxima(const Axis* x_axis, const Image* x, Py_ssize_t image, Py_ssize_t y0, Py_ssize_t y1, Py_ssize_t window,
-                               Py_ssize_t c0, Py_ssize_t c, floating* best) noexcept nogil:
-    # best (c,) of the window of lines y0 to y1
-    cdef Py_ssize_t x0 = first_pixel(x_axis, window), taps = end_pixel(x_axis, window) - x0, y
-    for y in range(y0, y1):
-        fold(True, <const floating*>pixel_at(x, image, y, x0, best) + c0, x.pixel, taps, best, c, y > y0)
+cdef inline void window_maxima(const Pool2d* p, const Image* x, Py_ssize_t image, Py_ssize_t window_y, Py_ssize_t window_x,
+                               floating* best, Py_ssize_t c) noexcept nogil:
+    # best (c,)
+    cdef Py_ssize_t y0 = first_pixel(&p.y, window_y), x0 = first_pixel(&p.x, window_x), taps = end_pixel(&p.x, window_x) - x0, i
+    for i in range(y0, end_pixel(&p.y, window_y)):
+        fold(True, <const floating*>pixel_at(x, image, i, x0, best), x.pixel, taps, best, c, i > y0)
 
 
 cdef void max_window_backward(const Pool2d* p, const Image* x, const Image* dx, Py_ssize_t image, Py_ssize_t window_y,
-                              Py_ssize_t window_x, Py_ssize_t y0, Py_ssize_t y1, const floating* dy, Py_ssize_t c0,
-                              Py_ssize_t c) noexcept nogil:
-    # rows y0 to y1 of dx += dy (c,) at the first largest pixel of a window, which may stand before these rows
+                              Py_ssize_t window_x, Py_ssize_t first, Py_ssize_t end, const floating* dy, Py_ssize_t c) noexcept nogil:
+    # rows first to end of dx += dy (c,) at the first largest pixel of a window, which may stand before these rows
     cdef floating best[POOL_CHANNELS]
-    cdef Py_ssize_t y = first_pixel(&p.y, window_y), end = end_pixel(&p.y, window_y), x0 = first_pixel(&p.x, window_x)
+    cdef Py_ssize_t y0 = first_pixel(&p.y, window_y), x0 = first_pixel(&p.x, window_x)
     cdef Winners w
-    window_maxima(&p.x, x, image, y, end, window_x, c0, c, best)
-    w.x, w.x_row, w.x_pixel = pixel_at(x, image, y, x0, best) + c0, x.row, x.pixel
-    w.dx, w.dx_row, w.dx_pixel = pixel_at(dx, image, y, x0, best) + c0, dx.row, dx.pixel
+    window_maxima(p, x, image, window_y, window_x, best, c)
+    w.x, w.x_row, w.x_pixel = pixel_at(x, image, y0, x0, best), x.row, x.pixel
+    w.dx, w.dx_row, w.dx_pixel = pixel_at(dx, image, y0, x0, best), dx.row, dx.pixel
     w.best, w.dy, w.pixels, w.channels = best, dy, end_pixel(&p.x, window_x) - x0, c
-    w.first, w.end = y0 - y, min(end, y1) - y
+    w.first, w.end = first - y0, min(end, end_pixel(&p.y, window_y)) - y0
     add_to_winners(dy, &w)
 
 
 cdef void avg_window_backward(const Pool2d* p, const Image* dx, Py_ssize_t image, Py_ssize_t window_y, Py_ssize_t window_x,
-                              Py_ssize_t y0, Py_ssize_t y1, const floating* dy, Py_ssize_t c0, Py_ssize_t c) noexcept nogil:
-    # dx (y1 - y0 lines, width, c) += dy (c,) / count at every pixel of a window
+                              Py_ssize_t first, Py_ssize_t end, const floating* dy, Py_ssize_t c) noexcept nogil:
+    # rows first to end of dx += dy (c,) / count at every pixel of a window
     cdef floating share[POOL_CHANNELS]
     cdef floating count = (counted_pixels(&p.y, window_y, p.count_include_pad)
                            * counted_pixels(&p.x, window_x, p.count_include_pad))
@@ -193,38 +192,37 @@ cdef void avg_window_backward(const Pool2d* p, const Image* dx, Py_ssize_t image
     cdef floating* to
     for k in range(c):
         share[k] = dy[k] / count
-    for i in range(max(y0, first_pixel(&p.y, window_y)), min(y1, end_pixel(&p.y, window_y))):
+    for i in range(max(first, first_pixel(&p.y, window_y)), min(end, end_pixel(&p.y, window_y))):
         for j in range(first_pixel(&p.x, window_x), end_pixel(&p.x, window_x)):
-            to = pixel_at(dx, image, i, j, to) + c0
+            to = pixel_at(dx, image, i, j, share)
             for k in range(c):
                 to[k] += share[k]
 
 
 cdef void pool_backward(Run* r, Entry* e, bint maxima, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # dy (n, windows, windows, c), x (n, height, width, c) -> dx; a thread owns lines of dx
+    # dy (n, windows, windows, c), x (n, height, width, c) -> dx; a thread owns rows of dx
     cdef const Pool2d* p = <Pool2d*>e.own
-    cdef Image x = images_of(r, e.sources[0].value, r.values, dtype), dx = images_of(r, e.sources[0].value, r.dvalues, dtype)
-    cdef Image dy = images_of(r, e.dst, r.dvalues, dtype)
-    cdef Py_ssize_t m = r.samples * p.y.pixels, line = chunk_start(m, 1, thread, n_threads)
-    cdef Py_ssize_t stop = chunk_start(m, 1, thread + 1, n_threads), image, y0, y1, i, j, c0, c
-    while line < stop and e.sources[0].wanted:          # the lines of one image
-        image, y0 = line // p.y.pixels, line % p.y.pixels
-        y1 = min(p.y.pixels, y0 + stop - line)
-        line += y1 - y0
-        if not e.sources[0].accumulate:
-            for i in range(y0, y1):
-                for j in range(p.x.pixels):
-                    memset(pixel_at(&dx, image, i, j, dtype), 0, e.n_in * sizeof(floating))
-        c0 = 0
-        while c0 < e.n_in:
-            c = min(<Py_ssize_t>POOL_CHANNELS, e.n_in - c0)
-            for i in range(first_window(&p.y, y0), end_window(&p.y, y1)):
+    cdef Image x, dx, dy
+    cdef Py_ssize_t m = r.samples * p.y.pixels, start = chunk_start(m, 1, thread, n_threads)
+    cdef Py_ssize_t stop = chunk_start(m, 1, thread + 1, n_threads), c0 = 0, c, row, image, first, end, i, j
+    while c0 < e.n_in and e.sources[0].wanted:
+        c, row = min(<Py_ssize_t>POOL_CHANNELS, e.n_in - c0), start
+        x, dx = images_of(r, e.sources[0].value, r.values, c0, dtype), images_of(r, e.sources[0].value, r.dvalues, c0, dtype)
+        dy = images_of(r, e.dst, r.dvalues, c0, dtype)
+        while row < stop:       # the rows of one image
+            image, first = row // p.y.pixels, row % p.y.pixels
+            end = min(p.y.pixels, first + stop - row)
+            if c0 == 0 and not e.sources[0].accumulate:
+                for i in range(first, end):         # a source is all of the channels of its value
+                    memset(pixel_at(&dx, image, i, 0, dtype), 0, p.x.pixels * e.n_in * sizeof(floating))
+            for i in range(first_window(&p.y, first), end_window(&p.y, end)):
                 for j in range(p.x.windows):
                     if maxima:
-                        max_window_backward(p, &x, &dx, image, i, j, y0, y1, pixel_at(&dy, image, i, j, dtype) + c0, c0, c)
+                        max_window_backward(p, &x, &dx, image, i, j, first, end, pixel_at(&dy, image, i, j, dtype), c)
                     else:
-                        avg_window_backward(p, &dx, image, i, j, y0, y1, pixel_at(&dy, image, i, j, dtype) + c0, c0, c)
-            c0 += c
+                        avg_window_backward(p, &dx, image, i, j, first, end, pixel_at(&dy, image, i, j, dtype), c)
+            row += end - first
+        c0 += c
 
 
 cdef void backward_max_pool2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
@@ -247,27 +245,28 @@ cdef inline void follow(const floating* x, const floating* best, const floating*
 
 
 cdef void max_window_tangent(const Pool2d* p, const Image* x, const Image* tx, Py_ssize_t image, Py_ssize_t window_y,
-                             Py_ssize_t window_x, floating* ty, Py_ssize_t c0, Py_ssize_t c) noexcept nogil:
+                             Py_ssize_t window_x, floating* ty, Py_ssize_t c) noexcept nogil:
     # ty (c,) = tx of the first largest pixel: from the last to the first, so that the first winner stays
     cdef floating best[POOL_CHANNELS]
-    cdef Py_ssize_t first = first_pixel(&p.y, window_y), end = end_pixel(&p.y, window_y), i, j
-    window_maxima(&p.x, x, image, first, end, window_x, c0, c, best)
-    for i in range(end - 1, first - 1, -1):
+    cdef Py_ssize_t i, j
+    window_maxima(p, x, image, window_y, window_x, best, c)
+    for i in range(end_pixel(&p.y, window_y) - 1, first_pixel(&p.y, window_y) - 1, -1):
         for j in range(end_pixel(&p.x, window_x) - 1, first_pixel(&p.x, window_x) - 1, -1):
-            follow(pixel_at(x, image, i, j, best) + c0, best, pixel_at(tx, image, i, j, best) + c0, ty, c)
+            follow(pixel_at(x, image, i, j, best), best, pixel_at(tx, image, i, j, best), ty, c)
 
 
 cdef void tangent_max_pool2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef const Pool2d* p = <Pool2d*>e.own
-    cdef Image x = images_of(r, e.sources[0].value, r.values, dtype), tx = images_of(r, e.sources[0].value, r.tangents, dtype)
-    cdef Image ty = images_of(r, e.dst, r.tangents, dtype)
+    cdef Image x, tx, ty
     cdef Py_ssize_t m = r.samples * p.y.windows, i, j, image, window_y, c0 = 0, c
     while c0 < e.n_in and e.sources[0].wanted:
         c = min(<Py_ssize_t>POOL_CHANNELS, e.n_in - c0)
+        x, tx = images_of(r, e.sources[0].value, r.values, c0, dtype), images_of(r, e.sources[0].value, r.tangents, c0, dtype)
+        ty = images_of(r, e.dst, r.tangents, c0, dtype)
         for i in range(chunk_start(m, 1, thread, n_threads), chunk_start(m, 1, thread + 1, n_threads)):
             image, window_y = i // p.y.windows, i % p.y.windows
             for j in range(p.x.windows):
-                max_window_tangent(p, &x, &tx, image, window_y, j, pixel_at(&ty, image, window_y, j, dtype) + c0, c0, c)
+                max_window_tangent(p, &x, &tx, image, window_y, j, pixel_at(&ty, image, window_y, j, dtype), c)
         c0 += c
 
 

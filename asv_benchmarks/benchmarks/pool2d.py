@@ -1,0 +1,7 @@
+"""The cases of fastopt.bench.pool2d."""
+
+from fastopt.bench import pool2d
+
+from . import benchmark_of
+
+Cases = benchmark_of(pool2d)
