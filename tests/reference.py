@@ -6,6 +6,7 @@ added there is tested by every topic that knows its kind.
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -97,7 +98,7 @@ def activation_backward(dy, z, activation):
     """dZ = dY * phi'(Z); softmax: dZ = Y * (dY - sum of dY * Y)"""
     if activation == "softmax":
         y = softmax(z)
-        return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
     return dy * DERIVATIVES[activation](z)
 
 
@@ -147,7 +148,7 @@ def axis_windows(n, kernel, stride, padding, ceil_mode):
 def windows(shape, kernel_size, stride=None, padding=0, ceil_mode=False):
     """The windows of images (n, h, w, c) as rows of windows: each its rows and columns, and its size with padding."""
     stride = kernel_size if stride is None else stride
-    pairs = [a if isinstance(a, tuple) else (a, a) for a in (kernel_size, stride, padding)]
+    pairs = map(pair, (kernel_size, stride, padding))
     rows, columns = (axis_windows(n, *axis, ceil_mode) for n, *axis in zip(shape[1:3], *pairs, strict=True))
     return [[(y, x, height * width) for x, width in columns] for y, height in rows]
 
@@ -191,6 +192,61 @@ def avg_pool2d_backward(dy, shape, kernel_size, stride=None, padding=0, ceil_mod
         for j, (b, a, _) in enumerate(line):
             dx[:, b, a] += share[:, i, j, None, None]
     return dx
+
+
+# ---------------------------------------------------------------- convolution
+# Y[n,i,j,k] = phi(b_k + sum of W[k,r,s,c] X[n, i st - p + r dil, j st - p + s dil, c]), c in the group of k
+
+
+def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activation="identity"):
+    """x (n, h, w, in), weight (out, kh, kw, in / groups), bias (out,) -> y (n, oh, ow, out), tap by tap"""
+    padded, filters, taps = conv2d_taps(x, weight, stride, padding, dilation, groups)
+    z = sum(np.einsum("nijgc,gkc->nijgk", padded[read], filters[:, :, r, s]) for r, s, read in taps)
+    z = z.reshape(*z.shape[:3], len(weight)) + (0 if bias is None else bias)
+    return ACTIVATIONS[activation](z)
+
+
+def conv2d_backward(dy, x, weight, z, stride=1, padding=0, dilation=1, groups=1, activation="identity"):
+    """dX[what a tap reads] += dZ W[tap], dW[tap] = sum of dZ X[what it reads], db = sum of dZ"""
+    dz = activation_backward(dy, z, activation)
+    padded, filters, taps = conv2d_taps(x, weight, stride, padding, dilation, groups)
+    dpadded, dfilters = np.zeros(padded.shape), np.zeros(filters.shape)
+    split = dz.reshape(*dz.shape[:3], groups, -1)
+    for r, s, read in taps:
+        dpadded[read] += np.einsum("nijgk,gkc->nijgc", split, filters[:, :, r, s])
+        dfilters[:, :, r, s] = np.einsum("nijgk,nijgc->gkc", split, padded[read])
+    (top, _), (left, _) = conv2d_padding(padding, weight, dilation)
+    dx = dpadded[:, top : top + x.shape[1], left : left + x.shape[2]].reshape(x.shape)
+    return dx, dfilters.reshape(weight.shape), dz.sum(axis=(0, 1, 2))
+
+
+def conv2d_taps(x, weight, stride, padding, dilation, groups):
+    """Padded images (n, h, w, groups, c), filters (groups, out, kh, kw, c); each tap's row, column and pixels"""
+    borders, reads = conv2d_padding(padding, weight, dilation), []
+    for axis, border in enumerate(borders):
+        size, k = x.shape[1 + axis] + sum(border), weight.shape[1 + axis]
+        st, dil = pair(stride)[axis], pair(dilation)[axis]
+        outputs = (size - dil * (k - 1) - 1) // st + 1
+        reads.append([slice(r * dil, r * dil + (outputs - 1) * st + 1, st) for r in range(k)])
+    padded = np.pad(x, [(0, 0), *borders, (0, 0)])
+    padded = padded.reshape(*padded.shape[:3], groups, -1)
+    filters = weight.reshape(groups, -1, *weight.shape[1:])
+    rows, columns = map(enumerate, reads)
+    taps = [(r, s, np.s_[:, of_r, of_s]) for (r, of_r), (s, of_s) in itertools.product(rows, columns)]
+    return padded, filters, taps
+
+
+def conv2d_padding(padding, weight, dilation):
+    """(top, bottom), (left, right); of "same" the smaller half comes first"""
+    if padding == "same":
+        spans = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[1:3], strict=True)]
+        return [(span // 2, span - span // 2) for span in spans]
+    return [(p, p) for p in pair(0 if padding == "valid" else padding)]
+
+
+def pair(value):
+    """(of rows, of columns)"""
+    return value if isinstance(value, tuple) else (value, value)
 
 
 # ---------------------------------------------------------------- standardization
@@ -598,6 +654,29 @@ def dropout(x, rate, seed, step=0):
     return np.where(kept, x * x.dtype.type(1 / (1 - rate)), x.dtype.type(0))
 
 
+# ---------------------------------------------------------------- augmentation
+
+
+def moves(n, most, flips, seed, step=0):
+    """By how many pixels each of n images moves, down and to the right, and along which axes it is flipped before."""
+    stream = scramble((scramble(seed) + step) % 2**64)
+    halves = [divmod(scramble((stream + i) % 2**64), 2**32) for i in range(n)]
+    shifts = [[(draw * (2 * m + 1) >> 32) - m for draw, m in zip(half, most, strict=True)] for half in halves]
+    flipped = [[bool(draw % 2) and flip for draw, flip in zip(half, flips, strict=True)] for half in halves]
+    return shifts, flipped
+
+
+def augment(x, most, flips, seed, step=0):
+    """Images x (n, height, width, c), each flipped and then shifted; zeros come in."""
+    y, size = np.zeros_like(x), x.shape[1:3]
+    for image, moved, shift, flipped in zip(x, y, *moves(len(x), most, flips, seed, step), strict=True):
+        image = image[:: -1 if flipped[0] else 1, :: -1 if flipped[1] else 1]
+        to = tuple(slice(max(0, by), n + min(0, by)) for by, n in zip(shift, size, strict=True))
+        of = tuple(slice(max(0, -by), n + min(0, -by)) for by, n in zip(shift, size, strict=True))
+        moved[to] = image[of]
+    return y
+
+
 # ---------------------------------------------------------------- the lists that tests run through
 
 # ---------------------------------------------------------------- generalized linear models
@@ -790,6 +869,8 @@ KERNELS = list({(rule, moments(rule, o)): (rule, o) for rule in RULES for o in r
 LAYERS = {
     "Dense": dense_layer,
     "Dropout": dropout_layer,
+    "RandomFlip": dropout_layer,
+    "RandomShift": dropout_layer,
     "GroupedDense": dense_layer,
     "Maxout": maxout_layer,
     "MaxPool2d": max_pool2d_layer,

@@ -13,9 +13,10 @@ import pytest
 import fastopt as fo
 from fastopt import bench
 from fastopt.bench import _measure, _report, limits
+from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
-PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "jax", "optax")
+PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
 LARGE = re.compile("16000000|4096x4096|100000x50|20000x|softmax digits|100x1000")  # cases that take most of the time
 
@@ -91,6 +92,52 @@ def test_each_side_of_a_case_works_on_arrays_of_its_own(side):
     assert given[1] is made[1]
 
 
+def images():
+    """A network of every kind of layer that peers take over."""
+    branches = [[fo.nn.Conv2d(8, 6, 1)], [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Conv2d(8, 4, (1, 3), padding="same")]]
+    layers = [
+        fo.nn.Conv2d(3, 8, 5, 2, 1, bias=False),
+        fo.nn.BatchNorm(8, activation="relu"),
+        fo.nn.Concat(branches),
+        fo.nn.MaxPool2d(2, ceil_mode=True),
+        fo.nn.Conv2d(10, 12, 3, padding=2, dilation=2, groups=2, activation="relu"),
+        fo.nn.GlobalAvgPool2d(),
+        fo.nn.Dropout(0.5),
+        fo.nn.Dense(12, 7),
+    ]
+    return fo.nn.Sequential(layers, rng=0, input_shape=(13, 16, 3))
+
+
+def image():
+    return fo.nn.Sequential([fo.nn.Conv2d(3, 5, 3, 2, activation="relu")], rng=0, input_shape=(13, 16, 3))
+
+
+def rows():
+    return fo.nn.Sequential([fo.nn.Dense(9, 16, "relu"), fo.nn.Dense(16, 5)], rng=0)
+
+
+PEERS = [(make, peer) for make in (rows, image, images) for peer in (ROW_PEERS if make is rows else IMAGE_PEERS)]
+
+
+@pytest.mark.parametrize(("make", "peer"), PEERS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_peers_network_computes_what_ours_does(make, peer):
+    case = inference_case("", make, (3, *make().input_shape), (peer,), 0, 0)
+    ours = case.call()()
+    try:
+        theirs = case.call(peer)()
+    except ImportError as error:
+        pytest.skip(f"not installed: {error}")
+    theirs = np.asarray(theirs if peer.startswith("torch") else first_of(theirs))
+    if ours.ndim == 4 and peer != "openvino nhwc":
+        theirs = theirs.transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def first_of(outputs):
+    """ONNX Runtime gives a list, OpenVINO a dict."""
+    return next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
+
+
 # ---------------------------------------------------------------- what is printed
 
 
@@ -137,6 +184,21 @@ def test_peers_that_are_not_installed_and_cases_that_need_them_get_a_line(alone,
     assert re.search(r"^zeros .* -$", out, re.M)
     assert re.search(r"^digits: left out \(.*sklearn.*\)$", out, re.M)
     assert "for commits only" not in out
+
+
+def test_a_family_of_rows_has_means_of_the_best_peer_of_each_kind(monkeypatch, capsys):
+    rows = {
+        "a": {"torch": 2.0, "torch nhwc": 4.0, "onnxruntime": 3.0, "openvino": 1.5},
+        "b": {"torch": 32.0, "torch nhwc": 8.0, "onnxruntime": 6.0},
+        "c": {"torch": 0.1},
+    }
+    cases = [bench.Case(what, tuple, list, {"torch": list}, family="ab" * (what != "c")) for what in rows]
+    monkeypatch.setattr(_report, "cases", lambda topic: cases)
+    monkeypatch.setattr(_report, "seconds", lambda case, threads: {"ours": 1.0, **rows[case.what]})
+    monkeypatch.setattr(_report, "limits", lambda threads: {"fma": 1.0, **dict.fromkeys(_report.SIZES, 1.0)})
+    bench.main(["dense"], [1])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("geometric mean")]
+    assert line == ("geometric mean of 2, ab: torch 4.00x (least 2.00x), onnxruntime or openvino 3.00x (least 1.50x)")
 
 
 @pytest.mark.parametrize(

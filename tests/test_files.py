@@ -296,6 +296,8 @@ WRONG_ARGUMENTS = [
     ("BatchNorm", {"features": 3}, "eps", ["1", True, None, 0.0, float("nan")]),
     ("BatchNorm", {"features": 3}, "momentum", ["1", True, None, 1.5, float("nan")]),
     ("Dropout", {"rate": 0.5}, "rate", ["0.5", True, None, 1.0, float("nan")]),
+    ("RandomShift", {"height": 1, "width": 2}, "height", [1.0, True, "1", None, -1]),
+    ("RandomFlip", {"horizontal": True, "vertical": False}, "vertical", ["true", None, 2, []]),
     ("Whiten", {"features": 3}, "kind", [["zca"], None, 1, "other"]),
     ("Whiten", {"features": 3}, "eps", ["1", True, None, -1.0, float("inf")]),
 ]
@@ -310,7 +312,8 @@ def test_an_argument_of_another_type_is_refused_by_constructor_and_reader(kind, 
         getattr(fo.nn, kind)(**{**given, name: value})
     path, layers = tmp_path / "m.safetensors", [getattr(fo.nn, kind)(**given)]
     width = layers[0].out_features or 2
-    fo.nn.Sequential([*layers, fo.nn.Dense(width, 1)], rng=0).save(path)
+    images = (4, 4, layers[0].in_features or 2)  # which every kind takes
+    fo.nn.Sequential([*layers, fo.nn.Dense(width, 1)], rng=0, input_shape=images).save(path)
     rewrite(path, lambda document, arrays: document["layers"][0].update({name: value}))
     with pytest.raises(ValueError, match=rf"m\.safetensors: .*{name}: expected"):
         fo.nn.load(path)

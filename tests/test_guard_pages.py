@@ -105,6 +105,14 @@ def run_dropout(place, dtype, n, width):
     return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
 
 
+def run_augment(place, dtype, n, width):
+    x, y = map(place, normal(dtype, (n, 3, width, 2), (n, 3, width, 2)))
+    layers = [fo.nn.RandomShift(2, width - 1), fo.nn.RandomFlip(True, True), fo.nn.Dense(2, 2)]
+    net = fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=x.shape[1:])
+    loss, grads = net.value_and_grad(x, y, "mse")
+    return [loss, *grads]
+
+
 def run_loss(place, dtype, n, k, loss, kind, options):
     prediction, grad = map(place, normal(dtype, (n, k), (n, k)))
     targets = draw_targets(kind, n, k)
@@ -275,6 +283,11 @@ def test_pooling_stays_inside(kernel, padding, dtype, place):
 def test_dropout_stays_inside(dtype, place):
     for width in WIDTHS:
         check(run_dropout, place, dtype, 3, width)
+
+
+def test_augmentation_stays_inside(dtype, place):
+    for width in WIDTHS:
+        check(run_augment, place, dtype, 3, width)
 
 
 @pairwise(case=LOSS_CASES, dtype=DTYPES, place=PLACES)

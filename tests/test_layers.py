@@ -21,6 +21,7 @@ from fastopt.nn.layout import Layout
 RTOL = 1e-12
 EXAMPLES = {  # from 4 columns, by name
     "BatchNorm": lambda: fo.nn.BatchNorm(4, activation="tanh"),
+    "Concat": lambda: fo.nn.Concat([[fo.nn.Dense(4, 3), fo.nn.Dropout(0.5)], []]),
     "Dense": lambda: fo.nn.Dense(4, 6, "relu"),
     "Dropout": lambda: fo.nn.Dropout(0.25),
     "GroupedDense": lambda: fo.nn.GroupedDense(4, 6, 2),
@@ -28,6 +29,16 @@ EXAMPLES = {  # from 4 columns, by name
     "Residual": lambda: fo.nn.Residual([fo.nn.Dense(4, 7), fo.nn.Dropout(0.5), fo.nn.Dense(7, 4)]),
     "Standardize": lambda: fo.nn.Standardize(4),
     "Whiten": lambda: fo.nn.Whiten(4, "pca"),
+}
+OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
+    "AvgPool2d": lambda: fo.nn.AvgPool2d(3, (2, 1), (1, 0), count_include_pad=False),
+    "ChannelsFirst": lambda: fo.nn.ChannelsFirst(),
+    "Conv2d": lambda: fo.nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2, activation="relu"),
+    "Flatten": lambda: fo.nn.Flatten(),
+    "GlobalAvgPool2d": lambda: fo.nn.GlobalAvgPool2d(),
+    "MaxPool2d": lambda: fo.nn.MaxPool2d(2, ceil_mode=True),
+    "RandomFlip": lambda: fo.nn.RandomFlip(vertical=True),
+    "RandomShift": lambda: fo.nn.RandomShift(2, 1),
 }
 every_layer = pytest.mark.parametrize("name", EXAMPLES)
 
@@ -122,8 +133,8 @@ class Halved(fo.nn.Layer):
 
 def test_the_layers_of_the_package_are_known_by_their_names():
     ours = {name: layer for name, layer in LAYERS.items() if layer.__module__.startswith("fastopt.")}
-    assert ours == {name: getattr(fo.nn, name) for name in EXAMPLES}
-    assert ours == {name: getattr(fo.nn.layers, name) for name in EXAMPLES}
+    assert ours == {name: getattr(fo.nn, name) for name in EXAMPLES | OF_IMAGES}
+    assert ours == {name: getattr(fo.nn.layers, name) for name in EXAMPLES | OF_IMAGES}
 
 
 def test_a_layer_of_ones_own_registers_itself_and_is_saved_and_loaded_by_its_name(tmp_path, dtype):
@@ -176,7 +187,7 @@ def test_a_class_without_kernels_or_description_has_no_name_in_files():
         def lay_out(self, layout, src):
             return src
 
-    assert not {"Bare", "Shared", "Layer", "Product", "FromData"} & LAYERS.keys()
+    assert not {"Bare", "Shared", "Layer", "Product", "FromData", "TrainingOnly", "Augmentation"} & LAYERS.keys()
 
 
 def test_a_name_belongs_to_one_layer():
@@ -205,11 +216,30 @@ def test_the_output_shape_of_a_layer_is_that_of_what_predict_gives(name):
 
 
 @every_layer
+def test_predict_sees_a_weight_that_is_changed_through_a_view(name):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), EXAMPLES[name]()], rng=0, dtype=np.float64).calibrate(rows())
+    before = net.predict(rows())
+    for array in net.parameters():
+        array.reshape(-1)[:1] += 1
+        changed = net.predict(rows())
+        assert not np.array_equal(changed, before)
+        np.testing.assert_array_equal(changed, copy.deepcopy(net).predict(rows()))
+        before = changed
+
+
+@every_layer
 def test_a_layer_acts_on_the_last_axis_of_an_image(name):
     layer = EXAMPLES[name]()
     (columns,) = layer.output_shape((4,))
     assert layer.output_shape((28, 20, 4)) == (28, 20, columns)
     assert layer.multiply_adds((28, 20, 4)) == 28 * 20 * layer.multiply_adds((4,))
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_the_shape_of_a_layer_of_images_is_that_of_what_predict_gives(name):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), OF_IMAGES[name]()], rng=0, input_shape=(6, 5, 4))
+    assert net.output_shape == net.layers[1].output_shape((6, 5, 4))
+    assert net.predict(rows(30).reshape(1, 6, 5, 4)).shape == (1, *net.output_shape)
 
 
 def block(*layers):
@@ -404,7 +434,7 @@ def test_a_run_of_the_same_shape_is_resumed_and_of_another_refused(given, writte
 def test_the_table_of_a_network_shows_images(uncompiled):
     net = fo.nn.Sequential(image_layers(), rng=0, input_shape=(28, 20, 3))
     lines = [line.split() for line in fo.nn.summary(net).splitlines()]
-    table = {" ".join(line[:-6]): (" ".join(line[-6:-3]), line[-2]) for line in lines[1:]}
+    table = {" ".join(line[:-7]): (" ".join(line[-7:-4]), line[-2]) for line in lines[1:]}
     assert table == {
         "Standardize": ("28x20x3 -> 28x20x3", "0"),
         "Dense": ("14x10x4 -> 14x10x8", f"{140 * 32:,}"),  # inside the shortcut, the last of this name

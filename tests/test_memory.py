@@ -67,6 +67,13 @@ def trainer(loss, rule, **options):
     return fo.nn.Trainer(net, loss, rule(net.parameters(), **options))
 
 
+def image_trainer():
+    dense = fo.nn.Dense(4, 8, "relu")
+    branch = fo.nn.Residual([fo.nn.Dense(8, 8, bias=False), fo.nn.BatchNorm(8, activation="relu")])
+    net = fo.nn.Sequential([dense, branch, fo.nn.Dropout(0.1), fo.nn.Dense(8, 3)], rng=0, input_shape=(6, 5, 4))
+    return fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
+
+
 def counted(call, times):
     for _ in range(100):
         call()
@@ -92,6 +99,9 @@ net, optimizer = adam.net, adam.optimizer
 folded, grads, out = net.fold(), net.value_and_grad(x, values, "mse")[1], net.predict(x)
 weight, bias = net.layers[1].weight, net.layers[1].bias
 y = fo.functional.dense(x, weight, bias)
+on_images = image_trainer()
+images, labels = rng.normal(size=(n, 6, 5, 4)).astype(np.float32), rng.integers(0, 3, (n, 6, 5))
+shown = on_images.net.predict(images)
 CALLS = {
     "an empty array": lambda: np.empty(100_000),
     "step": lambda: adam.step(x, values),
@@ -101,8 +111,10 @@ CALLS = {
     "step with options of the loss": lambda: smoothed.step(x, classes),
     **{f"step with {loss}": lambda t=t: t.step(x, soft) for loss, t in others.items()},
     "step with weights": lambda: adam.step(x, values, sample_weight),
+    "step on images": lambda: on_images.step(images, labels),
     "optimizer": lambda: optimizer.step(grads),
     "predict": lambda: net.predict(x, out),
+    "predict of images": lambda: on_images.net.predict(images, shown),
     "predict folded": lambda: folded.predict(x, out),
     "dense": lambda: fo.functional.dense(x, weight, bias, "relu", y),
 }
@@ -253,3 +265,56 @@ def test_ten_thousand_calls_of_a_team_leave_no_memory_behind():
     trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters()), max_batch=100)
     with fo.num_threads(2):
         require_nothing_left("step", lambda: trainer.step(x, targets))
+
+
+# ---------------------------------------------------------------- memory that values share
+
+DEPTHS = (4, 40)
+VALUE = 32 * 32 * 16 * 4  # bytes of a sample after each layer
+
+
+def in_depth(depth):
+    """Layers on images, each of which writes one value; they have no bias, so no weight is in the way."""
+    layers = [fo.nn.Dense(16, 16, "tanh", bias=False) for _ in range(depth - 1)]
+    return fo.nn.Sequential([fo.nn.BatchNorm(16), *layers], rng=0, input_shape=(32, 32, 16))
+
+
+def taken(call):
+    """Bytes that a call has allocated and not freed."""
+    gc.collect()
+    before = allocated_bytes()
+    kept = call()
+    gc.collect()
+    return allocated_bytes() - before, kept
+
+
+needs_mallinfo = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2") or "FASTOPT_SANITIZE" in os.environ, reason="asks glibc's malloc"
+)
+
+
+@needs_mallinfo
+@pytest.mark.parametrize("n", [1, 7])
+def test_predict_takes_no_more_memory_for_a_deeper_network(n):
+    few, many = (in_depth(depth) for depth in DEPTHS)
+    x, y = np.zeros((n, 32, 32, 16), np.float32), np.zeros((n, 32, 32, 16), np.float32)
+    (shallow, _), (deep, _) = (taken(lambda net=net: net.predict(x, y)) for net in (few, many))
+    assert 2 * n * VALUE <= shallow
+    assert deep <= shallow + VALUE
+
+
+@needs_mallinfo
+def test_training_keeps_the_values_of_a_deeper_network_and_two_gradients():
+    few, many = (in_depth(depth) for depth in DEPTHS)
+    (shallow, _), (deep, _) = (taken(lambda net=net: net.bind("mse", max_batch=8)) for net in (few, many))
+    more = (DEPTHS[1] - DEPTHS[0]) * 8 * VALUE
+    assert more <= deep - shallow <= 1.05 * more
+
+
+@needs_mallinfo
+def test_predict_of_many_images_takes_what_a_few_take():
+    net = in_depth(4)
+    x = np.zeros((600, 32, 32, 16), np.float32)
+    y = np.zeros_like(x)
+    with fo.num_threads(2):
+        assert taken(lambda: net.predict(x, y))[0] <= 2 * (3 << 20)  # 1 MiB of values a thread, and scratch

@@ -73,13 +73,15 @@ MADE = {
     "BatchNorm": (lambda: fo.nn.BatchNorm(4), "in_features out_features features eps momentum activation affine"),
     "Dropout": (lambda: fo.nn.Dropout(0.5), "in_features out_features rate"),
     "Residual": (lambda: fo.nn.Residual([fo.nn.Dense(4, 4)]), "in_features out_features layers"),
+    "RandomShift": (lambda: fo.nn.RandomShift(1, 0), "in_features out_features height width"),
+    "RandomFlip": (lambda: fo.nn.RandomFlip(), "in_features out_features horizontal vertical"),
 }
 
 
 @pytest.mark.parametrize("kind", MADE)
 def test_what_a_layer_was_made_with_cannot_be_assigned(kind):
     make, names = MADE[kind]
-    net = fo.nn.Sequential([fo.nn.Dense(4, 4), make()], rng=0)
+    net = fo.nn.Sequential([fo.nn.Dense(4, 4), make()], rng=0, input_shape=(3, 2, 4))
     layer, described = net.layers[1], repr(net)
     for name in names.split():
         with pytest.raises(AttributeError, match=f"{name}: stays what the {kind} was made with, got 7"):

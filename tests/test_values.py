@@ -8,6 +8,8 @@ import copy
 
 import numpy as np
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt._kernels import core
@@ -158,18 +160,21 @@ def entries(dtype, keeps=3):
         {"kind": "add", "sources": (9,), "dst": 10},
         {"kind": "max_pool2d", "sources": (10,), "dst": 11, "own": WINDOWS},
         {"kind": "avg_pool2d", "sources": (11,), "dst": 12, "own": {**WINDOWS, "count_include_pad": False}},
-        {"kind": "dense", "sources": (12,), "dst": 13, "weights": [array(4, 3), array(4)]},
+        {"kind": "augment", "sources": (12,), "dst": 13,
+         "own": {"shift": (2, 1), "flip": (True, True), "seed": np.array(6, np.uint64)}},
+        {"kind": "dense", "sources": (13,), "dst": 14, "weights": [array(4, 3), array(4)]},
     ]  # fmt: skip
 
 
 WINDOWS = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1)}
 # of each value after the input: where it lies
-PLAIN = [images(9)] * 6 + [images(3)] * 4 + [images(4)]
+PLAIN = [images(9)] * 6 + [images(3)] * 5 + [images(4)]
 BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [
     images(3, border=(1, 2)),
     images(3, border=(2, 0)),
     images(3, border=(1, 1)),
     images(3, border=(0, 3)),
+    images(3, border=(0, 1)),
     images(4),
 ]
 JOINED = {
@@ -183,7 +188,7 @@ JOINED = {
 def laid_out(dtype, place):
     """Values 1 and 2 are slices of value 3, which comes first then: an owner stands before its slices."""
     rest = JOINED[place]
-    numbers = [0, 2, 3, 1, *range(4, 14)]  # the joined value is number 1
+    numbers = [0, 2, 3, 1, *range(4, 15)]  # the joined value is number 1
     values = [images(4), rest[0], images(7, owner=1, first=0), images(2, owner=1, first=7), *rest[1:]]
     renamed = [
         {**e, "sources": tuple(numbers[s] for s in e["sources"]), "dst": numbers[e["dst"]]} for e in entries(dtype)
@@ -196,7 +201,7 @@ def apart(dtype):
     given = entries(dtype)
     widen = [np.eye(9, 7, dtype=dtype), np.eye(9, 2, -7, dtype=dtype)]
     values = [images(4), images(7), images(2), images(9), images(9), images(9), *PLAIN[1:]]
-    moved = {3: 5, **{k: k + 2 for k in range(4, 14)}}
+    moved = {3: 5, **{k: k + 2 for k in range(4, 15)}}
     head = [
         {"kind": "dense", "sources": (k + 1,), "dst": k + 3, "own": {"constant": w}} for k, w in enumerate(widen)
     ] + [{"kind": "add", "sources": (3, 4), "dst": 5}]
@@ -204,8 +209,13 @@ def apart(dtype):
     return values, given[:2] + head + tail
 
 
-def results(dtype, values, given, n, threads):
+def results(dtype, values, given, n, threads, first=None):
+    """Loss, gradients and products with the Hessian, of the first call or of one after samples `first`."""
     training = core.Training(core.Program(values, given, np.dtype(dtype).num), "mse", None, 8)
+    if first is not None:
+        nothing = np.zeros((len(first), HEIGHT, WIDTH, 4), dtype)
+        training.step(first, nothing)
+        training.hvp(first, nothing, training.grads)
     x, y = normal(dtype, n, HEIGHT, WIDTH, 4), normal(dtype, n, HEIGHT, WIDTH, 4, seed=1)
     with fo.num_threads(threads):
         loss = training.step(x, y)
@@ -257,6 +267,65 @@ def test_another_shape_of_a_value_is_the_same_memory(dtype):
     np.testing.assert_allclose(training.grads[0], np.einsum("nhwc,nhwd->cd", slope, x), rtol=1e-3, atol=1e-4)
 
 
+# ---------------------------------------------------------------- memory that values share
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("place", JOINED)
+def test_what_a_call_leaves_in_memory_is_not_seen_by_the_next(place, threads, dtype):
+    """NaN in the samples of a call gets into all of the memory that it writes."""
+    values, given = laid_out(dtype, place)
+    x, nan = normal(dtype, 8, HEIGHT, WIDTH, 4), np.full((8, HEIGHT, WIDTH, 4), np.nan, dtype)
+    used = core.Program(values, given, np.dtype(dtype).num)
+    with fo.num_threads(threads):
+        assert np.isnan(used.predict(nan)).any()
+        for n in (8, 3, 1):
+            fresh = core.Program(values, given, np.dtype(dtype).num)
+            np.testing.assert_array_equal(used.predict(x[:n]), fresh.predict(x[:n]))
+            got = results(dtype, values, given, n, threads, nan)
+            for a, b in zip(got, results(dtype, values, given, n, threads), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@st.composite
+def graphs(draw):
+    """Sources of each entry, and whether it adds them or multiplies the first by a matrix; some values nobody reads."""
+    n = draw(st.integers(1, 12))
+    sources = [draw(st.lists(st.integers(max(0, i - 4), i), min_size=1, max_size=3)) for i in range(n)]
+    return [(s if draw(st.booleans()) else s[:1], draw(st.booleans()), draw(st.integers(0, 2))) for s in sources]
+
+
+@drawn(graphs(), st.sampled_from([1, 3, 8]))
+def test_memory_is_shared_without_a_change_of_bits_whoever_reads_whom(graph, n):
+    """The weights of a grouped layer stand in the way of an update after backward, which would read all gradients."""
+    values, listed = [images(4)], []
+    for i, (sources, dense, border) in enumerate(graph):
+        last = i == len(graph) - 1
+        values.append(images(4) if last else images(4, border=(border, border)))
+        weights = [normal(np.float64, 4, 4, seed=i)] if dense else []
+        listed.append({"kind": "dense" if dense else "add", "sources": tuple(sources[:1] if dense else sources),
+                       "dst": i + 1, "weights": weights})  # fmt: skip
+    beside = {"kind": "dense", "sources": (0,), "dst": 1, "weights": [np.ones((4, 2))], "own": {"groups": 2}}
+    apart = [{**e, "sources": tuple(s and s + 1 for s in e["sources"]), "dst": e["dst"] + 1} for e in listed]
+    shared = [values[0], images(4), *values[1:]], [beside, *apart]
+    x, nan = normal(np.float64, n, HEIGHT, WIDTH, 4), np.full((8, HEIGHT, WIDTH, 4), np.nan)
+    whole = core.Training(core.Program(values, listed, np.dtype(float).num), "mse", None, 8)
+    parts = core.Training(core.Program(*shared, np.dtype(float).num), "mse", None, 8)
+    parts.program.predict(nan)
+    y = parts.program.predict(x)
+    np.testing.assert_array_equal(y, whole.program.predict(x))
+    assert parts.step(x, np.zeros_like(x)) == whole.step(x, np.zeros_like(x)) == pytest.approx((y**2).mean())
+    grads = [g.copy() for g in whole.grads]
+    v = [normal(np.float64, *g.shape, seed=k) for k, g in enumerate(grads)]
+    for _ in range(2):
+        assert not parts.grads[0].any()
+        for a, b in zip(parts.grads[1:], grads, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for a, b in zip(parts.hvp(x, 0 * x, [np.ones((4, 2)), *v])[1:], whole.hvp(x, 0 * x, v), strict=True):
+            np.testing.assert_array_equal(a, b)
+        parts.step(x, np.zeros_like(x))
+
+
 class Branches(fo.nn.Layer):
     """Two dense branches into slices of one value, within a border, as a layer lays them out."""
 
@@ -293,11 +362,14 @@ def test_a_layer_may_lay_out_borders_and_slices():
     np.testing.assert_allclose(np.concatenate(grads), want, rtol=1e-4, atol=1e-5)
 
 
+MOVES = {"channels_first"}  # in borders in test_images.py
+
+
 def test_every_kind_is_among_the_entries_that_lie_in_borders_and_slices():
     with pytest.raises(ValueError, match="kind: expected one of") as error:
         core.Program([images(4), images(4)], [{"kind": "?", "sources": (0,), "dst": 1}], 11)
     known = str(error.value).split("one of ")[1].split(", got")[0].split(", ")
-    assert sorted(known) == sorted({e["kind"] for e in entries(np.float32)})
+    assert sorted(known) == sorted({e["kind"] for e in entries(np.float32)} | MOVES)
 
 
 WRONG = {

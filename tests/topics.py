@@ -59,6 +59,7 @@ TOPICS = (
         "test_batch_norm_gives_the_same_bits_forward_and_backward",
     ),
     Topic("dropout", "dropout", "test_dropout_stays_inside", "test_dropout_gives_the_same_bits"),
+    Topic("augment", "augment", "test_augmentation_stays_inside", ITSELF),
     Topic(
         "standardize", "standardize", "test_standardization_stays_inside", "test_standardization_gives_the_same_bits"
     ),
@@ -70,6 +71,8 @@ TOPICS = (
     Topic("program", "program", NETWORK, "test_predict_and_gradients_give_the_same_bits"),
     Topic("values", "program", NETWORK, ITSELF),
     Topic("trainer", "program", NETWORK, "test_a_trainers_step_gives_the_same_bits"),
+    Topic("concat", "program", NETWORK, ITSELF),
+    Topic("images", "program", NETWORK, ITSELF),
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("newton_hvp", "newton_curvature", NETWORK, "test_hessian_vector_products_give_the_same_bits"),
     Topic("newton_glm", "newton_glm", "test_generalized_linear_models_stay_inside", ITSELF),
@@ -104,6 +107,7 @@ TOPICS = (
     without_kernels("soak", TESTS_PAGE, PROCESS),
     without_kernels("levels", TESTS_PAGE, PROCESS),
     # ---------------------------------------------------------------- around the tests
+    without_kernels("reference", TESTS_PAGE),
     without_kernels("package", TESTS_PAGE, PROCESS),
     without_kernels("stubs", TESTS_PAGE, PROCESS),
     without_kernels("docs", TESTS_PAGE),

@@ -46,6 +46,34 @@ def exp(x: _Array, out: _Array | None = ...) -> _Array: ...
 
 # --- layers
 
+def conv2d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None = ...,
+    stride: int | tuple[int, int] = ...,
+    padding: int | tuple[int, int] | str = ...,
+    dilation: int | tuple[int, int] = ...,
+    groups: int = ...,
+    activation: str = ...,
+    out: _Array | None = ...,
+    z: _Array | None = ...,
+) -> _Array: ...
+def conv2d_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array,
+    z: _Array | None = ...,
+    stride: int | tuple[int, int] = ...,
+    padding: int | tuple[int, int] | str = ...,
+    dilation: int | tuple[int, int] = ...,
+    groups: int = ...,
+    activation: str = ...,
+    dx: _Array | None = ...,
+    dw: _Array | None = ...,
+    db: _Array | None = ...,
+    *,
+    y: _Array | None = ...,
+) -> _Array: ...
 def dense(
     x: _Array,
     weight: _Array,

@@ -20,6 +20,10 @@ from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 cimport numpy as cnp
 
+import bisect
+import heapq
+import math
+
 import numpy as np
 
 from fastopt import _arrays, _numbers
@@ -34,6 +38,7 @@ include "activations.pxi"
 include "softmax.pxi"
 include "layers/rows.pxi"
 include "products.pxi"
+include "convolutions.pxi"
 include "element_losses.pxi"
 include "cross_entropy.pxi"
 include "losses.pxi"
@@ -43,12 +48,15 @@ include "optim/penalty.pxi"
 include "layers/entry.pxi"
 include "optim/fused_update.pxi"
 include "layers/dense.pxi"
+include "layers/conv2d.pxi"
 include "layers/maxout.pxi"
 include "layers/pool2d.pxi"
 include "layers/standardize.pxi"
 include "layers/columns.pxi"
 include "layers/batch_norm.pxi"
 include "layers/dropout.pxi"
+include "layers/channels_first.pxi"
+include "layers/augment.pxi"
 include "layers/add.pxi"
 include "glm.pxi"
 include "limits.pxi"
@@ -56,6 +64,7 @@ include "functional/checks.pxi"
 include "functional/one_entry.pxi"
 include "functional/activations.pxi"
 include "functional/dense.pxi"
+include "functional/conv2d.pxi"
 include "functional/maxout.pxi"
 include "functional/pool2d.pxi"
 include "functional/standardize.pxi"
@@ -70,6 +79,7 @@ include "program/walk.pxi"
 include "program/predict.pxi"
 include "program/train.pxi"
 include "program/hvp.pxi"
+include "program/rooms.pxi"
 include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"

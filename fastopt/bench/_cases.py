@@ -28,6 +28,7 @@ class Case(NamedTuple):
     flops: float = 0.0
     moved: float = 0.0  # numbers of `dtype` that are read or written at least
     dtype: str = "float32"
+    family: str = ""  # cases of one family are summed up in one line
 
     def call(self, side="ours") -> Callable:
         """The call to time, prepared."""

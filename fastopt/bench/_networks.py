@@ -1,4 +1,4 @@
-"""Networks of dense layers with ReLU between them: ours and the peers', to predict and to take a training step.
+"""Inference by a network and training steps, ours and the peers'; networks of dense layers with ReLU between them.
 
 Learning rates of training steps are tiny, so that thousands of steps on one batch do not end in denormals.
 """
@@ -10,9 +10,12 @@ import numpy as np
 
 import fastopt as fo
 from fastopt.bench._cases import Case, random, randoms
-from fastopt.bench._peers import one_thread_jax, onnx_session
+from fastopt.bench._models import torch_module
+from fastopt.bench._peers import one_thread_jax, onnx_session, openvino_request
 
 LR = 1e-7
+ROW_PEERS = ("torch", "onnxruntime", "openvino")
+IMAGE_PEERS = ("torch", "torch nhwc", "onnxruntime", "openvino", "openvino nhwc")
 
 
 def title(widths) -> str:
@@ -48,12 +51,7 @@ def our_step(net, x, y) -> Callable:
 
 
 def torch_net(widths, final="identity"):
-    import torch
-
-    layers = []
-    for a, b in pairwise(widths):
-        layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
-    return torch.nn.Sequential(*(layers if final == "relu" else layers[:-1]))
+    return torch_module(our_net(widths, final).layers)
 
 
 def torch_step(net, x, y) -> Callable:
@@ -94,28 +92,71 @@ def jax_loss() -> Callable:
     return loss
 
 
+def jax_step(params, loss, x, y) -> Callable:
+    """A step with Adam, whose arrays are updated in place; params come from `one_thread_jax`."""
+    jax = one_thread_jax()
+    import optax
+
+    x, y, rule = jax.numpy.array(x), jax.numpy.array(y), optax.adam(LR)
+    held = [params, rule.init(params)]
+
+    def step(params, state, x, y):
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def call():
+        held[:] = jax.block_until_ready(compiled(*held, x, y))[:2]
+
+    return call
+
+
 # ---------------------------------------------------------------- inference
 
 
 def predict_case(what, widths, n, final="identity") -> Case:
-    """Inference of n rows by a network folded for it, as a session of ONNX Runtime is."""
+    """Inference of n rows by a network of dense layers."""
+    weights = sum(weights_of(widths))
+    moved = weights + n * (widths[0] + widths[-1])
+    return inference_case(what, lambda: our_net(widths, final), (n, widths[0]), ROW_PEERS, n * weights, moved)
+
+
+def inference_case(what, make, shape, peers, multiply_adds, moved, family="") -> Case:
+    """Inference of samples of this shape by a network folded for it, whose weights peers take over likewise.
+
+    Images of a peer lie channels first, or last where its name says nhwc.
+    """
 
     def ours(x):
-        net = our_net(widths, final).fold()
+        net = make().fold()
         return lambda: net.predict(x)
 
     def torch(x):
         import torch
 
-        net, t = torch_net(widths, final), torch.from_numpy(x)
+        net, t = torch_module(make().fold().layers), torch.from_numpy(channels_first(x))
         return torch.inference_mode()(lambda: net(t))
 
-    def onnxruntime(x):
-        session = onnx_session(our_net(widths, final))
-        return lambda: session.run(None, {"x": x})
+    def torch_nhwc(x):
+        import torch
 
-    weights = sum(weights_of(widths))
-    moved = weights + n * (widths[0] + widths[-1])
-    return Case(
-        what, randoms((n, widths[0])), ours, {"torch": torch, "onnxruntime": onnxruntime}, 2 * n * weights, moved
-    )
+        net = torch_module(make().fold().layers).to(memory_format=torch.channels_last)
+        t = torch.from_numpy(x).permute(0, 3, 1, 2)
+        return torch.inference_mode()(lambda: net(t))
+
+    sides = {
+        "torch": torch,
+        "torch nhwc": torch_nhwc,
+        "onnxruntime": lambda x: onnx_session(make().fold(), channels_first(x)),
+        "openvino": lambda x: openvino_request(make().fold(), channels_first(x)),
+        "openvino nhwc": lambda x: openvino_request(make().fold(), x, channels_last=True),
+    }
+    chosen = {name: sides[name] for name in peers}
+    return Case(what, randoms(shape), ours, chosen, 2 * multiply_adds, moved, family=family)
+
+
+def channels_first(x) -> np.ndarray:
+    """Images (n, h, w, c) as (n, c, h, w); rows as they are."""
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1))

@@ -8,6 +8,7 @@ import os
 from functools import cache
 
 import fastopt as fo
+from fastopt.bench._models import onnx_model
 
 
 def one_thread_jax():
@@ -34,29 +35,34 @@ def jax_on_one_cpu():
     return jax
 
 
-def onnx_session(net):
-    """The network as an ONNX Runtime session; its weights are packed when it is made."""
-    import onnx
+def onnx_session(net, x):
+    """A call that runs the network on the samples x in ONNX Runtime, which packs the weights beforehand."""
     import onnxruntime
-    from onnx import helper
 
-    nodes, weights, value = [], [], "x"
-    for i, layer in enumerate(net.layers):
-        weights += [
-            onnx.numpy_helper.from_array(layer.weight, f"w{i}"),
-            onnx.numpy_helper.from_array(layer.bias, f"b{i}"),
-        ]
-        nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
-        value = f"z{i}"
-        if layer.activation == "relu":
-            nodes.append(helper.make_node("Relu", [value], [f"y{i}"]))
-            value = f"y{i}"
-    ends = [
-        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", w])
-        for n, w in (("x", net.in_features), (value, net.out_features))
-    ]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = fo.get_num_threads(), 1
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(onnx_model(net, len(x)), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": x})
+
+
+def openvino_request(net, x, channels_last=False):
+    """A call that runs the network on the samples x in OpenVINO, which reads and writes them where they are.
+
+    OpenVINO takes images channels first; with `channels_last` it is asked to take and give them as ours are.
+    """
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    core = openvino.Core()
+    model = core.read_model(onnx_model(net, len(x)))
+    if channels_last:
+        steps = PrePostProcessor(model)
+        for end in (steps.input(), *([steps.output()] if len(net.output_shape) == 3 else [])):
+            end.tensor().set_layout(openvino.Layout("NHWC"))
+            end.model().set_layout(openvino.Layout("NCHW"))
+        model = steps.build()
+    options = {"INFERENCE_NUM_THREADS": fo.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(model, "CPU", options | {"INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x, shared_memory=True))
+    return lambda: request.infer(share_outputs=True)

@@ -1,7 +1,7 @@
 """Training of whole networks: steps with Adam (forward, cross-entropy, backward, update), and a fit."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import fastopt as fo
 from fastopt.bench._cases import Case
@@ -10,6 +10,7 @@ from fastopt.bench._networks import (
     batch,
     jax_loss,
     jax_params,
+    jax_step,
     our_net,
     our_step,
     title,
@@ -17,7 +18,6 @@ from fastopt.bench._networks import (
     torch_step,
     weights_of,
 )
-from fastopt.bench._peers import one_thread_jax
 
 DIGITS = [64, 128, 64, 10]
 COMPARED = (
@@ -48,7 +48,7 @@ def step_case(widths, n) -> Case:
         return torch_step(torch_net(widths), x, y)
 
     def jax(x, y):
-        return jax_step(widths, x, y)
+        return jax_step(jax_params(widths), jax_loss(), x, y)
 
     def sklearn(x, y):
         net = sklearn_net(widths, n, LR, epochs=1)
@@ -83,27 +83,6 @@ def fit_case(rows=1797, n=32, epochs=5) -> Case:
 
     what = f"fit {title(DIGITS)}, batch {n}, {epochs} epochs of {rows}"
     return Case(what, batch(DIGITS, rows), ours, {"sklearn": sklearn})
-
-
-def jax_step(widths, x, y) -> Callable:
-    jax = one_thread_jax()
-    import optax
-
-    x, y, rule = jax.numpy.array(x), jax.numpy.array(y), optax.adam(LR)
-    params, loss = jax_params(widths), jax_loss()
-    held = [params, rule.init(params)]
-
-    def step(params, state, x, y):
-        value, grads = jax.value_and_grad(loss)(params, x, y)
-        updates, state = rule.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    compiled = jax.jit(step, donate_argnums=(0, 1))
-
-    def call():
-        held[:] = jax.block_until_ready(compiled(*held, x, y))[:2]
-
-    return call
 
 
 def sklearn_net(widths, n, lr, epochs):

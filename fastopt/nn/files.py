@@ -15,7 +15,11 @@ def describe(layers) -> list[dict]:
     """Layers as JSON values."""
     out = []
     for layer in layers:
-        config = {k: describe(v) if k == "layers" else v for k, v in layer.config().items()}
+        config = layer.config()
+        if "layers" in config:
+            config["layers"] = describe(config["layers"])
+        if "branches" in config:
+            config["branches"] = [describe(branch) for branch in config["branches"]]
         state = {"calibrated": layer.calibrated} if layer.calibration == "required" else {}
         out.append({"type": type(layer).__name__, **config, **state})
     return out
@@ -44,12 +48,15 @@ def layers_of(file: _files.File) -> list[Layer]:
     return layers
 
 
-def _build(description, dtype, stored, place) -> list[Layer]:
-    """Layers without arrays; refuses the first one whose arrays are not as `stored`, however many would follow."""
+def _build(description, dtype, stored, place, first=0) -> list[Layer]:
+    """Layers without arrays; refuses the first one whose arrays are not as `stored`, however many would follow.
+
+    They are numbered from `first` on.
+    """
     if not isinstance(description, list):
         raise ValueError(f"{place}: expected a list of layers, got {type(description).__name__}")
     out: list[Layer] = []
-    for i, config in enumerate(description):
+    for i, config in enumerate(description, first):
         config, here = dict(config), f"{place}.{i}"
         name = config.pop("type")
         if not (isinstance(name, str) and name in LAYERS):
@@ -58,6 +65,8 @@ def _build(description, dtype, stored, place) -> list[Layer]:
         calibrated = flag("calibrated", config.pop("calibrated", False)) if waits else True
         if "layers" in config:
             config["layers"] = _build(config["layers"], dtype, stored, here)
+        if "branches" in config:
+            config["branches"] = _build_branches(config["branches"], dtype, stored, here)
         layer = LAYERS[name](**config)
         for array, spec in layer.array_specs(dtype).items():
             _check_array(f"{here}.{array}", spec, stored)
@@ -65,6 +74,16 @@ def _build(description, dtype, stored, place) -> list[Layer]:
             layer.calibrated = calibrated
         out.append(layer)
     return out
+
+
+def _build_branches(descriptions, dtype, stored, place) -> list[list[Layer]]:
+    """Likewise of branches, whose layers are numbered one branch after the other."""
+    if not isinstance(descriptions, list):
+        raise ValueError(f"{place}: expected a list of branches, got {type(descriptions).__name__}")
+    branches: list[list[Layer]] = []
+    for description in descriptions:
+        branches.append(_build(description, dtype, stored, place, sum(map(len, branches))))
+    return branches
 
 
 def as_metadata(metadata) -> dict:

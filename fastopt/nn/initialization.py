@@ -3,6 +3,9 @@
 A rule fills one matrix (out, in); which variance keeps the scale is the choice:
 forward 1 / in (LeCun), twice that where relu halves the mean square (He), or a compromise with
 backward, 2 / (in + out) (Glorot). Plain names are uniform, those with "_normal" normal.
+
+A convolution's matrix has a column for each input at each place of the kernel, its `taps`. They are the fan in;
+an input meets every output at as many places, so the fan out is out * taps.
 """
 
 import numpy as np
@@ -36,8 +39,8 @@ def lecun_variance(n_in, n_out) -> float:
 def uniform(variance):
     """The rule that draws uniform weights of this variance."""
 
-    def fill(rng, n_out, n_in, activation):
-        limit = np.sqrt(3 * variance(n_in, n_out))
+    def fill(rng, n_out, n_in, activation, taps):
+        limit = np.sqrt(3 * variance(n_in, n_out * taps))
         return rng.uniform(-limit, limit, (n_out, n_in))
 
     return fill
@@ -46,13 +49,13 @@ def uniform(variance):
 def normal(variance):
     """The rule that draws normal weights of this variance."""
 
-    def fill(rng, n_out, n_in, activation):
-        return rng.normal(0, np.sqrt(variance(n_in, n_out)), (n_out, n_in))
+    def fill(rng, n_out, n_in, activation, taps):
+        return rng.normal(0, np.sqrt(variance(n_in, n_out * taps)), (n_out, n_in))
 
     return fill
 
 
-def orthogonal(rng, n_out, n_in, activation):
+def orthogonal(rng, n_out, n_in, activation, taps):
     """Orthonormal rows or, if they are more than the columns, columns, times the root of the gain (Saxe et al. 2014).
 
     Q of a normal matrix, its signs those of R's diagonal: every orthogonal matrix is as likely (Mezzadri 2007).
@@ -63,7 +66,7 @@ def orthogonal(rng, n_out, n_in, activation):
     return np.sqrt(gain(activation)) * (q if n_out >= n_in else q.T)
 
 
-def sparse(rng, n_out, n_in, activation):
+def sparse(rng, n_out, n_in, activation, taps):
     """SPARSE normal weights an output, the others 0 (Martens 2010), of variance gain / SPARSE to keep the scale."""
     few = min(SPARSE, n_in)
     weight = np.zeros((n_out, n_in))
@@ -72,7 +75,7 @@ def sparse(rng, n_out, n_in, activation):
     return weight
 
 
-def zeros(rng, n_out, n_in, activation):
+def zeros(rng, n_out, n_in, activation, taps):
     """All zero: for a last layer."""
     return np.zeros((n_out, n_in))
 
@@ -97,8 +100,8 @@ def check(init):
     return init
 
 
-def fill(matrices, init, activation, rng) -> None:
+def fill(matrices, init, activation, rng, taps=1) -> None:
     """Start each of `matrices` (k, out, in), in place; None for the rule that suits the activation."""
     rule = RULES[init or ("he" if activation in HALVING else "glorot")]
     for matrix in matrices:
-        matrix[...] = rule(rng, *matrix.shape, activation)
+        matrix[...] = rule(rng, *matrix.shape, activation, taps)

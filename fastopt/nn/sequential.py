@@ -104,9 +104,7 @@ class Sequential(Fixed):
 
     def _lay_out(self, training):
         layout = Layout(self.input_shape, training)
-        end = 0
-        for layer in self.layers:
-            end = layer.lay_out(layout, end)
+        layout.end(chain.lay_out(self.layers, layout, 0))
         return layout.program(self.dtype.num, self._folded)
 
     @property

@@ -19,7 +19,8 @@ cdef void one_entry(OneEntry* c, const Kind* kind, void* own, int typenum, Py_ss
     c.shapes[0] = Shape(1, 1, n_in, 0, 0, n_in, 0, 0)
     c.shapes[1] = Shape(1, 1, n_out, 0, 0, n_out, 1, 0)
     c.source.wanted = True
-    c.entry.kind, c.entry.own, c.entry.n_in, c.entry.n_out, c.entry.positions = kind, own, n_in, n_out, 1
+    c.entry.kind, c.entry.own, c.entry.n_in, c.entry.n_out = kind, own, n_in, n_out
+    c.entry.positions = c.entry.out_positions = 1
     c.entry.sources, c.entry.n_sources, c.entry.dst = &c.source, 1, 1
     c.run.typenum, c.run.x_typenum, c.run.samples, c.run.n = typenum, typenum, n, n
     c.run.entries, c.run.n_entries, c.run.shapes, c.run.output = &c.entry, 1, c.shapes, 1

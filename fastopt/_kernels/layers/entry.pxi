@@ -68,7 +68,7 @@ cdef class Arrays:
         w.at = self.hold(name, weights[e.n_weights], self.typenum, shape)
         if w.at == NULL:
             raise ValueError(f"{self.entry} {name}: expected an array, got None")
-        w.rows, w.columns = shape[0], 1 if len(shape) == 1 else shape[1]
+        w.rows, w.columns = shape[0], math.prod(shape[1:])
         e.n_weights += 1
         return w.at
 
@@ -95,7 +95,7 @@ cdef struct Kind:
     int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1  # takes its parts of `own`, sets e.own, e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
-    Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row; NULL: 4 an element
+    Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row of dst; NULL: 4 an element of the first source
     Py_ssize_t (*scratch)(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil    # elements, of the team; or NULL
     Py_ssize_t (*thread_scratch)(const Entry* e) noexcept nogil                 # elements, of a thread; or NULL
     Py_ssize_t (*saved)(const Entry* e, Py_ssize_t rows) noexcept nogil         # elements, for backward; or NULL
@@ -131,9 +131,10 @@ cdef struct Entry:
     int n_weights
     Weight weights[MAX_WEIGHTS]
     Py_ssize_t n_in, n_out      # channels of the first source and of dst
-    Py_ssize_t positions        # of the first source: rows of a sample
+    Py_ssize_t positions, out_positions     # of the first source and of dst: rows of a sample
     int activation
     bint fuses                  # its weights can take their steps in backward, by the kind's fused_update
+    bint clears                 # inference clears the border of dst, in memory that it shares with other values
     void* own                   # the kind's struct
 
 cdef enum:

@@ -111,6 +111,20 @@ cdef inline const floating* gathered(const Rows* v, floating* room, Py_ssize_t c
     return room
 
 
+cdef void clear_border(const Shape* s, void* base, Py_ssize_t samples, floating* dtype, Py_ssize_t thread,
+                       Py_ssize_t n_threads) noexcept nogil:
+    # zeros in the border of a value whose memory starts at `base`, the thread's lines of pixels
+    cdef Py_ssize_t height = s.height + 2 * s.border_y, side = s.border_x * s.ld, inside = s.width * s.ld, i, y
+    cdef floating* line
+    for i in range(chunk_start(samples * height, 1, thread, n_threads), chunk_start(samples * height, 1, thread + 1, n_threads)):
+        line, y = <floating*>base + i * (inside + 2 * side), i % height
+        if y < s.border_y or y >= s.border_y + s.height:
+            memset(line, 0, (inside + 2 * side) * <Py_ssize_t>sizeof(floating))
+        else:
+            memset(line, 0, side * <Py_ssize_t>sizeof(floating))
+            memset(line + side + inside, 0, side * <Py_ssize_t>sizeof(floating))
+
+
 # --- activations of rows, in a thread's block of rows r0 to r1 and columns c0 to c1; softmax takes whole rows
 
 cdef void activate_rows(int activation, const Rows* z, const Rows* y, Py_ssize_t c, Block b, floating* dtype) noexcept nogil:

@@ -57,7 +57,7 @@ cdef void standardize_rows(Run* r, Entry* e, const Rows* x, const x_float* like,
 cdef void forward_standardize(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t source = e.sources[0].value
     cdef Rows x
-    if (r.x_typenum if source == 0 else r.typenum) == cnp.NPY_FLOAT32:
+    if (r.x_typenum if r.shapes[source].owner == 0 else r.typenum) == cnp.NPY_FLOAT32:
         x = value_rows(r, source, r.values, <float*>NULL)
         standardize_rows(r, e, &x, <float*>NULL, dtype, thread, n_threads)
     else:

@@ -43,6 +43,13 @@ enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 6, BROADCAST_VECS = 2, COLUM
 #else
 enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 4, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
 #endif
+#if VECTOR_BYTES == 64
+enum { INDIRECT_VECS = 4 };
+#define INDIRECT_ROWS(vecs) ((vecs) == 4 ? 6 : (vecs) == 3 ? 8 : (vecs) == 2 ? 14 : 12)
+#else
+enum { INDIRECT_VECS = 2 };
+#define INDIRECT_ROWS(vecs) ((vecs) == 2 ? (VECTOR_BYTES == 32 ? 6 : 4) : 8)
+#endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
@@ -60,6 +67,13 @@ typedef struct {
     ptrdiff_t rows, cols, depth, a_row, a_col, ldb, ldc;
     int accumulate, relu;
 } Product;
+
+/* What the indirect micro-kernel multiplies: where the columns of a and the rows of b stand, `depth` of them. */
+typedef struct {
+    const ptrdiff_t *a_cols, *b_rows;
+    ptrdiff_t depth;
+    int accumulate, relu;
+} Indirect;
 
 /* Sums of columns and maps along rows: what columns.h reads. Leading dimensions count elements. */
 typedef struct {
@@ -150,6 +164,7 @@ ALWAYS_INLINE float sum_lanes_f(vecf v) {
 }
 #include "bits.h"
 #include "tile.h"
+#include "indirect.h"
 #include "columns.h"
 #include "windows.h"
 #undef REAL
@@ -177,6 +192,7 @@ ALWAYS_INLINE double sum_lanes_d(vecd v) {
 }
 #include "bits.h"
 #include "tile.h"
+#include "indirect.h"
 #include "columns.h"
 #include "windows.h"
 #undef REAL
@@ -220,6 +236,10 @@ static inline double fastopt_log_parts(double x, double *m) {
     BOTH(broadcast_micro_kernel, c)(p, rows, cols, a, b, c, depth, accumulate)
 #define fastopt_broadcast_micro_kernel_epilogue(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
     BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
+#define fastopt_indirect_packed(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
+    BOTH(indirect_packed, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
+#define fastopt_indirect_product(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
+    BOTH(indirect_product, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
 #define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
     BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)

@@ -11,6 +11,9 @@ cdef enum:
     MIN_OWN_ROWS = 32           # rows a thread needs to work alone. 1024x1024, batch 32, 2 threads: alone 399 us, by outputs 303
     UPDATE_WORK = 12            # multiply-adds that the update of a weight counts for: 28 bytes. 784-512-512-10, batch 1
     PREDICT_ROWS = 256          # rows of predict at a time: their values stay in L2, whatever the batch
+    # of images so many that their values take no more: they stay in L2. Six 1x1 layers of 16 channels at 28x28: 12.7 ms, of 16 MiB 17
+    PREDICT_BYTES = 1 << 20
+    PREDICT_MOST_BYTES = 1 << 24        # or as much as the weights, which are read once for all of them, up to this
     PREDICT_WORK = 1 << 24      # multiply-adds of a call that reads no clock: 0.3 ms of Dense, 60 of sigmoids in float64
 
 # Products.
@@ -27,6 +30,15 @@ cdef enum:
     # rows up to which a folded network's packed weights are used: 256x256, batch 4/8: 4.6/6.9 us, else 5.4/9.4
     PACKED_ROWS = 32
     PACKED_BYTES = 1 << 20        # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
+
+# Convolutions.
+cdef enum:
+    PIXEL_BLOCK = 512           # pixels whose input stays in L2 while all strips pass
+    GRADIENT_PIXELS = 128       # pixels of a sum of dW that stays in registers; bits
+    GRADIENT_ROWS = 64          # rows of dW that a thread takes at least
+    GRADIENT_CHUNKS = 8         # chunks of pixels at most; bits
+    GRADIENT_CHUNK_PIXELS = 1024    # of a chunk at least; bits
+    SMALL_GRADIENT = 1 << 15    # elements of dW up to which pixels are cut into chunks; bits
 
 # The fused update.
 cdef enum:

@@ -12,6 +12,7 @@ cdef struct PredictCall:
     bint own_rows               # each thread has samples and values of its own
     Py_ssize_t n, x_bytes, y_bytes          # samples; bytes of one in x and in y
     Py_ssize_t piece            # samples at a time
+    Py_ssize_t grain            # at whose multiples samples are cut for threads
     Py_ssize_t start, stop      # samples of this region
     void *x
     void *y
@@ -40,6 +41,6 @@ cdef void predict_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t
         own = c.run
         own.values, own.scratch = c.values[thread], c.scratch[thread]
         run = &own
-        start, stop = c.start + chunk_start(rows, DOT_ROWS, thread, n_threads), c.start + chunk_start(rows, DOT_ROWS, thread + 1, n_threads)
+        start, stop = c.start + chunk_start(rows, c.grain, thread, n_threads), c.start + chunk_start(rows, c.grain, thread + 1, n_threads)
         thread, n_threads = 0, 1
     predict_rows(c, run, dtype, start, stop, thread, n_threads)

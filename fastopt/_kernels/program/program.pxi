@@ -27,6 +27,7 @@ cdef class Program:
     cdef Py_ssize_t item                    # bytes of a number
     cdef Py_ssize_t work                    # multiply-adds of a sample, forward
     cdef Py_ssize_t elements                # of a sample in all values together
+    cdef Room inference, training, gradients    # where values lie, and their gradients in training
     cdef Py_ssize_t positions, most_positions   # of the output, and the most of any value
     cdef readonly int typenum
     cdef bint reads_either                  # the input may be float32 or float64
@@ -34,6 +35,7 @@ cdef class Program:
     cdef readonly tuple input_shape, output_shape
     cdef tuple batch_shape                  # (None, *input_shape)
     cdef readonly Py_ssize_t least_rows     # samples of a batch to train on
+    cdef Py_ssize_t n_weights               # numbers in all trained arrays
     cdef Py_ssize_t n_penalties             # rows of weights that are penalized
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
@@ -60,7 +62,9 @@ cdef class Program:
         self.input_shape, self.output_shape = self.value_shapes[0], self.value_shapes[self.n_values - 1]
         self.batch_shape = (None, *self.input_shape)
         self.reads_either = self.one_kind_reads_either()
-        self.order_gradients()
+        if not (self.is_plain(0) and self.is_plain(self.n_values - 1)):
+            raise ValueError("values: expected an input and an output without a border, in memory of their own")
+        self.place_values(self.order_gradients())
 
     cdef int place_value(self, Py_ssize_t number, dict value) except -1:
         cdef Shape* s = &self.shapes[number]
@@ -76,7 +80,7 @@ cdef class Program:
         if s.owner != number:
             self.place_inside(number, &self.shapes[s.owner])
         else:
-            self.elements += elements_of(s)
+            self.elements += room_of(s)
         self.most_positions = max(self.most_positions, positions_of(s))
         return 0
 
@@ -111,7 +115,7 @@ cdef class Program:
             e.sources[i].value = sources[i]
             self.require_whole(name, sources[i])
         e.n_in, e.n_out = self.shapes[e.sources[0].value].channels, self.shapes[e.dst].channels
-        e.positions = positions_of(&self.shapes[e.sources[0].value])
+        e.positions, e.out_positions = positions_of(&self.shapes[e.sources[0].value]), positions_of(&self.shapes[e.dst])
         if not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
@@ -127,13 +131,14 @@ cdef class Program:
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties
+            self.n_weights += w.rows * w.columns
             if i == 0:
                 w.penalty.l1, w.penalty.l2, w.penalty.max_norm = spec.get("penalty") or (0.0, 0.0, 0.0)
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
         self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
-        self.work += e.positions * (e.kind.work(e) if e.kind.work != NULL else 4 * e.n_in)
+        self.work += e.out_positions * e.kind.work(e) if e.kind.work != NULL else 4 * e.positions * e.n_in
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
         return 0
 
@@ -145,8 +150,9 @@ cdef class Program:
             raise ValueError(f"{name}: expected a source all of whose channels have been written, got value {source}")
         return 0
 
-    cdef int order_gradients(self) except -1:
-        # which gradients are wanted, and which entries overwrite a source's: the first in the order of backward
+    cdef set order_gradients(self):
+        # which gradients are wanted, and which entries overwrite a source's: the first in the order of backward; returns the
+        # owners of values that have gradients
         cdef Py_ssize_t i, k
         cdef Entry* e
         has_gradient, written = set(), set()
@@ -164,8 +170,23 @@ cdef class Program:
                 e.sources[k].accumulate = self.shapes[e.sources[k].value].owner in written
                 if e.sources[k].wanted:
                     written.add(self.shapes[e.sources[k].value].owner)
-        if not (self.is_plain(0) and self.is_plain(self.n_values - 1)):
-            raise ValueError("values: expected an input and an output without a border, in memory of their own")
+        return has_gradient
+
+    cdef int place_values(self, set has_gradient) except -1:
+        # which values share memory, and which entries clear a border that is lost by it: the first that write the value
+        cdef Py_ssize_t i, output = self.n_values - 1
+        cdef Shape* s
+        lives = lives_in_inference(self.entries, self.n_entries, self.shapes, output)
+        fit_room(&self.inference, lives, self.shapes, self.n_values, self.arrays)
+        lives = [(0, self.n_entries, i) for i in range(1, self.n_values) if self.shapes[i].owner == i]
+        fit_room(&self.training, lives, self.shapes, self.n_values, self.arrays)
+        lives = lives_of_gradients(self.entries, self.n_entries, self.shapes, output, has_gradient)
+        fit_room(&self.gradients, lives, self.shapes, self.n_values, self.arrays)
+        started = set()
+        for i in range(self.n_entries):
+            s = &self.shapes[self.shapes[self.entries[i].dst].owner]
+            self.entries[i].clears = self.inference.shared and s.border_y + s.border_x > 0 and s.owner not in started
+            started.add(s.owner)
         return 0
 
     cdef bint one_kind_reads_either(self) noexcept:
@@ -215,7 +236,10 @@ cdef class Program:
                 and (not image or (cnp.PyArray_DIM(<cnp.ndarray>a, 1) == s.height and cnp.PyArray_DIM(<cnp.ndarray>a, 2) == s.width)))
 
     cpdef object rows(self, object x, str name="x"):
-        """Samples x, (n, *input_shape), as the program reads them: in its dtype or, if it reads either, float32 or float64."""
+        """Samples x as the program reads them: in its dtype or, if it reads either, float32 or float64.
+
+        Their shape is (n, *input_shape); images may also come as rows of all their numbers, (n, height * width * channels).
+        """
         cdef int typenum = self.typenum
         if self.reads_either:
             if not is_array(x):
@@ -223,12 +247,33 @@ cdef class Program:
             typenum = cnp.PyArray_TYPE(<cnp.ndarray>x)
             if typenum != cnp.NPY_FLOAT32 and typenum != cnp.NPY_FLOAT64:
                 typenum = cnp.NPY_FLOAT32 if np.can_cast(x.dtype, np.float32) else cnp.NPY_FLOAT64
+        if len(self.input_shape) == 3 and not (is_array(x) and fits(x, self.batch_shape)):
+            x = self.images(name, x)
         return as_numbers(name, x, typenum, self.batch_shape)
+
+    cdef object images(self, str name, object x):
+        # images that come as rows, or an error with the way out
+        cdef Py_ssize_t a = self.input_shape[0], b = self.input_shape[1], c = self.input_shape[2]
+        x = _arrays.as_numbers(name, x)
+        if fits(x, (None, a * b * c)):
+            return x.reshape((x.shape[0],) + self.input_shape)
+        way_out = ""
+        if fits(x, (None, c, a, b)):
+            way_out = (f"; arrays are (n, height, width, channels): pass {name}.transpose(0, 2, 3, 1), "
+                       "or put nn.ChannelsFirst() first")
+        elif fits(x, (None, b, c, a)):
+            way_out = f"; the network takes channels first: pass {name}.transpose(0, 3, 1, 2)"
+        elif x.size == a * b * c and x.ndim in (1, 3):
+            way_out = f"; pass {name}.reshape{shape_text((1,) + self.input_shape)} for one image"
+        elif c == 1 and fits(x, (None, a, b)):
+            way_out = f"; pass {name}[..., None]"
+        check_shape(name, x, self.batch_shape, way_out or f"; or rows of shape {shape_text((None, a * b * c))}")
+        return x
 
     def predict(self, x, out=None):
         """Inference output for samples x; any thread may call it at any time."""
         cdef PredictCall c
-        cdef Py_ssize_t n_threads, i
+        cdef Py_ssize_t n_threads, together, i
         x = self.rows(x)
         c.n, c.y_bytes = cnp.PyArray_DIM(<cnp.ndarray>x, 0), elements_of(&self.shapes[self.n_values - 1]) * self.item
         c.x_bytes = elements_of(&self.shapes[0]) * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)
@@ -241,11 +286,16 @@ cdef class Program:
         if c.n == 0:
             return out
         c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
+        if self.most_positions > 1:
+            together = min(<Py_ssize_t>PREDICT_MOST_BYTES, max(<Py_ssize_t>PREDICT_BYTES, self.n_weights * self.item))
+            c.piece = max(c.piece, together // max(1, self.inference.elements * self.item))
         n_threads = min(threads_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_THREADS)
         c.own_rows = n_threads > 1 and c.n >= n_threads * max(1, MIN_OWN_ROWS // self.most_positions)
         if not c.own_rows:
             n_threads = threads_for(self.work * min(c.n, c.piece) // self.n_entries)
-        workspaces = [self.take_workspace(min(c.n, c.piece)) for _ in range(n_threads if c.own_rows else 1)]
+        c.grain = DOT_ROWS if self.most_positions == 1 else 1
+        c.piece = min(c.piece, round_up((c.n + n_threads - 1) // n_threads, c.grain) if c.own_rows else c.n)
+        workspaces = [self.take_workspace(c.piece) for _ in range(n_threads if c.own_rows else 1)]
         for i in range(len(workspaces)):
             c.values[i], c.scratch[i] = (<Workspace>workspaces[i]).values, (<Workspace>workspaces[i]).scratch
         self.start(&c.run, <Workspace>workspaces[0], False)

@@ -188,6 +188,8 @@ cdef class Training:
             c.run.values[0], c.run.plan, c.run.n = c.x, NULL, x.shape[0]
             c.run.samples, c.gauss_newton, c.forward_known = c.run.n, gauss_newton, again
             n_threads = threads_for(c.run.samples * self.program.work // self.program.n_entries)
+            self.workspace.reserve(n_threads)
+            c.run.thread_scratch = <char*>self.workspace.threads
             with nogil:
                 run_typed(self.program.typenum, hvp_job[float], hvp_job[double], &c, n_threads)
         finally:

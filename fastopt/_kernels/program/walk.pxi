@@ -2,9 +2,12 @@
 # one region, a whole slice of an epoch included.
 
 cdef void forward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, owner
     for i in range(r.n_entries):
         do_pass(&r.entries[i].kind.forward, r, &r.entries[i], dtype, thread, n_threads)
+        if r.entries[i].clears and not r.training:
+            owner = r.shapes[r.entries[i].dst].owner
+            clear_border(&r.shapes[owner], r.values[owner], r.samples, dtype, thread, n_threads)
         if not keeps_columns(r, i):
             team_barrier(n_threads)
 

@@ -8,16 +8,22 @@ from fastopt.nn.layers.layer import NO_KERNEL, Layer
 
 def check(layers) -> list[Layer]:
     """The layers as a list, if there are some and each has kernels; `shapes` says whether they fit each other."""
-    layers = list(layers)
+    layers = check_each("layers", layers)
     if not layers:
         raise ValueError("layers: expected at least one layer, got none")
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layers[{i}]: expected a layer, got {type(layer).__name__}")
-        if type(layer).lay_out is Layer.lay_out:
-            raise TypeError(f"layers[{i}], a {type(layer).__name__}: {NO_KERNEL}")
     if all(layer.training_only for layer in layers):
         raise ValueError(f"layers: expected a layer besides {_types(layers)}, which inference leaves out, got none")
+    return layers
+
+
+def check_each(name, layers) -> list[Layer]:
+    """The layers as a list, if each has kernels."""
+    layers = list(layers)
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"{name}[{i}]: expected a layer, got {type(layer).__name__}")
+        if type(layer).lay_out is Layer.lay_out:
+            raise TypeError(f"{name}[{i}], a {type(layer).__name__}: {NO_KERNEL}")
     return layers
 
 
@@ -30,11 +36,24 @@ def as_input_shape(value) -> tuple[int, ...]:
 
 def first_shape(layers) -> tuple[int, ...]:
     """The shape that layers start from where nobody has said it: the width of the first one that has its own."""
-    width = next((layer.in_features for layer in layers if layer.in_features is not None), None)
+    width = width_before(layers)
     if width is None:
         way_out = "give Sequential an input_shape, or put one in"
         raise ValueError(f"layers: expected a layer with a width of its own, got {_types(layers)}; {way_out}")
     return (width,)
+
+
+def width_before(layers) -> int | None:
+    """Channels that a chain takes: those of the first layer that says so, unless others come to be before it."""
+    return next((layer.in_features for layer in layers if layer.reshapes or layer.in_features is not None), None)
+
+
+def width_after(layers, before) -> int | None:
+    """Channels that a chain gives, taking `before`: those of the last layer that says so; None where none can."""
+    for layer in reversed(layers):
+        if layer.reshapes or layer.out_features is not None:
+            return layer.out_features
+    return before
 
 
 def shapes(layers, input_shape) -> list[tuple[int, ...]]:
@@ -45,7 +64,8 @@ def shapes(layers, input_shape) -> list[tuple[int, ...]]:
         try:
             found.append(layer.output_shape(found[-1]))
         except ValueError as error:
-            raise ValueError(f"{here}: {error} from {before}") from None
+            what, semicolon, way_out = str(error).partition("; ")
+            raise ValueError(f"{here}: {what} from {before}{semicolon}{way_out}") from None
         before = here
     return found
 
@@ -54,6 +74,13 @@ def inside(layer, input_shape):
     """The layers inside this one, not those inside them, each with the shape that it takes."""
     for chain in layer.chains():
         yield from zip(chain, shapes(chain, input_shape)[:-1], strict=True)
+
+
+def lay_out(layers, layout, src) -> int:
+    """Add the entries of a chain that reads value `src` to a `Layout`; returns the value they end in."""
+    for layer in layers:
+        src = layer.lay_out(layout, src)
+    return src
 
 
 def walk(layers):
@@ -93,7 +120,7 @@ def protect(layers):
 def inference(layers) -> list[Layer]:
     """The layers of an inference network; changes those that hold others."""
     for layer in layers:
-        _replace_inside(layer, inference)
+        layer.replace_inside(inference)
     return [layer for layer in layers if not layer.training_only]
 
 
@@ -106,7 +133,7 @@ def fold(layers, dtype) -> list[Layer]:
     """
     folded: list[Layer] = []
     for layer in layers:
-        _replace_inside(layer, lambda chain: fold(chain, dtype))
+        layer.replace_inside(lambda chain: fold(chain, dtype))
         if folded and folded[-1].absorb_after(layer):
             continue
         while folded and layer.absorb_before(folded[-1], dtype):
@@ -117,9 +144,3 @@ def fold(layers, dtype) -> list[Layer]:
 
 def _types(layers) -> str:
     return ", ".join(sorted({type(layer).__name__ for layer in layers}))
-
-
-def _replace_inside(layer, function):
-    """Put what `function` makes of the layers inside this one in their place."""
-    if layer.layers:
-        object.__setattr__(layer, "layers", tuple(function(layer.layers)))

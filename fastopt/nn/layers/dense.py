@@ -1,4 +1,6 @@
-"""Layers with a product: Dense, GroupedDense, and what they share with Maxout."""
+"""Layers with a product: Dense, GroupedDense, and what they share with Maxout and Conv2d."""
+
+import math
 
 import numpy as np
 
@@ -20,10 +22,11 @@ class Product(Layer):
     bias = Array()
     weighted = True
     groups = 1
+    _widths = ("in_features", "out_features")  # what the arguments are called
 
     def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm):
-        self.in_features = whole_number("in_features", in_features)
-        self.out_features = whole_number("out_features", out_features)
+        self.in_features = whole_number(self._widths[0], in_features)
+        self.out_features = whole_number(self._widths[1], out_features)
         self._has_bias, self.init = flag("bias", bias), initialization.check(init)
         self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
         self.l1, self.l2 = (finite_number(name, value, 0, most=MOST) for name, value in (("l1", l1), ("l2", l2)))
@@ -32,8 +35,7 @@ class Product(Layer):
     def _config(self, **own):
         options = {"init": self.init, "l1": self.l1 or None, "l2": self.l2 or None, "max_norm": self.max_norm}
         return {
-            "in_features": self.in_features,
-            "out_features": self.out_features,
+            **dict(zip(self._widths, (self.in_features, self.out_features), strict=True)),
             **own,
             "bias": self._has_bias,
             **{name: value for name, value in options.items() if value is not None},
@@ -43,17 +45,27 @@ class Product(Layer):
         """Outputs of the product."""
         return self.out_features
 
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self._rows(), self.in_features // self.groups)
+
+    def _checked_groups(self, groups) -> int:
+        groups = whole_number("groups", groups)
+        for name, width in zip(self._widths, (self.in_features, self.out_features), strict=True):
+            if width % groups:
+                raise ValueError(f"groups: expected a divisor of {name}, {width}, got {groups}")
+        return groups
+
     def _matrices(self, weight):
         """A view of the weights as the matrices (k, out, in) that start each on its own."""
-        return weight.reshape(self.groups, -1, weight.shape[1])
+        return weight.reshape(self.groups, len(weight) // self.groups, -1)
 
     def array_specs(self, dtype):
-        rows = self._rows()
-        specs = {"weight": ArraySpec((rows, self.in_features // self.groups), dtype)}
-        return specs | {"bias": ArraySpec((rows,), dtype)} if self._has_bias else specs
+        specs = {"weight": ArraySpec(self._weight_shape(), dtype)}
+        return specs | {"bias": ArraySpec((self._rows(),), dtype)} if self._has_bias else specs
 
     def start(self, rng):
-        initialization.fill(self._matrices(self.weight), self.init, self.activation, rng)
+        taps = math.prod(self.weight.shape[1:-1])
+        initialization.fill(self._matrices(self.weight), self.init, self.activation, rng, taps)
         for name, a in self._given.items():
             self._arrays[name][...] = a
         self._given = {}
@@ -62,7 +74,7 @@ class Product(Layer):
         return list(self._arrays.values())
 
     def multiply_adds(self, input_shape):
-        return positions(input_shape) * self._rows() * (self.in_features // self.groups)
+        return positions(self.output_shape(input_shape)) * math.prod(self._weight_shape())
 
     def absorb_before(self, layer, dtype):
         if layer.activation != "identity" or layer.loses_digits(dtype):
@@ -71,19 +83,25 @@ class Product(Layer):
         if affine is None or (affine[0].ndim == 2 and self.groups > 1):  # a matrix over all columns fits no groups
             return False
         scale, shift = affine
+        if np.any(shift) and not self._takes_a_shift():
+            return False
         columns = (self.groups, 1, self.in_features // self.groups)
         weight = self.weight.reshape(self.groups, -1, columns[-1]).astype(np.float64)
         with one_blas_thread:
-            bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).ravel()
+            bias = (weight @ shift.reshape(columns).transpose(0, 2, 1)).reshape(self._rows(), -1).sum(axis=1)
             weight = weight @ scale if scale.ndim == 2 else weight * scale.reshape(columns)
         return self._replace(weight.reshape(self.weight.shape), bias if self.bias is None else self.bias + bias)
+
+    def _takes_a_shift(self) -> bool:
+        """Whether a shift of the inputs is one of the outputs, the same at every position."""
+        return True
 
     def absorb_after(self, layer):
         if not layer.folds_backward or self.activation != "identity":
             return False
         scale, shift = layer.scale_and_shift()
         bias = shift if self.bias is None else self.bias * scale + shift
-        if not self._replace(self.weight * scale[:, None], bias):
+        if not self._replace(self.weight * scale.reshape(-1, *[1] * (self.weight.ndim - 1)), bias):
             return False
         object.__setattr__(self, "activation", layer.activation)
         return True
@@ -103,10 +121,31 @@ class Product(Layer):
 
     def lay_out(self, layout, src):
         dst = layout.value((*layout.shapes[src][:-1], self._rows()))
+        self._add("dense", layout, src, dst)
+        return dst
+
+    def _add(self, kind, layout, src, dst, **own) -> None:
+        """Add the entry of the product."""
         penalty = (self.l1, self.l2, self.max_norm or 0.0) if self.l1 or self.l2 or self.max_norm else None
         options = {"activation": self.activation, "penalty": penalty, "groups": self.groups}
-        layout.add("dense", src, dst, weights=self.parameters(), **options)
-        return dst
+        layout.add(kind, src, dst, weights=self.parameters(), **options, **own)
+
+    def _take(self, module, weight) -> None:
+        """Start with a copy of `weight` and of the bias of a module of torch; a network takes them in its own dtype."""
+        self._given = {"weight": weight.copy()}
+        if module.bias is not None:
+            self._given["bias"] = as_array("bias", module.bias.detach()).copy()
+
+    def _give(self, module, moved):
+        """A module of torch, with a copy of the bias and of what `moved` makes of the weight."""
+        import torch
+
+        arrays = self.arrays() or self._given
+        if not arrays:
+            raise AttributeError("weight: made when the layer is put into a Sequential")
+        for name, a in {**arrays, "weight": moved(arrays["weight"])}.items():
+            setattr(module, name, torch.nn.Parameter(torch.from_numpy(a.copy())))
+        return module
 
 
 class Dense(Product):
@@ -152,24 +191,50 @@ class Dense(Product):
         self.activation = known_activation(activation)
 
     @classmethod
-    def from_torch(cls, linear, activation="identity") -> "Dense":
-        """A layer with a copy of the weights of a ``torch.nn.Linear``; a network takes them in its own dtype."""
+    def from_torch(cls, linear, activation="identity", *, image_shape=None) -> "Dense":
+        """A layer with a copy of the weights of a ``torch.nn.Linear``; a network takes them in its own dtype.
+
+        Parameters
+        ----------
+        linear : torch.nn.Linear
+        activation : str
+        image_shape : tuple of int, optional
+            (height, width, channels) of the image that is flattened before the layer: torch counts its numbers channel
+            by channel, `Flatten` position by position, and the columns of the weights are moved accordingly.
+
+        Raises
+        ------
+        ValueError
+            An `image_shape` of another size than the layer's input.
+        """
         layer = cls(linear.in_features, linear.out_features, activation, linear.bias is not None)
-        given = {"weight": linear.weight, "bias": linear.bias}
-        layer._given = {name: as_array(name, a.detach()).copy() for name, a in given.items() if a is not None}
+        weight = as_array("weight", linear.weight.detach())
+        if image_shape is not None:
+            height, width, channels = layer._checked_image(image_shape)
+            weight = np.moveaxis(weight.reshape(-1, channels, height, width), 1, 3).reshape(weight.shape)
+        layer._take(linear, weight)
         return layer
 
-    def to_torch(self):
-        """A ``torch.nn.Linear`` with a copy of the weights, without the activation; needs torch."""
+    def to_torch(self, *, image_shape=None):
+        """A ``torch.nn.Linear`` with a copy of the weights, without the activation; `image_shape` as for `from_torch`.
+
+        Needs torch.
+        """
         import torch
 
-        arrays = self.arrays() or self._given
-        if not arrays:
-            raise AttributeError("weight: made when the layer is put into a Sequential")
         linear = torch.nn.Linear(self.in_features, self.out_features, bias=self._has_bias)
-        for name, a in arrays.items():
-            setattr(linear, name, torch.nn.Parameter(torch.from_numpy(a.copy())))
-        return linear
+        if image_shape is None:
+            return self._give(linear, lambda weight: weight)
+        image = self._checked_image(image_shape)
+        return self._give(linear, lambda weight: np.moveaxis(weight.reshape(-1, *image), 3, 1).reshape(weight.shape))
+
+    def _checked_image(self, shape) -> tuple[int, int, int]:
+        if not isinstance(shape, tuple | list) or len(shape) != 3:
+            raise ValueError(f"image_shape: expected (height, width, channels), got {shape!r}")
+        height, width, channels = (whole_number(f"image_shape[{i}]", n) for i, n in enumerate(shape))
+        if height * width * channels != self.in_features:
+            raise ValueError(f"image_shape: expected {self.in_features} numbers in all, got {shape}")
+        return height, width, channels
 
     def config(self):
         return self._config(activation=self.activation)
@@ -228,10 +293,7 @@ class GroupedDense(Product):
         max_norm=None,
     ):
         super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
-        self.groups, self.activation = whole_number("groups", groups), known_activation(activation)
-        for name in ("in_features", "out_features"):
-            if getattr(self, name) % self.groups:
-                raise ValueError(f"groups: expected a divisor of {name}, {getattr(self, name)}, got {self.groups}")
+        self.groups, self.activation = self._checked_groups(groups), known_activation(activation)
 
     def config(self):
         return self._config(groups=self.groups, activation=self.activation)

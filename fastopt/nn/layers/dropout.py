@@ -1,12 +1,10 @@
 """Dropout: nothing in inference."""
 
-import numpy as np
-
 from fastopt._kernels import core
-from fastopt.nn.layers.layer import Array, ArraySpec, Layer
+from fastopt.nn.layers.training_only import TrainingOnly
 
 
-class Dropout(Layer):
+class Dropout(TrainingOnly):
     """Drop a random share of the inputs in training, none in inference (Srivastava et al. 2014).
 
     Parameters
@@ -29,10 +27,6 @@ class Dropout(Layer):
     (2, 3)
     """
 
-    seed = Array()
-    training_only = True
-    _parameters = ("in_features", "out_features")
-
     def __init__(self, rate):
         self.rate = core.drop_rate(rate)
 
@@ -41,22 +35,6 @@ class Dropout(Layer):
 
     def marks(self):
         return [str(self.rate)]
-
-    def output_shape(self, input_shape):
-        if self.in_features not in (None, input_shape[-1]):
-            expected = f"{self.in_features} columns, as where this Dropout stands already"
-            raise ValueError(f"expected {expected} (make another one), got {input_shape[-1]}")
-        return input_shape
-
-    def build(self, rng, dtype, input_shape):
-        self.__dict__["in_features"] = self.__dict__["out_features"] = input_shape[-1]
-        super().build(rng, dtype, input_shape)
-
-    def array_specs(self, dtype):
-        return {"seed": ArraySpec((), np.dtype(np.uint64))}
-
-    def start(self, rng):
-        self.seed[...] = rng.integers(2**64, dtype=np.uint64)
 
     def lay_out(self, layout, src):
         if self.rate == 0 or not layout.training:

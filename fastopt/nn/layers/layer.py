@@ -113,7 +113,8 @@ class Layer(Fixed):
     calibration: str | None = None  # statistics of data: "required" before all else, "optional", or none at all
     calibrated: bool = True
     folds_backward: bool = False  # scales and shifts in a way that a product before it may take over
-    layers: tuple["Layer", ...] = ()  # inside this one; an argument of the constructor
+    layers: tuple["Layer", ...] = ()  # inside this one, of all chains
+    reshapes: bool = False  # makes channels of height and width, or the other way round
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
 
@@ -210,6 +211,9 @@ class Layer(Fixed):
         """The layers inside, in chains each of which starts from the layer's input."""
         return [self.layers] if self.layers else []
 
+    def replace_inside(self, function) -> None:
+        """Put what `function` makes of each chain inside in its place; in copies that no program was compiled from."""
+
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Inference before the activation as ``x * scale + shift``, or ``x @ scale.T + shift`` for a matrix, in
         float64; None where the layer is no such map."""
@@ -244,6 +248,13 @@ def known_activation(name) -> str:
     if not isinstance(name, str) or name not in core.ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(core.ACTIVATIONS)}, got {name!r}")
     return name
+
+
+def image_of(shape) -> tuple[int, int, int]:
+    """(height, width, channels) of an image; ValueError for a vector."""
+    if len(shape) != 3:
+        raise ValueError(f"expected an image (height, width, channels), got {shape}; give Sequential an input_shape=")
+    return shape
 
 
 def positions(shape) -> int:

@@ -2,14 +2,7 @@
 
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_pair
-from fastopt.nn.layers.layer import Layer
-
-
-def image(input_shape) -> tuple[int, int, int]:
-    """The shape of a sample that is an image; ValueError for that of a vector."""
-    if len(input_shape) != 3:
-        raise ValueError(f"expected an image (height, width, channels), got {input_shape}")
-    return input_shape
+from fastopt.nn.layers.layer import Layer, image_of
 
 
 class Windows(Layer):
@@ -30,7 +23,7 @@ class Windows(Layer):
         return ["/".join("x".join(map(str, pair)) for pair in (self.kernel_size, self.stride))]
 
     def output_shape(self, input_shape):
-        height, width, channels = image(input_shape)
+        height, width, channels = image_of(input_shape)
         windows = core.pool2d_shape(height, width, self.kernel_size, self.stride, self.padding, self.ceil_mode)
         return (*windows, channels)
 
@@ -117,7 +110,7 @@ class GlobalAvgPool2d(Layer):
         return {}
 
     def output_shape(self, input_shape):
-        return (image(input_shape)[2],)
+        return (image_of(input_shape)[2],)
 
     def lay_out(self, layout, src):
         height, width, channels = layout.shapes[src]

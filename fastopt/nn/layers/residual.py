@@ -1,10 +1,10 @@
 """Residual: a chain of layers with a shortcut around it."""
 
-from fastopt.nn.layers.chain import check, inside, shapes
-from fastopt.nn.layers.layer import Layer
+from fastopt.nn.layers.chain import check, lay_out, shapes, width_after, width_before
+from fastopt.nn.layers.container import Container
 
 
-class Residual(Layer):
+class Residual(Container):
     """Shortcut connection, ``x + layers(x)``.
 
     Parameters
@@ -22,13 +22,10 @@ class Residual(Layer):
 
     def __init__(self, layers):
         self.layers = tuple(check(layers))
-        for layer in self.layers:
-            if layer.calibration == "required":
-                name = type(layer).__name__
-                raise ValueError(f"layers: expected no {name} inside a shortcut, for want of data; put it before")
-        self.in_features = next((one.in_features for one in self.layers if one.in_features), None)
-        self.out_features = next((one.out_features for one in reversed(self.layers) if one.out_features), None)
-        if self.in_features != self.out_features:
+        self._require_no_statistics("shortcut")
+        self.in_features = width_before(self.layers)
+        self.out_features = width_after(self.layers, self.in_features)
+        if None not in (self.in_features, self.out_features) and self.in_features != self.out_features:
             ends = f"{self.in_features} and {self.out_features}"
             raise ValueError(f"layers: expected the shortcut to end as wide as it begins, got {ends}")
 
@@ -42,23 +39,14 @@ class Residual(Layer):
     def config(self):
         return {"layers": list(self.layers)}
 
-    def build(self, rng, dtype, input_shape):
-        for layer, shape in inside(self, input_shape):
-            layer.build(rng, dtype, shape)
-
-    def parameters(self):
-        return [a for layer in self.layers for a in layer.parameters()]
-
-    def arrays(self):
-        return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.arrays().items()}
+    def replace_inside(self, function):
+        object.__setattr__(self, "layers", tuple(function(self.layers)))
 
     def __setstate__(self, state):
         super().__setstate__({**state, "layers": tuple(state["layers"])})
 
     def lay_out(self, layout, src):
-        end = src
-        for layer in self.layers:
-            end = layer.lay_out(layout, end)
+        end = lay_out(self.layers, layout, src)
         dst = layout.value(layout.shapes[src])
         layout.add("add", (end, src), dst)
         return dst
