@@ -1,6 +1,6 @@
 """Pooling of images, forward and backward, into arrays that are there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import prod
 
@@ -62,5 +62,5 @@ def pool_case(kind, shape, kernel, stride, padding, backward, dtype="float32") -
     what = f"{kind}{' and backward' * backward} {kernel}x{kernel}/{stride} of {'x'.join(map(str, shape))}"
     setup = randoms(shape, pooled, pooled, shape, dtype=dtype)
     moved = (prod(shape) + prod(pooled)) * (2 if backward else 1)
-    peers = {"torch": partial(torch, True), "torch NCHW": partial(torch, False)}
+    peers: dict[str, Callable[..., Callable]] = {"torch": partial(torch, True), "torch NCHW": partial(torch, False)}
     return Case(named(what, dtype), setup, ours, peers, moved=moved, dtype=dtype)
