@@ -305,7 +305,7 @@ def test_a_trained_network_with_pools_comes_back_from_a_file_and_a_pickle(tmp_pa
 
 def test_a_table_shows_the_windows():
     lines = fo.nn.summary(network("avg")).splitlines()
-    assert lines[2].split() == ["AvgPool2d", "2x3/1x2", "5x7x5", "->", "4x3x5", "0", "0", "0"]
+    assert lines[2].split() == ["AvgPool2d", "2x3/1x2", "5x7x5", "->", "4x3x5", "0", "0", "0", "0"]
 
 
 MADE = {
