@@ -71,6 +71,17 @@ def train(name, net, X, y, X_test, y_test, epochs, seed):
     return confusion
 
 
+def side_by_side(filters):
+    """Filters (n, height, width) as one picture, as many in a row as rows, with gaps of NaN between them."""
+    n, height, width = filters.shape
+    across = int(np.ceil(n**0.5))
+    picture = np.full((-(-n // across) * (height + 1) - 1, across * (width + 1) - 1), np.nan)
+    for k, one in enumerate(filters):
+        i, j = divmod(k, across)
+        picture[i * (height + 1) :, j * (width + 1) :][:height, :width] = one
+    return picture
+
+
 def draw(name, net, confusion, path):
     """The filters of the first convolution, and the confusion matrix."""
     import matplotlib
@@ -78,22 +89,19 @@ def draw(name, net, confusion, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure = plt.figure(figsize=(10.5, 4.8), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.1))
+    figure = plt.figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     filters = next(layer for layer in net.layers if isinstance(layer, fo.nn.Conv2d)).weight[..., 0]
-    rows = 4
     limit = np.abs(filters).max()
-    for ax, one in zip(left.subplots(rows, -(-len(filters) // rows)).flat, filters, strict=False):
-        image = ax.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        ax.set(xticks=[], yticks=[])
-    left.colorbar(image, ax=left.axes, orientation="horizontal", shrink=0.6, aspect=30, label="weight")
-    left.suptitle(f"First filters, {name}")
-    ax = right.subplots()
-    ax.imshow(np.log1p(confusion), cmap="Blues")
+    image = left.imshow(side_by_side(filters), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    left.set_axis_off()
+    left.set_title(f"{len(filters)} filters of the first layer, {name}")
+    figure.colorbar(image, ax=left, shrink=0.7, aspect=30, label="weight")
+    right.imshow(np.log1p(confusion), cmap="Blues")
     for i, j in np.argwhere(confusion):
-        ax.text(j, i, confusion[i, j], ha="center", va="center", color="white" if i == j else "black", fontsize=9)
-    ax.set(xlabel="predicted", ylabel="true", xticks=range(10), yticks=range(10))
-    right.suptitle(f"{confusion.sum()} images not seen before: {confusion.trace()} right")
+        right.text(j, i, confusion[i, j], ha="center", va="center", color="white" if i == j else "black", fontsize=9)
+    right.set(xlabel="predicted", ylabel="true", xticks=range(10), yticks=range(10))
+    right.set_title(f"{confusion.sum()} images not seen before: {confusion.trace()} right")
     figure.savefig(path, dpi=120)
 
 

@@ -136,6 +136,64 @@ def maxout_backward(dy, x, pieces=2):
     return dx.reshape(x.shape)
 
 
+# ---------------------------------------------------------------- pooling
+
+
+def axis_windows(n, kernel, stride, padding, ceil_mode):
+    """Of each window along an axis of n pixels: the pixels it holds, and its length within the padded axis."""
+    starts = range(-padding, n + padding - kernel + (stride if ceil_mode else 1), stride)
+    return [(slice(max(a, 0), min(a + kernel, n)), min(a + kernel, n + padding) - a) for a in starts if a < n]
+
+
+def windows(shape, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """The windows of images (n, h, w, c) as rows of windows: each its rows and columns, and its size with padding."""
+    stride = kernel_size if stride is None else stride
+    pairs = map(pair, (kernel_size, stride, padding))
+    rows, columns = (axis_windows(n, *axis, ceil_mode) for n, *axis in zip(shape[1:3], *pairs, strict=True))
+    return [[(y, x, height * width) for x, width in columns] for y, height in rows]
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """x (n, h, w, c); NaN wins"""
+    found = windows(x.shape, kernel_size, stride, padding, ceil_mode)
+    return np.stack([np.stack([x[:, b, a].max(axis=(1, 2)) for b, a, _ in line], 1) for line in found], 1)
+
+
+def max_pool2d_backward(dy, x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """dX += dY at the first largest pixel of each window, row by row"""
+    dx = np.zeros_like(x)
+    images, channels = np.indices((len(x), x.shape[3]))
+    for i, line in enumerate(windows(x.shape, kernel_size, stride, padding, ceil_mode)):
+        for j, (b, a, _) in enumerate(line):
+            wide = a.stop - a.start
+            pixels = x[:, b, a].reshape(len(x), (b.stop - b.start) * wide, x.shape[3])
+            rows, columns = np.divmod(pixels.argmax(axis=1), wide)
+            dx[images, b.start + rows, a.start + columns, channels] += dy[:, i, j]
+    return dx
+
+
+def counts(found, count_include_pad):
+    """What averages divide by: sizes within the padded image, or real pixels."""
+    real = [[(b.stop - b.start) * (a.stop - a.start) for b, a, _ in line] for line in found]
+    return np.array([[size for _, _, size in line] for line in found] if count_include_pad else real)[..., None]
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    found = windows(x.shape, kernel_size, stride, padding, ceil_mode)
+    sums = np.stack([np.stack([x[:, b, a].sum(axis=(1, 2)) for b, a, _ in line], 1) for line in found], 1)
+    return sums / counts(found, count_include_pad)
+
+
+def avg_pool2d_backward(dy, shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """dX += dY / count at every pixel of each window"""
+    found, dx = windows(shape, kernel_size, stride, padding, ceil_mode), np.zeros(shape)
+    share = dy / counts(found, count_include_pad)
+    for i, line in enumerate(found):
+        for j, (b, a, _) in enumerate(line):
+            dx[:, b, a] += share[:, i, j, None, None]
+    return dx
+
+
 # ---------------------------------------------------------------- convolution
 # Y[n,i,j,k] = phi(b_k + sum of W[k,r,s,c] X[n, i st - p + r dil, j st - p + s dil, c]), c in the group of k
 
@@ -189,62 +247,6 @@ def conv2d_padding(padding, weight, dilation):
 def pair(value):
     """(of rows, of columns)"""
     return value if isinstance(value, tuple) else (value, value)
-
-
-# ---------------------------------------------------------------- pooling
-def axis_windows(n, kernel, stride, padding, ceil_mode):
-    """Of each window along an axis of n pixels: the pixels it holds, and its length within the padded axis."""
-    starts = range(-padding, n + padding - kernel + (stride if ceil_mode else 1), stride)
-    return [(slice(max(a, 0), min(a + kernel, n)), min(a + kernel, n + padding) - a) for a in starts if a < n]
-
-
-def windows(shape, kernel_size, stride=None, padding=0, ceil_mode=False):
-    """The windows of images (n, h, w, c) as rows of windows: each its rows and columns, and its size with padding."""
-    stride = kernel_size if stride is None else stride
-    pairs = [a if isinstance(a, tuple) else (a, a) for a in (kernel_size, stride, padding)]
-    rows, columns = (axis_windows(n, *axis, ceil_mode) for n, *axis in zip(shape[1:3], *pairs, strict=True))
-    return [[(y, x, height * width) for x, width in columns] for y, height in rows]
-
-
-def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
-    """x (n, h, w, c); NaN wins"""
-    found = windows(x.shape, kernel_size, stride, padding, ceil_mode)
-    return np.stack([np.stack([x[:, b, a].max(axis=(1, 2)) for b, a, _ in line], 1) for line in found], 1)
-
-
-def max_pool2d_backward(dy, x, kernel_size, stride=None, padding=0, ceil_mode=False):
-    """dX += dY at the first largest pixel of each window, row by row"""
-    dx = np.zeros_like(x)
-    images, channels = np.indices((len(x), x.shape[3]))
-    for i, line in enumerate(windows(x.shape, kernel_size, stride, padding, ceil_mode)):
-        for j, (b, a, _) in enumerate(line):
-            wide = a.stop - a.start
-            pixels = x[:, b, a].reshape(len(x), (b.stop - b.start) * wide, x.shape[3])
-            rows, columns = np.divmod(pixels.argmax(axis=1), wide)
-            dx[images, b.start + rows, a.start + columns, channels] += dy[:, i, j]
-    return dx
-
-
-def counts(found, count_include_pad):
-    """What averages divide by: sizes within the padded image, or real pixels."""
-    real = [[(b.stop - b.start) * (a.stop - a.start) for b, a, _ in line] for line in found]
-    return np.array([[size for _, _, size in line] for line in found] if count_include_pad else real)[..., None]
-
-
-def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
-    found = windows(x.shape, kernel_size, stride, padding, ceil_mode)
-    sums = np.stack([np.stack([x[:, b, a].sum(axis=(1, 2)) for b, a, _ in line], 1) for line in found], 1)
-    return sums / counts(found, count_include_pad)
-
-
-def avg_pool2d_backward(dy, shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
-    """dX += dY / count at every pixel of each window"""
-    found, dx = windows(shape, kernel_size, stride, padding, ceil_mode), np.zeros(shape)
-    share = dy / counts(found, count_include_pad)
-    for i, line in enumerate(found):
-        for j, (b, a, _) in enumerate(line):
-            dx[:, b, a] += share[:, i, j, None, None]
-    return dx
 
 
 # ---------------------------------------------------------------- standardization

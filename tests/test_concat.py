@@ -110,6 +110,15 @@ def test_a_branch_that_moves_with_no_weight_has_no_tangent(gauss_newton):
     assert all(np.isfinite(a).all() for a in want)
 
 
+def test_branches_that_say_no_width_stand_where_a_width_is_checked():
+    doubled = [fo.nn.Concat([[], []]), fo.nn.Dense(8, 4)]
+    net = fo.nn.Sequential([fo.nn.Residual(doubled)], rng=0, input_shape=(4,), dtype=np.float64)
+    x = normal(3, 4)
+    np.testing.assert_allclose(net.predict(x), x + np.hstack([x, x]) @ doubled[1].weight.T, rtol=1e-12)
+    with pytest.raises(ValueError, match="layers: expected a layer with a width of its own"):
+        fo.nn.Sequential(doubled)
+
+
 # ---------------------------------------------------------------- neighbors, statistics, files
 
 

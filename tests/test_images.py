@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastopt as fo
 from fastopt._kernels import core
@@ -313,6 +315,66 @@ def test_training_and_predicting_give_the_same_bits_at_any_number_of_threads(nam
     for other in found[1:]:
         for a, b in zip(other, found[0], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@st.composite
+def layers_of(draw, shape, same=False, nested=2):
+    """A chain of layers from images of this shape; with `same` it keeps height and width."""
+    chain = []
+    for _ in range(draw(st.integers(0 if same else 1, 3))):
+        channels, kinds = (
+            shape[-1],
+            ["same", "pool", "norm", "dropout", *["shrink"] * (not same), *["inside"] * bool(nested)],
+        )
+        kind = draw(st.sampled_from(kinds))
+        if kind == "inside" and draw(st.booleans()):
+            branches = draw(st.lists(layers_of(shape, True, nested - 1), min_size=1, max_size=3))
+            layer = fo.nn.Concat(branches)
+        elif kind == "inside":
+            inner = draw(layers_of(shape, True, nested - 1))
+            width = fo.nn.layers.shapes(inner, shape)[-1][-1]
+            layer = fo.nn.Residual([*inner, fo.nn.Conv2d(width, channels, 3, padding=1)])
+        elif kind == "pool":
+            layer = draw(st.sampled_from([fo.nn.MaxPool2d, fo.nn.AvgPool2d]))(3, 1, 1)
+        elif kind == "norm":
+            layer = fo.nn.BatchNorm(channels, activation=draw(st.sampled_from(["identity", "relu"])))
+        elif kind == "dropout":
+            layer = fo.nn.Dropout(0.5)
+        else:
+            kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+            padding = "same" if kind == "same" else draw(st.integers(0, 2))
+            options = {"stride": draw(st.integers(1, 2)) if kind == "shrink" else 1, "activation": "tanh"}
+            layer = fo.nn.Conv2d(channels, draw(st.integers(1, 4)), kernel, padding=padding, **options)
+            if any(n + 2 * (0 if kind == "same" else padding) < 3 for n in shape[:2]):
+                continue
+        chain.append(layer)
+        shape = layer.output_shape(shape)
+    return chain
+
+
+def apart(layers, x):
+    """What a chain gives, each layer in a network of its own."""
+    for layer in layers:
+        if isinstance(layer, fo.nn.Concat):
+            x = np.concatenate([apart(branch, x) for branch in layer.branches], axis=-1)
+        elif isinstance(layer, fo.nn.Residual):
+            x = apart(layer.layers, x) + x
+        elif not layer.training_only:
+            x = fo.nn.Sequential([copy.deepcopy(layer)], dtype=x.dtype, input_shape=x.shape[1:]).predict(x)
+    return x
+
+
+@given(layers_of(SHAPE), st.booleans(), st.integers(1, 3))
+def test_a_network_has_the_bits_of_its_layers_one_by_one_whoever_reads_whose_border(chain, flat, n):
+    chain = [fo.nn.Conv2d(4, 4, 1), *chain, *[fo.nn.Flatten()] * flat]
+    net, x = fo.nn.Sequential(chain, rng=0, dtype=np.float64, input_shape=SHAPE), normal(n, *SHAPE)
+    want = apart(net.layers, x)
+    for threads in (1, 2):
+        with fo.num_threads(threads):
+            np.testing.assert_array_equal(net.predict(x), want)
+    fast = net.fold()
+    fast.predict(np.full((5, *SHAPE), np.nan))
+    np.testing.assert_allclose(fast.predict(x), want, rtol=0, atol=1e-10 * max(1, np.abs(want).max()))
 
 
 @every_network

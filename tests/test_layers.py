@@ -31,12 +31,12 @@ EXAMPLES = {  # from 4 columns, by name
     "Whiten": lambda: fo.nn.Whiten(4, "pca"),
 }
 OF_IMAGES = {  # from images (6, 5, 4), which they take as a whole
-    "AvgPool2d": lambda: fo.nn.AvgPool2d(2),
+    "AvgPool2d": lambda: fo.nn.AvgPool2d(3, (2, 1), (1, 0), count_include_pad=False),
     "ChannelsFirst": lambda: fo.nn.ChannelsFirst(),
     "Conv2d": lambda: fo.nn.Conv2d(4, 6, (3, 2), stride=2, padding=(1, 0), groups=2, activation="relu"),
     "Flatten": lambda: fo.nn.Flatten(),
     "GlobalAvgPool2d": lambda: fo.nn.GlobalAvgPool2d(),
-    "MaxPool2d": lambda: fo.nn.MaxPool2d((3, 2), 2, (1, 0)),
+    "MaxPool2d": lambda: fo.nn.MaxPool2d(2, ceil_mode=True),
     "RandomFlip": lambda: fo.nn.RandomFlip(vertical=True),
     "RandomShift": lambda: fo.nn.RandomShift(2, 1),
 }

@@ -26,6 +26,7 @@ cdef extern from "simd.h" nogil:
     # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
     void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
                                                    const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
+    void prefetch_lines(const void* p, Py_ssize_t size)
     void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
                                                      const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
                                                      const Py_ssize_t* c_rows)
@@ -87,12 +88,20 @@ cdef struct Strips:             # c (pixels, n_out) = a W^T + b of one group, a'
     Py_ssize_t n_out, first, last       # strips `first` to `last` are computed
 
 
+cdef inline Py_ssize_t strip_size(const Strips* s, Py_ssize_t strip, Py_ssize_t depth, floating* dtype) noexcept nogil:
+    # the bytes of a strip; none beyond the last one to compute
+    if strip >= s.last:
+        return 0
+    return (strip_start(s.n_out, strip + 1, dtype) - strip_start(s.n_out, strip, dtype)) * depth * <Py_ssize_t>sizeof(floating)
+
+
 cdef void strips_product(const Grid* g, const Indirect* p, const Strips* s, Py_ssize_t a_first, Py_ssize_t c_first,
                          Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
     # pixels start to stop; a_first and c_first: the channels of a and c with which the group begins
     cdef Py_ssize_t a[PIXEL_BLOCK]
     cdef Py_ssize_t c[PIXEL_BLOCK]
-    cdef Py_ssize_t n, strip, column, cols, i, tiles, left
+    cdef Py_ssize_t n, strip, column, cols, i, tiles, share
+    cdef const char* ahead
     cdef int rows
     while start < stop:
         n = min(<Py_ssize_t>PIXEL_BLOCK, stop - start)
@@ -100,10 +109,13 @@ cdef void strips_product(const Grid* g, const Indirect* p, const Strips* s, Py_s
         for strip in range(s.first, s.last):
             column, cols = strip_start(s.n_out, strip, dtype), strip_cols(s.n_out, strip, dtype)
             tiles = (n + tile_rows(cols, dtype) - 1) // tile_rows(cols, dtype)
+            ahead = <char*>s.packed + strip_start(s.n_out, strip + 1, dtype) * p.depth * <Py_ssize_t>sizeof(floating)
+            share = strip_size(s, strip + 1, p.depth, dtype) // tiles
             i = 0
-            while i < n:        # in tiles as even as can be
-                left = n - i
-                rows = <int>((left + tiles - 1) // tiles)
+            while i < n:        # in tiles as even as can be, each of which prefetches its share of the next strip
+                rows = <int>((n - i + tiles - 1) // tiles)
+                prefetch_lines(ahead, share)
+                ahead += share
                 indirect_packed(p, rows, cols, <floating*>g.a.start + a_first, a + i, <floating*>s.packed + column * p.depth,
                                 <floating*>s.bias + column if s.bias != NULL else <floating*>NULL,
                                 <floating*>g.c.start + c_first + column, c + i)

@@ -1,6 +1,7 @@
 """Pooling of images, forward and backward, into arrays that are there."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 
 from fastopt import functional as F
@@ -46,11 +47,11 @@ def pool_case(kind, shape, kernel, stride, padding, backward, dtype="float32") -
 
         return call
 
-    def torch(x, dy, y, dx, last=True):
+    def torch(channels_last, x, dy, y, dx):
         import torch
 
         x, dy = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (x, dy))
-        if not last:
+        if not channels_last:
             x, dy = x.contiguous(), dy.contiguous()
         forward = getattr(torch.nn.functional, kind)
         if not backward:
@@ -58,11 +59,8 @@ def pool_case(kind, shape, kernel, stride, padding, backward, dtype="float32") -
         x.requires_grad_()
         return lambda: torch.autograd.grad(forward(x, kernel, stride, padding), x, dy)
 
-    def torch_channels_first(*arrays):
-        return torch(*arrays, last=False)
-
     what = f"{kind}{' and backward' * backward} {kernel}x{kernel}/{stride} of {'x'.join(map(str, shape))}"
     setup = randoms(shape, pooled, pooled, shape, dtype=dtype)
     moved = (prod(shape) + prod(pooled)) * (2 if backward else 1)
-    peers = {"torch": torch, "torch NCHW": torch_channels_first}
+    peers: dict[str, Callable[..., Callable]] = {"torch": partial(torch, True), "torch NCHW": partial(torch, False)}
     return Case(named(what, dtype), setup, ours, peers, moved=moved, dtype=dtype)

@@ -31,8 +31,13 @@ cdef inline Py_ssize_t run_length(const Conv2d* d) noexcept nogil:
 
 
 cdef inline bint scatters(const Conv2d* d, floating* dtype) noexcept nogil:
-    # whether dx has so few channels that lanes are better filled by all elements of a filter
-    return d.groups == 1 and 2 * d.depth < lanes_of(dtype) and d.size > d.depth
+    # whether dx is rather added up from the products of dz with whole filters: where its channels leave lanes empty, or many of
+    # the taps that it gathers lie beyond the edge of dz. Multiply-adds of whole vectors; an addition to dx counts for four
+    cdef Py_ssize_t lanes = lanes_of(dtype), runs = d.kernel_y * (1 if d.dilation_x == 1 else d.kernel_x)
+    cdef Py_ssize_t phases = d.stride_y * d.stride_x
+    cdef Py_ssize_t gathered = positions_of(&d.x) * d.kernel_y * d.kernel_x * d.width * round_up(d.depth, lanes)
+    cdef Py_ssize_t scattered = d.width * round_up(d.size, lanes) + 4 * runs * round_up(d.size // runs, lanes)
+    return d.groups == 1 and d.size > d.depth and 5 * positions_of(&d.y) * scattered * phases < 4 * gathered
 
 
 cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nogil:
@@ -276,7 +281,7 @@ cdef void dz_products(const Conv2d* d, const floating* dz, Py_ssize_t pixel, con
     # a row of dz (width, out), `pixel` elements apart -> dz W (width, size), whole vectors
     cdef Py_ssize_t a_rows[MAX_INDIRECT_ROWS]
     cdef Py_ssize_t c_rows[MAX_INDIRECT_ROWS]
-    cdef Py_ssize_t wide = round_up(d.size, LANES_f), strip, column, cols, x, left, i
+    cdef Py_ssize_t wide = round_up(d.size, LANES_f), strip, column, cols, x, tiles, i
     cdef int n
     cdef Indirect p = Indirect(d.counting, NULL, d.width, False, False)
     for i in range(MAX_INDIRECT_ROWS):
@@ -284,11 +289,13 @@ cdef void dz_products(const Conv2d* d, const floating* dz, Py_ssize_t pixel, con
     for strip in range(n_strips(d.size, products)):
         column = strip_start(d.size, strip, products)
         cols = strip_start(d.size, strip + 1, products) - column
+        tiles = (d.y.width + tile_rows(cols, products) - 1) // tile_rows(cols, products)
         x = 0
-        while x < d.y.width:
-            n = <int>min(<Py_ssize_t>tile_rows(cols, products), d.y.width - x)
+        while x < d.y.width:    # in tiles as even as can be
+            n = <int>((d.y.width - x + tiles - 1) // tiles)
             indirect_packed(&p, n, cols, dz + x * pixel, a_rows, packed + column * d.width, NULL, products + x * wide + column, c_rows)
             x += n
+            tiles -= 1
 
 
 cdef void scatter_row(const Conv2d* d, const floating* products, Py_ssize_t tap, floating* dx, Py_ssize_t pixel) noexcept nogil:

@@ -44,7 +44,7 @@ def first_shape(layers) -> tuple[int, ...]:
 
 
 def width_before(layers) -> int | None:
-    """Channels that a chain takes: those of the first layer that says so, unless others come to be before it."""
+    """Channels that a chain takes: those of the first layer that says so; None where they may change before it."""
     return next((layer.in_features for layer in layers if layer.reshapes or layer.in_features is not None), None)
 
 

@@ -44,6 +44,7 @@ class Concat(Container):
         self.in_features = next(filter(None, map(width_before, self.branches)), None)
         ends = [width_after(branch, self.in_features) for branch in self.branches]
         self.out_features = None if None in ends else sum(filter(None, ends))
+        self.reshapes = self.out_features is None
 
     def _put(self, branches) -> None:
         object.__setattr__(self, "branches", tuple(map(tuple, branches)))

@@ -114,7 +114,7 @@ class Layer(Fixed):
     calibrated: bool = True
     folds_backward: bool = False  # scales and shifts in a way that a product before it may take over
     layers: tuple["Layer", ...] = ()  # inside this one, of all chains
-    reshapes: bool = False  # makes channels of height and width, or the other way round
+    reshapes: bool = False  # may give other channels than it takes, though it does not say how many
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
 
