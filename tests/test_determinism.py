@@ -105,6 +105,72 @@ def test_pooling_gives_the_same_bits_forward_and_backward(shape, options, dtype,
     same_bits(call)
 
 
+CONVOLUTIONS = {  # images, filters, their size, and options: whatever threads divide
+    "pixels": ((2, 61, 67, 19), (35, 3, 3), {"padding": 1}),
+    "few channels": ((3, 57, 63, 3), (21, 5, 3), {"stride": (2, 1), "padding": (2, 1)}),
+    "chunks of pixels": ((1, 97, 103, 16), (13, 1, 1), {}),
+    "weights": ((2, 5, 7, 163), (259, 3, 2), {"padding": "same"}),
+    "one pixel": ((3, 1, 1, 301), (401, 3, 3), {"padding": 1}),
+    "groups": ((3, 31, 37, 54), (87, 2, 4), {"stride": (1, 2), "padding": (1, 3), "dilation": (2, 1), "groups": 3}),
+    "depthwise": ((7, 43, 41, 71), (71, 3, 3), {"padding": 1, "groups": 71}),
+    "strides wider than filters": ((5, 61, 59, 33), (67, 2, 1), {"stride": 3}),
+}
+
+
+@pairwise(case=CONVOLUTIONS, activation=ACTIVATIONS, dtype=DTYPES)
+def test_convolutions_give_the_same_bits_forward_and_backward(case, activation, dtype, same_bits):
+    shape, filters, options = CONVOLUTIONS[case]
+    depth = shape[3] // options.get("groups", 1)
+    x, weight, bias = normal(dtype, shape, (*filters, depth), filters[:1])
+    (dy,) = normal(dtype, F.conv2d(x, weight, **options).shape)
+    how = {**options, "activation": activation}
+
+    def call():
+        z, dw, db = np.empty_like(dy), np.empty_like(weight), np.empty_like(bias)
+        y = F.conv2d(x, weight, bias, z=z, **how)
+        dx = F.conv2d_backward(dy, x, weight, z, dw=dw, db=db, **how)
+        return y, z, dx, dw, db
+
+    same_bits(call)
+
+
+def images(dtype):
+    """Images whose height, width and channels are unlike, before and after every layer."""
+    branches = [
+        [fo.nn.Conv2d(19, 7, 1, activation="relu"), fo.nn.Conv2d(7, 10, 3, padding=1, activation="silu")],
+        [fo.nn.MaxPool2d(3, 1, 1), fo.nn.Conv2d(19, 5, (1, 3), padding="same", l1=0.01)],
+        [],
+    ]
+    layers = [
+        fo.nn.Conv2d(3, 19, (5, 3), stride=(2, 1), padding=(2, 0), bias=False),
+        fo.nn.BatchNorm(19, activation="relu"),
+        fo.nn.Concat(branches),
+        fo.nn.Residual([fo.nn.Conv2d(34, 34, 3, padding="same", dilation=2, groups=17, activation="gelu")]),
+        fo.nn.AvgPool2d(2),
+        fo.nn.Conv2d(34, 23, 2, stride=2, max_norm=1.0),
+        fo.nn.Flatten(),
+        fo.nn.Dense(23 * 4 * 6, 11),
+    ]
+    return fo.nn.Sequential(layers, rng=0, dtype=dtype, input_shape=(33, 27, 3))
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam"])
+def test_networks_of_convolutions_give_the_same_bits(rule, dtype, same_bits):
+    (x,) = normal(dtype, (25, 33, 27, 3))
+    y = np.arange(25) % 11
+
+    def call():
+        net = images(dtype)
+        v = normal(dtype, *(p.shape for p in net.parameters()))
+        products = [net.hvp(x[:9], y[:9], v, gauss_newton=gauss_newton) for gauss_newton in (False, True)]
+        trainer = fo.nn.Trainer(net, "cross_entropy", getattr(fo.optim, rule)(net.parameters(), lr=0.01))
+        history = trainer.fit(x, y, epochs=2, batch_size=7)
+        outputs = [each.predict(x[:n]) for each in (net, net.fold()) for n in (1, 2, 25)]
+        return [*products[0], *products[1], *net.parameters(), history["loss"], *outputs]
+
+    same_bits(call)
+
+
 def test_dropout_gives_the_same_bits(dtype, same_bits):
     (x,) = normal(dtype, (1013, 403))
     same_bits(lambda: [F.dropout(x, 0.3, 1, 2), F.dropout_backward(x, 0.3, 1, 2)])

@@ -100,6 +100,17 @@ def run_pool2d(place, dtype, n, height, width, channels, options):
     return *maxima, F.avg_pool2d(x, **options, out=out), F.avg_pool2d_backward(dy, x.shape, **options, dx=dx)
 
 
+def run_conv2d(place, dtype, n, height, width, channels, filters, kernel, name, options):
+    """Filters in as many groups as options say."""
+    shapes = (n, height, width, channels), (filters, *kernel, channels // options["groups"]), (filters,)
+    x, weight, bias, dx, dw, db = map(place, normal(dtype, *shapes, *shapes))
+    (dy,) = normal(dtype, F.conv2d(x, weight, **options).shape)
+    dy, out, z = place(dy), place(dy), place(dy)
+    F.conv2d(x, weight, bias, **options, activation=name, out=out, z=z)
+    F.conv2d_backward(dy, x, weight, z, **options, activation=name, dx=dx, dw=dw, db=db)
+    return out, z, dx, dw, db
+
+
 def run_dropout(place, dtype, n, width):
     x, out, dx = map(place, normal(dtype, *[(n, width)] * 3))
     return F.dropout(x, 0.4, 1, 2, out), F.dropout_backward(x, 0.4, 1, 2, dx)
@@ -302,6 +313,34 @@ def test_pooling_stays_inside(kernel, padding, dtype, place):
         options = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": True}
         for channels in WIDTHS:
             check(run_pool2d, place, dtype, 2, 3, 5, channels, options)
+
+
+CONVOLUTIONS = {  # size of a filter, and options
+    "1x1": ((1, 1), {}),
+    "3x3": ((3, 3), {"padding": 1}),
+    "by strides": ((3, 2), {"stride": (2, 1), "padding": "valid"}),
+    "far apart": ((2, 3), {"stride": (1, 3), "padding": (2, 3), "dilation": (3, 2)}),
+    "larger than the image": ((4, 5), {"padding": "same"}),
+}
+
+
+@pairwise(case=CONVOLUTIONS, n=[1, 3], dtype=DTYPES, place=PLACES)
+def test_convolutions_stay_inside(case, n, dtype, place):
+    kernel, options = CONVOLUTIONS[case]
+    for width in WIDTHS:
+        for channels, filters, groups in ((width, 5, 1), (5, width, 1), (width, width, width), (3 * width, 6, 3)):
+            check(run_conv2d, place, dtype, n, 3, 4, channels, filters, kernel, "relu", {**options, "groups": groups})
+
+
+@pairwise(name=ACTIVATIONS, dtype=DTYPES, place=PLACES)
+def test_convolutions_stay_inside_with_every_activation(name, dtype, place):
+    for width in (1, 9, 33):
+        check(run_conv2d, place, dtype, 2, 5, 3, width, width, (3, 3), name, {"padding": 1, "groups": 1})
+
+
+def test_convolutions_of_many_pixels_stay_inside(dtype, place):
+    for channels, filters, groups in ((3, 9, 1), (16, 8, 1), (10, 5, 5)):
+        check(run_conv2d, place, dtype, 1, 89, 47, channels, filters, (3, 3), "tanh", {"padding": 1, "groups": groups})
 
 
 def test_dropout_stays_inside(dtype, place):

@@ -162,18 +162,21 @@ def entries(dtype, keeps=3):
          "own": {"shift": (2, 1), "flip": (True, True), "seed": np.array(6, np.uint64)}},
         {"kind": "max_pool2d", "sources": (11,), "dst": 12, "own": WINDOWS},
         {"kind": "avg_pool2d", "sources": (12,), "dst": 13, "own": {**WINDOWS, "count_include_pad": False}},
-        {"kind": "dense", "sources": (13,), "dst": 14, "weights": [array(4, 3), array(4)]},
+        {"kind": "conv2d", "sources": (13,), "dst": 14, "weights": [array(3, 3, 3, 3), array(3)], "activation": "tanh",
+         "own": {"padding": (1, 1)}},
+        {"kind": "dense", "sources": (14,), "dst": 15, "weights": [array(4, 3), array(4)]},
     ]  # fmt: skip
 
 
 WINDOWS = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1)}
-# of each value after the input: where it lies
-PLAIN = [images(9)] * 6 + [images(3)] * 5 + [images(4)]
+# of each value after the input: where it lies; the convolution reads beyond the edge of its source
+PLAIN = [images(9)] * 6 + [images(3)] * 4 + [images(3, border=(1, 1)), images(3), images(4)]
 BORDERED = [images(9, border=(i % 3, (i + 1) % 2)) for i in range(6)] + [
     images(3, border=(1, 2)),
     images(3, border=(2, 0)),
     images(3, border=(0, 1)),
     images(3, border=(1, 1)),
+    images(3, border=(1, 3)),
     images(3, border=(0, 3)),
     images(4),
 ]
@@ -188,7 +191,7 @@ JOINED = {
 def laid_out(dtype, place):
     """Values 1 and 2 are slices of value 3, which comes first then: an owner stands before its slices."""
     rest = JOINED[place]
-    numbers = [0, 2, 3, 1, *range(4, 15)]  # the joined value is number 1
+    numbers = [0, 2, 3, 1, *range(4, 16)]  # the joined value is number 1
     values = [images(4), rest[0], images(7, owner=1, first=0), images(2, owner=1, first=7), *rest[1:]]
     renamed = [
         {**e, "sources": tuple(numbers[s] for s in e["sources"]), "dst": numbers[e["dst"]]} for e in entries(dtype)
@@ -201,7 +204,7 @@ def apart(dtype):
     given = entries(dtype)
     widen = [np.eye(9, 7, dtype=dtype), np.eye(9, 2, -7, dtype=dtype)]
     values = [images(4), images(7), images(2), images(9), images(9), images(9), *PLAIN[1:]]
-    moved = {3: 5, **{k: k + 2 for k in range(4, 15)}}
+    moved = {3: 5, **{k: k + 2 for k in range(4, 16)}}
     head = [
         {"kind": "dense", "sources": (k + 1,), "dst": k + 3, "own": {"constant": w}} for k, w in enumerate(widen)
     ] + [{"kind": "add", "sources": (3, 4), "dst": 5}]
@@ -399,7 +402,7 @@ def test_a_layer_may_lay_out_borders_and_slices():
     np.testing.assert_allclose(np.concatenate(grads), want, rtol=1e-4, atol=1e-5)
 
 
-MOVES = {"channels_first", "conv2d"}  # to another shape: within borders and beside others in test_images.py
+MOVES = {"channels_first"}  # to another shape: within borders and beside others in test_images.py
 
 
 def test_every_kind_is_among_the_entries_that_lie_in_borders_and_slices():
