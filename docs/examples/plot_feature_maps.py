@@ -45,7 +45,7 @@ for height, channels in last.items():
     left += channels + 120
 axes.set(ylabel="pixels", xlabel="channels, side by side", ylim=(0, 270))
 axes.set_title("Feature maps of Inception-v1")
-axes.set(xticks=[], xlim=(-200, left + 80))
+axes.set(xticks=[], xlim=(-400, left + 100))
 plt.show()
 
 # %%
