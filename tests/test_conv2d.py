@@ -195,9 +195,7 @@ def test_torch_computes_the_same_bits_of_whole_numbers(dtype):
         x, weight, bias = (a.astype(dtype) for a in convolutions.arrays(case))
         y = F.conv2d(x, weight, bias, **case.options)
         dy = convolutions.output_gradient(y.shape).astype(dtype)
-        for name, a, b in zip(
-            convolutions.RESULTS, (y, *gradients(dy, x, weight, **case.options)), want, strict=True
-        ):
+        for name, a, b in zip(convolutions.RESULTS, (y, *gradients(dy, x, weight, **case.options)), want, strict=True):
             np.testing.assert_array_equal(a, b, f"{name} of {case}")
 
 
@@ -221,9 +219,7 @@ def test_outputs_given_are_the_outputs_returned_and_inputs_are_not_changed(dtype
         np.testing.assert_array_equal(a, copy)
 
 
-@pytest.mark.parametrize(
-    ("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((0, 5, 6, 0), 0)], ids=str
-)
+@pytest.mark.parametrize(("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((0, 5, 6, 0), 0)], ids=str)
 def test_without_images_channels_or_filters_sums_are_empty(x, filters, dtype):
     x, weight = normal(dtype, *x), normal(dtype, filters, 3, 2, x[3])
     bias = normal(dtype, filters)
@@ -317,7 +313,10 @@ WRONG = {
     "F.conv2d(x, weight, z=out[:, 1:])": (ValueError, r"^z: expected shape \(2, 3, 5, 6\)"),
     "F.conv2d_backward(out[:, 1:].copy(), x, weight)": (ValueError, r"^dy: expected shape \(2, 3, 5, 6\), got"),
     "F.conv2d_backward(out, x, weight, activation='relu')": (ValueError, "^z: expected .* for relu"),
-    "F.conv2d_backward(out, x, weight, activation='gelu', y=y)": (ValueError, "^y: cannot stand for z with gelu; pass the z"),
+    "F.conv2d_backward(out, x, weight, activation='gelu', y=y)": (
+        ValueError,
+        "^y: cannot stand for z with gelu; pass the z",
+    ),
     "F.conv2d_backward(out, x, weight, dx=x)": (ValueError, "^dx: .* that overlaps x"),
     "F.conv2d_backward(out, x, weight, dw=weight)": (ValueError, "^dw: .* that overlaps weight"),
     "F.conv2d_backward(out, x, weight, dw=bias)": (ValueError, r"^dw: expected shape \(6, 3, 2, 4\), got \(6,\)"),
@@ -375,7 +374,10 @@ def branches(dtype, options, place):
         entries.append({"kind": kind, "sources": (src,), "dst": dst, "weights": weights, **parts})
 
     if sliced:
-        values += [whole, *({"shape": (*image, c), "owner": 3, "first": k} for c, k in zip(WIDTHS, starts, strict=True))]
+        values += [
+            whole,
+            *({"shape": (*image, c), "owner": 3, "first": k} for c, k in zip(WIDTHS, starts, strict=True)),
+        ]
     else:
         values += [{"shape": (*image, c), "border": border} for c in WIDTHS]
     parts = range(len(values) - 3, len(values))
