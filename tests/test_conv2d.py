@@ -215,8 +215,8 @@ def test_outputs_given_are_the_outputs_returned_and_inputs_are_not_changed(dtype
         got = np.full_like(want, np.nan)
         np.testing.assert_array_equal(F.conv2d_backward(dy, x, weight, y=out, **how, **{alone: got}), dx)
         np.testing.assert_array_equal(got, want)
-    for a, copy in zip(given, copies, strict=True):
-        np.testing.assert_array_equal(a, copy)
+    for a, before in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(a, before)
 
 
 @pytest.mark.parametrize(("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((0, 5, 6, 0), 0)], ids=str)
@@ -275,6 +275,13 @@ def test_padding_is_zeros_which_times_infinity_are_nan(channels, dtype):
     np.testing.assert_array_equal(np.isnan(y), nan)
     assert np.isposinf(y[:, 1:, 1:, -1]).all()
     assert np.isfinite(y[..., :-1]).all()
+    dy, dw = np.ones_like(y), np.empty_like(weight)
+    dy[0, 0, 0, -1] = np.inf  # its filter reads padding above and to the left
+    F.conv2d_backward(dy, np.abs(x) + 1, np.ones_like(weight), padding=1, groups=groups, dw=dw)
+    nan = np.zeros(dw.shape, bool)
+    nan[-1, 0] = nan[-1, :, 0] = True
+    np.testing.assert_array_equal(np.isnan(dw), nan)
+    assert np.isfinite(dw[:-1]).all()
 
 
 # ---------------------------------------------------------------- errors
