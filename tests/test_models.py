@@ -20,7 +20,7 @@ RTOL = {np.dtype(np.float32): 5e-3, np.dtype(np.float64): 1e-11}
 SHAPES = {"lenet": (28, 28, 1), "alexnet": (227, 227, 3), "vgg16": (224, 224, 3), "inception_v1": (224, 224, 3)}
 LAYERS = {name: getattr(fo.nn.models, f"{name}_layers") for name in SHAPES}
 TOTALS = {  # depth, trained numbers, multiply-adds
-    "lenet": (4, 857_738, 11_467_776),
+    "lenet": (4, 317_066, 4_002_304),
     "alexnet": (8, 60_965_224, 724_406_816),
     "vgg16": (16, 138_357_544, 15_470_264_320),
     "inception_v1": (22, 7_005_832, 1_582_671_872),

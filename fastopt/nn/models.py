@@ -47,12 +47,12 @@ def lenet_layers(classes=10) -> list[Layer]:
     (26,)
     """
     return [
-        Conv2d(1, 32, 5, padding=2, activation="relu"),
+        Conv2d(1, 32, 5, activation="relu"),
         MaxPool2d(2),
-        Conv2d(32, 64, 5, padding=2, activation="relu"),
+        Conv2d(32, 64, 5, activation="relu"),
         MaxPool2d(2),
         Flatten(),
-        Dense(7 * 7 * 64, 256, "relu"),
+        Dense(4 * 4 * 64, 256, "relu"),
         Dense(256, classes),
     ]
 

@@ -1,0 +1,210 @@
+# The filters of a convolution: their geometry, tables of offsets and packed forms, and the product of an image with them.
+
+cdef struct Conv2d:
+    Py_ssize_t groups, depth, width     # channels and outputs of a group
+    Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x
+    Py_ssize_t top, left        # padding; what lies below and to the right follows from the shapes
+    Py_ssize_t size             # elements of a filter, kernel_y * kernel_x * depth
+    Shape x, dx, y              # of the source, its gradient, and dst
+    Py_ssize_t border_y, border_x       # of zeros that dz needs for dx
+    Py_ssize_t *taps            # (size,): where the elements of a filter stand in x, from its first one
+    Py_ssize_t *phase_taps      # (kernel_y * kernel_x,): r * kernel_x + s, phase by phase
+    Py_ssize_t *phase_first     # (stride_y * stride_x + 1,): where the taps of a phase begin
+    Py_ssize_t *back_taps       # (kernel_y * kernel_x * width,): where the elements of filters turned around stand in dz
+    Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
+    void *weight                # (out, kernel_y, kernel_x, in / groups)
+    void *bias                  # (out,) or NULL
+    void *packed                # weight in strips, in a network that stays as it is; else NULL
+
+
+# --- sizes
+
+cdef inline Py_ssize_t run_length(const Conv2d* d) noexcept nogil:
+    # how many elements of a filter, and of the pixels it reads, lie side by side
+    return d.kernel_x * d.depth if d.groups == 1 and d.dilation_x == 1 else d.depth
+
+
+cdef inline bint scatters(const Conv2d* d, floating* dtype) noexcept nogil:
+    # whether dx is rather added up from the products of dz with whole filters: where its channels leave lanes empty, or many of
+    # the taps that it gathers lie beyond the edge of dz. Multiply-adds of whole vectors; an addition to dx counts for four
+    cdef Py_ssize_t lanes = lanes_of(dtype), runs = d.kernel_y * (1 if d.dilation_x == 1 else d.kernel_x)
+    cdef Py_ssize_t phases = d.stride_y * d.stride_x
+    cdef Py_ssize_t gathered = positions_of(&d.x) * d.kernel_y * d.kernel_x * d.width * round_up(d.depth, lanes)
+    cdef Py_ssize_t scattered = d.width * round_up(d.size, lanes) + 4 * runs * round_up(d.size // runs, lanes)
+    return d.groups == 1 and d.size > d.depth and 5 * positions_of(&d.y) * scattered * phases < 4 * gathered
+
+
+cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nogil:
+    # whether the lanes of dW are the elements of a run; else they are outputs
+    return run_length(d) % lanes_of(dtype) == 0
+
+
+cdef inline Py_ssize_t filter_elements(const Conv2d* d) noexcept nogil:
+    # that all filters take at most in strips, forward or backward
+    cdef Py_ssize_t taps = d.kernel_y * d.kernel_x
+    return d.groups * max(round_up(d.width, LANES_f) * d.size, max(taps * round_up(d.depth, LANES_f), round_up(d.size, LANES_f)) * d.width)
+
+
+cdef inline Shape bordered_dz(const Conv2d* d) noexcept nogil:
+    # of dz with its border, in scratch
+    return Shape(d.y.height, d.y.width, d.y.channels, d.border_y, d.border_x, d.y.channels, 0, 0)
+
+
+cdef inline Py_ssize_t bordered_elements(const Conv2d* d) noexcept nogil:
+    # of a sample of dz with its border; none where it needs no border
+    cdef Shape s = bordered_dz(d)
+    return elements_of(&s) if d.border_y > 0 or d.border_x > 0 else 0
+
+
+cdef inline Py_ssize_t gradient_chunks(const Conv2d* d, Py_ssize_t pixels) noexcept nogil:
+    if d.y.channels * d.size > SMALL_GRADIENT:
+        return 1
+    return max(1, min(<Py_ssize_t>GRADIENT_CHUNKS, pixels // GRADIENT_CHUNK_PIXELS))
+
+
+cdef inline Py_ssize_t gradient_elements(const Conv2d* d) noexcept nogil:
+    # that dW takes in scratch, for one chunk of pixels
+    return max(d.groups * d.size * round_up(d.width, LANES_f), d.y.channels * d.size)
+
+
+cdef inline Grid forward_grid(const Conv2d* d, Image x, Image y, floating* dtype) noexcept nogil:
+    # what the pixels of y read: the first element of each filter
+    x.start = <floating*>x.start - d.top * x.row - d.left * x.pixel
+    x.row *= d.stride_y
+    x.pixel *= d.stride_x
+    return Grid(d.y.height, d.y.width, x, y)
+
+
+# --- tables
+
+cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
+    # the tables of offsets; refuses filters that reach beyond the border of x
+    cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, wide, pixel, r, s, k, i = 0, y, x
+    d.depth, d.width = d.x.channels // d.groups, d.y.channels // d.groups
+    d.size = taps * d.depth
+    if min(d.kernel_y, d.kernel_x, d.stride_y, d.stride_x, d.dilation_y, d.dilation_x, d.top + 1, d.left + 1) < 1:
+        raise ValueError(f"{arrays.entry}: expected numbers of at least 1, and a padding of at least 0")
+    require_border(d, arrays)
+    d.taps = <Py_ssize_t*>arrays.block(d.size * sizeof(Py_ssize_t))
+    for r in range(d.kernel_y):
+        for s in range(d.kernel_x):
+            for k in range(d.depth):
+                d.taps[i] = (r * d.dilation_y * (d.x.width + 2 * d.x.border_x) + s * d.dilation_x) * d.x.ld + k
+                i += 1
+    d.counting = <Py_ssize_t*>arrays.block((d.width + MAX_INDIRECT_ROWS) * sizeof(Py_ssize_t))
+    for k in range(d.width + MAX_INDIRECT_ROWS):
+        d.counting[k] = k
+    d.border_y = dz_border(d.kernel_y, d.stride_y, d.dilation_y, d.top, d.x.height, d.y.height)
+    d.border_x = dz_border(d.kernel_x, d.stride_x, d.dilation_x, d.left, d.x.width, d.y.width)
+    d.phase_taps = <Py_ssize_t*>arrays.block(taps * sizeof(Py_ssize_t))
+    d.phase_first = <Py_ssize_t*>arrays.block((d.stride_y * d.stride_x + 1) * sizeof(Py_ssize_t))
+    d.back_taps = <Py_ssize_t*>arrays.block(taps * d.width * sizeof(Py_ssize_t))
+    i, pixel, wide = 0, d.y.ld, d.y.width + 2 * d.y.border_x         # of dz as it lies, or with its border in scratch
+    if bordered_elements(d) > 0:
+        pixel, wide = d.y.channels, d.y.width + 2 * d.border_x
+    for y in range(d.stride_y):         # pixel (y, x) of a stride's step: the taps by which it reaches the output
+        for x in range(d.stride_x):
+            for r in range(d.kernel_y):
+                for s in range(d.kernel_x):
+                    if (y + d.top - r * d.dilation_y) % d.stride_y or (x + d.left - s * d.dilation_x) % d.stride_x:
+                        continue
+                    d.phase_taps[i] = r * d.kernel_x + s
+                    for k in range(d.width):
+                        d.back_taps[i * d.width + k] = ((y + d.top - r * d.dilation_y) // d.stride_y * wide * pixel
+                                                        + (x + d.left - s * d.dilation_x) // d.stride_x * pixel + k)
+                    i += 1
+            d.phase_first[y * d.stride_x + x + 1] = i
+    return 0
+
+
+cdef int require_border(const Conv2d* d, Arrays arrays) except -1:
+    cdef Py_ssize_t y = (d.y.height - 1) * d.stride_y + d.dilation_y * (d.kernel_y - 1) + 1 - d.top - d.x.height
+    cdef Py_ssize_t x = (d.y.width - 1) * d.stride_x + d.dilation_x * (d.kernel_x - 1) + 1 - d.left - d.x.width
+    if max(y, d.top) > d.x.border_y or max(x, d.left) > d.x.border_x:
+        raise ValueError(f"{arrays.entry}: expected a source with a border of {max(y, d.top)} rows and {max(x, d.left)} columns, "
+                         f"got {d.x.border_y} and {d.x.border_x}")
+    return 0
+
+
+cdef Py_ssize_t dz_border(Py_ssize_t kernel, Py_ssize_t stride, Py_ssize_t dilation, Py_ssize_t before, Py_ssize_t n_in,
+                          Py_ssize_t n_out) noexcept:
+    # the pixels beyond the edges of dz that the filters turned around reach
+    cdef Py_ssize_t above = max(<Py_ssize_t>0, dilation * (kernel - 1) - before) // stride
+    return max(above, (n_in - 1 + before) // stride - (n_out - 1))
+
+
+# --- products
+
+cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* dtype) noexcept nogil:
+    # the first column of a unit, a strip of a group; groups are `width` wide
+    cdef Py_ssize_t strips = n_strips(width, dtype)
+    return unit // strips * width + min(width, strip_start(width, unit % strips, dtype))
+
+
+cdef inline Block pixels_or_units(Py_ssize_t pixels, Py_ssize_t units, bint many_weights, Py_ssize_t thread,
+                                  Py_ssize_t n_threads) noexcept nogil:
+    # the thread's pixels and units. Units are cut where they come out even and either pixels are few, or weights, which a
+    # thread then reads its own part of, more than pixels
+    if n_threads > 1 and (units % n_threads == 0 or units >= 4 * n_threads) and (many_weights or pixels < 32 * n_threads):
+        return Block(0, pixels, chunk_start(units, 1, thread, n_threads), chunk_start(units, 1, thread + 1, n_threads))
+    return Block(chunk_start(pixels, 1, thread, n_threads), chunk_start(pixels, 1, thread + 1, n_threads), 0, units)
+
+
+cdef void conv2d_product(const Conv2d* d, const Grid* g, const void* packed, const void* bias, const Indirect* p,
+                         Py_ssize_t depth, Py_ssize_t width, Block own, floating* dtype) noexcept nogil:
+    # pixels r0 to r1, units c0 to c1 of c = a W^T + b; a group has `depth` channels in a and `width` in c
+    cdef Py_ssize_t strips = n_strips(width, dtype), unit = own.c0, group
+    cdef Strips s
+    while unit < own.c1:        # group by group
+        group = unit // strips
+        s.n_out, s.first, s.last = width, unit - group * strips, min(strips, own.c1 - group * strips)
+        s.packed = <floating*>packed + group * round_up(width, lanes_of(dtype)) * p.depth
+        s.bias = <floating*>bias + group * width if bias != NULL else <floating*>NULL
+        strips_product(g, p, &s, group * depth, group * width, own.r0, own.r1, dtype)
+        unit += s.last - s.first
+
+
+cdef const void* packed_filters(const Conv2d* d, const void* weight, void* room, floating* dtype, Py_ssize_t thread,
+                                Py_ssize_t n_threads) noexcept nogil:
+    # the filters in strips, complete on return
+    cdef Py_ssize_t strips = n_strips(d.width, dtype), units = d.groups * strips, group
+    cdef Py_ssize_t unit = chunk_start(units, 1, thread, n_threads), last = chunk_start(units, 1, thread + 1, n_threads), end
+    while unit < last:
+        group = unit // strips
+        end = min(last, (group + 1) * strips)
+        pack_strips(<floating*>weight + group * d.width * d.size, d.width, d.size, unit - group * strips, end - group * strips,
+                    <floating*>room + group * round_up(d.width, lanes_of(dtype)) * d.size)
+        unit = end
+    team_barrier(n_threads)
+    return room
+
+
+cdef void conv2d_rows(const Conv2d* d, Image x, Image z, const void* packed, const void* bias, bint accumulate,
+                      bint relu, Block own, floating* dtype) noexcept nogil:
+    # z (+)= the convolution of x, the thread's block
+    cdef Grid g = forward_grid(d, x, z, dtype)
+    cdef Indirect p = Indirect(d.taps, NULL, d.size, accumulate, relu)
+    conv2d_product(d, &g, packed, bias, &p, d.depth, d.width, own, dtype)
+
+
+cdef inline Block conv2d_block(const Run* r, const Conv2d* d, Py_ssize_t thread, Py_ssize_t n_threads, floating* dtype) noexcept nogil:
+    # the thread's pixels and units of y
+    return pixels_or_units(r.samples * positions_of(&d.y), d.groups * n_strips(d.width, dtype),
+                           d.size * d.y.channels > r.samples * positions_of(&d.x) * d.x.channels, thread, n_threads)
+
+
+cdef inline Block block_of_units(const Conv2d* d, Block own, floating* dtype) noexcept nogil:
+    # the thread's pixels and columns
+    return Block(own.r0, own.r1, unit_column(own.c0, d.width, dtype), unit_column(own.c1, d.width, dtype))
+
+
+cdef inline Image preactivation_image(const Run* r, const Entry* e, const Conv2d* d, void** z, void** values,
+                                      floating* dtype) noexcept nogil:
+    # as preactivations, in pixels
+    if z[e.number] == NULL:
+        return image_of(&d.y, values[d.y.owner], dtype)
+    return Image(z[e.number], d.y.channels, d.y.width * d.y.channels, positions_of(&d.y) * d.y.channels)
+
+
+cdef inline Sizes conv2d_sizes(const Run* r, const Entry* e) noexcept nogil:
+    return Sizes(r.samples * e.out_positions, e.n_in, e.n_out)
