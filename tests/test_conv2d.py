@@ -195,9 +195,7 @@ def test_torch_computes_the_same_bits_of_whole_numbers(dtype):
         x, weight, bias = (a.astype(dtype) for a in convolutions.arrays(case))
         y = F.conv2d(x, weight, bias, **case.options)
         dy = convolutions.output_gradient(y.shape).astype(dtype)
-        for name, a, b in zip(
-            convolutions.RESULTS, (y, *gradients(dy, x, weight, **case.options)), want, strict=True
-        ):
+        for name, a, b in zip(convolutions.RESULTS, (y, *gradients(dy, x, weight, **case.options)), want, strict=True):
             np.testing.assert_array_equal(a, b, f"{name} of {case}")
 
 
@@ -217,13 +215,11 @@ def test_outputs_given_are_the_outputs_returned_and_inputs_are_not_changed(dtype
         got = np.full_like(want, np.nan)
         np.testing.assert_array_equal(F.conv2d_backward(dy, x, weight, y=out, **how, **{alone: got}), dx)
         np.testing.assert_array_equal(got, want)
-    for a, copy in zip(given, copies, strict=True):
-        np.testing.assert_array_equal(a, copy)
+    for a, before in zip(given, copies, strict=True):
+        np.testing.assert_array_equal(a, before)
 
 
-@pytest.mark.parametrize(
-    ("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((0, 5, 6, 0), 0)], ids=str
-)
+@pytest.mark.parametrize(("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((0, 5, 6, 0), 0)], ids=str)
 def test_without_images_channels_or_filters_sums_are_empty(x, filters, dtype):
     x, weight = normal(dtype, *x), normal(dtype, filters, 3, 2, x[3])
     bias = normal(dtype, filters)
@@ -279,6 +275,13 @@ def test_padding_is_zeros_which_times_infinity_are_nan(channels, dtype):
     np.testing.assert_array_equal(np.isnan(y), nan)
     assert np.isposinf(y[:, 1:, 1:, -1]).all()
     assert np.isfinite(y[..., :-1]).all()
+    dy, dw = np.ones_like(y), np.empty_like(weight)
+    dy[0, 0, 0, -1] = np.inf  # its filter reads padding above and to the left
+    F.conv2d_backward(dy, np.abs(x) + 1, np.ones_like(weight), padding=1, groups=groups, dw=dw)
+    nan = np.zeros(dw.shape, bool)
+    nan[-1, 0] = nan[-1, :, 0] = True
+    np.testing.assert_array_equal(np.isnan(dw), nan)
+    assert np.isfinite(dw[:-1]).all()
 
 
 # ---------------------------------------------------------------- errors
@@ -317,7 +320,10 @@ WRONG = {
     "F.conv2d(x, weight, z=out[:, 1:])": (ValueError, r"^z: expected shape \(2, 3, 5, 6\)"),
     "F.conv2d_backward(out[:, 1:].copy(), x, weight)": (ValueError, r"^dy: expected shape \(2, 3, 5, 6\), got"),
     "F.conv2d_backward(out, x, weight, activation='relu')": (ValueError, "^z: expected .* for relu"),
-    "F.conv2d_backward(out, x, weight, activation='gelu', y=y)": (ValueError, "^y: cannot stand for z with gelu; pass the z"),
+    "F.conv2d_backward(out, x, weight, activation='gelu', y=y)": (
+        ValueError,
+        "^y: cannot stand for z with gelu; pass the z",
+    ),
     "F.conv2d_backward(out, x, weight, dx=x)": (ValueError, "^dx: .* that overlaps x"),
     "F.conv2d_backward(out, x, weight, dw=weight)": (ValueError, "^dw: .* that overlaps weight"),
     "F.conv2d_backward(out, x, weight, dw=bias)": (ValueError, r"^dw: expected shape \(6, 3, 2, 4\), got \(6,\)"),
@@ -375,7 +381,10 @@ def branches(dtype, options, place):
         entries.append({"kind": kind, "sources": (src,), "dst": dst, "weights": weights, **parts})
 
     if sliced:
-        values += [whole, *({"shape": (*image, c), "owner": 3, "first": k} for c, k in zip(WIDTHS, starts, strict=True))]
+        values += [
+            whole,
+            *({"shape": (*image, c), "owner": 3, "first": k} for c, k in zip(WIDTHS, starts, strict=True)),
+        ]
     else:
         values += [{"shape": (*image, c), "border": border} for c in WIDTHS]
     parts = range(len(values) - 3, len(values))

@@ -51,7 +51,9 @@ TOPICS = (
         "test_grouped_dense_gives_the_same_bits_forward_and_backward",
     ),
     Topic("maxout", "maxout", "test_maxout_stays_inside", "test_maxout_gives_the_same_bits_forward_and_backward"),
-    Topic("conv2d", "conv2d", "test_convolutions_stay_inside", "test_convolutions_give_the_same_bits_forward_and_backward"),
+    Topic(
+        "conv2d", "conv2d", "test_convolutions_stay_inside", "test_convolutions_give_the_same_bits_forward_and_backward"
+    ),
     Topic("pool2d", "pool2d", "test_pooling_stays_inside", "test_pooling_gives_the_same_bits_forward_and_backward"),
     Topic(
         "batch_norm",

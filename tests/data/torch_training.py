@@ -1,7 +1,7 @@
 """A small convolutional network that torch 2.13.0 trains: `python tests/data/torch_training.py` writes its losses.
 
-Convolution, relu, maxima, convolution in two groups, relu, Flatten, Linear; five steps of SGD with momentum on the cross
-entropy of one batch, in float64. Weights and images are made without a generator, whose numbers may change.
+Convolution, relu, maxima, convolution in two groups, relu, Flatten, Linear; five steps of SGD with momentum on the
+cross entropy of one batch, in float64. Weights and images are made without a generator, whose numbers may change.
 """
 
 from pathlib import Path
