@@ -87,7 +87,7 @@ def test_images_are_turned_within_borders_forward_and_backward(border, threads):
     x, y = normal(3, 4, 6, 5), normal(3, 4, 6, 5, seed=1)
     with fo.num_threads(threads):
         output = 2 * (x @ weight.T)
-        np.testing.assert_allclose(training.program.predict(x), output, rtol=1e-13)
+        np.testing.assert_allclose(training.program.predict(x), output, rtol=1e-13, atol=1e-14)
         training.step(x, y)
         grad = np.einsum("nijo,nijd->od", 4 * (output - y) / y.size, x)
         np.testing.assert_allclose(training.grads[0], grad, rtol=1e-11)

@@ -6,7 +6,10 @@
 #   image's border of zeros.
 # - Filters are packed in strips of outputs, (strips, elements of a filter, width), once a call, or once for all in a network
 #   that stays as it is. A strip is as even as whole vectors allow, so tiles of different heights have one width.
-# - Pixels are taken PIXEL_BLOCK at a time: what they read stays in L2 while all strips pass.
+# - A strip passes all pixels before the next one, which their tiles prefetch: filters are by far the larger array where
+#   they do not fit the cache.
+# - Taps beyond the edge are not multiplied: pixels go by regions whose filters reach beyond it alike, rows and columns along
+#   the edges and what is left. The border of zeros is still there for regions that are too small to be worth a tile.
 # - The gradient of the input is a convolution of dz with the filters turned around. With a stride it is one for each pixel
 #   of a stride's step, for which the taps differ ("phases"); no zero is multiplied.
 # - Where an input has few channels, lanes along channels would be empty. Then the products of a row of dz with all elements
@@ -22,7 +25,7 @@ cdef extern from "simd.h" nogil:
         const Py_ssize_t *a_cols
         const Py_ssize_t *b_rows
         Py_ssize_t depth
-        bint accumulate, relu
+        bint accumulate, resume, relu
     # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
     void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
                                                    const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
@@ -35,8 +38,17 @@ cdef enum:
     MAX_INDIRECT_ROWS = 16      # of a tile, at any level
 
 cdef struct Grid:               # pixels of a batch that a product reads, a, and writes, c
-    Py_ssize_t height, width    # of an image
+    Py_ssize_t images, height, width
     Image a, c
+
+cdef struct Span:               # pixels of an axis, start to stop, all of whose taps within the image are first to last
+    Py_ssize_t start, stop, first, last
+
+cdef struct Regions:            # the pixels of a grid, by their taps within the image: the spans of its axes
+    Span *y
+    Span *x
+    Py_ssize_t n_y, n_x
+    Py_ssize_t kernel_x, each   # taps of a row of a filter; elements of a tap
 
 
 cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:
@@ -88,40 +100,81 @@ cdef struct Strips:             # c (pixels, n_out) = a W^T + b of one group, a'
     Py_ssize_t n_out, first, last       # strips `first` to `last` are computed
 
 
-cdef inline Py_ssize_t strip_size(const Strips* s, Py_ssize_t strip, Py_ssize_t depth, floating* dtype) noexcept nogil:
-    # the bytes of a strip; none beyond the last one to compute
-    if strip >= s.last:
-        return 0
-    return (strip_start(s.n_out, strip + 1, dtype) - strip_start(s.n_out, strip, dtype)) * depth * <Py_ssize_t>sizeof(floating)
+cdef struct Tile:               # what all tiles of a strip share
+    Py_ssize_t column, cols, width      # its outputs; width: whole vectors
+    const void *packed
+    const void *bias
+    const void *ahead           # the next strip, ahead_size bytes, of which a tile of some of the `pixels` prefetches its share
+    Py_ssize_t ahead_size, pixels
 
 
-cdef void strips_product(const Grid* g, const Indirect* p, const Strips* s, Py_ssize_t a_first, Py_ssize_t c_first,
-                         Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
-    # pixels start to stop; a_first and c_first: the channels of a and c with which the group begins
+cdef inline Grid region_grid(const Grid* g, const Span* y, const Span* x, Py_ssize_t a_first, Py_ssize_t c_first,
+                             floating* dtype) noexcept nogil:
+    cdef Grid part = g[0]
+    part.height, part.width = y.stop - y.start, x.stop - x.start
+    part.a.start = <floating*>g.a.start + y.start * g.a.row + x.start * g.a.pixel + a_first
+    part.c.start = <floating*>g.c.start + y.start * g.c.row + x.start * g.c.pixel + c_first
+    return part
+
+
+cdef void region_product(const Grid* g, const Regions* regions, const Span* y, const Span* x, const Indirect* p, Tile* t,
+                         Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
+    # pixels first to last of a region, one strip. The taps of a region are one piece of the filters or, where columns of them
+    # lie beyond the edge, one piece a row, of which each but the first goes on from the sums in c
     cdef Py_ssize_t a[PIXEL_BLOCK]
     cdef Py_ssize_t c[PIXEL_BLOCK]
-    cdef Py_ssize_t n, strip, column, cols, i, tiles, share
-    cdef const char* ahead
+    cdef bint whole = x.last - x.first == regions.kernel_x
+    cdef Py_ssize_t taps = max(<Py_ssize_t>0, x.last - x.first) * (max(<Py_ssize_t>0, y.last - y.first) if whole else 1)
+    cdef Py_ssize_t pieces = 1 if whole or taps == 0 else max(<Py_ssize_t>1, y.last - y.first), n, i, piece, at, tiles, share
+    cdef Indirect part
     cdef int rows
-    while start < stop:
-        n = min(<Py_ssize_t>PIXEL_BLOCK, stop - start)
-        pixel_offsets(g, start, n, a, c)
-        for strip in range(s.first, s.last):
-            column, cols = strip_start(s.n_out, strip, dtype), strip_cols(s.n_out, strip, dtype)
-            tiles = (n + tile_rows(cols, dtype) - 1) // tile_rows(cols, dtype)
-            ahead = <char*>s.packed + strip_start(s.n_out, strip + 1, dtype) * p.depth * <Py_ssize_t>sizeof(floating)
-            share = strip_size(s, strip + 1, p.depth, dtype) // tiles
+    if y.last <= y.first:
+        taps = 0
+    part.b_rows = NULL
+    while first < last:
+        n = min(<Py_ssize_t>PIXEL_BLOCK, last - first)
+        pixel_offsets(g, first, n, a, c)
+        for piece in range(pieces):
+            at = ((y.first + piece) * regions.kernel_x + x.first) * regions.each if taps > 0 else 0
+            part.a_cols, part.depth, part.resume = p.a_cols + at, taps * regions.each, piece > 0
+            part.accumulate, part.relu = p.accumulate and piece == 0, p.relu and piece == pieces - 1
+            tiles = (n + tile_rows(t.cols, dtype) - 1) // tile_rows(t.cols, dtype)
             i = 0
-            while i < n:        # in tiles as even as can be, each of which prefetches its share of the next strip
+            while i < n:        # in tiles as even as can be
                 rows = <int>((n - i + tiles - 1) // tiles)
-                prefetch_lines(ahead, share)
-                ahead += share
-                indirect_packed(p, rows, cols, <floating*>g.a.start + a_first, a + i, <floating*>s.packed + column * p.depth,
-                                <floating*>s.bias + column if s.bias != NULL else <floating*>NULL,
-                                <floating*>g.c.start + c_first + column, c + i)
+                share = t.ahead_size * rows // t.pixels if piece == 0 else 0
+                prefetch_lines(t.ahead, share)
+                t.ahead = <char*>t.ahead + share
+                indirect_packed(&part, rows, t.cols, <floating*>g.a.start, a + i, <floating*>t.packed + at * t.width,
+                                <floating*>t.bias if piece == 0 else <floating*>NULL, <floating*>g.c.start, c + i)
                 i += rows
                 tiles -= 1
-        start += n
+        first += n
+
+
+cdef void strips_product(const Grid* g, const Regions* regions, const Indirect* p, const Strips* s, Py_ssize_t a_first,
+                         Py_ssize_t c_first, Py_ssize_t start, Py_ssize_t stop, floating* dtype) noexcept nogil:
+    # pixels start to stop, region by region; a_first and c_first: the channels of a and c with which the group begins
+    cdef Py_ssize_t strip, i, before, size, first, last
+    cdef Grid part
+    cdef Tile t
+    for strip in range(s.first, s.last):
+        t.column, t.cols = strip_start(s.n_out, strip, dtype), strip_cols(s.n_out, strip, dtype)
+        t.width = strip_start(s.n_out, strip + 1, dtype) - t.column
+        t.packed, t.bias = <floating*>s.packed + t.column * p.depth, NULL
+        if s.bias != NULL:
+            t.bias = <floating*>s.bias + t.column
+        t.ahead, t.ahead_size, t.pixels = <floating*>t.packed + t.width * p.depth, 0, max(<Py_ssize_t>1, stop - start)
+        if strip + 1 < s.last:
+            t.ahead_size = (strip_start(s.n_out, strip + 2, dtype) - t.column - t.width) * p.depth * <Py_ssize_t>sizeof(floating)
+        before = 0
+        for i in range(regions.n_y * regions.n_x):
+            part = region_grid(g, &regions.y[i // regions.n_x], &regions.x[i % regions.n_x], a_first, c_first + t.column, dtype)
+            size = part.images * part.height * part.width
+            first, last = max(start, before) - before, min(stop, before + size) - before
+            if first < last:
+                region_product(&part, regions, &regions.y[i // regions.n_x], &regions.x[i % regions.n_x], p, &t, first, last, dtype)
+            before += size
 
 
 cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,

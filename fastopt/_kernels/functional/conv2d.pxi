@@ -45,6 +45,8 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     padding = padding_of(padding, kernel, stride, dilation)
     reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
     out = tuple((size + before + after - r) // s + 1 for size, (before, after), r, s in zip(image, padding, reach, stride))
+    if min(image) < 1:
+        raise ValueError(f"x: expected images of at least one pixel, got shape {x.shape}")
     if min(kernel) < 1 or any(size + sum(p) < r for size, p, r in zip(image, padding, reach)):
         raise ValueError(f"weight: expected filters that fit the padded image, {image} with padding {padding}, got {kernel} "
                          f"with dilation {dilation}")

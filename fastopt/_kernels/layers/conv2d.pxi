@@ -18,14 +18,15 @@ cdef void forward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, P
     cdef const void* packed = d.packed
     if packed == NULL:
         packed = packed_filters(d, d.weight, r.scratch, dtype, thread, n_threads)
-    conv2d_rows(d, image_of(&d.x, r.values[d.x.owner], dtype), preactivation_image(r, e, d, r.z, r.values, dtype), packed, d.bias,
+    conv2d_rows(d, r.samples, image_of(&d.x, r.values[d.x.owner], dtype), preactivation_image(r, e, d, r.z, r.values, dtype), packed, d.bias,
                 False, fused_relu, own, dtype)
     if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
-        epilogue(e.activation, &z, &y, &s, block_of_units(d, own, dtype), dtype, thread, n_threads)
+        team_barrier(n_threads)
+        activate_rows(e.activation, &z, &y, s.n_out, own_rows(&s, thread, n_threads), dtype)
 
 
 cdef inline Grid gradient_grid(const Run* r, const Conv2d* d, void** values, Image dz, floating* dtype) noexcept nogil:
-    return forward_grid(d, image_of(&d.x, values[d.x.owner], dtype), dz, dtype)
+    return forward_grid(d, r.samples, image_of(&d.x, values[d.x.owner], dtype), dz, dtype)
 
 
 cdef void backward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
@@ -59,12 +60,14 @@ cdef void tangent_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, P
     cdef Image tz_image = preactivation_image(r, e, d, r.tz, r.tangents, dtype)
     cdef Block own = conv2d_block(r, d, thread, n_threads, dtype)
     packed_filters(d, direction(r, e, 0, dtype), r.scratch, dtype, thread, n_threads)
-    conv2d_rows(d, image_of(&d.x, r.values[d.x.owner], dtype), tz_image, r.scratch, direction(r, e, 1, dtype), False, False, own, dtype)
+    conv2d_rows(d, r.samples, image_of(&d.x, r.values[d.x.owner], dtype), tz_image, r.scratch, direction(r, e, 1, dtype), False, False, own, dtype)
     if e.sources[0].wanted:
         team_barrier(n_threads)
         packed_filters(d, d.weight, r.scratch, dtype, thread, n_threads)
-        conv2d_rows(d, image_of(&d.x, r.tangents[d.x.owner], dtype), tz_image, r.scratch, NULL, True, False, own, dtype)
-    tangent_epilogue(e.activation, &v, &tz, &ty, &s, block_of_units(d, own, dtype), dtype, thread, n_threads)
+        conv2d_rows(d, r.samples, image_of(&d.x, r.tangents[d.x.owner], dtype), tz_image, r.scratch, NULL, True, False, own, dtype)
+    if e.activation != IDENTITY or tz.start != ty.start:
+        team_barrier(n_threads)
+        derive_rows(e.activation, &v, &tz, &ty, s.n_out, own_rows(&s, thread, n_threads), dtype)
 
 
 cdef void tangent_backward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:

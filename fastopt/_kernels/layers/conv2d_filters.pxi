@@ -11,6 +11,8 @@ cdef struct Conv2d:
     Py_ssize_t *phase_taps      # (kernel_y * kernel_x,): r * kernel_x + s, phase by phase
     Py_ssize_t *phase_first     # (stride_y * stride_x + 1,): where the taps of a phase begin
     Py_ssize_t *back_taps       # (kernel_y * kernel_x * width,): where the elements of filters turned around stand in dz
+    Regions regions             # of y
+    Regions *phase_regions      # of dx, by phase
     Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
     void *weight                # (out, kernel_y, kernel_x, in / groups)
     void *bias                  # (out,) or NULL
@@ -36,7 +38,7 @@ cdef inline bint scatters(const Conv2d* d, floating* dtype) noexcept nogil:
 
 cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nogil:
     # whether the lanes of dW are the elements of a run; else they are outputs
-    return run_length(d) % lanes_of(dtype) == 0
+    return run_length(d) > 0 and run_length(d) % lanes_of(dtype) == 0
 
 
 cdef inline Py_ssize_t filter_elements(const Conv2d* d) noexcept nogil:
@@ -67,12 +69,12 @@ cdef inline Py_ssize_t gradient_elements(const Conv2d* d) noexcept nogil:
     return max(d.groups * d.size * round_up(d.width, LANES_f), d.y.channels * d.size)
 
 
-cdef inline Grid forward_grid(const Conv2d* d, Image x, Image y, floating* dtype) noexcept nogil:
+cdef inline Grid forward_grid(const Conv2d* d, Py_ssize_t images, Image x, Image y, floating* dtype) noexcept nogil:
     # what the pixels of y read: the first element of each filter
     x.start = <floating*>x.start - d.top * x.row - d.left * x.pixel
     x.row *= d.stride_y
     x.pixel *= d.stride_x
-    return Grid(d.y.height, d.y.width, x, y)
+    return Grid(images, d.y.height, d.y.width, x, y)
 
 
 # --- tables
@@ -114,6 +116,70 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
                                                         + (x + d.left - s * d.dilation_x) // d.stride_x * pixel + k)
                     i += 1
             d.phase_first[y * d.stride_x + x + 1] = i
+    place_regions(d, arrays)
+    return 0
+
+
+cdef Py_ssize_t spans(Span* to, Py_ssize_t n, Py_ssize_t size, Py_ssize_t first, Py_ssize_t step, Py_ssize_t tap_step,
+                      Py_ssize_t kernel) noexcept:
+    # cuts an axis of n pixels where their taps within an image of `size` pixels change, and returns how many spans that makes:
+    # tap r of pixel i reads pixel first + i * step + r * tap_step
+    cdef Py_ssize_t i, r, at, low, high, count = 0
+    for i in range(n):
+        low, high = kernel, 0
+        for r in range(kernel):
+            at = first + i * step + r * tap_step
+            if 0 <= at < size:
+                low, high = min(low, r), max(high, r + 1)
+        if count == 0 or to[count - 1].first != low or to[count - 1].last != high:
+            to[count] = Span(i, i, low, high)
+            count += 1
+        to[count - 1].stop = i + 1
+    return count
+
+
+cdef double region_cost(const Regions* a) noexcept:
+    # taps that are multiplied; a tile of few pixels counts as one of TILE_PIXELS
+    cdef double total = 0
+    cdef Py_ssize_t i, j, n
+    for i in range(a.n_y):
+        for j in range(a.n_x):
+            n = (a.y[i].stop - a.y[i].start) * (a.x[j].stop - a.x[j].start)
+            total += max(n, <Py_ssize_t>TILE_PIXELS) * max(<Py_ssize_t>0, a.y[i].last - a.y[i].first) * max(
+                <Py_ssize_t>0, a.x[j].last - a.x[j].first)
+    return total
+
+
+cdef Regions cut_regions(Arrays arrays, const Shape* of, const Shape* within, tuple first, tuple step, tuple tap_step, tuple kernel,
+                         Py_ssize_t each):
+    # the regions of an image `of` whose pixels read one `within`: both axes cut, or rows only, or neither, as costs least
+    cdef Regions best, other
+    cdef Span *y = <Span*>arrays.block((of.height + of.width + 2) * sizeof(Span))
+    cdef Span *x = y + of.height
+    cdef Span *whole = x + of.width
+    whole[0], whole[1] = Span(0, of.height, 0, kernel[0]), Span(0, of.width, 0, kernel[1])
+    best = Regions(whole, whole + 1, 1, 1, kernel[1], each)
+    other = best
+    other.y, other.n_y = y, spans(y, of.height, within.height, first[0], step[0], tap_step[0], kernel[0])
+    if region_cost(&other) < region_cost(&best):
+        best = other
+    other.x, other.n_x = x, spans(x, of.width, within.width, first[1], step[1], tap_step[1], kernel[1])
+    return other if region_cost(&other) < region_cost(&best) else best
+
+
+cdef int place_regions(Conv2d* d, Arrays arrays) except -1:
+    cdef Py_ssize_t phase, phases = d.stride_y * d.stride_x, taps
+    cdef Shape grid
+    kernel, dilation = (d.kernel_y, d.kernel_x), (d.dilation_y, d.dilation_x)
+    d.regions = cut_regions(arrays, &d.y, &d.x, (-d.top, -d.left), (d.stride_y, d.stride_x), dilation, kernel, d.depth)
+    d.phase_regions = <Regions*>arrays.block(phases * sizeof(Regions))
+    if phases == 1:
+        d.phase_regions[0] = cut_regions(arrays, &d.x, &d.y, (d.top, d.left), (1, 1), (-d.dilation_y, -d.dilation_x), kernel, d.width)
+    for phase in range(phases if phases > 1 else 0):        # the taps of a phase in one row, all taken to lie within
+        taps, grid = d.phase_first[phase + 1] - d.phase_first[phase], d.x
+        grid.height = (d.x.height - phase // d.stride_x + d.stride_y - 1) // d.stride_y
+        grid.width = (d.x.width - phase % d.stride_x + d.stride_x - 1) // d.stride_x
+        d.phase_regions[phase] = cut_regions(arrays, &grid, &grid, (0, 0), (1, 1), (0, 0), (1, taps), d.width)
     return 0
 
 
@@ -135,12 +201,6 @@ cdef Py_ssize_t dz_border(Py_ssize_t kernel, Py_ssize_t stride, Py_ssize_t dilat
 
 # --- products
 
-cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* dtype) noexcept nogil:
-    # the first column of a unit, a strip of a group; groups are `width` wide
-    cdef Py_ssize_t strips = n_strips(width, dtype)
-    return unit // strips * width + min(width, strip_start(width, unit % strips, dtype))
-
-
 cdef inline Block pixels_or_units(Py_ssize_t pixels, Py_ssize_t units, bint many_weights, Py_ssize_t thread,
                                   Py_ssize_t n_threads) noexcept nogil:
     # the thread's pixels and units. Units are cut where they come out even and either pixels are few, or weights, which a
@@ -150,7 +210,7 @@ cdef inline Block pixels_or_units(Py_ssize_t pixels, Py_ssize_t units, bint many
     return Block(chunk_start(pixels, 1, thread, n_threads), chunk_start(pixels, 1, thread + 1, n_threads), 0, units)
 
 
-cdef void conv2d_product(const Conv2d* d, const Grid* g, const void* packed, const void* bias, const Indirect* p,
+cdef void conv2d_product(const Grid* g, const Regions* regions, const void* packed, const void* bias, const Indirect* p,
                          Py_ssize_t depth, Py_ssize_t width, Block own, floating* dtype) noexcept nogil:
     # pixels r0 to r1, units c0 to c1 of c = a W^T + b; a group has `depth` channels in a and `width` in c
     cdef Py_ssize_t strips = n_strips(width, dtype), unit = own.c0, group
@@ -160,7 +220,7 @@ cdef void conv2d_product(const Conv2d* d, const Grid* g, const void* packed, con
         s.n_out, s.first, s.last = width, unit - group * strips, min(strips, own.c1 - group * strips)
         s.packed = <floating*>packed + group * round_up(width, lanes_of(dtype)) * p.depth
         s.bias = <floating*>bias + group * width if bias != NULL else <floating*>NULL
-        strips_product(g, p, &s, group * depth, group * width, own.r0, own.r1, dtype)
+        strips_product(g, regions, p, &s, group * depth, group * width, own.r0, own.r1, dtype)
         unit += s.last - s.first
 
 
@@ -179,23 +239,18 @@ cdef const void* packed_filters(const Conv2d* d, const void* weight, void* room,
     return room
 
 
-cdef void conv2d_rows(const Conv2d* d, Image x, Image z, const void* packed, const void* bias, bint accumulate,
+cdef void conv2d_rows(const Conv2d* d, Py_ssize_t images, Image x, Image z, const void* packed, const void* bias, bint accumulate,
                       bint relu, Block own, floating* dtype) noexcept nogil:
     # z (+)= the convolution of x, the thread's block
-    cdef Grid g = forward_grid(d, x, z, dtype)
-    cdef Indirect p = Indirect(d.taps, NULL, d.size, accumulate, relu)
-    conv2d_product(d, &g, packed, bias, &p, d.depth, d.width, own, dtype)
+    cdef Grid g = forward_grid(d, images, x, z, dtype)
+    cdef Indirect p = Indirect(d.taps, NULL, d.size, accumulate, False, relu)
+    conv2d_product(&g, &d.regions, packed, bias, &p, d.depth, d.width, own, dtype)
 
 
 cdef inline Block conv2d_block(const Run* r, const Conv2d* d, Py_ssize_t thread, Py_ssize_t n_threads, floating* dtype) noexcept nogil:
     # the thread's pixels and units of y
     return pixels_or_units(r.samples * positions_of(&d.y), d.groups * n_strips(d.width, dtype),
                            d.size * d.y.channels > r.samples * positions_of(&d.x) * d.x.channels, thread, n_threads)
-
-
-cdef inline Block block_of_units(const Conv2d* d, Block own, floating* dtype) noexcept nogil:
-    # the thread's pixels and columns
-    return Block(own.r0, own.r1, unit_column(own.c0, d.width, dtype), unit_column(own.c1, d.width, dtype))
 
 
 cdef inline Image preactivation_image(const Run* r, const Entry* e, const Conv2d* d, void** z, void** values,

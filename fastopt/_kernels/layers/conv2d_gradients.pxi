@@ -59,13 +59,13 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
     team_barrier(n_threads)
     for phase in range(d.stride_y * d.stride_x):
         py, px, first = phase // d.stride_x, phase % d.stride_x, d.phase_first[phase]
-        g = Grid((d.x.height - py + d.stride_y - 1) // d.stride_y, (d.x.width - px + d.stride_x - 1) // d.stride_x, wide, dx)
+        g = Grid(r.samples, (d.x.height - py + d.stride_y - 1) // d.stride_y, (d.x.width - px + d.stride_x - 1) // d.stride_x, wide, dx)
         g.c.start = <floating*>dx.start + py * dx.row + px * dx.pixel
         g.c.row *= d.stride_y
         g.c.pixel *= d.stride_x
-        p = Indirect(d.back_taps + first * d.width, NULL, (d.phase_first[phase + 1] - first) * d.width, accumulate, False)
+        p = Indirect(d.back_taps + first * d.width, NULL, (d.phase_first[phase + 1] - first) * d.width, accumulate, False, False)
         if p.depth > 0 or not accumulate:
-            conv2d_product(d, &g, packed + first * d.width * d.groups * round_up(d.depth, lanes_of(dtype)), NULL, &p, d.width, d.depth,
+            conv2d_product(&g, &d.phase_regions[phase], packed + first * d.width * d.groups * round_up(d.depth, lanes_of(dtype)), NULL, &p, d.width, d.depth,
                            pixels_or_units(r.samples * g.height * g.width, d.groups * strips,
                                            d.size * d.y.channels > r.samples * positions_of(&d.y) * d.y.channels, thread, n_threads),
                            dtype)
@@ -109,7 +109,7 @@ cdef void dz_products(const Conv2d* d, const floating* dz, Py_ssize_t pixel, con
     cdef Py_ssize_t c_rows[MAX_INDIRECT_ROWS]
     cdef Py_ssize_t wide = round_up(d.size, LANES_f), strip, column, cols, x, tiles, i
     cdef int n
-    cdef Indirect p = Indirect(d.counting, NULL, d.width, False, False)
+    cdef Indirect p = Indirect(d.counting, NULL, d.width, False, False, False)
     for i in range(MAX_INDIRECT_ROWS):
         a_rows[i], c_rows[i] = i * pixel, i * wide
     for strip in range(n_strips(d.size, products)):
@@ -192,7 +192,7 @@ cdef void gradient_units(const Conv2d* d, const Gradient* g, Py_ssize_t chunk, P
     for i in range(g.n_grids):
         pixel = chunk_start(g.pixels, GRADIENT_PIXELS, chunk, g.chunks)
         while pixel < stop or not started:      # of no pixels, zeros
-            p.depth, p.accumulate, p.relu = min(<Py_ssize_t>GRADIENT_PIXELS, stop - pixel), started, False
+            p.depth, p.accumulate, p.resume, p.relu = min(<Py_ssize_t>GRADIENT_PIXELS, stop - pixel), started, False, False
             pixel_offsets(&g.grids[i], pixel, p.depth, x, dz)
             p.a_cols, p.b_rows = x, dz
             if lanes_are_inputs(d, dtype):

@@ -3,8 +3,8 @@
  *
  *   c[c_rows[i] + j] = bias[j] + sum over k < depth of a[a_rows[i] + a_cols[k]] * b[b_rows[k] + j]
  *
- * In indirect_packed b is a strip, (depth, width) as wide as the tile. With accumulate c is added, with relu what is below
- * zero becomes zero. Whole vectors of b are read; `cols` elements of a row of c are written. A tile is at most
+ * In indirect_packed b is a strip, (depth, width) as wide as the tile. With accumulate c is added; with resume the sum goes
+ * on from c instead of the bias; with relu what is below zero becomes zero. Whole vectors of b are read; `cols` elements of a row of c are written. A tile is at most
  * INDIRECT_ROWS(vecs) rows x vecs vectors. An element is summed in the order of k in every tile, so tiles and threads
  * never change its bits.
  */
@@ -27,6 +27,15 @@ ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int
 #pragma GCC unroll 4
         for (int j = 0; j < vecs; j++) acc[i][j] = w[j];
     }
+    if (p->resume)
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            const REAL *from = c + c_rows[i];
+#pragma GCC unroll 4
+            for (int j = 0; j < vecs; j++)
+                acc[i][j] = partial && j * NAME(LANES) == last ? NAME(load_partial)(from + last, tail)
+                                                               : *(const VEC *)(from + j * NAME(LANES));
+        }
     for (ptrdiff_t k = 0; k < depth; k++) {
         const ptrdiff_t at = a_cols[k];
         const REAL *y = packed ? b + k * vecs * NAME(LANES) : b + b_rows[k];

@@ -72,7 +72,7 @@ typedef struct {
 typedef struct {
     const ptrdiff_t *a_cols, *b_rows;
     ptrdiff_t depth;
-    int accumulate, relu;
+    int accumulate, resume, relu;
 } Indirect;
 
 /* Sums of columns and maps along rows: what columns.h reads. Leading dimensions count elements. */

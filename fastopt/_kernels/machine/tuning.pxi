@@ -33,7 +33,8 @@ cdef enum:
 
 # Convolutions.
 cdef enum:
-    PIXEL_BLOCK = 512           # pixels whose input stays in L2 while all strips pass
+    PIXEL_BLOCK = 512           # pixels whose offsets are found at a time, on the stack
+    TILE_PIXELS = 4             # that a tile of fewer pixels costs as much as
     GRADIENT_PIXELS = 128       # pixels of a sum of dW that stays in registers; bits
     GRADIENT_ROWS = 64          # rows of dW that a thread takes at least
     GRADIENT_CHUNKS = 8         # chunks of pixels at most; bits
