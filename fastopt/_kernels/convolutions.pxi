@@ -29,6 +29,7 @@ cdef extern from "simd.h" nogil:
     # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
     void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
                                                    const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
+    void add_run "fastopt_add_run"(const void* to, const void* source, Py_ssize_t n)
     void prefetch_lines(const void* p, Py_ssize_t size)
     void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
                                                      const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
@@ -49,6 +50,7 @@ cdef struct Regions:            # the pixels of a grid, by their taps within the
     Span *x
     Py_ssize_t n_y, n_x
     Py_ssize_t kernel_x, each   # taps of a row of a filter; elements of a tap
+    bint cut_y, cut_x           # no tap beyond the edge is multiplied, along this axis
 
 
 cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:

@@ -88,7 +88,10 @@ cdef int conv2d_run(ConvolutionCall* c, bint training) except -1:
     if x_bytes > 0:
         c.one.values[0] = <char*>memory.start + scratch
     if training:
-        c.one.dvalues[1] = <char*>memory.start + scratch + x_bytes
+        if c.one.entry.activation == IDENTITY and (<Conv2d*>c.one.entry.own).width % LANES_f == 0:  # dz, read in whole vectors, is dy
+            c.one.dvalues[1], c.one.run.dy = c.one.run.dy, NULL
+        else:
+            c.one.dvalues[1] = <char*>memory.start + scratch + x_bytes
         c.one.run.thread_scratch = <char*>memory.start + scratch + x_bytes + dz_bytes
     with nogil:
         run_typed(c.one.run.typenum, conv2d_job[float], conv2d_job[double], c, n_threads)

@@ -12,6 +12,7 @@ cdef struct Conv2d:
     Py_ssize_t *phase_first     # (stride_y * stride_x + 1,): where the taps of a phase begin
     Py_ssize_t *back_taps       # (kernel_y * kernel_x * width,): where the elements of filters turned around stand in dz
     Regions regions             # of y
+    Regions back_regions        # of dx, where the stride is 1
     Regions *phase_regions      # of dx, by phase
     Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
     void *weight                # (out, kernel_y, kernel_x, in / groups)
@@ -96,11 +97,16 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
     d.counting = <Py_ssize_t*>arrays.block((d.width + MAX_INDIRECT_ROWS) * sizeof(Py_ssize_t))
     for k in range(d.width + MAX_INDIRECT_ROWS):
         d.counting[k] = k
-    d.border_y = dz_border(d.kernel_y, d.stride_y, d.dilation_y, d.top, d.x.height, d.y.height)
-    d.border_x = dz_border(d.kernel_x, d.stride_x, d.dilation_x, d.left, d.x.width, d.y.width)
     d.phase_taps = <Py_ssize_t*>arrays.block(taps * sizeof(Py_ssize_t))
     d.phase_first = <Py_ssize_t*>arrays.block((d.stride_y * d.stride_x + 1) * sizeof(Py_ssize_t))
     d.back_taps = <Py_ssize_t*>arrays.block(taps * d.width * sizeof(Py_ssize_t))
+    if d.stride_y * d.stride_x == 1:    # dz needs no border where no tap beyond its edge is multiplied
+        d.back_regions = cut_regions(arrays, &d.x, &d.y, (d.top, d.left), (1, 1), (-d.dilation_y, -d.dilation_x), (d.kernel_y, d.kernel_x),
+                                     d.width)
+    if not d.back_regions.cut_y:
+        d.border_y = dz_border(d.kernel_y, d.stride_y, d.dilation_y, d.top, d.x.height, d.y.height)
+    if not d.back_regions.cut_x:
+        d.border_x = dz_border(d.kernel_x, d.stride_x, d.dilation_x, d.left, d.x.width, d.y.width)
     i, pixel, wide = 0, d.y.ld, d.y.width + 2 * d.y.border_x         # of dz as it lies, or with its border in scratch
     if bordered_elements(d) > 0:
         pixel, wide = d.y.channels, d.y.width + 2 * d.border_x
@@ -158,12 +164,12 @@ cdef Regions cut_regions(Arrays arrays, const Shape* of, const Shape* within, tu
     cdef Span *x = y + of.height
     cdef Span *whole = x + of.width
     whole[0], whole[1] = Span(0, of.height, 0, kernel[0]), Span(0, of.width, 0, kernel[1])
-    best = Regions(whole, whole + 1, 1, 1, kernel[1], each)
+    best = Regions(whole, whole + 1, 1, 1, kernel[1], each, False, False)
     other = best
-    other.y, other.n_y = y, spans(y, of.height, within.height, first[0], step[0], tap_step[0], kernel[0])
+    other.cut_y, other.y, other.n_y = True, y, spans(y, of.height, within.height, first[0], step[0], tap_step[0], kernel[0])
     if region_cost(&other) < region_cost(&best):
         best = other
-    other.x, other.n_x = x, spans(x, of.width, within.width, first[1], step[1], tap_step[1], kernel[1])
+    other.cut_x, other.x, other.n_x = True, x, spans(x, of.width, within.width, first[1], step[1], tap_step[1], kernel[1])
     return other if region_cost(&other) < region_cost(&best) else best
 
 
@@ -173,8 +179,7 @@ cdef int place_regions(Conv2d* d, Arrays arrays) except -1:
     kernel, dilation = (d.kernel_y, d.kernel_x), (d.dilation_y, d.dilation_x)
     d.regions = cut_regions(arrays, &d.y, &d.x, (-d.top, -d.left), (d.stride_y, d.stride_x), dilation, kernel, d.depth)
     d.phase_regions = <Regions*>arrays.block(phases * sizeof(Regions))
-    if phases == 1:
-        d.phase_regions[0] = cut_regions(arrays, &d.x, &d.y, (d.top, d.left), (1, 1), (-d.dilation_y, -d.dilation_x), kernel, d.width)
+    d.phase_regions[0] = d.back_regions
     for phase in range(phases if phases > 1 else 0):        # the taps of a phase in one row, all taken to lie within
         taps, grid = d.phase_first[phase + 1] - d.phase_first[phase], d.x
         grid.height = (d.x.height - phase // d.stride_x + d.stride_y - 1) // d.stride_y

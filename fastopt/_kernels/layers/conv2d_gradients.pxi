@@ -47,6 +47,8 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
     cdef floating* packed = <floating*>r.scratch + r.samples * bordered_elements(d)
     cdef Py_ssize_t phase, first, py, px, strips = n_strips(d.depth, dtype)
     cdef Shape shape = bordered_dz(d)
+    cdef bint many_weights = d.size > r.samples * positions_of(&d.y)
+    cdef Block own
     cdef Grid g
     cdef Indirect p
     if scatters(d, dtype):
@@ -65,10 +67,9 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
         g.c.pixel *= d.stride_x
         p = Indirect(d.back_taps + first * d.width, NULL, (d.phase_first[phase + 1] - first) * d.width, accumulate, False, False)
         if p.depth > 0 or not accumulate:
-            conv2d_product(&g, &d.phase_regions[phase], packed + first * d.width * d.groups * round_up(d.depth, lanes_of(dtype)), NULL, &p, d.width, d.depth,
-                           pixels_or_units(r.samples * g.height * g.width, d.groups * strips,
-                                           d.size * d.y.channels > r.samples * positions_of(&d.y) * d.y.channels, thread, n_threads),
-                           dtype)
+            own = pixels_or_units(r.samples * g.height * g.width, d.groups * strips, many_weights, thread, n_threads)
+            conv2d_product(&g, &d.phase_regions[phase], packed + first * d.width * d.groups * round_up(d.depth, lanes_of(dtype)), NULL, &p,
+                           d.width, d.depth, own, dtype)
     team_barrier(n_threads)
 
 
@@ -128,9 +129,8 @@ cdef void scatter_row(const Conv2d* d, const floating* products, Py_ssize_t tap,
     # adds what row `tap` of the filters gives to a row of dx. Pixels whose runs overlap do not follow each other, for each
     # would wait for the other's stores
     cdef Py_ssize_t wide = round_up(d.size, LANES_f), apart = (d.kernel_x * d.dilation_x + d.stride_x - 1) // d.stride_x, first, x
-    cdef Py_ssize_t at, s0, s1, s, k
+    cdef Py_ssize_t at, s0, s1, s
     cdef const floating* of
-    cdef floating* to
     for first in range(apart):
         x = first
         while x < d.y.width:
@@ -138,13 +138,11 @@ cdef void scatter_row(const Conv2d* d, const floating* products, Py_ssize_t tap,
             of = products + x * wide + tap * d.kernel_x * d.depth
             if d.dilation_x == 1 and pixel == d.depth:          # one run, as far as it lies within the image
                 s0, s1 = max(<Py_ssize_t>0, -at), min(d.kernel_x, d.x.width - at)
-                to = dx + at * pixel
-                for k in range(s0 * d.depth, s1 * d.depth):
-                    to[k] += of[k]
+                add_run(dx + (at + s0) * pixel, of + s0 * d.depth, (s1 - s0) * d.depth)
             else:
                 for s in range(d.kernel_x):
                     if 0 <= at + s * d.dilation_x < d.x.width:
-                        add_row(dx + (at + s * d.dilation_x) * pixel, of + s * d.depth, d.depth)
+                        add_run(dx + (at + s * d.dilation_x) * pixel, of + s * d.depth, d.depth)
             x += apart
 
 

@@ -92,3 +92,11 @@ static void NAME(indirect_product)(const Indirect *p, int rows, ptrdiff_t cols, 
 #undef ALL_CASES
 #undef CASES
 #undef CASE
+
+/* to[i] += from[i] for i < n: runs too short for a loop that the compiler vectorizes. */
+static inline void NAME(add_run)(REAL *to, const REAL *from, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i += NAME(LANES)) {
+        const ptrdiff_t tail = n - i < NAME(LANES) ? n - i : NAME(LANES);
+        NAME(store_partial)(to + i, NAME(load_partial)(to + i, tail) + NAME(load_partial)(from + i, tail), tail);
+    }
+}

@@ -238,6 +238,7 @@ static inline double fastopt_log_parts(double x, double *m) {
     BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_indirect_packed(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
     BOTH(indirect_packed, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
+#define fastopt_add_run(to, from, n) BOTH(add_run, to)(to, from, n)
 #define fastopt_indirect_product(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
     BOTH(indirect_product, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
