@@ -219,7 +219,9 @@ def test_outputs_given_are_the_outputs_returned_and_inputs_are_not_changed(dtype
         np.testing.assert_array_equal(a, before)
 
 
-@pytest.mark.parametrize(("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((2, 5, 6, 0), 4), ((0, 5, 6, 0), 0)], ids=str)
+@pytest.mark.parametrize(
+    ("x", "filters"), [((0, 5, 6, 3), 4), ((2, 5, 6, 3), 0), ((2, 5, 6, 0), 4), ((0, 5, 6, 0), 0)], ids=str
+)
 def test_without_images_channels_or_filters_sums_are_empty(x, filters, dtype):
     x, weight = normal(dtype, *x), normal(dtype, filters, 3, 2, x[3])
     bias = normal(dtype, filters)

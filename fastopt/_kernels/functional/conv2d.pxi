@@ -31,7 +31,7 @@ cdef tuple padding_of(object padding, tuple kernel, tuple stride, tuple dilation
     return tuple((n, n) for n in _numbers.whole_pair("padding", padding, 0))
 
 
-cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight, tuple options, int typenum, Arrays arrays):
+cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight, tuple options, int typenum):
     # checks x and weight, sets an entry up between plain images, and returns (x, weight, shape of the output)
     cdef Py_ssize_t n, k
     stride, padding, dilation, groups = options
@@ -61,7 +61,6 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     own.dx = Shape(image[0], image[1], x.shape[3], 0, 0, x.shape[3], 0, 0)
     (own.kernel_y, own.kernel_x), (own.stride_y, own.stride_x), (own.dilation_y, own.dilation_x) = kernel, stride, dilation
     own.top, own.left = padding[0][0], padding[1][0]
-    place_taps(own, arrays)
     c.one.values[0] = data(x)
     return x, weight, (n, *out, weight.shape[0])
 
@@ -71,12 +70,14 @@ cdef inline Py_ssize_t item_of(int typenum) noexcept:
 
 
 cdef int conv2d_run(ConvolutionCall* c, bint training) except -1:
-    # runs the pass with memory of its own
-    cdef Py_ssize_t work = c.one.run.n * c.one.entry.out_positions * conv2d_work(&c.one.entry) * (2 if training else 1)
-    cdef Py_ssize_t n_threads = threads_for(work), item = item_of(c.one.run.typenum)
+    # runs the pass, with tables and memory of its own
+    cdef Arrays arrays = Arrays(c.one.run.typenum, True)
     cdef Scratch memory
-    cdef Py_ssize_t x_bytes = 0, dz_bytes = 0
-    cdef Py_ssize_t scratch = round_up(conv2d_scratch(&c.one.entry, c.one.run.n * c.one.entry.positions, training) * item, 64)
+    cdef Py_ssize_t x_bytes = 0, dz_bytes = 0, item = item_of(c.one.run.typenum), work, n_threads, scratch
+    place_taps(<Conv2d*>c.one.entry.own, arrays)
+    work = c.one.run.n * c.one.entry.out_positions * conv2d_work(&c.one.entry) * (2 if training else 1)
+    n_threads = threads_for(work)
+    scratch = round_up(conv2d_scratch(&c.one.entry, c.one.run.n * c.one.entry.positions, training) * item, 64)
     if c.one.shapes[0].border_y > 0 or c.one.shapes[0].border_x > 0:
         x_bytes = round_up(c.one.run.n * elements_of(&c.one.shapes[0]) * item, 64)
     if training:
@@ -147,8 +148,7 @@ def conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, acti
     cdef ConvolutionCall c
     cdef Conv2d own
     cdef int typenum = float_type("x", x), code = activation_code(activation)
-    cdef Arrays arrays = Arrays(typenum, True)
-    x, weight, shape = conv2d_call(&c, &own, x, weight, (stride, padding, dilation, groups), typenum, arrays)
+    x, weight, shape = conv2d_call(&c, &own, x, weight, (stride, padding, dilation, groups), typenum)
     bias = optional_input("bias", bias, typenum, (shape[3],))
     out = as_output("out", out, typenum, shape)
     z = optional_output("z", z, typenum, shape)
@@ -202,15 +202,18 @@ def conv2d_backward(dy, x, weight, z=None, stride=1, padding=0, dilation=1, grou
     cdef ConvolutionCall c
     cdef Conv2d own
     cdef int typenum = float_type("dy", dy), code = activation_code(activation)
-    cdef Arrays arrays = Arrays(typenum, True)
-    x, weight, shape = conv2d_call(&c, &own, x, weight, (stride, padding, dilation, groups), typenum, arrays)
+    x, weight, shape = conv2d_call(&c, &own, x, weight, (stride, padding, dilation, groups), typenum)
     dy = as_input("dy", dy, typenum, shape)
     v = derivative_argument(code, typenum, z, y, shape)
     dx = as_output("dx", dx, typenum, x.shape)
     dw = optional_output("dw", dw, typenum, weight.shape)
     db = optional_output("db", db, typenum, (shape[3],))
     check_no_overlap(("dx", "dw", "db"), (dx, dw, db), ("dy", "x", "weight", "z"), (dy, x, weight, v))
-    if all(a is None or a.size == 0 for a in (dx, dw, db)):
+    if len(x) == 0:             # however large images are of which there are none
+        for a in (dw, db):
+            if a is not None:
+                a[...] = 0
+    if len(x) == 0 or all(a is None or a.size == 0 for a in (dx, dw, db)):
         return dx
     c.one.entry.activation, c.one.entry.n_weights, c.one.backward = code, MAX_WEIGHTS, True
     c.one.entry.weights[1].grad = 1
