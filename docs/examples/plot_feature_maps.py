@@ -42,7 +42,7 @@ for height, channels in last.items():
     axes.text(
         left + channels / 2, height + 4, label, ha="center", fontsize=9
     )
-    left += channels + 120
+    left += channels + 220
 axes.set(ylabel="pixels", xlabel="channels, side by side", ylim=(0, 270))
 axes.set_title("Feature maps of Inception-v1")
 axes.set(xticks=[], xlim=(-400, left + 100))
