@@ -220,12 +220,12 @@ class Dense(Product):
 
         Needs torch.
         """
+        image = None if image_shape is None else self._checked_image(image_shape)
         import torch
 
         linear = torch.nn.Linear(self.in_features, self.out_features, bias=self._has_bias)
-        if image_shape is None:
+        if image is None:
             return self._give(linear, lambda weight: weight)
-        image = self._checked_image(image_shape)
         return self._give(linear, lambda weight: np.moveaxis(weight.reshape(-1, *image), 3, 1).reshape(weight.shape))
 
     def _checked_image(self, shape) -> tuple[int, int, int]:
