@@ -287,12 +287,40 @@ cdef inline void weight_gradient(const Operands* a, floating* dw, Py_ssize_t ldw
 
 
 cdef void sum_rows(const Rows* a, Py_ssize_t c0, Py_ssize_t c1, Py_ssize_t n, floating* total) noexcept nogil:
-    # total[c0:c1] = the sums over n rows of these columns of a
-    cdef Py_ssize_t i
-    for i in range(c0, c1):
-        total[i] = 0
+    # total[c0:c1] = the sums over n rows of these columns of a; SUM_ROWS rows are added before they meet the others
+    cdef floating part[COLUMN_GRAIN]
+    cdef floating sums[COLUMN_GRAIN]
+    cdef Py_ssize_t cols, i, end, run
+    while c0 < c1:
+        cols = min(<Py_ssize_t>COLUMN_GRAIN, c1 - c0)
+        memset(sums, 0, sizeof(sums))
+        i = 0
+        while i < n:
+            memset(part, 0, sizeof(part))
+            end = min(n, i + SUM_ROWS)
+            while i < end:      # run by run
+                run = run_rows(a, i, end)
+                if cols == COLUMN_GRAIN:        # a constant: the sums stay in registers
+                    add_rows_of(row(a, i, total) + c0, a.ld, run, part, COLUMN_GRAIN)
+                else:
+                    add_rows_of(row(a, i, total) + c0, a.ld, run, part, cols)
+                i += run
+            add_row(sums, part, cols)
+        memcpy(total + c0, sums, cols * sizeof(floating))
+        c0 += cols
+
+
+cdef inline void add_rows_of(const floating* a, Py_ssize_t ld, Py_ssize_t n, floating* total, Py_ssize_t cols) noexcept nogil:
+    # total += the sums of n rows
+    cdef floating sums[COLUMN_GRAIN]
+    cdef Py_ssize_t i, j
+    for j in range(cols):
+        sums[j] = total[j]
     for i in range(n):
-        add_row(total + c0, row(a, i, total) + c0, c1 - c0)
+        for j in range(cols):
+            sums[j] += a[i * ld + j]
+    for j in range(cols):
+        total[j] = sums[j]
 
 
 cdef inline void add_row(floating* y, const floating* bias, Py_ssize_t n) noexcept nogil:

@@ -17,23 +17,37 @@ cdef void conv2d_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t 
     one_entry_pass(&c.one, dtype, thread, n_threads)
 
 
-cdef tuple padding_of(object padding, tuple kernel, tuple stride, tuple dilation):
-    # ((top, bottom), (left, right)) of padding as a number, a pair, "same" or "valid"
-    if padding == "valid":
-        return (0, 0), (0, 0)
-    if isinstance(padding, str):
-        if padding != "same":
-            raise ValueError(f"padding: expected a number, a pair (height, width), 'same' or 'valid', got {padding!r}")
-        if stride != (1, 1):
-            raise ValueError(f"padding: expected stride 1 with 'same', got stride {stride}; give numbers")
-        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
-        return tuple((n // 2, n - n // 2) for n in total)
-    return tuple((n, n) for n in _numbers.whole_pair("padding", padding, 0))
+def conv2d_padding(padding, kernel, dilation):
+    """((top, bottom), (left, right)) of a pair, "same" or "valid"; of "same" the smaller half comes first."""
+    if isinstance(padding, tuple):
+        return tuple([(n, n) for n in padding])
+    total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel)]
+    return tuple([(n // 2, n - n // 2) for n in total])
+
+
+def conv2d_geometry(image, kernel, stride, dilation, pads):
+    """(height, width) of the output, below 1 where a filter is larger than the padded image, and (rows, columns) of zeros
+    around the image that filters reach."""
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+    out = tuple([(n + sum(pad) - r) // s + 1 for n, pad, r, s in zip(image, pads, reach, stride)])
+    border = tuple([max(pad[0], (m - 1) * s + r - pad[0] - n) for n, m, pad, r, s in zip(image, out, pads, reach, stride)])
+    return out, border
+
+
+cdef object checked_padding(object padding, tuple stride):
+    # a pair, "same" or "valid"
+    if not isinstance(padding, str):
+        return _numbers.whole_pair("padding", padding, 0)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding: expected a number, a pair (height, width), 'same' or 'valid', got {padding!r}")
+    if padding == "same" and stride != (1, 1):
+        raise ValueError(f"padding: expected stride 1 with 'same', got stride {stride}; give numbers")
+    return padding
 
 
 cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight, tuple options, int typenum):
     # checks x and weight, sets an entry up between plain images, and returns (x, weight, shape of the output)
-    cdef Py_ssize_t n, k
+    cdef Py_ssize_t n
     stride, padding, dilation, groups = options
     x = as_input("x", x, typenum, (None, None, None, None))
     groups = whole_number("groups", groups)
@@ -42,25 +56,23 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     check_groups(groups, "filters of weight", weight.shape[0])
     kernel, image = weight.shape[1:3], x.shape[1:3]
     stride, dilation = _numbers.whole_pair("stride", stride, 1), _numbers.whole_pair("dilation", dilation, 1)
-    padding = padding_of(padding, kernel, stride, dilation)
-    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
-    out = tuple((size + before + after - r) // s + 1 for size, (before, after), r, s in zip(image, padding, reach, stride))
+    pads = conv2d_padding(checked_padding(padding, stride), kernel, dilation)
+    out, border = conv2d_geometry(image, kernel, stride, dilation, pads)
     if min(image) < 1:
         raise ValueError(f"x: expected images of at least one pixel, got shape {x.shape}")
-    if min(kernel) < 1 or any(size + sum(p) < r for size, p, r in zip(image, padding, reach)):
-        raise ValueError(f"weight: expected filters that fit the padded image, {image} with padding {padding}, got {kernel} "
+    if min(kernel) < 1 or min(out) < 1:
+        raise ValueError(f"weight: expected filters that fit the padded image, {image} with padding {pads}, got {kernel} "
                          f"with dilation {dilation}")
     n = x.shape[0]
     memset(own, 0, sizeof(Conv2d))
     one_entry(&c.one, &conv2d_kind, own, typenum, n, x.shape[3], weight.shape[0])
-    border = [max(before, (o - 1) * s + r - before - size) for size, (before, _), r, s, o in zip(image, padding, reach, stride, out)]
     c.one.shapes[0] = Shape(image[0], image[1], x.shape[3], border[0], border[1], x.shape[3], 0, 0)
     c.one.shapes[1] = Shape(out[0], out[1], weight.shape[0], 0, 0, weight.shape[0], 1, 0)
     c.one.entry.positions, c.one.entry.out_positions = image[0] * image[1], out[0] * out[1]
     own.x, own.y, own.groups, own.weight = c.one.shapes[0], c.one.shapes[1], groups, data(weight)
     own.dx = Shape(image[0], image[1], x.shape[3], 0, 0, x.shape[3], 0, 0)
     (own.kernel_y, own.kernel_x), (own.stride_y, own.stride_x), (own.dilation_y, own.dilation_x) = kernel, stride, dilation
-    own.top, own.left = padding[0][0], padding[1][0]
+    own.top, own.left = pads[0][0], pads[1][0]
     c.one.values[0] = data(x)
     return x, weight, (n, *out, weight.shape[0])
 
@@ -75,6 +87,8 @@ cdef int conv2d_run(ConvolutionCall* c, bint training) except -1:
     cdef Scratch memory
     cdef Py_ssize_t x_bytes = 0, dz_bytes = 0, item = item_of(c.one.run.typenum), work, n_threads, scratch
     place_taps(<Conv2d*>c.one.entry.own, arrays)
+    if training:
+        place_back_taps(<Conv2d*>c.one.entry.own, arrays)
     work = c.one.run.n * c.one.entry.out_positions * conv2d_work(&c.one.entry) * (2 if training else 1)
     n_threads = threads_for(work)
     scratch = round_up(conv2d_scratch(&c.one.entry, c.one.run.n * c.one.entry.positions, training) * item, 64)

@@ -3,7 +3,7 @@
 #
 # - The products are those of convolutions.pxi. What a filter reads beyond the edge is the border of zeros of its source.
 # - Forward: a thread owns pixels or, where these are few, strips of outputs. Bias and relu are applied in registers.
-# - Backward: dz, with a border of zeros, is copied to scratch where filters reach beyond its edge.
+# - Backward: dz is copied to scratch, with a border of zeros, where taps beyond its edge are multiplied.
 # - Scratch holds the filters packed, and what a backward needs; every function that fills it ends with a barrier.
 
 # --- passes
@@ -46,7 +46,7 @@ cdef void backward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, 
         g.n_grids, g.pixels, g.grids[0] = 1, s.n, gradient_grid(r, d, r.values, image, dtype)
         conv2d_weight_gradient(d, &g, <floating*>r.scratch, dw, thread, n_threads)
     if db != NULL:              # db
-        conv2d_bias_gradient(&dz, &s, db, thread, n_threads)
+        bias_gradient(&dz, &s, db, thread, n_threads)
 
 
 # --- directional derivatives: a leading t names the tangent of what follows it
@@ -90,7 +90,7 @@ cdef void tangent_backward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t 
         g.n_grids, g.grids[1] = 2, gradient_grid(r, d, r.tangents, image, dtype)
     conv2d_weight_gradient(d, &g, <floating*>r.scratch, gradient(r, e, 0, dtype), thread, n_threads)
     if e.n_weights > 1:
-        conv2d_bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), thread, n_threads)
+        bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), thread, n_threads)
 
 
 # --- the kind
@@ -110,11 +110,9 @@ cdef Py_ssize_t conv2d_scratch(const Entry* e, Py_ssize_t rows, bint training) n
 
 
 cdef Py_ssize_t conv2d_thread_scratch(const Entry* e) noexcept nogil:
-    return scatter_room(<Conv2d*>e.own)
-
-
-cdef bint conv2d_fits(const Entry* e, const Shape* shapes) noexcept:
-    return True                 # place_conv2d says why not
+    # in either dtype
+    cdef Conv2d* d = <Conv2d*>e.own
+    return scatter_room(d) if scatters(d, <float*>NULL) or scatters(d, <double*>NULL) else 0
 
 
 cdef int place_conv2d(Entry* e, dict own, list weights, Arrays arrays) except -1:
@@ -134,7 +132,8 @@ cdef int place_conv2d(Entry* e, dict own, list weights, Arrays arrays) except -1
     d.weight = arrays.hold_weight(e, "weight", weights, (e.n_out, d.kernel_y, d.kernel_x, e.n_in // d.groups))
     if len(weights) > 1:
         d.bias = arrays.hold_weight(e, "bias", weights, (e.n_out,))
-    return place_taps(d, arrays)
+    place_taps(d, arrays)
+    return place_back_taps(d, arrays)
 
 
 cdef int prepare_conv2d(Entry* e, Arrays arrays) except -1:
@@ -153,7 +152,7 @@ conv2d_kind.forward = Pass(forward_conv2d[float], forward_conv2d[double])
 conv2d_kind.backward = Pass(backward_conv2d[float], backward_conv2d[double])
 conv2d_kind.tangent = Pass(tangent_conv2d[float], tangent_conv2d[double])
 conv2d_kind.tangent_backward = Pass(tangent_backward_conv2d[float], tangent_backward_conv2d[double])
-conv2d_kind.place, conv2d_kind.fits, conv2d_kind.prepare = place_conv2d, conv2d_fits, prepare_conv2d
+conv2d_kind.place, conv2d_kind.prepare = place_conv2d, prepare_conv2d
 conv2d_kind.work, conv2d_kind.scratch, conv2d_kind.thread_scratch = conv2d_work, conv2d_scratch, conv2d_thread_scratch
 conv2d_kind.least_rows, conv2d_kind.activates = 1, True
 register_kind(&conv2d_kind, "conv2d")

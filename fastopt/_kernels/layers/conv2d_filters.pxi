@@ -12,7 +12,6 @@ cdef struct Conv2d:
     Py_ssize_t *phase_first     # (stride_y * stride_x + 1,): where the taps of a phase begin
     Py_ssize_t *back_taps       # (kernel_y * kernel_x * width,): where the elements of filters turned around stand in dz
     Regions regions             # of y
-    Regions back_regions        # of dx, where the stride is 1
     Regions *phase_regions      # of dx, by phase
     Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
     void *weight                # (out, kernel_y, kernel_x, in / groups)
@@ -81,8 +80,8 @@ cdef inline Grid forward_grid(const Conv2d* d, Py_ssize_t images, Image x, Image
 # --- tables
 
 cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
-    # the tables of offsets; refuses filters that reach beyond the border of x
-    cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, wide, pixel, r, s, k, i = 0, y, x
+    # the sizes and tables of forward; refuses filters that reach beyond the border of x
+    cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, r, s, k, i = 0
     d.depth, d.width = d.x.channels // d.groups, d.y.channels // d.groups
     d.size = taps * d.depth
     if min(d.kernel_y, d.kernel_x, d.stride_y, d.stride_x, d.dilation_y, d.dilation_x, d.top + 1, d.left + 1) < 1:
@@ -94,22 +93,31 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
             for k in range(d.depth):
                 d.taps[i] = (r * d.dilation_y * (d.x.width + 2 * d.x.border_x) + s * d.dilation_x) * d.x.ld + k
                 i += 1
+    d.regions = cut_regions(arrays, &d.y, &d.x, (-d.top, -d.left), (d.stride_y, d.stride_x), (d.dilation_y, d.dilation_x),
+                            (d.kernel_y, d.kernel_x), d.depth)
+    return 0
+
+
+cdef int place_back_taps(Conv2d* d, Arrays arrays) except -1:
+    # likewise, what gradients take besides
+    cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, phases = d.stride_y * d.stride_x, wide, pixel, r, s, k, i = 0, y, x
     d.counting = <Py_ssize_t*>arrays.block((d.width + MAX_INDIRECT_ROWS) * sizeof(Py_ssize_t))
     for k in range(d.width + MAX_INDIRECT_ROWS):
         d.counting[k] = k
-    d.phase_taps = <Py_ssize_t*>arrays.block(taps * sizeof(Py_ssize_t))
-    d.phase_first = <Py_ssize_t*>arrays.block((d.stride_y * d.stride_x + 1) * sizeof(Py_ssize_t))
-    d.back_taps = <Py_ssize_t*>arrays.block(taps * d.width * sizeof(Py_ssize_t))
-    if d.stride_y * d.stride_x == 1:    # dz needs no border where no tap beyond its edge is multiplied
-        d.back_regions = cut_regions(arrays, &d.x, &d.y, (d.top, d.left), (1, 1), (-d.dilation_y, -d.dilation_x), (d.kernel_y, d.kernel_x),
-                                     d.width)
-    if not d.back_regions.cut_y:
+    d.phase_regions = <Regions*>arrays.block(phases * sizeof(Regions))
+    if phases == 1:
+        d.phase_regions[0] = cut_regions(arrays, &d.x, &d.y, (d.top, d.left), (1, 1), (-d.dilation_y, -d.dilation_x),
+                                         (d.kernel_y, d.kernel_x), d.width)
+    if not d.phase_regions[0].cut_y:    # dz needs no border where no tap beyond its edge is multiplied
         d.border_y = dz_border(d.kernel_y, d.stride_y, d.dilation_y, d.top, d.x.height, d.y.height)
-    if not d.back_regions.cut_x:
+    if not d.phase_regions[0].cut_x:
         d.border_x = dz_border(d.kernel_x, d.stride_x, d.dilation_x, d.left, d.x.width, d.y.width)
-    i, pixel, wide = 0, d.y.ld, d.y.width + 2 * d.y.border_x         # of dz as it lies, or with its border in scratch
+    pixel, wide = d.y.ld, d.y.width + 2 * d.y.border_x      # of dz as it lies, or with its border in scratch
     if bordered_elements(d) > 0:
         pixel, wide = d.y.channels, d.y.width + 2 * d.border_x
+    d.phase_taps = <Py_ssize_t*>arrays.block(taps * sizeof(Py_ssize_t))
+    d.phase_first = <Py_ssize_t*>arrays.block((phases + 1) * sizeof(Py_ssize_t))
+    d.back_taps = <Py_ssize_t*>arrays.block(taps * d.width * sizeof(Py_ssize_t))
     for y in range(d.stride_y):         # pixel (y, x) of a stride's step: the taps by which it reaches the output
         for x in range(d.stride_x):
             for r in range(d.kernel_y):
@@ -122,7 +130,10 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
                                                         + (x + d.left - s * d.dilation_x) // d.stride_x * pixel + k)
                     i += 1
             d.phase_first[y * d.stride_x + x + 1] = i
-    place_regions(d, arrays)
+            if phases > 1:      # its taps as one row, all taken to lie within
+                d.phase_regions[y * d.stride_x + x] = whole_region(
+                    arrays, (d.x.height - y + d.stride_y - 1) // d.stride_y, (d.x.width - x + d.stride_x - 1) // d.stride_x,
+                    1, i - d.phase_first[y * d.stride_x + x], d.width)
     return 0
 
 
@@ -156,36 +167,25 @@ cdef double region_cost(const Regions* a) noexcept:
     return total
 
 
+cdef Regions whole_region(Arrays arrays, Py_ssize_t height, Py_ssize_t width, Py_ssize_t kernel_y, Py_ssize_t kernel_x,
+                          Py_ssize_t each):
+    # an image that is not cut
+    cdef Span *whole = <Span*>arrays.block(2 * sizeof(Span))
+    whole[0], whole[1] = Span(0, height, 0, kernel_y), Span(0, width, 0, kernel_x)
+    return Regions(whole, whole + 1, 1, 1, kernel_x, each, False, False)
+
+
 cdef Regions cut_regions(Arrays arrays, const Shape* of, const Shape* within, tuple first, tuple step, tuple tap_step, tuple kernel,
                          Py_ssize_t each):
     # the regions of an image `of` whose pixels read one `within`: both axes cut, or rows only, or neither, as costs least
-    cdef Regions best, other
-    cdef Span *y = <Span*>arrays.block((of.height + of.width + 2) * sizeof(Span))
+    cdef Regions best = whole_region(arrays, of.height, of.width, kernel[0], kernel[1], each), other = best
+    cdef Span *y = <Span*>arrays.block((of.height + of.width) * sizeof(Span))
     cdef Span *x = y + of.height
-    cdef Span *whole = x + of.width
-    whole[0], whole[1] = Span(0, of.height, 0, kernel[0]), Span(0, of.width, 0, kernel[1])
-    best = Regions(whole, whole + 1, 1, 1, kernel[1], each, False, False)
-    other = best
     other.cut_y, other.y, other.n_y = True, y, spans(y, of.height, within.height, first[0], step[0], tap_step[0], kernel[0])
     if region_cost(&other) < region_cost(&best):
         best = other
     other.cut_x, other.x, other.n_x = True, x, spans(x, of.width, within.width, first[1], step[1], tap_step[1], kernel[1])
     return other if region_cost(&other) < region_cost(&best) else best
-
-
-cdef int place_regions(Conv2d* d, Arrays arrays) except -1:
-    cdef Py_ssize_t phase, phases = d.stride_y * d.stride_x, taps
-    cdef Shape grid
-    kernel, dilation = (d.kernel_y, d.kernel_x), (d.dilation_y, d.dilation_x)
-    d.regions = cut_regions(arrays, &d.y, &d.x, (-d.top, -d.left), (d.stride_y, d.stride_x), dilation, kernel, d.depth)
-    d.phase_regions = <Regions*>arrays.block(phases * sizeof(Regions))
-    d.phase_regions[0] = d.back_regions
-    for phase in range(phases if phases > 1 else 0):        # the taps of a phase in one row, all taken to lie within
-        taps, grid = d.phase_first[phase + 1] - d.phase_first[phase], d.x
-        grid.height = (d.x.height - phase // d.stride_x + d.stride_y - 1) // d.stride_y
-        grid.width = (d.x.width - phase % d.stride_x + d.stride_x - 1) // d.stride_x
-        d.phase_regions[phase] = cut_regions(arrays, &grid, &grid, (0, 0), (1, 1), (0, 0), (1, taps), d.width)
-    return 0
 
 
 cdef int require_border(const Conv2d* d, Arrays arrays) except -1:

@@ -1,4 +1,4 @@
-# The gradients of a convolution: of its input, of its filters and of its bias, given dz; convolutions.pxi says how.
+# The gradients of a convolution, of its input and of its filters, given dz; convolutions.pxi says how.
 
 # --- the gradient of the input
 
@@ -146,7 +146,7 @@ cdef void scatter_row(const Conv2d* d, const floating* products, Py_ssize_t tap,
             x += apart
 
 
-# --- gradients of weight and bias
+# --- the gradient of the weight
 
 cdef struct Gradient:           # of a weight; from one product, or the sum of several
     Grid grids[2]               # x through forward_grid, and dz
@@ -208,7 +208,7 @@ cdef void gradient_unit(const Conv2d* d, const Gradient* g, const Grid* grid, co
     cdef bint inputs = lanes_are_inputs(d, part)
     cdef Py_ssize_t width = run_length(d) if inputs else d.width, strips = n_strips(width, part)
     cdef Py_ssize_t runs = d.size // width if inputs else 1, strip = column % strips, at = column // strips % runs * width
-    cdef Py_ssize_t group = column // strips // runs, wide = round_up(d.width, lanes_of(part)), n, i, left
+    cdef Py_ssize_t group = column // strips // runs, wide = round_up(d.width, lanes_of(part)), n, i
     cdef Py_ssize_t cols = strip_start(width, strip + 1, part) - strip_start(width, strip, part)
     cdef Py_ssize_t stop = min(row + GRADIENT_ROWS, d.width if inputs else d.size), tiles
     cdef Py_ssize_t c_rows[MAX_INDIRECT_ROWS]
@@ -217,8 +217,7 @@ cdef void gradient_unit(const Conv2d* d, const Gradient* g, const Grid* grid, co
     column = strip_start(width, strip, part)
     for i in range(MAX_INDIRECT_ROWS):
         c_rows[i] = i * (d.size if inputs else wide)
-    left = stop - row
-    tiles = (left + tile_rows(cols, part) - 1) // tile_rows(cols, part)
+    tiles = (stop - row + tile_rows(cols, part) - 1) // tile_rows(cols, part)
     while row < stop:           # in tiles as even as can be
         n = (stop - row + tiles - 1) // tiles
         if inputs:
@@ -243,41 +242,3 @@ cdef void add_parts(const Conv2d* d, const Gradient* g, bint inputs, floating* d
             for q in range(1, g.chunks):
                 total += of[q * g.elements]
             dw[k * d.size + e] = total
-
-
-cdef void conv2d_bias_gradient(const Rows* dz, const Sizes* s, floating* db, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # db = the sums of dz's rows, the thread's columns; GRADIENT_PIXELS rows are added before they meet the others
-    cdef floating part[COLUMN_GRAIN]
-    cdef floating total[COLUMN_GRAIN]
-    cdef Py_ssize_t c = chunk_start(s.n_out, COLUMN_GRAIN, thread, n_threads), cols, i, end, n
-    cdef Py_ssize_t stop = chunk_start(s.n_out, COLUMN_GRAIN, thread + 1, n_threads)
-    while c < stop:
-        cols = min(<Py_ssize_t>COLUMN_GRAIN, stop - c)
-        memset(total, 0, sizeof(total))
-        i = 0
-        while i < s.n:
-            memset(part, 0, sizeof(part))
-            end = min(s.n, i + GRADIENT_PIXELS)
-            while i < end:      # run by run
-                n = run_rows(dz, i, end)
-                if cols == COLUMN_GRAIN:
-                    add_rows_of(row(dz, i, db) + c, dz.ld, n, part, COLUMN_GRAIN)
-                else:
-                    add_rows_of(row(dz, i, db) + c, dz.ld, n, part, cols)
-                i += n
-            add_row(total, part, cols)
-        memcpy(db + c, total, cols * sizeof(floating))
-        c += cols
-
-
-cdef inline void add_rows_of(const floating* a, Py_ssize_t ld, Py_ssize_t n, floating* total, Py_ssize_t cols) noexcept nogil:
-    # total += the sums of n rows; a constant `cols` stays in registers
-    cdef floating sums[COLUMN_GRAIN]
-    cdef Py_ssize_t i, j
-    for j in range(cols):
-        sums[j] = total[j]
-    for i in range(n):
-        for j in range(cols):
-            sums[j] += a[i * ld + j]
-    for j in range(cols):
-        total[j] = sums[j]

@@ -93,7 +93,7 @@ cdef struct Kind:
     Pass fused_update           # of entries with e.fuses; all other gradients are written first
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
     int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1  # takes its parts of `own`, sets e.own, e.weights; or NULL
-    bint (*fits)(const Entry* e, const Shape* shapes) noexcept                  # whether the shapes of values fit
+    bint (*fits)(const Entry* e, const Shape* shapes) noexcept      # whether the shapes of values fit; NULL: place says why not
     int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row of dst; NULL: 4 an element of the first source
     Py_ssize_t (*scratch)(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil    # elements, of the team; or NULL

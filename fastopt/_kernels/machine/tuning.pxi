@@ -64,6 +64,7 @@ cdef double MIN_EPS = 1e-11, MAX_EPS = 1e30
 cdef enum:
     ROW_GRAIN = 16              # rows of one thread, whole vectors of dz transposed
     COLUMN_GRAIN = 16           # columns of one thread, whole cache lines
+    SUM_ROWS = 128              # of a bias gradient, added before they meet the others; bits
     COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
     CENTER_ROWS = 8             # whose mean the first sums are taken about; bits
     STATISTICS_ROWS = 64        # summed in the dtype before they are merged; bits

@@ -116,7 +116,7 @@ cdef class Program:
             self.require_whole(name, sources[i])
         e.n_in, e.n_out = self.shapes[e.sources[0].value].channels, self.shapes[e.dst].channels
         e.positions, e.out_positions = positions_of(&self.shapes[e.sources[0].value]), positions_of(&self.shapes[e.dst])
-        if not e.kind.fits(e, self.shapes):
+        if e.kind.fits != NULL and not e.kind.fits(e, self.shapes):
             raise ValueError(f"{name}: expected shapes that fit this kind, got "
                              f"{', '.join(str(self.value_shapes[source]) for source in sources)} -> {self.value_shapes[e.dst]}")
         if (e.n_sources > 1 and not e.kind.adds_sources) or (e.activation != IDENTITY and not e.kind.activates):

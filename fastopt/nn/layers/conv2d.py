@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastopt._arrays import as_array
+from fastopt._kernels import core
 from fastopt._numbers import whole_pair
 from fastopt.nn.layers.dense import Product
 from fastopt.nn.layers.layer import image_of, known_activation
@@ -91,13 +92,13 @@ class Conv2d(Product):
         groups = [f"{self.groups} groups"] if self.groups > 1 else []
         return ["/".join("x".join(map(str, pair)) for pair in pairs), *super().marks(), *groups]
 
-    def _pads(self) -> list[tuple[int, int]]:
+    def _pads(self):
         """Zeros above and below, left and right."""
-        if isinstance(self.padding, tuple):
-            return [(n, n) for n in self.padding]
-        same = self.padding == "same"
-        pads = [d * (k - 1) if same else 0 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        return [(n // 2, n - n // 2) for n in pads]
+        return core.conv2d_padding(self.padding, self.kernel_size, self.dilation)
+
+    def _sizes(self, image):
+        """(height, width) of the output, and the border that its filters reach."""
+        return core.conv2d_geometry(image[:2], self.kernel_size, self.stride, self.dilation, self._pads())
 
     def output_shape(self, input_shape):
         image = image_of(input_shape)
@@ -105,13 +106,13 @@ class Conv2d(Product):
             turned = "; arrays are (n, height, width, channels): put nn.ChannelsFirst() first, or transpose"
             way_out = turned if image[0] == self.in_features else ""
             raise ValueError(f"expected {self.in_features} channels, got {image[2]}{way_out}")
-        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-        padded = [n + sum(pad) for n, pad in zip(image[:2], self._pads(), strict=True)]
-        if any(r > n for r, n in zip(reach, padded, strict=True)):
+        size, _ = self._sizes(image)
+        if min(size) < 1:
+            reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            padded = [n + sum(pad) for n, pad in zip(image[:2], self._pads(), strict=True)]
             raise ValueError(
                 f"expected an image of at least {reach[0]} x {reach[1]} with its padding, got {padded[0]} x {padded[1]}"
             )
-        size = [(n - r) // s + 1 for n, r, s in zip(padded, reach, self.stride, strict=True)]
         return (*size, self.out_features)
 
     def _weight_shape(self):
@@ -124,11 +125,9 @@ class Conv2d(Product):
 
     def lay_out(self, layout, src):
         before = layout.shapes[src]
-        after, starts = self.output_shape(before), tuple(start for start, _ in self._pads())
-        axes = zip(starts, before, after, self.kernel_size, self.stride, self.dilation, strict=False)
-        # zeros before the first pixel, and behind the last one as far as the last window reaches
-        border = [max(start, (m - 1) * s + d * (k - 1) + 1 - start - n) for start, n, m, k, s, d in axes]
+        after, (_, border) = self.output_shape(before), self._sizes(before)
         src, dst = layout.bordered(src, border), layout.value(after)
+        starts = tuple(start for start, _ in self._pads())
         self._add("conv2d", layout, src, dst, stride=self.stride, padding=starts, dilation=self.dilation)
         return dst
 
