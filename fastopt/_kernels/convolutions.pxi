@@ -19,24 +19,7 @@
 #   cut into chunks of pixels at fixed borders, for threads to share; their sums are added in order.
 
 cdef extern from "simd.h" nogil:
-    const int INDIRECT_VECS
-    int INDIRECT_ROWS(int vecs)
-    ctypedef struct Indirect:
-        const Py_ssize_t *a_cols
-        const Py_ssize_t *b_rows
-        Py_ssize_t depth
-        bint accumulate, resume, relu
-    # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
-    void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
-                                                   const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
     void add_run "fastopt_add_run"(const void* to, const void* source, Py_ssize_t n)
-    void prefetch_lines(const void* p, Py_ssize_t size)
-    void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
-                                                     const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
-                                                     const Py_ssize_t* c_rows)
-
-cdef enum:
-    MAX_INDIRECT_ROWS = 16      # of a tile, at any level
 
 cdef struct Grid:               # pixels of a batch that a product reads, a, and writes, c
     Py_ssize_t images, height, width
@@ -51,28 +34,6 @@ cdef struct Regions:            # the pixels of a grid, by their taps within the
     Py_ssize_t n_y, n_x
     Py_ssize_t kernel_x, each   # taps of a row of a filter; elements of a tap
     bint cut_y, cut_x           # no tap beyond the edge is multiplied, along this axis
-
-
-cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:
-    return (n + lanes_of(dtype) - 1) // lanes_of(dtype)
-
-
-cdef inline Py_ssize_t n_strips(Py_ssize_t n_out, floating* dtype) noexcept nogil:
-    return (vectors(n_out, dtype) + INDIRECT_VECS - 1) // INDIRECT_VECS
-
-
-cdef inline Py_ssize_t strip_start(Py_ssize_t n_out, Py_ssize_t strip, floating* dtype) noexcept nogil:
-    # the first output of a strip
-    return vectors(n_out, dtype) * strip // n_strips(n_out, dtype) * lanes_of(dtype)
-
-
-cdef inline Py_ssize_t strip_cols(Py_ssize_t n_out, Py_ssize_t strip, floating* dtype) noexcept nogil:
-    return min(n_out, strip_start(n_out, strip + 1, dtype)) - strip_start(n_out, strip, dtype)
-
-
-cdef inline int tile_rows(Py_ssize_t cols, floating* dtype) noexcept nogil:
-    # the most rows of a tile so wide
-    return INDIRECT_ROWS(<int>vectors(cols, dtype))
 
 
 cdef void pixel_offsets(const Grid* g, Py_ssize_t first, Py_ssize_t n, Py_ssize_t* a, Py_ssize_t* c) noexcept nogil:
@@ -177,27 +138,3 @@ cdef void strips_product(const Grid* g, const Regions* regions, const Indirect* 
             if first < last:
                 region_product(&part, regions, &regions.y[i // regions.n_x], &regions.x[i % regions.n_x], p, &t, first, last, dtype)
             before += size
-
-
-cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
-                      floating* packed) noexcept nogil:
-    # strips `first` to `last` of weight (n_out, depth) -> (strips, depth, width), zeros for outputs that are missing
-    cdef Py_ssize_t strip, column, width, i
-    for strip in range(first, last):
-        column = strip_start(n_out, strip, packed)
-        width = strip_start(n_out, strip + 1, packed) - column
-        i = 0
-        while i < width:
-            transpose_in(weight + (column + i) * depth, depth, min(lanes_of(packed), n_out - column - i),
-                         packed + column * depth + i, width, depth)
-            i += lanes_of(packed)
-
-
-cdef inline void pack_row(const floating* row, Py_ssize_t n, Py_ssize_t k, Py_ssize_t depth, floating* packed) noexcept nogil:
-    # row k of a matrix (depth, n) -> (strips, depth, width)
-    cdef Py_ssize_t strip, column, width, cols
-    for strip in range(n_strips(n, packed)):
-        column = strip_start(n, strip, packed)
-        width, cols = strip_start(n, strip + 1, packed) - column, strip_cols(n, strip, packed)
-        memcpy(packed + column * depth + k * width, row + column, cols * <Py_ssize_t>sizeof(floating))
-        memset(packed + column * depth + k * width + cols, 0, (width - cols) * <Py_ssize_t>sizeof(floating))

@@ -11,7 +11,7 @@
 # - Packed memory is (panels, depth, width), a micro-panel as wide as one tile of the broadcast micro-kernel, or less.
 
 cdef extern from "simd.h" nogil:
-    const int DOT_ROWS, BROADCAST_ROWS, BROADCAST_VECS, LANES_f, LANES_d
+    const int DOT_ROWS, BROADCAST_ROWS, BROADCAST_VECS
     ctypedef struct Product:
         const void *a
         const void *b
@@ -28,28 +28,15 @@ cdef extern from "simd.h" nogil:
     void broadcast_micro_kernel_epilogue "fastopt_broadcast_micro_kernel_epilogue"(
         const Product* p, int rows, Py_ssize_t cols, const void* a, const void* b, void* c, Py_ssize_t depth, bint accumulate,
         const void* bias, bint relu)
-    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
-    void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
-                                             Py_ssize_t depth)
-    void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
-                                               Py_ssize_t depth, const void* bias, bint relu)
     double dot_wide "fastopt_dot_wide"(const void* a, const void* b, Py_ssize_t n)
 
 cdef struct Sizes:              # of a layer's product: x (n, n_in), weight (n_out, n_in), y (n, n_out)
     Py_ssize_t n, n_in, n_out
 
 
-cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
-    return LANES_f if floating is float else LANES_d
-
-
 cdef inline Py_ssize_t panel_width(floating* dtype) noexcept nogil:
     # the width of a micro-panel: columns of one tile of the broadcast micro-kernel
     return BROADCAST_VECS * lanes_of(dtype)
-
-
-cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
-    return (n + grain - 1) // grain * grain
 
 
 cdef inline Block grid_chunk(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,

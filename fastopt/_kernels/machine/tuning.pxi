@@ -22,6 +22,7 @@ cdef enum:
     # weights beyond: the next rows are prefetched. Zen 4, batch 1: 4096x4096 3320 -> 2450; 1024x1024 75 -> 100
     DOT_PREFETCH_BYTES = 1 << 24
     BROADCAST_DEPTH = 128         # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
+    SUM_DEPTH = 4096              # terms of a sum of strips that stays in registers, longer sums are added; bits
     # rows from which x goes in micro-panels. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
     TRANSPOSE_ROWS = 25
     BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level

@@ -1,0 +1,91 @@
+# Strips: one operand of the indirect micro-kernel (indirect.h), packed. A matrix (depth, n) becomes (strips, depth, width); a
+# strip is as wide as a tile, and as even as whole vectors allow, so tiles of different heights have one width.
+
+cdef extern from "simd.h" nogil:
+    const int LANES_f, LANES_d, INDIRECT_VECS
+    int INDIRECT_ROWS(int vecs)
+    ctypedef struct Indirect:
+        const Py_ssize_t *a_cols
+        const Py_ssize_t *b_rows
+        Py_ssize_t depth
+        bint accumulate, resume, relu
+    # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
+    void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
+                                                   const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
+    void prefetch_lines(const void* p, Py_ssize_t size)
+    void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
+                                                     const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
+                                                     const Py_ssize_t* c_rows)
+    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
+    void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
+                                             Py_ssize_t depth)
+    void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
+                                               Py_ssize_t depth, const void* bias, bint relu)
+
+cdef enum:
+    MAX_INDIRECT_ROWS = 16      # of a tile, at any level
+
+cdef Py_ssize_t IN_ORDER[SUM_DEPTH]     # 0, 1, 2, ...: where elements stand that lie side by side
+
+
+cdef void number_in_order() noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(SUM_DEPTH):
+        IN_ORDER[i] = i
+
+
+number_in_order()
+
+
+cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
+    return LANES_f if floating is float else LANES_d
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
+    return (n + grain - 1) // grain * grain
+
+
+cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:
+    return (n + lanes_of(dtype) - 1) // lanes_of(dtype)
+
+
+cdef inline Py_ssize_t n_strips(Py_ssize_t n_out, floating* dtype) noexcept nogil:
+    return (vectors(n_out, dtype) + INDIRECT_VECS - 1) // INDIRECT_VECS
+
+
+cdef inline Py_ssize_t strip_start(Py_ssize_t n_out, Py_ssize_t strip, floating* dtype) noexcept nogil:
+    # the first output of a strip
+    return vectors(n_out, dtype) * strip // n_strips(n_out, dtype) * lanes_of(dtype)
+
+
+cdef inline Py_ssize_t strip_cols(Py_ssize_t n_out, Py_ssize_t strip, floating* dtype) noexcept nogil:
+    return min(n_out, strip_start(n_out, strip + 1, dtype)) - strip_start(n_out, strip, dtype)
+
+
+cdef inline int tile_rows(Py_ssize_t cols, floating* dtype) noexcept nogil:
+    # the most rows of a tile so wide
+    return INDIRECT_ROWS(<int>vectors(cols, dtype))
+
+
+cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
+                      floating* packed) noexcept nogil:
+    # strips `first` to `last` of weight (n_out, depth) -> (strips, depth, width), zeros for outputs that are missing
+    cdef Py_ssize_t strip, column, width, i
+    for strip in range(first, last):
+        column = strip_start(n_out, strip, packed)
+        width = strip_start(n_out, strip + 1, packed) - column
+        i = 0
+        while i < width:
+            transpose_in(weight + (column + i) * depth, depth, min(lanes_of(packed), n_out - column - i),
+                         packed + column * depth + i, width, depth)
+            i += lanes_of(packed)
+
+
+cdef inline void pack_row(const floating* row, Py_ssize_t n, Py_ssize_t k, Py_ssize_t depth, floating* packed) noexcept nogil:
+    # row k of a matrix (depth, n) -> (strips, depth, width)
+    cdef Py_ssize_t strip, column, width, cols
+    for strip in range(n_strips(n, packed)):
+        column = strip_start(n, strip, packed)
+        width, cols = strip_start(n, strip + 1, packed) - column, strip_cols(n, strip, packed)
+        memcpy(packed + column * depth + k * width, row + column, cols * <Py_ssize_t>sizeof(floating))
+        memset(packed + column * depth + k * width + cols, 0, (width - cols) * <Py_ssize_t>sizeof(floating))
