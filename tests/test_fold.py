@@ -157,8 +157,48 @@ def test_the_two_networks_go_separate_ways(small_net):
     assert repr(net) == described
 
 
+LAYERS = {
+    "dense": lambda n_in, n_out: fo.nn.Dense(n_in, n_out),
+    "grouped": lambda n_in, n_out: fo.nn.GroupedDense(3 * n_in, 3 * n_out, 3),
+    "maxout": lambda n_in, n_out: fo.nn.Maxout(n_in, n_out, 3),
+    "convolution": lambda n_in, n_out: fo.nn.Conv2d(n_in, n_out, (3, 2)),
+    "grouped convolution": lambda n_in, n_out: fo.nn.Conv2d(2 * n_in, 2 * n_out, 2, groups=2),
+}
+
+
+@pairwise(kind=LAYERS, n_in=[1, 7, 16, 33], n_out=[1, 15, 16, 17, 64, 65, 130], dtype=RTOL)
+def test_weights_are_unpacked_as_they_were(kind, n_in, n_out, dtype, tmp_path):
+    layer = LAYERS[kind](n_in, n_out)
+    shape = (4, 4, layer.in_features) if isinstance(layer, fo.nn.Conv2d) else None
+    net = fo.nn.Sequential([layer], rng=0, dtype=dtype, input_shape=shape)
+    fast = net.fold()
+    fast.save(tmp_path / "m.safetensors")
+    for other in (fast, fast.fold(), fo.nn.load(tmp_path / "m.safetensors")):
+        for mine, theirs in zip(other.parameters(), net.parameters(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert not any(a.flags.writeable for a in fast.parameters())
+
+
+def test_a_row_has_the_same_bits_in_every_batch(dtype):
+    layers = [fo.nn.Dense(5000, 70, "relu"), fo.nn.Maxout(70, 33, 2), fo.nn.Dense(33, 5)]
+    fast = fo.nn.Sequential(layers, rng=0, dtype=dtype).fold()
+    x = rows(300, 5000, dtype)
+    whole = fast.predict(x)
+    for n in (1, 2, 6, 7, 13, 24, 25, 64, 257):
+        np.testing.assert_array_equal(fast.predict(x[:n]), whole[:n])
+
+
+def test_gradients_of_a_folded_network_are_those_of_the_network(dtype):
+    net = fo.nn.Sequential([fo.nn.Dense(4, 9, "tanh"), fo.nn.Dense(9, 3)], rng=0, dtype=dtype)
+    fast, x, y = net.fold(), rows(8, 4, dtype), np.arange(8) % 3
+    v = [np.ones_like(p) for p in net.parameters()]
+    want, got = (each.value_and_grad(x, y)[1] + each.hvp(x, y, v) for each in (net, fast))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("way", [lambda net: net, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_parameters_stay_read_only_so_that_no_packed_copy_can_be_stale(way, small_net):
+def test_parameters_stay_read_only_so_that_no_packed_weight_can_be_stale(way, small_net):
     fast = way(small_net().fold())
     with pytest.raises(ValueError, match="read-only"):
         fast.layers[-1].weight[0, 0] = 1

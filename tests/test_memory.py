@@ -249,6 +249,20 @@ WAYS = {
 }
 
 
+needs_mallinfo = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2") or "FASTOPT_SANITIZE" in os.environ, reason="asks glibc's malloc"
+)
+
+
+@needs_mallinfo
+def test_a_folded_network_holds_its_weights_once():
+    net = fo.nn.Sequential([fo.nn.Dense(1000, 1500), fo.nn.Maxout(1500, 400)], rng=0)
+    before = allocated_bytes()
+    fast = net.fold()
+    gc.collect()
+    assert allocated_bytes() - before < 1.05 * sum(a.nbytes for a in fast.parameters())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident size from /proc")
 @pytest.mark.skipif("FASTOPT_SANITIZE" in os.environ, reason="a sanitizer run: freed memory is kept in quarantine")
 @pytest.mark.parametrize("loss", WAYS)
@@ -290,11 +304,6 @@ def taken(call):
     kept = call()
     gc.collect()
     return allocated_bytes() - before, kept
-
-
-needs_mallinfo = pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "mallinfo2") or "FASTOPT_SANITIZE" in os.environ, reason="asks glibc's malloc"
-)
 
 
 @needs_mallinfo

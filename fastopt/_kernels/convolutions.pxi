@@ -6,8 +6,7 @@
 #   image's border of zeros.
 # - Filters are packed in strips of outputs, (strips, elements of a filter, width), once a call, or once for all in a network
 #   that stays as it is. A strip is as even as whole vectors allow, so tiles of different heights have one width.
-# - A strip passes all pixels before the next one, which their tiles prefetch: filters are by far the larger array where
-#   they do not fit the cache.
+# - A strip passes all pixels before the next one: filters are by far the larger array where they do not fit the cache.
 # - Taps beyond the edge are not multiplied: pixels go by regions whose filters reach beyond it alike, rows and columns along
 #   the edges and what is left. The border of zeros is still there for regions that are too small to be worth a tile.
 # - The gradient of the input is a convolution of dz with the filters turned around. With a stride it is one for each pixel
@@ -67,8 +66,6 @@ cdef struct Tile:               # what all tiles of a strip share
     Py_ssize_t column, cols, width      # its outputs; width: whole vectors
     const void *packed
     const void *bias
-    const void *ahead           # the next strip, ahead_size bytes, of which a tile of some of the `pixels` prefetches its share
-    Py_ssize_t ahead_size, pixels
 
 
 cdef inline Grid region_grid(const Grid* g, const Span* y, const Span* x, Py_ssize_t a_first, Py_ssize_t c_first,
@@ -80,38 +77,28 @@ cdef inline Grid region_grid(const Grid* g, const Span* y, const Span* x, Py_ssi
     return part
 
 
-cdef void region_product(const Grid* g, const Regions* regions, const Span* y, const Span* x, const Indirect* p, Tile* t,
+cdef void region_product(const Grid* g, const Regions* regions, const Span* y, const Span* x, const Indirect* p, const Tile* t,
                          Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
     # pixels first to last of a region, one strip. The taps of a region are one piece of the filters or, where columns of them
     # lie beyond the edge, one piece a row, of which each but the first goes on from the sums in c
-    cdef Py_ssize_t a[PIXEL_BLOCK]
-    cdef Py_ssize_t c[PIXEL_BLOCK]
+    cdef Py_ssize_t a[OFFSET_BLOCK]
+    cdef Py_ssize_t c[OFFSET_BLOCK]
     cdef bint whole = x.last - x.first == regions.kernel_x
     cdef Py_ssize_t taps = max(<Py_ssize_t>0, x.last - x.first) * (max(<Py_ssize_t>0, y.last - y.first) if whole else 1)
-    cdef Py_ssize_t pieces = 1 if whole or taps == 0 else max(<Py_ssize_t>1, y.last - y.first), n, i, piece, at, tiles, share
+    cdef Py_ssize_t pieces = 1 if whole or taps == 0 else max(<Py_ssize_t>1, y.last - y.first), n, piece, at
     cdef Indirect part
-    cdef int rows
     if y.last <= y.first:
         taps = 0
     part.b_rows = NULL
     while first < last:
-        n = min(<Py_ssize_t>PIXEL_BLOCK, last - first)
+        n = min(<Py_ssize_t>OFFSET_BLOCK, last - first)
         pixel_offsets(g, first, n, a, c)
         for piece in range(pieces):
             at = ((y.first + piece) * regions.kernel_x + x.first) * regions.each if taps > 0 else 0
             part.a_cols, part.depth, part.resume = p.a_cols + at, taps * regions.each, piece > 0
             part.accumulate, part.relu = p.accumulate and piece == 0, p.relu and piece == pieces - 1
-            tiles = (n + tile_rows(t.cols, dtype) - 1) // tile_rows(t.cols, dtype)
-            i = 0
-            while i < n:        # in tiles as even as can be
-                rows = <int>((n - i + tiles - 1) // tiles)
-                share = t.ahead_size * rows // t.pixels if piece == 0 else 0
-                prefetch_lines(t.ahead, share)
-                t.ahead = <char*>t.ahead + share
-                indirect_packed(&part, rows, t.cols, <floating*>g.a.start, a + i, <floating*>t.packed + at * t.width,
-                                <floating*>t.bias if piece == 0 else <floating*>NULL, <floating*>g.c.start, c + i)
-                i += rows
-                tiles -= 1
+            strip_product(&part, t.cols, <floating*>g.a.start, a, <floating*>t.packed + at * t.width,
+                          <floating*>t.bias if piece == 0 else <floating*>NULL, <floating*>g.c.start, c, n)
         first += n
 
 
@@ -127,9 +114,6 @@ cdef void strips_product(const Grid* g, const Regions* regions, const Indirect* 
         t.packed, t.bias = <floating*>s.packed + t.column * p.depth, NULL
         if s.bias != NULL:
             t.bias = <floating*>s.bias + t.column
-        t.ahead, t.ahead_size, t.pixels = <floating*>t.packed + t.width * p.depth, 0, max(<Py_ssize_t>1, stop - start)
-        if strip + 1 < s.last:
-            t.ahead_size = (strip_start(s.n_out, strip + 2, dtype) - t.column - t.width) * p.depth * <Py_ssize_t>sizeof(floating)
         before = 0
         for i in range(regions.n_y * regions.n_x):
             part = region_grid(g, &regions.y[i // regions.n_x], &regions.x[i % regions.n_x], a_first, c_first + t.column, dtype)

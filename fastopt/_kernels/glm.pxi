@@ -15,6 +15,9 @@
 #   Hessian and Hessian-vector products need.
 # - The checks of y and of the weights are those of fastopt/newton/glm.py, the only caller.
 
+cdef extern from "simd.h" nogil:
+    void prefetch_lines(const void* p, Py_ssize_t size)
+
 cdef enum:
     GAUSSIAN                # loss (z - y)^2 / 2
     BINOMIAL                # log(1 + e^z) - y z, y 0 or 1

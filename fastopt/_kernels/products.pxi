@@ -5,7 +5,6 @@
 #   lanes and runs along the other.
 # - From TRANSPOSE_ROWS rows on, forward lays the ROWS along the lanes: x is packed transposed, and the weights, by far the
 #   larger array, are read as they lie. The transposes in and out cost one part in n_out and one in n_in of the product.
-# - Networks that stay as they are keep small weights packed, a micro-panel for so many outputs, for few rows.
 # - The summed dimension is cut into blocks of fixed depth, which are added in order: an element has the same bits in any
 #   tile, micro-panel and team.
 # - Packed memory is (panels, depth, width), a micro-panel as wide as one tile of the broadcast micro-kernel, or less.
@@ -47,7 +46,7 @@ cdef inline Block grid_chunk(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_gr
     return Block(chunk_start(rows, row_grain, thread, n_threads), chunk_start(rows, row_grain, thread + 1, n_threads), 0, cols)
 
 
-# --- products of operands as they lie, or packed beforehand
+# --- products of operands as they lie
 
 cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
     # c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T; then bias (cols,), unless NULL, is added, and relu applied
@@ -90,19 +89,6 @@ cdef inline void broadcast_panel(const Product* p, Py_ssize_t k, Py_ssize_t cols
             broadcast_micro_kernel(p, <int>min(<Py_ssize_t>BROADCAST_ROWS, p.rows - i), cols, a + i * p.a_row + k * p.a_col, b,
                                    c + i * p.ldc, depth, p.accumulate or k > 0)
         i += BROADCAST_ROWS
-
-
-cdef void packed_product(const Product* p, Py_ssize_t first, Py_ssize_t last, floating* dtype) noexcept nogil:
-    # columns `first`, which starts a micro-panel, to `last` of c = a b^T, as broadcast_product; b is (panels, depth, width)
-    cdef const floating* b = <floating*>p.b
-    cdef floating* c = <floating*>p.c
-    cdef Py_ssize_t panel_cols = panel_width(dtype), j = first, k
-    while j < last:
-        k = 0
-        while k < p.depth or k == 0:
-            broadcast_panel(p, k, min(panel_cols, last - j), <floating*>p.a, b + j * p.depth + k * panel_cols, c + j, j)
-            k += BROADCAST_DEPTH
-        j += panel_cols
 
 
 cdef void broadcast_rows(const Product* p, Py_ssize_t step, floating* dtype) noexcept nogil:

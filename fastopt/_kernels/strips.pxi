@@ -12,7 +12,6 @@ cdef extern from "simd.h" nogil:
     # c[c_rows[i] + j] = bias[j] + sum_k a[a_rows[i] + a_cols[k]] b[b_rows[k] + j]; packed: b is (depth, whole vectors)
     void indirect_packed "fastopt_indirect_packed"(const Indirect* p, int rows, Py_ssize_t cols, const void* a, const Py_ssize_t* a_rows,
                                                    const void* b, const void* bias, void* c, const Py_ssize_t* c_rows)
-    void prefetch_lines(const void* p, Py_ssize_t size)
     void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
                                                      const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
                                                      const Py_ssize_t* c_rows)
@@ -67,6 +66,27 @@ cdef inline int tile_rows(Py_ssize_t cols, floating* dtype) noexcept nogil:
     return INDIRECT_ROWS(<int>vectors(cols, dtype))
 
 
+cdef inline Block rows_or_units(Py_ssize_t rows, Py_ssize_t units, bint many_weights, Py_ssize_t thread,
+                                Py_ssize_t n_threads) noexcept nogil:
+    # the thread's rows, and its strips of all groups. These are cut where they come out even and either rows are few, or
+    # weights, which a thread then reads its own part of, more than rows
+    if n_threads > 1 and (units % n_threads == 0 or units >= 4 * n_threads) and (many_weights or rows < 32 * n_threads):
+        return Block(0, rows, chunk_start(units, 1, thread, n_threads), chunk_start(units, 1, thread + 1, n_threads))
+    return Block(chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads), 0, units)
+
+
+cdef inline void strip_product(const Indirect* p, Py_ssize_t cols, const floating* a, const Py_ssize_t* a_rows, const floating* strip,
+                               const floating* bias, floating* c, const Py_ssize_t* c_rows, Py_ssize_t n) noexcept nogil:
+    # n rows of c, the columns of a strip, in tiles as even as can be
+    cdef Py_ssize_t most = tile_rows(cols, c), tiles = (n + most - 1) // most, i = 0
+    cdef int rows
+    while i < n:
+        rows = <int>((n - i + tiles - 1) // tiles)
+        indirect_packed(p, rows, cols, a, a_rows + i, strip, bias, c, c_rows + i)
+        i += rows
+        tiles -= 1
+
+
 cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth, Py_ssize_t first, Py_ssize_t last,
                       floating* packed) noexcept nogil:
     # strips `first` to `last` of weight (n_out, depth) -> (strips, depth, width), zeros for outputs that are missing
@@ -79,6 +99,18 @@ cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth
             transpose_in(weight + (column + i) * depth, depth, min(lanes_of(packed), n_out - column - i),
                          packed + column * depth + i, width, depth)
             i += lanes_of(packed)
+
+
+cdef void unpack_strips(const floating* packed, Py_ssize_t n_out, Py_ssize_t depth, floating* weight) noexcept nogil:
+    # all strips, (strips, depth, width), -> weight (n_out, depth)
+    cdef Py_ssize_t strip, column, width, k, lanes = lanes_of(weight)
+    for strip in range(n_strips(n_out, weight)):
+        column = strip_start(n_out, strip, weight)
+        width, k = strip_start(n_out, strip + 1, weight) - column, 0
+        while k < depth:
+            transpose_out(packed + column * depth + k * width, width, min(lanes, depth - k), weight + column * depth + k, depth,
+                          strip_cols(n_out, strip, weight), NULL, False)
+            k += lanes
 
 
 cdef inline void pack_row(const floating* row, Py_ssize_t n, Py_ssize_t k, Py_ssize_t depth, floating* packed) noexcept nogil:

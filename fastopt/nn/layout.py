@@ -19,10 +19,12 @@ class Layout:
         Of a sample, as all shapes here.
     training : bool
         Whether the program is to train, where that makes a difference to its entries.
+    packed : bool
+        Whether entries read weights that are packed, as layers keep them after `pack`.
     """
 
-    def __init__(self, input_shape, training):
-        self.shapes, self.entries, self.training = [input_shape], [], training
+    def __init__(self, input_shape, training, packed=False):
+        self.shapes, self.entries, self.training, self.packed = [input_shape], [], training, packed
         self.places: list[dict] = [{}]
         self._kept = {0}  # values that stay without a border, in memory of their own
         self._read: set[int] = set()  # values that are a source of an entry
@@ -83,7 +85,7 @@ class Layout:
         self.entries.append({"kind": kind, "sources": sources, "dst": dst, **parts})
 
     def program(self, typenum, fixed) -> core.Program:
-        """The compiled program; `fixed`: its parameters will not change."""
+        """The compiled program; `fixed`: its parameters are only read."""
         values: list[dict] = []
         for shape, place in zip(self.shapes, self.places, strict=True):
             if "owner" in place:  # which may itself be channels of another

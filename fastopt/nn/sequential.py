@@ -92,18 +92,24 @@ class Sequential(Fixed):
         self._folded, self.draws, self.metadata = False, 0, {}
         self._compile()
 
+    def _freeze(self):
+        """Make the arrays read-only for good, the weights packed."""
+        chain.protect(self.layers)
+        chain.pack(self.layers)
+        self._folded = True
+
     def _find_shapes(self):
         self._shapes = chain.shapes(self.layers, self._given_shape or chain.first_shape(self.layers))
 
     def _compile(self):
         self._find_shapes()
         differ = any(layer.training_only for layer in chain.walk(self.layers))
-        self._program = self._lay_out(training=False)
+        self._program = self._lay_out(training=False, packed=self._folded)
         self._training_program = self._lay_out(training=True) if differ else self._program
         self._ends_in = next(layer for layer in reversed(self.layers) if not layer.training_only).activation
 
-    def _lay_out(self, training):
-        layout = Layout(self.input_shape, training)
+    def _lay_out(self, training, packed=False):
+        layout = Layout(self.input_shape, training, packed)
         layout.end(chain.lay_out(self.layers, layout, 0))
         return layout.program(self.dtype.num, self._folded)
 
@@ -295,8 +301,8 @@ class Sequential(Fixed):
         Conv2d without activation before it. A layer that shifts stays before a Conv2d that pads, and any stays where
         absorbing it would lose digits: where the mean of a column is more than 16 deviations from zero, 4 bits, or a
         deviation is near the ends of the dtype's range.
-        The parameters are copies, read-only for good, so the weights can be kept packed for the products besides.
-        This network stays as it is.
+        The parameters are copies, read-only for good. Weights are kept packed for the products and in no other form:
+        reading ``layer.weight`` unpacks it into a new array, each time. This network stays as it is.
 
         Returns
         -------
@@ -321,8 +327,7 @@ class Sequential(Fixed):
         self.require_calibrated()
         twin = copy.deepcopy(self)
         object.__setattr__(twin, "layers", tuple(chain.fold(chain.inference(twin.layers), twin.dtype)))
-        chain.protect(twin.layers)
-        twin._folded = True
+        twin._freeze()
         twin._compile()
         return twin
 
@@ -396,7 +401,8 @@ class Sequential(Fixed):
 
     def bind(self, loss, update=None, max_batch=0) -> core.Training:
         """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
-        return core.Training(self._training_program, self._name_of(loss), update, max_batch, **loss_options(loss))
+        program = self._lay_out(training=True) if self._folded else self._training_program
+        return core.Training(program, self._name_of(loss), update, max_batch, **loss_options(loss))
 
     def derivatives(self, loss):
         """`bind` for gradients alone, with `Dropout` at the draw of the next `value_and_grad`."""
@@ -444,7 +450,7 @@ class Sequential(Fixed):
     def __setstate__(self, state):
         self.__dict__.update({"metadata": {}, "_given_shape": None, **state, "layers": tuple(state["layers"])})
         if self._folded:
-            chain.protect(self.layers)
+            self._freeze()
         self._compile()
 
 

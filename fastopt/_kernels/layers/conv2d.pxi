@@ -116,8 +116,8 @@ cdef Py_ssize_t conv2d_thread_scratch(const Entry* e) noexcept nogil:
 
 
 cdef int place_conv2d(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # weights: weight (out, kernel_y, kernel_x, in / groups) and, or not, bias (out,); own: stride, padding (top, left), dilation,
-    # groups. The source has a border as wide as filters reach
+    # weights: weight (out, kernel_y, kernel_x, in / groups), packed or not, and, or not, bias (out,); own: stride, padding
+    # (top, left), dilation, groups. The source has a border as wide as filters reach
     cdef Conv2d* d = <Conv2d*>arrays.block(sizeof(Conv2d))
     e.own, d.x, d.y = <void*>d, arrays.shapes[e.sources[0].value], arrays.shapes[e.dst]
     d.dx = d.x
@@ -127,24 +127,17 @@ cdef int place_conv2d(Entry* e, dict own, list weights, Arrays arrays) except -1
     d.top, d.left = own.pop("padding", (0, 0))
     if e.n_in % d.groups or e.n_out % d.groups:
         raise ValueError(f"{arrays.entry}: expected groups that divide {e.n_in} inputs and {e.n_out} outputs, got {d.groups}")
-    shape = weights[0].shape if weights and weights[0].ndim == 4 else (e.n_out, 1, 1, e.n_in // d.groups)
+    shape = weights[0].shape if weights and len(weights[0].shape) == 4 else (e.n_out, 1, 1, e.n_in // d.groups)
     d.kernel_y, d.kernel_x = shape[1], shape[2]
-    d.weight = arrays.hold_weight(e, "weight", weights, (e.n_out, d.kernel_y, d.kernel_x, e.n_in // d.groups))
+    shape = (e.n_out, d.kernel_y, d.kernel_x, e.n_in // d.groups)
+    if weights and isinstance(weights[0], PackedWeight):
+        d.packed = arrays.hold_packed(e, weights, shape, d.groups)
+    else:
+        d.weight = arrays.hold_weight(e, "weight", weights, shape)
     if len(weights) > 1:
         d.bias = arrays.hold_weight(e, "bias", weights, (e.n_out,))
     place_taps(d, arrays)
     return place_back_taps(d, arrays)
-
-
-cdef int prepare_conv2d(Entry* e, Arrays arrays) except -1:
-    cdef Conv2d* d = <Conv2d*>e.own
-    cdef bint single = arrays.typenum == cnp.NPY_FLOAT32
-    d.packed = arrays.block(d.groups * round_up(d.width, LANES_f) * d.size * (4 if single else 8))
-    if single:
-        packed_filters(d, d.weight, d.packed, <float*>NULL, 0, 1)
-    else:
-        packed_filters(d, d.weight, d.packed, <double*>NULL, 0, 1)
-    return 0
 
 
 cdef Kind conv2d_kind
@@ -152,7 +145,7 @@ conv2d_kind.forward = Pass(forward_conv2d[float], forward_conv2d[double])
 conv2d_kind.backward = Pass(backward_conv2d[float], backward_conv2d[double])
 conv2d_kind.tangent = Pass(tangent_conv2d[float], tangent_conv2d[double])
 conv2d_kind.tangent_backward = Pass(tangent_backward_conv2d[float], tangent_backward_conv2d[double])
-conv2d_kind.place, conv2d_kind.prepare = place_conv2d, prepare_conv2d
+conv2d_kind.place = place_conv2d
 conv2d_kind.work, conv2d_kind.scratch, conv2d_kind.thread_scratch = conv2d_work, conv2d_scratch, conv2d_thread_scratch
 conv2d_kind.least_rows, conv2d_kind.activates = 1, True
 register_kind(&conv2d_kind, "conv2d")

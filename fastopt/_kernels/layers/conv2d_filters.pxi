@@ -16,7 +16,7 @@ cdef struct Conv2d:
     Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
     void *weight                # (out, kernel_y, kernel_x, in / groups)
     void *bias                  # (out,) or NULL
-    void *packed                # weight in strips, in a network that stays as it is; else NULL
+    void *packed                # the weight in strips, in place of `weight`, where a network keeps it so; else NULL
 
 
 # --- sizes
@@ -206,15 +206,6 @@ cdef Py_ssize_t dz_border(Py_ssize_t kernel, Py_ssize_t stride, Py_ssize_t dilat
 
 # --- products
 
-cdef inline Block pixels_or_units(Py_ssize_t pixels, Py_ssize_t units, bint many_weights, Py_ssize_t thread,
-                                  Py_ssize_t n_threads) noexcept nogil:
-    # the thread's pixels and units. Units are cut where they come out even and either pixels are few, or weights, which a
-    # thread then reads its own part of, more than pixels
-    if n_threads > 1 and (units % n_threads == 0 or units >= 4 * n_threads) and (many_weights or pixels < 32 * n_threads):
-        return Block(0, pixels, chunk_start(units, 1, thread, n_threads), chunk_start(units, 1, thread + 1, n_threads))
-    return Block(chunk_start(pixels, 1, thread, n_threads), chunk_start(pixels, 1, thread + 1, n_threads), 0, units)
-
-
 cdef void conv2d_product(const Grid* g, const Regions* regions, const void* packed, const void* bias, const Indirect* p,
                          Py_ssize_t depth, Py_ssize_t width, Block own, floating* dtype) noexcept nogil:
     # pixels r0 to r1, units c0 to c1 of c = a W^T + b; a group has `depth` channels in a and `width` in c
@@ -254,8 +245,8 @@ cdef void conv2d_rows(const Conv2d* d, Py_ssize_t images, Image x, Image z, cons
 
 cdef inline Block conv2d_block(const Run* r, const Conv2d* d, Py_ssize_t thread, Py_ssize_t n_threads, floating* dtype) noexcept nogil:
     # the thread's pixels and units of y
-    return pixels_or_units(r.samples * positions_of(&d.y), d.groups * n_strips(d.width, dtype),
-                           d.size * d.y.channels > r.samples * positions_of(&d.x) * d.x.channels, thread, n_threads)
+    return rows_or_units(r.samples * positions_of(&d.y), d.groups * n_strips(d.width, dtype),
+                         d.size * d.y.channels > r.samples * positions_of(&d.x) * d.x.channels, thread, n_threads)
 
 
 cdef inline Image preactivation_image(const Run* r, const Entry* e, const Conv2d* d, void** z, void** values,

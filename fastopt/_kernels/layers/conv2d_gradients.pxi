@@ -67,7 +67,7 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
         g.c.pixel *= d.stride_x
         p = Indirect(d.back_taps + first * d.width, NULL, (d.phase_first[phase + 1] - first) * d.width, accumulate, False, False)
         if p.depth > 0 or not accumulate:
-            own = pixels_or_units(r.samples * g.height * g.width, d.groups * strips, many_weights, thread, n_threads)
+            own = rows_or_units(r.samples * g.height * g.width, d.groups * strips, many_weights, thread, n_threads)
             conv2d_product(&g, &d.phase_regions[phase], packed + first * d.width * d.groups * round_up(d.depth, lanes_of(dtype)), NULL, &p,
                            d.width, d.depth, own, dtype)
     team_barrier(n_threads)

@@ -15,7 +15,7 @@ cdef struct Dense:
     Py_ssize_t groups, depth, width     # inputs and outputs of a group
     void *weight                # (out, in / groups)
     void *bias                  # (out,) or NULL
-    void *packed                # weight again, in micro-panels, in a network that stays as it is; else NULL
+    void *packed                # the weight in strips, in place of `weight`, where a network keeps it so; else NULL
 
 
 cdef inline Py_ssize_t group_grain(Py_ssize_t groups, Py_ssize_t width, Py_ssize_t grain, Py_ssize_t n_threads) noexcept nogil:
@@ -38,17 +38,18 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef bint fused_relu = e.activation == RELU and z.start == y.start
-    cdef bint packed = d.packed != NULL and rows < PACKED_ROWS and not r.training, in_panels = not packed and rows >= TRANSPOSE_ROWS
+    cdef bint in_panels = rows >= TRANSPOSE_ROWS
     cdef Block own
     cdef PanelProduct panels
     cdef Product p
-    if in_panels:               # the thread's block of z, of each of the three products
+    if d.packed != NULL:
+        forward_packed(r, e, dtype, thread, n_threads)
+        return
+    if in_panels:               # the thread's block of z, of either product
         own = pack_chunk(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, n_threads),
                          not (r.training and e.n_weights > 0), thread, n_threads)
         panels.panels, panels.more_panels, panels.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
         panels.bias, panels.n_in, panels.depth, panels.relu = d.bias, s.n_in, depth, fused_relu
-    elif packed:
-        own = grid_chunk(s.n, s.n_out, BROADCAST_ROWS, panel_width(dtype), thread, n_threads)
     else:
         own = grid_chunk(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, n_threads), thread, n_threads)
     p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, fused_relu
@@ -62,17 +63,59 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
         while i < own.r1:       # run by run
             m = common_rows(&x, &z, i, own.r1)
             p.a, p.rows = row(&x, i, dtype) + g * depth, m
-            if packed:
-                p.b, p.ldb, p.c, p.bias = d.packed, panel_width(dtype), row(&z, i, dtype), d.bias
-                packed_product(&p, c0, c1, dtype)
-            else:
-                p.b, p.c, p.cols = <floating*>d.weight + c0 * depth, row(&z, i, dtype) + c0, c1 - c0
-                p.bias = <floating*>d.bias + c0 if d.bias != NULL else <floating*>NULL
-                dot_product(&p, dtype)
+            p.b, p.c, p.cols = <floating*>d.weight + c0 * depth, row(&z, i, dtype) + c0, c1 - c0
+            p.bias = <floating*>d.bias + c0 if d.bias != NULL else <floating*>NULL
+            dot_product(&p, dtype)
             i += m
         g += 1
     if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
         epilogue(e.activation, &z, &y, &s, own, dtype, thread, n_threads)
+
+
+cdef void forward_packed(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # likewise of a weight that is kept in strips, whatever the rows
+    cdef Dense* d = <Dense*>e.own
+    cdef Sizes s = sizes_of(r, e)
+    cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
+    cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
+    cdef bint fused_relu = e.activation == RELU and z.start == y.start
+    cdef Block own = rows_or_units(s.n, d.groups * n_strips(d.width, dtype), d.depth * s.n_out > s.n * s.n_in, thread, n_threads)
+    packed_product(d, &x, &z, own, fused_relu, dtype)
+    if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
+        own.c0, own.c1 = unit_column(own.c0, d.width, dtype), unit_column(own.c1, d.width, dtype)
+        epilogue(e.activation, &z, &y, &s, own, dtype, thread, n_threads)
+
+
+cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* dtype) noexcept nogil:
+    # the first output of a strip, of the strips of all groups
+    cdef Py_ssize_t strips = n_strips(width, dtype)
+    return unit // strips * width + strip_start(width, unit % strips, dtype)
+
+
+cdef void packed_product(const Dense* d, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
+    # z = x W^T + b, rows r0 to r1, strips c0 to c1 of all groups
+    cdef Py_ssize_t a[OFFSET_BLOCK]
+    cdef Py_ssize_t c[OFFSET_BLOCK]
+    cdef Py_ssize_t strips = n_strips(d.width, dtype), i = own.r0, n, unit, group, first, column, width, k
+    cdef const floating* strip
+    cdef Indirect p
+    p.a_cols, p.b_rows, p.resume = IN_ORDER, NULL, False
+    while i < own.r1:
+        n = min(<Py_ssize_t>OFFSET_BLOCK, own.r1 - i)
+        row_offsets(x, i, n, a, dtype)
+        row_offsets(z, i, n, c, dtype)
+        for unit in range(own.c0, own.c1):
+            group, first = unit // strips, strip_start(d.width, unit % strips, dtype)
+            column, width = group * d.width + first, strip_start(d.width, unit % strips + 1, dtype) - first
+            strip = <floating*>d.packed + (group * round_up(d.width, lanes_of(dtype)) + first) * d.depth
+            k = 0
+            while k < d.depth:  # a longer sum is cut
+                p.depth, p.accumulate, p.relu = min(<Py_ssize_t>SUM_DEPTH, d.depth - k), k > 0, relu and k + SUM_DEPTH >= d.depth
+                strip_product(&p, min(width, d.width - first), <floating*>x.start + group * d.depth + k, a, strip + k * width,
+                              <floating*>d.bias + column if d.bias != NULL and k == 0 else <floating*>NULL,
+                              <floating*>z.start + column, c, n)
+                k += SUM_DEPTH
+        i += n
 
 
 cdef void epilogue(int activation, const Rows* z, const Rows* y, const Sizes* s, Block own, floating* dtype,
@@ -351,7 +394,8 @@ cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:
 
 
 cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # weights: weight (out, in / groups) and, or not, bias (out,). Or none, and `constant`, a weight that is not trained
+    # weights: weight (out, in / groups), packed or not, and, or not, bias (out,). Or none, and `constant`, a weight that is
+    # not trained
     cdef Dense* d = <Dense*>arrays.block(sizeof(Dense))
     e.own, d.groups = <void*>d, _numbers.whole_number("groups", own.pop("groups", 1))
     if e.n_in % d.groups or e.n_out % d.groups:
@@ -361,30 +405,14 @@ cdef int place_dense(Entry* e, dict own, list weights, Arrays arrays) except -1:
     if "constant" in own:
         d.weight = arrays.hold("constant", own.pop("constant"), arrays.typenum, shape)
         return 0
-    d.weight = arrays.hold_weight(e, "weight", weights, shape)
+    if weights and isinstance(weights[0], PackedWeight):
+        d.packed = arrays.hold_packed(e, weights, shape, d.groups)
+    else:
+        d.weight = arrays.hold_weight(e, "weight", weights, shape)
     if len(weights) > 1:
         d.bias = arrays.hold_weight(e, "bias", weights, (e.n_out,))
     e.fuses = d.groups == 1
     return 0
-
-
-cdef int prepare_dense(Entry* e, Arrays arrays) except -1:
-    cdef Dense* d = <Dense*>e.own
-    if d.groups == 1 and e.n_weights > 0 and e.n_in * e.n_out * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8) <= PACKED_BYTES:
-        d.packed = arrays.block(round_up(e.n_out, BROADCAST_VECS * LANES_f) * e.n_in * (4 if arrays.typenum == cnp.NPY_FLOAT32 else 8))
-        if arrays.typenum == cnp.NPY_FLOAT32:
-            pack_weight(<float*>d.weight, <float*>d.packed, e.n_out, e.n_in)
-        else:
-            pack_weight(<double*>d.weight, <double*>d.packed, e.n_out, e.n_in)
-    return 0
-
-
-cdef void pack_weight(const floating* weight, floating* packed, Py_ssize_t n_out, Py_ssize_t n_in) noexcept nogil:
-    # weight (out, in) -> (panels, in, width), as packed_product reads it; what is left of the last micro-panel is zeros already
-    cdef Py_ssize_t panel_cols = panel_width(packed), i, k
-    for i in range(n_out):
-        for k in range(n_in):
-            packed[i // panel_cols * panel_cols * n_in + k * panel_cols + i % panel_cols] = weight[i * n_in + k]
 
 
 cdef Kind dense_kind
@@ -393,7 +421,7 @@ dense_kind.backward = Pass(backward_dense[float], backward_dense[double])
 dense_kind.fused_update = Pass(fused_update_dense[float], fused_update_dense[double])
 dense_kind.tangent = Pass(tangent_dense[float], tangent_dense[double])
 dense_kind.tangent_backward = Pass(tangent_backward_dense[float], tangent_backward_dense[double])
-dense_kind.place, dense_kind.fits, dense_kind.prepare = place_dense, dense_fits, prepare_dense
+dense_kind.place, dense_kind.fits = place_dense, dense_fits
 dense_kind.work, dense_kind.scratch, dense_kind.thread_scratch = dense_work, dense_scratch, fused_room
 dense_kind.row_norm, dense_kind.row_norm_pays, dense_kind.by_columns = dense_row_norm, dense_row_norm_pays, dense_by_columns
 dense_kind.least_rows, dense_kind.activates = 1, True

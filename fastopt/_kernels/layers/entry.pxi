@@ -72,6 +72,18 @@ cdef class Arrays:
         e.n_weights += 1
         return w.at
 
+    cdef void* hold_packed(self, Entry* e, list weights, tuple shape, Py_ssize_t groups) except NULL:
+        # likewise of a weight that comes packed
+        cdef PackedWeight packed = weights[0]
+        cdef Weight* w = &e.weights[e.n_weights]
+        if packed.typenum != self.typenum or packed.shape != shape or packed.groups != groups:
+            raise ValueError(f"{self.entry} weight: expected a packed {cnp.PyArray_DescrFromType(self.typenum)} array of shape "
+                             f"{shape_text(shape)} in {groups} groups, got {packed!r}")
+        self.held.append(packed)
+        w.at, w.rows, w.columns = packed.start, shape[0], math.prod(shape[1:])
+        e.n_weights += 1
+        return packed.start
+
     cdef void* hold_written(self, str name, object array, tuple shape) except NULL:
         # likewise of an array that training changes though it has no gradient
         if array is None:
@@ -94,7 +106,6 @@ cdef struct Kind:
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
     int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1  # takes its parts of `own`, sets e.own, e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept      # whether the shapes of values fit; NULL: place says why not
-    int (*prepare)(Entry* e, Arrays arrays) except -1   # packs weights that will not change any more; or NULL
     Py_ssize_t (*work)(const Entry* e) noexcept nogil   # multiply-adds of a row of dst; NULL: 4 an element of the first source
     Py_ssize_t (*scratch)(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil    # elements, of the team; or NULL
     Py_ssize_t (*thread_scratch)(const Entry* e) noexcept nogil                 # elements, of a thread; or NULL

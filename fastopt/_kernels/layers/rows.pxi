@@ -84,6 +84,18 @@ cdef inline Py_ssize_t common_rows(const Rows* a, const Rows* b, Py_ssize_t i, P
     return run_rows(a, i, run_rows(b, i, stop) + i)
 
 
+cdef inline void row_offsets(const Rows* v, Py_ssize_t first, Py_ssize_t n, Py_ssize_t* offsets, floating* dtype) noexcept nogil:
+    # where n rows from `first` on start, in elements behind row 0
+    cdef Py_ssize_t i = 0, stop, at
+    while i < n:                # run by run
+        at = row(v, first + i, dtype) - <floating*>v.start
+        stop = i + run_rows(v, first + i, first + n)
+        while i < stop:
+            offsets[i] = at
+            at += v.ld
+            i += 1
+
+
 cdef inline bint is_flat(const Rows* v, Py_ssize_t c) noexcept nogil:
     # whether rows of c elements are one array without gaps
     return v.ld == c and v.length == PY_SSIZE_T_MAX

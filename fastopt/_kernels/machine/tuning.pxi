@@ -22,19 +22,16 @@ cdef enum:
     # weights beyond: the next rows are prefetched. Zen 4, batch 1: 4096x4096 3320 -> 2450; 1024x1024 75 -> 100
     DOT_PREFETCH_BYTES = 1 << 24
     BROADCAST_DEPTH = 128         # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
+    OFFSET_BLOCK = 512            # rows whose offsets are found at a time, on the stack
     SUM_DEPTH = 4096              # terms of a sum of strips that stays in registers, longer sums are added; bits
     # rows from which x goes in micro-panels. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
     TRANSPOSE_ROWS = 25
     BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level
     DENSE_ROWS = 256              # rows of functional.dense that are in micro-panels at a time
     PACK_WIDTH = 256              # dW 1024x1024, batch 32/96/192: 118/146/151, of operands in micro-panels 176/199/196; 256x256 187/197
-    # rows up to which a folded network's packed weights are used: 256x256, batch 4/8: 4.6/6.9 us, else 5.4/9.4
-    PACKED_ROWS = 32
-    PACKED_BYTES = 1 << 20        # and largest size of them: 1024x1024 (4 MiB), batch 1: 170 us, else 148
 
 # Convolutions.
 cdef enum:
-    PIXEL_BLOCK = 512           # pixels whose offsets are found at a time, on the stack
     TILE_PIXELS = 4             # that a tile of fewer pixels costs as much as
     GRADIENT_PIXELS = 128       # pixels of a sum of dW that stays in registers; bits
     GRADIENT_ROWS = 64          # rows of dW that a thread takes at least

@@ -14,12 +14,12 @@ cdef class Program:
         zeros (above and below, left and right); owner, the number of the value in whose memory it lies, and first, the
         channel of the owner with which it starts.
     entries : list of dict
-        kind, sources, dst; weights, a list of the trained arrays; penalty (l1, l2, max_norm) of the first of them;
-        activation; own, what the kind takes besides.
+        kind, sources, dst; weights, a list of the trained arrays, the first of which may be a `PackedWeight`; penalty
+        (l1, l2, max_norm) of the first of them; activation; own, what the kind takes besides.
     typenum : int
         NumPy type number of every array.
     fixed : bool
-        The parameters will not change, so kinds may keep a second copy of them, packed for their products.
+        The parameters are only read, so they may be read-only.
     """
     cdef Entry* entries
     cdef Shape* shapes
@@ -31,6 +31,7 @@ cdef class Program:
     cdef Py_ssize_t positions, most_positions   # of the output, and the most of any value
     cdef readonly int typenum
     cdef bint reads_either                  # the input may be float32 or float64
+    cdef bint packed                        # some weights are packed, so no gradient can be found
     cdef readonly Py_ssize_t n_in, n_out    # channels of the input, of the output
     cdef readonly tuple input_shape, output_shape
     cdef tuple batch_shape                  # (None, *input_shape)
@@ -124,10 +125,9 @@ cdef class Program:
         self.arrays.entry, own = name, dict(spec.get("own", {}))
         if e.kind.place != NULL:        # what its kind makes of the arrays
             e.kind.place(e, own, weights, self.arrays)
+        self.packed |= any(isinstance(weight, PackedWeight) for weight in weights)
         if e.n_weights != len(weights) or own:
             raise ValueError(f"{name}: expected {e.n_weights} weights and nothing besides, got {len(weights)} and {sorted(own)}")
-        if self.arrays.fixed and e.kind.prepare != NULL:
-            e.kind.prepare(e, self.arrays)
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties

@@ -23,6 +23,8 @@ cdef class Training:
                   delta=1.0, label_smoothing=0.0, class_weight=None, ignore_index=IGNORE_INDEX):
         cdef Py_ssize_t i
         check_loss(loss)
+        if program.packed:
+            raise ValueError("program: expected weights as they are trained, got packed ones")
         self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
                                       program.n_out)
         self.program, self.loss, self.update = program, loss, update

@@ -117,6 +117,12 @@ def protect(layers):
             array.flags.writeable = False
 
 
+def pack(layers):
+    """Let every layer pack its weights, which will not change any more."""
+    for layer in walk(layers):
+        layer.pack()
+
+
 def inference(layers) -> list[Layer]:
     """The layers of an inference network; changes those that hold others."""
     for layer in layers:

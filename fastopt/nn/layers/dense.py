@@ -1,16 +1,38 @@
 """Layers with a product: Dense, GroupedDense, and what they share with Maxout and Conv2d."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from fastopt._arrays import aligned_zeros, as_array
+from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import initialization
 from fastopt.nn.layers.layer import Array, ArraySpec, Layer, known_activation, positions
 from fastopt.threads import one_blas_thread
 
 MOST = float(np.finfo(np.float32).max)  # of a penalty, in a network of either dtype
+
+
+class PackedArrays(Mapping):
+    """The arrays of a layer whose weight is packed: it is unpacked, into a new read-only array, where it is read."""
+
+    def __init__(self, arrays, groups):
+        self._kept = {**arrays, "weight": core.PackedWeight(arrays["weight"], groups)}
+
+    def __getitem__(self, name):
+        return self._kept[name].unpacked() if name == "weight" else self._kept[name]
+
+    def __iter__(self):
+        return iter(self._kept)
+
+    def __len__(self):
+        return len(self._kept)
+
+    def packed(self) -> list:
+        """The arrays as entries of inference take them."""
+        return list(self._kept.values())
 
 
 class Product(Layer):
@@ -73,6 +95,9 @@ class Product(Layer):
     def parameters(self):
         return list(self._arrays.values())
 
+    def pack(self):
+        self._arrays = PackedArrays(self._arrays, self.groups)
+
     def multiply_adds(self, input_shape):
         return positions(self.output_shape(input_shape)) * math.prod(self._weight_shape())
 
@@ -128,7 +153,10 @@ class Product(Layer):
         """Add the entry of the product."""
         penalty = (self.l1, self.l2, self.max_norm or 0.0) if self.l1 or self.l2 or self.max_norm else None
         options = {"activation": self.activation, "penalty": penalty, "groups": self.groups}
-        layout.add(kind, src, dst, weights=self.parameters(), **options, **own)
+        arrays, weights = self._arrays, self.parameters
+        if layout.packed and isinstance(arrays, PackedArrays):
+            weights = arrays.packed
+        layout.add(kind, src, dst, weights=weights(), **options, **own)
 
     def _take(self, module, weight) -> None:
         """Start with a copy of `weight` and of the bias of a module of torch; a network takes them in its own dtype."""

@@ -178,6 +178,9 @@ class Layer(Fixed):
     def start(self, rng) -> None:
         """Write what new arrays start with; they are zero."""
 
+    def pack(self) -> None:
+        """Keep weights that will not change any more as the kernels of inference read them, and in no other form."""
+
     def parameters(self) -> list[np.ndarray]:
         """Trained arrays, in the order of their gradients."""
         return []
@@ -235,7 +238,7 @@ class Layer(Fixed):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
     def __getstate__(self):
-        return self.__dict__.copy()
+        return {**self.__dict__, "_arrays": dict(self._arrays)} if self._arrays else self.__dict__.copy()
 
     def __setstate__(self, state):
         self.__dict__.update(state)

@@ -1,0 +1,49 @@
+# A weight that stays as it is, kept in the strips that its product reads and in no other form: what a folded network holds.
+
+cdef class PackedWeight:
+    """A weight (out, ..., in / groups) of float32 or float64, in strips of outputs, group by group."""
+    cdef readonly int typenum
+    cdef readonly tuple shape
+    cdef readonly Py_ssize_t groups
+    cdef Py_ssize_t width, size         # outputs of a group, elements of an output
+    cdef void* start                    # (groups, strips, size, width of the strip)
+
+    def __cinit__(self, cnp.ndarray weight not None, Py_ssize_t groups=1):
+        self.typenum, self.shape, self.groups = cnp.PyArray_TYPE(weight), (<object>weight).shape, groups
+        self.width, self.size = self.shape[0] // groups, math.prod(self.shape[1:])
+        if not cnp.PyArray_IS_C_CONTIGUOUS(weight) or self.width * groups != self.shape[0]:
+            raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
+        self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * cnp.PyArray_ITEMSIZE(weight), False)
+        if self.typenum == cnp.NPY_FLOAT32:
+            pack_groups(<float*>data(weight), groups, self.width, self.size, <float*>self.start)
+        else:
+            pack_groups(<double*>data(weight), groups, self.width, self.size, <double*>self.start)
+
+    def __dealloc__(self):
+        free(self.start)
+
+    def __repr__(self):
+        return f"PackedWeight of shape {self.shape}, {dtype_of(self.typenum)}, in {self.groups} groups"
+
+    def unpacked(self):
+        """The weight, a new read-only array."""
+        weight = _arrays.aligned_zeros(self.shape, dtype_of(self.typenum))
+        if self.typenum == cnp.NPY_FLOAT32:
+            unpack_groups(<float*>self.start, self.groups, self.width, self.size, <float*>data(weight))
+        else:
+            unpack_groups(<double*>self.start, self.groups, self.width, self.size, <double*>data(weight))
+        weight.flags.writeable = False
+        return weight
+
+
+cdef void pack_groups(const floating* weight, Py_ssize_t groups, Py_ssize_t width, Py_ssize_t size, floating* packed) noexcept nogil:
+    cdef Py_ssize_t group
+    for group in range(groups):
+        pack_strips(weight + group * width * size, width, size, 0, n_strips(width, packed),
+                    packed + group * round_up(width, lanes_of(packed)) * size)
+
+
+cdef void unpack_groups(const floating* packed, Py_ssize_t groups, Py_ssize_t width, Py_ssize_t size, floating* weight) noexcept nogil:
+    cdef Py_ssize_t group
+    for group in range(groups):
+        unpack_strips(packed + group * round_up(width, lanes_of(weight)) * size, width, size, weight + group * width * size)
