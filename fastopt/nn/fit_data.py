@@ -120,7 +120,7 @@ def require_sizes(batch_size, n, position, first, least):
             f"X: expected at least the {position} rows the interrupted epoch used, got {n}; pass the data of that "
             f"epoch, or {ABANDON}"
         )
-    if position < n:
+    if position < n and (least > 1 or isinstance(batch_size, Schedule)):  # else there is nothing to refuse
         batch_sizes(batch_size, n - position, first, least)
 
 

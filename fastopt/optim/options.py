@@ -26,6 +26,7 @@ RANGES = {
     "damping": (0, math.inf),
 }
 ROWS = 512  # updates a table holds
+PLAIN = {float, int, bool, str, list, type(None)}  # types of options that hold no schedule, the list of parameters one
 ALIASES = {"alpha": "beta2", "rho": "beta2"}  # names the kernel shares between rules
 AT_THE_START = ("initial_accumulator_value", "damping")  # no schedules: the rule reads them once, or controls them
 
@@ -124,11 +125,14 @@ def parts(value):
 def plateaus(group) -> list[ReduceOnPlateau]:
     """The schedules among the options that listen to measurements."""
     found = []
-    for value in (part for option in group.values() for part in parts(option)):
-        while hasattr(value, "then"):
-            value = value.then
-        if isinstance(value, ReduceOnPlateau):
-            found.append(value)
+    for option in group.values():
+        if type(option) in PLAIN:  # most of them, in every epoch
+            continue
+        for value in parts(option):
+            while hasattr(value, "then"):
+                value = value.then
+            if isinstance(value, ReduceOnPlateau):
+                found.append(value)
     return found
 
 
