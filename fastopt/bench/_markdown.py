@@ -49,17 +49,17 @@ def families_table(document) -> str:
     lines = [["work", "rows", "of the limit", "best peer", "nearest peer", *speedup_titles(rows)]]
     for family, members in families(rows).items():
         first = [row for row in members if row["threads"] == fewest]
-        compared = [row for row in first if "best" in row]
+        beside = [found for found in map(nearest, first) if found]
         shares = spread([row["of_limit"] for row in first if "of_limit" in row], "{:.0%}".format)
-        ratios = spread([row["ratio"][row["best"]] for row in compared], times)
-        nearest = min(compared, key=lambda row: row["ratio"][row["best"]], default={}).get("best", "")
+        ratios = spread([ratio for _, ratio in beside], times)
+        least = min(beside, key=lambda found: found[1])[0] if beside else ""
         speedups = [[row["speedup"] for row in members if row["threads"] == n and "speedup" in row] for n in more]
-        lines.append([family, str(len(first)), shares, ratios, nearest, *(spread(s, times) for s in speedups)])
+        lines.append([family, str(len(first)), shares, ratios, least, *(spread(s, times) for s in speedups)])
     return table(lines)
 
 
 def rows_table(document) -> str:
-    """A line a row; a yardstick stands in brackets where there is no peer."""
+    """A line a row."""
     rows = document["rows"]
     fewest, more = fewest_threads(rows), more_threads(rows)
     lines = [["work", "fastopt, µs", "of the limit", "best peer", "its time / ours", *speedup_titles(rows)]]
@@ -68,8 +68,8 @@ def rows_table(document) -> str:
         for row in members:
             if row["threads"] == fewest:
                 share = f"{row['of_limit']:.0%}" if "of_limit" in row else ""
-                peer = row.get("best") or min(row["ratio"], default="")
-                beside = [peer if "best" in row else f"({peer})", times(row["ratio"][peer])] if peer else ["", ""]
+                name, ratio = nearest(row) or ("", None)
+                beside = [name, times(ratio) if ratio else ""]
                 speedups = [speedup.get((row["what"], n), "") for n in more]
                 lines.append([row["what"], microseconds(row["us"]["ours"]), share, *beside, *speedups])
     return table(lines)
@@ -78,6 +78,13 @@ def rows_table(document) -> str:
 PARTS: dict[str, Callable[[dict], str]] = {"machine": machine, "families": families_table, "rows": rows_table}
 
 # ---------------------------------------------------------------- cells
+
+
+def nearest(row) -> tuple[str, float] | None:
+    """The best peer and its ratio, or a yardstick, in brackets, where there is no peer."""
+    if "best" in row:
+        return row["best"], row["ratio"][row["best"]]
+    return next(((f"({name})", ratio) for name, ratio in row["ratio"].items()), None)
 
 
 def fewest_threads(rows) -> int:

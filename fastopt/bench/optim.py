@@ -27,8 +27,11 @@ OPTIONS = {"max_norm": 1.0, "clip_value": 1.0, "check_finite": "raise", "ema_dec
 def cases() -> Iterator[Case]:
     for n in (1_000, 10_000, 100_000, 1_000_000):
         yield step_case(f"Adam step(grads), {n}", "Adam", [n], family="Adam step, 1 000 to 1 000 000 parameters")
-    yield step_case("Adam step(grads), 200 tensors of 1000", "Adam", [1_000] * 200)
-    yield step_case("Adam bound, 200 tensors of 1000", "Adam", [1_000] * 200, bound=True)
+    few = [1_000] * 200
+    yield step_case("Adam step(grads), 200 tensors of 1000", "Adam", few, family="Adam step, 200 tensors of 1 000")
+    yield step_case(
+        "Adam bound, 200 tensors of 1000", "Adam", few, bound=True, family="Adam step, 200 tensors of 1 000"
+    )
     for rule in RULES:
         yield step_case(f"{rule} step(grads), 16000000", rule, [16_000_000], family="every rule, 16 000 000 parameters")
     for option, value in OPTIONS.items():
@@ -71,7 +74,8 @@ def option_case(option, value, n) -> Case:
         adam = optim.Adam(params, lr=1e-3, **{option: value})
         return lambda: adam.step(grads)
 
-    return Case(f"Adam step(grads), {n}, {option}", tensors([n]), ours, limit=plain_pass(RULES["Adam"][0]))
+    what, limit = f"Adam step(grads), {n}, {option}", plain_pass(RULES["Adam"][0])
+    return Case(what, tensors([n]), ours, limit=limit, family="Adam step with options, 1 000 000 parameters")
 
 
 def plain_pass(rewritten) -> Callable[..., Callable]:

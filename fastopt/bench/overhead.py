@@ -16,7 +16,7 @@ SMALLEST = [4, 10]
 
 def cases() -> Iterator[Case]:
     numpy = partial(importing, "numpy")  # which is a part of ours
-    yield Case("import fastopt", tuple, partial(importing, "fastopt"), yardsticks={"numpy": numpy})
+    yield Case("import fastopt", tuple, partial(importing, "fastopt"), yardsticks={"numpy": numpy}, family="import")
     yield predict_case(f"predict {title(SMALLEST)}, batch 1", SMALLEST, 1)._replace(flops=0.0)
     yield fit_case(SMALLEST, rows=32, n=32, epochs=1)
 

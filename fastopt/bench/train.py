@@ -33,7 +33,7 @@ COMPARED = (
 def cases() -> Iterator[Case]:
     for widths, n in COMPARED:
         yield step_case(widths, n)
-    yield fit_case(DIGITS, 1797, 32, epochs=5)  # as many rows as the digits have
+    yield fit_case(DIGITS, 1797, 32, epochs=5)._replace(family="fit")  # as many rows as the digits have
     for widths in ([64, 64, 10], DIGITS, [784, 256, 128, 10], [784, 512, 512, 10]):
         for n in (1, 32, 128):
             if (widths, n) not in COMPARED:
