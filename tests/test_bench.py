@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import bench
-from fastopt.bench import _measure, _report, inception, limits
+from fastopt.bench import _earlier, _measure, _report, inception, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
@@ -243,6 +243,43 @@ def test_more_threads_are_compared_with_one_in_any_order(measured, tmp_path, cap
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [(row["threads"], row.get("speedup")) for row in rows] == [(1, None), (1, None), (2, 1.0), (2, 2.0)]
     assert "geometric mean of 2, dense: over 1 thread 1.41x (least 1.00x)\n" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- another build
+
+
+def test_another_build_runs_the_same_cases_and_is_no_peer(alone, tmp_path, capsys):
+    build, path = Path(fo.__file__).parents[1], str(tmp_path / "rows.json")
+    assert main(["bench", "standardize", "--earlier", str(build), "--threads", "2", "--json", path]) == 0
+    assert re.search("^ .* earlier$", capsys.readouterr().out, re.M)
+    rows = json.loads(Path(path).read_text())["rows"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["us"]["earlier"] > 0
+        assert row["best"] == "numpy"
+
+
+def test_what_another_build_cannot_run_is_left_out():
+    with _earlier.started(Path(fo.__file__).parents[1]) as build:
+        case = build.beside(bench.Case("in no topic", tuple, list), "standardize")
+        with pytest.raises(ImportError, match="ValueError"):
+            case.call("earlier")
+        known = build.beside(next(bench.cases("standardize")), "standardize")
+        assert known.call("earlier").timeit(3) > 0
+
+
+@pytest.mark.parametrize("files", [(), ("fastopt/__init__.py",)], ids=["nothing", "not a build"])
+def test_a_folder_without_a_build_is_refused(files, tmp_path, capsys):
+    for file in files:
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    assert main(["bench", "limits", "--earlier", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"fastopt bench: --earlier: expected a folder with a build of fastopt, got {tmp_path}\n"
+    assert out == ""
+
+
+# ---------------------------------------------------------------- pages
 
 
 PAGE = """before

@@ -5,8 +5,8 @@
 - Cases with something to compare with are the rows that `bench` prints (`_report.py`) and puts into pages
   (`_markdown.py`). All cases, also those that only fastopt takes part in, are timed over commits by
   `asv_benchmarks/`.
-- Everything is measured in one way (`_measure.py`); `_networks.py` and `_curvature.py` hold what
-  several topics or one long topic are made of.
+- Everything is measured in one way (`_measure.py`), another build of fastopt, too (`_earlier.py`);
+  `_networks.py` and `_curvature.py` hold what several topics or one long topic are made of.
 - Peers are imported where a case is prepared, nowhere else in fastopt. The column of a peer that is
   not installed stays empty.
 """

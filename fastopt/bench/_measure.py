@@ -41,7 +41,7 @@ def seconds(case: Case, threads: int) -> dict[str, float]:
 def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
     """Median seconds of each call; the calls take turns. Runtimes loaded while they were prepared are held here."""
     with equal_threads(threads):
-        timers = {name: timeit.Timer(call) for name, call in calls.items()}
+        timers = {name: call if hasattr(call, "timeit") else timeit.Timer(call) for name, call in calls.items()}
         number = {name: calls_for(timer, SECONDS) for name, timer in timers.items()}
         times: dict[str, list[float]] = {name: [] for name in timers}
         for _ in range(REPEATS):

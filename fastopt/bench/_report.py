@@ -5,11 +5,13 @@ whose ratio is least; limit_us and of_limit, where a limit is known; speedup ove
 """
 
 import json
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, repeat
 from statistics import geometric_mean
 
 import fastopt as fo
+from fastopt.bench import _earlier
 from fastopt.bench._cases import Case, cases
 from fastopt.bench._measure import floor, seconds
 from fastopt.bench.limits import SIZES, limits
@@ -18,30 +20,36 @@ PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "openvino",
 SERVING = ("onnxruntime", "openvino")
 
 
-def main(topics, threads, path=None) -> None:
+def main(topics, threads, path=None, earlier=None) -> None:
     """Run topics for each thread count, print their tables and write the rows to a file."""
-    rows: list[dict] = []
     threads = sorted(set(threads))
-    best = {n: limits(n) for n in sorted({1, fo.get_num_threads(), *threads})}
-    print_versions()
-    print_limits(best)
-    for topic in topics:
-        compared = [case for case in cases(topic) if len(case.sides) > 1]
-        alone: dict[str, float] = {}  # microseconds of a case on one thread
-        for n in threads if compared else ():
-            columns = print_header(topic, compared, n)
-            before = len(rows)
-            for case in compared:
-                try:
-                    rows.append(run_case(topic, case, n, best[n], alone))
-                except ImportError as error:  # of what the case itself needs
-                    print(f"{case.what}: left out ({error})", flush=True)
-                else:
-                    print_row(rows[-1], columns)
-            print_families(rows[before:])
+    with _earlier.started(earlier) if earlier else nullcontext() as build:
+        best = {n: limits(n) for n in sorted({1, fo.get_num_threads(), *threads})}
+        print_versions()
+        print_limits(best)
+        rows = [row for topic in topics for row in run_topic(topic, threads, best, build)]
     if path:
         with open(path, "w") as stream:
             json.dump({"config": fo.config(), "versions": versions(), "limits": best, "rows": rows}, stream, indent=1)
+
+
+def run_topic(topic, threads, best, build) -> list[dict]:
+    """Rows of a topic, printed as they come."""
+    rows: list[dict] = []
+    compared = [build.beside(case, topic) if build else case for case in cases(topic) if len(case.sides) > 1]
+    alone: dict[str, float] = {}  # microseconds of a case on one thread
+    for n in threads if compared else ():
+        columns = print_header(topic, compared, n)
+        before = len(rows)
+        for case in compared:
+            try:
+                rows.append(run_case(topic, case, n, best[n], alone))
+            except ImportError as error:  # of what the case itself needs
+                print(f"{case.what}: left out ({error})", flush=True)
+            else:
+                print_row(rows[-1], columns)
+        print_families(rows[before:])
+    return rows
 
 
 def run_case(topic: str, case: Case, threads: int, best: dict, alone: dict) -> dict:
