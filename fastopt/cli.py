@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     times.add_argument("topics", nargs="*", metavar="topic", help=f"of {', '.join(bench.TOPICS)}; all by default")
     times.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="thread counts (default: 1)")
     times.add_argument("--json", metavar="FILE", help="write the rows to this file too")
+    text = "another build of fastopt, in a process of its own, as one more column"
+    times.add_argument("--earlier", metavar="FOLDER", help=text)
+    text = "measure nothing: put the rows of such a file into these pages, between their marks"
+    times.add_argument("--markdown", nargs="+", metavar=("FILE", "PAGE"), help=text)
     times.set_defaults(run=_bench)
 
     text = "train a network on a data file and save it"
@@ -149,13 +153,21 @@ ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 
 
 def _bench(args):
+    if args.markdown:
+        if args.topics or args.json or args.earlier or len(args.markdown) < 2:
+            raise ValueError("--markdown: expected a file of rows and pages, and neither topics nor other options")
+        rows, *pages = args.markdown
+        bench.update(rows, pages)
+        return
     unknown = [topic for topic in args.topics if topic not in bench.TOPICS]
     if unknown:
         raise ValueError(f"topic: expected some of {', '.join(bench.TOPICS)}, got {unknown[0]!r}")
     for n in args.threads:
         whole_number("--threads", n)
     _check_out("--json", args.json)
-    bench.main(args.topics or bench.TOPICS, args.threads, args.json)
+    if args.earlier and not Path(args.earlier, "fastopt", "__init__.py").is_file():
+        raise ValueError(f"--earlier: expected a folder with a build of fastopt, got {args.earlier}")
+    bench.main(args.topics or bench.TOPICS, args.threads, args.json, args.earlier)
 
 
 def _train(args):

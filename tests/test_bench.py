@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import bench
-from fastopt.bench import _measure, _report, inception, limits
+from fastopt.bench import _earlier, _measure, _report, inception, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
@@ -162,7 +162,7 @@ def test_bench_prints_a_row_for_each_case_that_has_peers_without_any_of_them(top
         assert row["what"] in out
         assert row["us"]["ours"] > 0
         assert set(row["us"]) <= {"ours", "numpy", "dense", "plain"}
-    compared = [case.what for case in bench.cases(topic) if case.peers]
+    compared = [case.what for case in bench.cases(topic) if len(case.sides) > 1]
     assert [(row["threads"], row["what"]) for row in document["rows"]] == [(n, w) for n in (1, 2) for w in compared]
 
 
@@ -197,19 +197,177 @@ def test_peers_that_are_not_installed_and_cases_that_need_them_get_a_line(alone,
     assert "for commits only" not in out
 
 
-def test_a_family_of_rows_has_means_of_the_best_peer_of_each_kind(monkeypatch, capsys):
+@pytest.fixture
+def measured(monkeypatch):
+    """Cases of every topic, and how long their sides take: a function of case and threads."""
+
+    def measure(cases, seconds):
+        monkeypatch.setattr(_report, "cases", lambda topic: cases)
+        monkeypatch.setattr(_report, "seconds", seconds)
+        monkeypatch.setattr(_report, "limits", lambda threads: {"fma": 1e11, 1: 3e9})
+
+    return measure
+
+
+def test_a_family_of_rows_has_means_of_the_best_peer_of_each_kind(measured, capsys):
     rows = {
         "a": {"torch": 2.0, "torch nhwc": 4.0, "onnxruntime": 3.0, "openvino": 1.5},
         "b": {"torch": 32.0, "torch nhwc": 8.0, "onnxruntime": 6.0},
         "c": {"torch": 0.1},
     }
     cases = [bench.Case(what, tuple, list, {"torch": list}, family="ab" * (what != "c")) for what in rows]
-    monkeypatch.setattr(_report, "cases", lambda topic: cases)
-    monkeypatch.setattr(_report, "seconds", lambda case, threads: {"ours": 1.0, **rows[case.what]})
-    monkeypatch.setattr(_report, "limits", lambda threads: {"fma": 1.0, **dict.fromkeys(_report.SIZES, 1.0)})
+    measured(cases, lambda case, threads: {"ours": 1.0, **rows[case.what]})
     bench.main(["dense"], [1])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("geometric mean")]
-    assert line == ("geometric mean of 2, ab: torch 4.00x (least 2.00x), onnxruntime or openvino 3.00x (least 1.50x)")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("geometric mean")]
+    assert lines == [
+        "geometric mean of 2, ab: best peer 3.00x (least 1.50x), torch 4.00x (least 2.00x),"
+        " onnxruntime or openvino 3.00x (least 1.50x)",
+        "geometric mean of 1, dense: torch 0.10x (least 0.10x)",
+    ]
+
+
+def test_a_yardstick_is_no_peer_and_a_side_that_moves_memory_is_the_limit(measured, tmp_path, capsys):
+    case = bench.Case("a", tuple, list, {"torch": list}, yardsticks={"plain": list}, limit=list)
+    measured([case], lambda case, threads: {"ours": 4e-6, "torch": 8e-6, "plain": 2e-6, "limit": 3e-6})
+    bench.main(["dense"], [1], tmp_path / "rows.json")
+    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert row["us"].keys() == {"ours", "torch", "plain"}
+    assert (row["best"], row["limit_us"], row["of_limit"]) == ("torch", pytest.approx(3.0), pytest.approx(0.75))
+    assert re.search(r"^a +4\.00 +3\.00 +75% +- +8\.0 \(2\.00x\) +2\.0 \(0\.50x\)$", capsys.readouterr().out, re.M)
+
+
+def test_more_threads_are_compared_with_one_in_any_order(measured, tmp_path, capsys):
+    cases = [bench.Case(what, tuple, list, {"torch": list}) for what in ("a", "b")]
+    measured(cases, lambda case, threads: {"ours": 1.0 if case.what == "a" else 4.0 / threads})
+    bench.main(["dense"], [2, 1], tmp_path / "rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["threads"], row.get("speedup")) for row in rows] == [(1, None), (1, None), (2, 1.0), (2, 2.0)]
+    assert "geometric mean of 2, dense: over 1 thread 1.41x (least 1.00x)\n" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- another build
+
+
+def test_another_build_runs_the_same_cases_and_is_no_peer(alone, tmp_path, capsys):
+    build, path = Path(fo.__file__).parents[1], str(tmp_path / "rows.json")
+    assert main(["bench", "standardize", "--earlier", str(build), "--threads", "2", "--json", path]) == 0
+    assert re.search("^ .* earlier$", capsys.readouterr().out, re.M)
+    rows = json.loads(Path(path).read_text())["rows"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["us"]["earlier"] > 0
+        assert row["best"] == "numpy"
+
+
+def test_what_another_build_cannot_run_is_left_out():
+    with _earlier.started(Path(fo.__file__).parents[1]) as build:
+        case = build.beside(bench.Case("in no topic", tuple, list), "standardize")
+        with pytest.raises(ImportError, match="ValueError"):
+            case.call("earlier")
+        known = build.beside(next(bench.cases("standardize")), "standardize")
+        assert known.call("earlier").timeit(3) > 0
+
+
+@pytest.mark.parametrize("files", [(), ("fastopt/__init__.py",)], ids=["nothing", "not a build"])
+def test_a_folder_without_a_build_is_refused(files, tmp_path, capsys):
+    for file in files:
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    assert main(["bench", "limits", "--earlier", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"fastopt bench: --earlier: expected a folder with a build of fastopt, got {tmp_path}\n"
+    assert out == ""
+
+
+# ---------------------------------------------------------------- pages
+
+
+PAGE = """before
+<!-- bench: machine -->
+<!-- end of bench -->
+<!-- bench: families -->
+what stood here
+<!-- end of bench -->
+between
+<!-- bench: rows -->
+<!-- end of bench -->
+after
+"""
+TABLES = """<!-- bench: families -->
+
+| work | rows | of the limit | best peer | nearest peer | 2 threads over 1 |
+| --- | --- | --- | --- | --- | --- |
+| f | 2 | 50% (25%) | 4.00× (2.00×) | jax | 1.00× (0.50×) |
+| dense | 1 |  | 0.50× | (plain) | 2.00× |
+
+<!-- end of bench -->
+between
+<!-- bench: rows -->
+
+| work | fastopt, µs | of the limit | best peer | its time / ours | 2 threads over 1 |
+| --- | --- | --- | --- | --- | --- |
+| a | 2.00 | 25% | torch | 8.00× | 0.50× |
+| b | 40.0 | 100% | jax | 2.00× | 2.00× |
+| c | 12 346 |  | (plain) | 0.50× | 2.00× |
+
+<!-- end of bench -->
+after
+"""
+
+
+@pytest.fixture
+def rows_file(measured, tmp_path, capsys):
+    """A file of three rows at two thread counts."""
+    cases = [bench.Case(what, tuple, list, {"torch": list}, family="f", limit=list) for what in ("a", "b")]
+    cases.append(bench.Case("c", tuple, list, yardsticks={"plain": list}))
+    us = {
+        "a": {1: {"ours": 2, "torch": 16, "limit": 0.5}, 2: {"ours": 4}},
+        "b": {1: {"ours": 40, "torch": 90, "jax": 80, "limit": 40}, 2: {"ours": 20}},
+        "c": {1: {"ours": 12345.6, "plain": 6172.8}, 2: {"ours": 6172.8}},
+    }
+    measured(cases, lambda case, threads: {name: 1e-6 * value for name, value in us[case.what][threads].items()})
+    bench.main(["dense"], [1, 2], tmp_path / "rows.json")
+    return str(tmp_path / "rows.json")
+
+
+def test_rows_go_into_pages_between_their_marks_as_often_as_wanted(rows_file, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    for _ in range(2):
+        assert main(["bench", "--markdown", rows_file, str(page)]) == 0
+        machine, tables = page.read_text().split("<!-- end of bench -->\n", 1)
+        assert tables == TABLES
+        assert machine.startswith(f"before\n<!-- bench: machine -->\n\nfastopt {fo.__version__} (")
+        assert machine.endswith("On 1 thread: 100 GFLOP/s, and reading 3 GB/s of 1 MiB.\n\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "complaint"),
+    [
+        ("no marks", None, "expected <!-- bench: machine --> or .* in .*page.md$"),
+        ("<!-- bench: rows -->\n", None, "and <!-- end of bench --> below it, in .*page.md$"),
+        ("<!-- bench: tea -->\n<!-- end of bench -->\n", None, "expected <!-- bench: machine --> or"),
+        (PAGE, "[]", "expected rows that `bench --json` wrote, got .*rows.json$"),
+        (PAGE, '{"versions": {}, "limits": {}, "rows": []}', "expected rows that `bench --json` wrote"),
+        (PAGE, "|", "expected rows that `bench --json` wrote"),
+    ],
+)
+def test_no_page_changes_unless_all_can(text, rows, complaint, rows_file, tmp_path, capsys):
+    good, page = tmp_path / "good.md", tmp_path / "page.md"
+    good.write_text(PAGE)
+    page.write_text(text)
+    if rows:
+        Path(rows_file).write_text(rows)
+    capsys.readouterr()
+    assert main(["bench", "--markdown", rows_file, str(good), str(page)]) == 2
+    assert re.search(f"^fastopt bench: --markdown: .*{complaint}", capsys.readouterr().err)
+    assert (good.read_text(), page.read_text()) == (PAGE, text)
+
+
+@pytest.mark.parametrize("argv", [["r.json"], ["r.json", "p.md", "--json", "s.json"]], ids=["no page", "--json"])
+def test_markdown_takes_rows_and_pages_only(argv, capsys):
+    assert main(["bench", "--markdown", *argv]) == 2
+    assert capsys.readouterr().err.startswith("fastopt bench: --markdown: expected a file of rows and pages")
 
 
 @pytest.mark.parametrize(
@@ -218,13 +376,14 @@ def test_a_family_of_rows_has_means_of_the_best_peer_of_each_kind(monkeypatch, c
         (1 << 18, 0, "float32", 0.5),
         (1 << 17, 0, "float64", 0.5),
         (1 << 17, 0, "float32", 0.0),
-        (1 << 19, 0, "float32", 2.0),
+        (1 << 19, 0, "float32", 1.0),
+        (1 << 22, 0, "float32", 16.0),
         (0, 30, "float32", 3.0),
         (0, 30, "float64", 6.0),
     ],
 )
 def test_the_limit_is_the_larger_of_arithmetic_and_memory(moved, flops, dtype, least):
-    best = {"fma": 10, 1: 1 << 21, 16: 1 << 20, 256: 1 << 19}
+    best = {"fma": 10, 1: 1 << 21, 4: 1 << 21, 16: 1 << 20, 64: 1 << 20, 256: 1 << 19}
     case = bench.Case("", tuple, list, {}, flops, moved, dtype)
     assert _measure.floor(case, best) == least
 
@@ -237,7 +396,7 @@ def test_every_side_that_is_installed_runs(topic, hasty):
             times = bench.seconds(case, 1)
         except ImportError:  # the digits need scikit-learn
             continue
-        assert set(times) <= {"ours", *case.peers}
+        assert set(times) <= set(case.sides)
         assert min(times.values()) > 0
 
 

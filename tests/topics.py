@@ -102,8 +102,8 @@ TOPICS = (
     without_kernels("data", "cli"),
     without_kernels("labels"),
     without_kernels("cli", "cli"),
-    without_kernels("limits", "limits", MACHINE),
-    without_kernels("bench", "limits", MACHINE),
+    without_kernels("limits", "performance", MACHINE),
+    without_kernels("bench", "performance", MACHINE),
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
     without_kernels("fork", "threads", PROCESS),

@@ -16,9 +16,9 @@ TOPICS = tuple(sorted(m.name for m in iter_modules([str(Path(__file__).parent)])
 class Case(NamedTuple):
     """One thing to time, by fastopt and by its peers.
 
-    A side (`ours`, or a value of `peers`) takes what `setup` has made, for this side alone, and returns the
-    call to time. A side whose package is not installed raises ImportError. Besides other libraries, a peer
-    may be a yardstick of ours, such as the memory traffic alone.
+    A side takes what `setup` has made, for this side alone, and returns the call to time. A side whose
+    package is not installed raises ImportError. Besides `ours` and the peers, which are other libraries,
+    there may be yardsticks, which no peer answers for, and `limit`, which only moves the memory of the case.
     """
 
     what: str
@@ -28,16 +28,23 @@ class Case(NamedTuple):
     flops: float = 0.0
     moved: float = 0.0  # numbers of `dtype` that are read or written at least
     dtype: str = "float32"
-    family: str = ""  # cases of one family are summed up in one line
+    family: str = ""  # cases of one family are summed up in one line; by default, those of the topic
+    yardsticks: dict[str, Callable[..., Callable]] = {}
+    limit: Callable[..., Callable] | None = None
+
+    @property
+    def sides(self) -> dict[str, Callable[..., Callable]]:
+        """All that is timed, by name."""
+        limit = {"limit": self.limit} if self.limit else {}
+        return {"ours": self.ours, **self.peers, **self.yardsticks, **limit}
 
     def call(self, side="ours") -> Callable:
         """The call to time, prepared."""
-        prepare = self.ours if side == "ours" else self.peers[side]
-        return prepare(*self.setup())
+        return self.sides[side](*self.setup())
 
     def alone(self) -> "Case":
-        """The case without its peers: timed over commits, not printed by `bench`."""
-        return self._replace(peers={})
+        """The case with nothing beside it: timed over commits, not printed by `bench`."""
+        return self._replace(peers={}, yardsticks={}, limit=None)
 
 
 def cases(topic) -> Iterator[Case]:

@@ -77,12 +77,13 @@ def product_case(widths, n, gauss_newton, dtype="float32") -> Case:
         product = jax.jit(lambda params, v: jax.jvp(lambda p: jax.grad(loss)(p, x, y), (params,), (v,))[1])
         return lambda: jax.block_until_ready(product(params, v))
 
-    what = f"{'Gauss-Newton' if gauss_newton else 'Hessian'} product {title(widths)}, batch {n}, {dtype}"
-    peers = {"gradient": gradient} | ({} if gauss_newton else {"torch": torch, "jax": jax})
+    family = f"{'Gauss-Newton' if gauss_newton else 'Hessian'} product"
+    peers = {} if gauss_newton else {"torch": torch, "jax": jax}
     weights = weights_of(widths)
     # forward and its tangent, backward and its tangent: 8 products a weight, 3 in the first layer; Gauss-Newton 5 and 3
     flops = 2 * n * (5 * sum(weights) - 2 * weights[0] if gauss_newton else 8 * sum(weights) - 5 * weights[0])
-    return Case(what, direction(widths, n, dtype), ours, peers, flops, 3 * sum(weights), dtype)
+    what, moved, gradients = f"{family} {title(widths)}, batch {n}, {dtype}", 3 * sum(weights), {"gradient": gradient}
+    return Case(what, direction(widths, n, dtype), ours, peers, flops, moved, dtype, family, gradients)
 
 
 def gradient_case(widths, n, dtype) -> Case:

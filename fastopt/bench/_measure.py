@@ -3,7 +3,8 @@
 - Sides take turns, REPEATS times at least SECONDS each after a warm-up; medians count.
 - Everyone gets the same number of threads.
 - The limit of a case is the larger of FLOP / FMA peak and bytes / read bandwidth, both measured in the
-  same run; bytes count from 1 MiB on (what a core reads from its L1 is not measured).
+  same run; bytes count from 1 MiB on (what a core reads from its L1 is not measured). Where reading is not
+  what takes the time, a case brings a side of its own that moves its memory.
 """
 
 import statistics
@@ -25,22 +26,22 @@ PAUSE = 0.15  # idle threads of other runtimes spin: OpenMP's for about 8 ms aft
 
 
 def seconds(case: Case, threads: int) -> dict[str, float]:
-    """Median seconds of a call by side, "ours" or the name of a peer; peers that are not installed are left out."""
+    """Median seconds of a call by side, as in `Case.sides`; peers that are not installed are left out."""
     calls = {}
     with equal_threads(threads):
-        calls["ours"] = case.call()
-        for name in case.peers:
+        for name in case.sides:
             try:
                 calls[name] = case.call(name)
             except ImportError:
-                continue
+                if name == "ours":
+                    raise
     return measure(calls, threads)
 
 
 def measure(calls: dict[str, Callable], threads: int) -> dict[str, float]:
     """Median seconds of each call; the calls take turns. Runtimes loaded while they were prepared are held here."""
     with equal_threads(threads):
-        timers = {name: timeit.Timer(call) for name, call in calls.items()}
+        timers = {name: call if hasattr(call, "timeit") else timeit.Timer(call) for name, call in calls.items()}
         number = {name: calls_for(timer, SECONDS) for name, timer in timers.items()}
         times: dict[str, list[float]] = {name: [] for name in timers}
         for _ in range(REPEATS):
@@ -66,6 +67,6 @@ def floor(case: Case, best: dict) -> float:
     """The least seconds that a machine of these limits needs for a case; 0 where none is known."""
     dtype = np.dtype(case.dtype)
     size = case.moved * dtype.itemsize
-    step = next((mib for mib in limits.SIZES if size <= mib << 20), limits.SIZES[-1])
-    moved = size / best[step] if size >= 1 << 20 else 0.0
+    smaller = [mib for mib in limits.SIZES if mib << 20 <= size]  # read as fast as this much, or more slowly
+    moved = size / best[smaller[-1]] if smaller else 0.0
     return max(moved, case.flops / best["fma"] * dtype.itemsize / 4)  # the peak is float32's

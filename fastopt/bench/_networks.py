@@ -116,11 +116,11 @@ def jax_step(params, loss, x, y) -> Callable:
 # ---------------------------------------------------------------- inference
 
 
-def predict_case(what, widths, n, final="identity") -> Case:
+def predict_case(what, widths, n, final="identity", family="") -> Case:
     """Inference of n rows by a network of dense layers."""
     weights = sum(weights_of(widths))
     moved = weights + n * (widths[0] + widths[-1])
-    return inference_case(what, lambda: our_net(widths, final), (n, widths[0]), ROW_PEERS, n * weights, moved)
+    return inference_case(what, lambda: our_net(widths, final), (n, widths[0]), ROW_PEERS, n * weights, moved, family)
 
 
 def inference_case(what, make, shape, peers, multiply_adds, moved, family="") -> Case:

@@ -10,7 +10,7 @@ from fastopt.bench._cases import Case, named, randoms
 from fastopt.bench._networks import batch, our_step, torch_step, weights_of
 from fastopt.bench._peers import one_thread_jax
 
-SHAPES = ((32, 128), (128, 512), (1024, 512))
+SHAPES = ((32, 128), (128, 512), (1024, 512), (1000, 600))
 IMAGES = ((32, 16, 28, 28), (32, 256, 7, 7))
 
 
@@ -73,11 +73,11 @@ def batch_norm_case(n, features, backward, dtype="float32") -> Case:
         compiled = jax.jit(both)
         return lambda: jax.block_until_ready(compiled(*inputs, dy))
 
-    what = named(f"batch_norm {'forward + backward' if backward else 'forward'} {n}x{features}", dtype)
+    family = f"batch_norm {'forward + backward' if backward else 'forward'}"
     rows, columns = (n, features), (features,)
     setup = randoms(rows, columns, columns, rows, rows, rows, columns, columns, dtype=dtype)
-    moved = n * features * (4 if backward else 2)
-    return Case(what, setup, ours, {"torch": torch, "jax": jax}, moved=moved, dtype=dtype)
+    what, moved = named(f"{family} {n}x{features}", dtype), n * features * (4 if backward else 2)
+    return Case(what, setup, ours, {"torch": torch, "jax": jax}, moved=moved, dtype=dtype, family=family)
 
 
 def statistics_case(shape, dtype="float32") -> Case:

@@ -1,4 +1,4 @@
-"""Dense layers with bias and ReLU and square weights: the functions, and a folded network of one layer."""
+"""Dense layers with bias and ReLU and square weights: the functions. Folded networks of them are in `serving`."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,14 @@ import numpy as np
 
 from fastopt import functional as F
 from fastopt.bench._cases import Case, named, randoms
-from fastopt.bench._networks import predict_case
 
 
 def cases() -> Iterator[Case]:
-    few, many = (1, 4, 32, 256), (1, 4, 8, 32, 256)
     for size in (256, 1024, 4096):
-        for n in few if size == 4096 else many:
-            yield dense_case(size, n)
-    for size in (64, 256, 1024, 4096):
-        for n in few if size in (64, 4096) else many:
-            yield predict_case(f"predict dense + relu {size}x{size}, batch {n}", [size, size], n, final="relu")
+        for n in (1, 4, 8, 32):
+            yield dense_case(size, n, family="functional.dense, batch 1 to 32")
+        for n in (24, 200, 256):
+            yield dense_case(size, n, family="functional.dense, batch 24, 200 and 256")
     for size in (256, 1024):
         for n in (1, 8, 32, 256):
             yield dense_case(size, n, "float64").alone()
@@ -24,7 +21,7 @@ def cases() -> Iterator[Case]:
             yield backward_case(size, n)
 
 
-def dense_case(size, n, dtype="float32") -> Case:
+def dense_case(size, n, dtype="float32", family="") -> Case:
     """functional.dense into an array that is there."""
 
     def ours(x, weight, bias, y):
@@ -47,7 +44,7 @@ def dense_case(size, n, dtype="float32") -> Case:
 
     what, peers = named(f"dense + relu {size}x{size}, batch {n}", dtype), {"torch": torch, "numpy": numpy}
     setup = randoms((n, size), (size, size), (size,), (n, size), dtype=dtype)
-    return Case(what, setup, ours, peers, 2 * n * size**2, size**2 + 2 * n * size, dtype)
+    return Case(what, setup, ours, peers, 2 * n * size**2, size**2 + 2 * n * size, dtype, family)
 
 
 def backward_case(size, n) -> Case:

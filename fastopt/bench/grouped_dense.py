@@ -49,8 +49,8 @@ def grouped_dense_case(size, groups, n, dtype="float32") -> Case:
 
     what = named(f"grouped + relu {size}x{size}, {groups} groups, batch {n}", dtype)
     setup = randoms((n, size), (size, size // groups), (size,), (n, size), dtype=dtype)
-    peers = {"torch": torch, "numpy": numpy, "dense": dense}
-    return Case(what, setup, ours, peers, 2 * n * size**2 / groups, size**2 / groups + 2 * n * size, dtype)
+    peers, work = {"torch": torch, "numpy": numpy}, size**2 / groups
+    return Case(what, setup, ours, peers, 2 * n * work, work + 2 * n * size, dtype, yardsticks={"dense": dense})
 
 
 def backward_case(size, groups, n) -> Case:

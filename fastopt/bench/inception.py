@@ -59,7 +59,7 @@ def step_case(n) -> Case:
     work, weights = (sum(column) for column in zip(*LENET.values(), strict=True))
     flops = 2 * n * (3 * work - LENET["conv 1"][0])  # the input needs no gradient
     peers = {"torch": torch, "torch nhwc": torch_nhwc, "jax": jax}
-    return Case(f"step lenet, batch {n}", setup, ours, peers, flops, 7 * weights)
+    return Case(f"step lenet, batch {n}", setup, ours, peers, flops, 7 * weights, family="training step of lenet")
 
 
 def lenet_loss() -> Callable:

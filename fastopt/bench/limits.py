@@ -7,7 +7,7 @@ from fastopt._arrays import aligned_copy
 from fastopt._kernels import core
 from fastopt.bench._cases import Case
 
-SIZES = (1, 16, 256)  # MiB, of the arrays read for the bandwidth
+SIZES = (1, 4, 16, 64, 256)  # MiB, of the arrays read for the bandwidth; weights of 1024x1024 take 4, of 4096x4096 64
 
 
 def cases() -> tuple[Case, ...]:

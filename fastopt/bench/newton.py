@@ -80,7 +80,7 @@ def glm_case(what, setup, peers) -> Case:
         return checked(lambda: model.fit(X, target), X, y)
 
     sides = {name: glum if name == "glum" else partial(sklearn, name) for name in peers}
-    return Case(what, setup, ours, sides, dtype="float64")
+    return Case(what, setup, ours, sides, dtype="float64", family="newton.glm, float64")
 
 
 def checked(fit, X, y) -> Callable:
@@ -135,7 +135,8 @@ def hessian_case(n, d, dtype) -> Case:
         return lambda: (X * weight[:, None]).T @ X
 
     flops = n * d * (d + 1) / (2 if dtype == "float32" else 1)  # float32 sums take half the time of float64 ones
-    return Case(f"Hessian {n}x{d}, sums in {dtype}", setup, ours, {"numpy": numpy}, flops, n * d, "float64")
+    what, family = f"Hessian {n}x{d}, sums in {dtype}", "Hessian of newton.glm, float64"
+    return Case(what, setup, ours, {"numpy": numpy}, flops, n * d, "float64", family)
 
 
 def pass_cases(n, d) -> Iterator[Case]:

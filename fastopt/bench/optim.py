@@ -26,11 +26,14 @@ OPTIONS = {"max_norm": 1.0, "clip_value": 1.0, "check_finite": "raise", "ema_dec
 
 def cases() -> Iterator[Case]:
     for n in (1_000, 10_000, 100_000, 1_000_000):
-        yield step_case(f"Adam step(grads), {n}", "Adam", [n])
-    yield step_case("Adam step(grads), 200 tensors of 1000", "Adam", [1_000] * 200)
-    yield step_case("Adam bound, 200 tensors of 1000", "Adam", [1_000] * 200, bound=True)
+        yield step_case(f"Adam step(grads), {n}", "Adam", [n], family="Adam step, 1 000 to 1 000 000 parameters")
+    few = [1_000] * 200
+    yield step_case("Adam step(grads), 200 tensors of 1000", "Adam", few, family="Adam step, 200 tensors of 1 000")
+    yield step_case(
+        "Adam bound, 200 tensors of 1000", "Adam", few, bound=True, family="Adam step, 200 tensors of 1 000"
+    )
     for rule in RULES:
-        yield step_case(f"{rule} step(grads), 16000000", rule, [16_000_000])
+        yield step_case(f"{rule} step(grads), 16000000", rule, [16_000_000], family="every rule, 16 000 000 parameters")
     for option, value in OPTIONS.items():
         yield option_case(option, value, 1_000_000)
     for n in (1_000, 10_000, 100_000, 1_000_000, 16_000_000):
@@ -42,7 +45,7 @@ def tensors(sizes, dtype="float32") -> Callable[[], list[list]]:
     return lambda: [[random(n, dtype=dtype) for n in sizes] for _ in range(2)]
 
 
-def step_case(what, rule, sizes, bound=False, dtype="float32") -> Case:
+def step_case(what, rule, sizes, bound=False, dtype="float32", family="") -> Case:
     """One update of all tensors."""
     rewritten, in_optax = RULES[rule]
     options = {"lr": 1e-3, **({"momentum": 0.9} if rule == "SGD" else {})}
@@ -60,8 +63,8 @@ def step_case(what, rule, sizes, bound=False, dtype="float32") -> Case:
     def jax(params, grads):
         return jax_step(in_optax, params, grads)
 
-    peers = {"torch": torch, "jax": jax, "pass": plain_pass(rewritten)}
-    return Case(named(what, dtype), tensors(sizes, dtype), ours, peers, dtype=dtype)
+    peers, limit = {"torch": torch, "jax": jax}, plain_pass(rewritten)
+    return Case(named(what, dtype), tensors(sizes, dtype), ours, peers, dtype=dtype, family=family, limit=limit)
 
 
 def option_case(option, value, n) -> Case:
@@ -71,7 +74,8 @@ def option_case(option, value, n) -> Case:
         adam = optim.Adam(params, lr=1e-3, **{option: value})
         return lambda: adam.step(grads)
 
-    return Case(f"Adam step(grads), {n}, {option}", tensors([n]), ours, {"pass": plain_pass(RULES["Adam"][0])})
+    what, limit = f"Adam step(grads), {n}, {option}", plain_pass(RULES["Adam"][0])
+    return Case(what, tensors([n]), ours, limit=limit, family="Adam step with options, 1 000 000 parameters")
 
 
 def plain_pass(rewritten) -> Callable[..., Callable]:

@@ -1,4 +1,4 @@
-"""A training step whose weights are penalized or bounded; the column `plain` is the same step of free weights."""
+"""A training step whose weights are penalized or bounded; the yardstick `plain` is the same step of free weights."""
 
 from collections.abc import Iterator
 
@@ -20,4 +20,5 @@ def step_case(widths, n, **options) -> Case:
     def plain(x, y):
         return our_step(our_net(widths), x, y)
 
-    return Case(f"step {title(widths)}, batch {n}, {', '.join(options)}", batch(widths, n), ours, {"plain": plain})
+    what = f"step {title(widths)}, batch {n}, {', '.join(options)}"
+    return Case(what, batch(widths, n), ours, yardsticks={"plain": plain})

@@ -33,7 +33,7 @@ COMPARED = (
 def cases() -> Iterator[Case]:
     for widths, n in COMPARED:
         yield step_case(widths, n)
-    yield fit_case()
+    yield fit_case(DIGITS, 1797, 32, epochs=5)._replace(family="fit")  # as many rows as the digits have
     for widths in ([64, 64, 10], DIGITS, [784, 256, 128, 10], [784, 512, 512, 10]):
         for n in (1, 32, 128):
             if (widths, n) not in COMPARED:
@@ -58,31 +58,33 @@ def step_case(widths, n) -> Case:
     weights = weights_of(widths)
     flops = 2 * n * (3 * sum(weights) - weights[0])  # the input needs no gradient
     peers = {"torch": torch, "jax": jax} | ({"sklearn": sklearn} if widths == DIGITS else {})
-    return Case(f"step {title(widths)}, batch {n}", batch(widths, n), ours, peers, flops, 7 * sum(weights))
+    what, moved = f"step {title(widths)}, batch {n}", 7 * sum(weights)
+    return Case(what, batch(widths, n), ours, peers, flops, moved, family="training step with Adam")
 
 
-def fit_case(rows=1797, n=32, epochs=5) -> Case:
-    """Networks made and trained for some epochs on as many rows as the digits have."""
+def fit_case(widths, rows, n, epochs) -> Case:
+    """Networks made and trained for some epochs."""
 
     def ours(x, y):
         def call():
-            net = our_net(DIGITS)
-            fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters())).fit(x, y, epochs=epochs)
+            net = our_net(widths)
+            trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()))
+            trainer.fit(x, y, epochs=epochs, batch_size=n)
 
         return call
 
     def sklearn(x, y):
-        sklearn_net(DIGITS, n, 1e-3, epochs)
+        sklearn_net(widths, n, 1e-3, epochs)
 
         def call():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it would rather train longer
-                sklearn_net(DIGITS, n, 1e-3, epochs).fit(x, y)
+                sklearn_net(widths, n, 1e-3, epochs).fit(x, y)
 
         return call
 
-    what = f"fit {title(DIGITS)}, batch {n}, {epochs} epochs of {rows}"
-    return Case(what, batch(DIGITS, rows), ours, {"sklearn": sklearn})
+    what = f"fit {title(widths)}, batch {n}, {epochs} epoch{'s' * (epochs > 1)} of {rows}"
+    return Case(what, batch(widths, rows), ours, {"sklearn": sklearn})
 
 
 def sklearn_net(widths, n, lr, epochs):

@@ -1,7 +1,0 @@
-"""The cases of fastopt.bench.program."""
-
-from fastopt.bench import program
-
-from . import benchmark_of
-
-Cases = benchmark_of(program)
