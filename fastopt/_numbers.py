@@ -1,4 +1,7 @@
-"""Numbers and flags that come from a caller or from a file: one check each, before anything is changed."""
+"""Numbers and flags that come from a caller or from a file: one check each, before anything is changed.
+
+What is an int, a float or a bool already, as most are, is done with at once.
+"""
 
 import math
 from numbers import Integral, Real
@@ -10,6 +13,8 @@ LARGEST = 2**53  # the largest count: float64 and JSON hold every whole number u
 
 def whole_number(name, value, least=1, most=LARGEST) -> int:
     """`value` as an int from `least` to `most`; ValueError, also for a bool, for 3.0 and for "3"."""
+    if type(value) is int and least <= value <= most:
+        return value
     number = _scalar(value)
     if isinstance(number, Integral) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
@@ -32,6 +37,8 @@ def finite_number(name, value, least=-math.inf, below=math.inf, *, above=-math.i
 
     `instead` names what else the caller takes, for the message.
     """
+    if type(value) is float and least <= value < below and above < value <= most:  # which no infinity is
+        return value
     given = _scalar(value)
     if isinstance(given, Real) and not isinstance(given, bool):
         try:
@@ -60,6 +67,8 @@ def _scalar(value):
 
 def flag(name, value) -> bool:
     """`value` as a bool; ValueError unless it is True, False, 1 or 0: "false" and None are neither."""
-    if isinstance(value, bool | np.bool_) or (isinstance(value, Integral) and value in (0, 1)):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_) or (isinstance(value, Integral) and value in (0, 1)):
         return bool(value)
     raise ValueError(f"{name}: expected True or False, got {value!r}")

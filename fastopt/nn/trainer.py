@@ -381,7 +381,8 @@ class Trainer:
         schedules = self.optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
         try:
-            self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
+            if schedules:
+                self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
             if patience is not None:
                 self._stopping = best
             run.end_epoch()
