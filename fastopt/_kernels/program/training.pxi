@@ -235,15 +235,20 @@ cdef class Training:
         before it returns, so that Ctrl-C cannot part them from the updates.
         """
         cdef TrainCall c
-        order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
-        cdef Py_ssize_t batch = min(sizes.max(), x.shape[0])
+        if not (is_plain(order, cnp.NPY_INT64, 1) and is_plain(sizes, cnp.NPY_INT64, 1)):
+            order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
+        cdef int64_t* rows = <int64_t*>data(sizes)
+        cdef Py_ssize_t batch = 1, i
+        for i in range(cnp.PyArray_DIM(<cnp.ndarray>sizes, 0)):
+            batch = max(batch, <Py_ssize_t>rows[i])
+        batch = min(batch, <Py_ssize_t>x.shape[0])
         self.enter()
         try:
             if not 0 <= self.position < x.shape[0]:
                 raise ValueError(f"X: expected more than the {self.position} rows the interrupted epoch used, got {x.shape[0]}")
             self.fill(&c, x, targets, sample_weight, batch)
             c.order, c.position, c.loss_sum, c.weight_sum = <int64_t*>data(order), self.position, self.loss_sum, self.weight_sum
-            c.sizes, c.n_sizes = <int64_t*>data(sizes), sizes.size
+            c.sizes, c.n_sizes = rows, cnp.PyArray_DIM(<cnp.ndarray>sizes, 0)
             c.run.values[0] = c.batch_x
             c.deadline = team_seconds() + seconds
             self.execute(&c, batch)
