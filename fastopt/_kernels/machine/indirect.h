@@ -3,19 +3,19 @@
  *
  *   c[c_rows[i] + j] = bias[j] + sum over k < depth of a[a_rows[i] + a_cols[k]] * b[b_rows[k] + j]
  *
- * In indirect_packed b is a strip, (depth, width) as wide as the tile. With accumulate c is added; with resume the sum goes
- * on from c instead of the bias; with relu what is below zero becomes zero. Whole vectors of b are read; `cols` elements of a row of c are written. A tile is at most
- * INDIRECT_ROWS(vecs) rows x vecs vectors. An element is summed in the order of k in every tile, so tiles and threads
- * never change its bits.
+ * In indirect_packed b is a strip, (depth, width) in whole vectors; in indirect_product `cols` elements of a row of b are
+ * read. With accumulate c is added; with resume the sum goes on from c instead of the bias; with relu what is below zero
+ * becomes zero. `cols` elements of a row of c are written. A tile is at most INDIRECT_ROWS(vecs) rows x vecs vectors. An
+ * element is summed in the order of k in every tile, so tiles and threads never change its bits.
  */
 ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int packed, const Indirect *p, ptrdiff_t cols,
                                        const REAL *a, const ptrdiff_t *a_rows, const REAL *b, const REAL *bias, REAL *c,
                                        const ptrdiff_t *c_rows) {
     const ptrdiff_t depth = p->depth, last = (vecs - 1) * NAME(LANES), tail = cols - last;
     const ptrdiff_t *a_cols = p->a_cols, *b_rows = p->b_rows;
-    const int partial = tail < NAME(LANES);
-    const REAL *x[rows];
-    VEC acc[rows][vecs], w[vecs];
+    const int partial = tail < NAME(LANES), accumulate = p->accumulate, relu = p->relu;
+    const REAL *x[INDIRECT_MAX_ROWS]; /* constant sizes, without which the compiler keeps accumulators in memory */
+    VEC acc[INDIRECT_MAX_ROWS][INDIRECT_VECS], w[INDIRECT_VECS];
 #pragma GCC unroll 4
     for (int j = 0; j < vecs; j++)
         w[j] = bias == NULL                        ? (VEC){0}
@@ -40,13 +40,22 @@ ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int
         const ptrdiff_t at = a_cols[k];
         const REAL *y = packed ? b + k * vecs * NAME(LANES) : b + b_rows[k];
 #pragma GCC unroll 4
-        for (int j = 0; j < vecs; j++) w[j] = *(const VEC *)(y + j * NAME(LANES));
+        for (int j = 0; j < vecs; j++)
+            w[j] = !packed && partial && j * NAME(LANES) == last ? NAME(load_partial)(y + last, tail)
+                                                                 : *(const VEC *)(y + j * NAME(LANES));
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             const REAL element = x[i][at];
 #pragma GCC unroll 4
             for (int j = 0; j < vecs; j++) acc[i][j] += element * w[j];
         }
+    }
+    if (!accumulate && !relu && !partial) { /* a short sum feels every instruction that follows it */
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < vecs; j++) *(VEC *)(c + c_rows[i] + j * NAME(LANES)) = acc[i][j];
+        return;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++) {
@@ -56,8 +65,8 @@ ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int
             const int cut = partial && j * NAME(LANES) == last;
             REAL *at = to + j * NAME(LANES);
             VEC sum = acc[i][j];
-            if (p->accumulate) sum += cut ? NAME(load_partial)(at, tail) : *(VEC *)at;
-            if (p->relu) sum = NAME(relu_vector)(sum);
+            if (accumulate) sum += cut ? NAME(load_partial)(at, tail) : *(VEC *)at;
+            if (relu) sum = NAME(relu_vector)(sum);
             if (cut)
                 NAME(store_partial)(at, sum, tail);
             else

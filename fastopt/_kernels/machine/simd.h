@@ -44,10 +44,10 @@ enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 6, BROADCAST_VECS = 2, COLUM
 enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 4, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
 #endif
 #if VECTOR_BYTES == 64
-enum { INDIRECT_VECS = 4 };
+enum { INDIRECT_VECS = 4, INDIRECT_MAX_ROWS = 14 };
 #define INDIRECT_ROWS(vecs) ((vecs) == 4 ? 6 : (vecs) == 3 ? 8 : (vecs) == 2 ? 14 : 12)
 #else
-enum { INDIRECT_VECS = 2 };
+enum { INDIRECT_VECS = 2, INDIRECT_MAX_ROWS = 8 };
 #define INDIRECT_ROWS(vecs) ((vecs) == 2 ? (VECTOR_BYTES == 32 ? 6 : 4) : 8)
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
