@@ -6,8 +6,8 @@
 #   image's border of zeros.
 # - Filters are packed in strips of outputs, (strips, elements of a filter, width), once a call, or once for all in a network
 #   that stays as it is. A strip is as even as whole vectors allow, so tiles of different heights have one width.
-# - A strip passes all pixels before the next one, which their tiles prefetch: filters are by far the larger array where
-#   they do not fit the cache.
+# - A strip passes all pixels before the next one, which their tiles prefetch where that helps the processor: filters are
+#   by far the larger array where they do not fit the cache.
 # - Taps beyond the edge are not multiplied: pixels go by regions whose filters reach beyond it alike, rows and columns along
 #   the edges and what is left. The border of zeros is still there for regions that are too small to be worth a tile.
 # - The gradient of the input is a convolution of dz with the filters turned around. With a stride it is one for each pixel
@@ -167,7 +167,7 @@ cdef void strips_product(const Grid* g, const Regions* regions, const Indirect* 
         if s.bias != NULL:
             t.bias = <floating*>s.bias + t.column
         t.ahead, t.ahead_size, t.pixels = <floating*>t.packed + t.width * p.depth, 0, max(<Py_ssize_t>1, stop - start)
-        if strip + 1 < s.last:
+        if strip + 1 < s.last and tuning.strip_prefetch:
             t.ahead_size = (strip_start(s.n_out, strip + 2, dtype) - t.column - t.width) * p.depth * <Py_ssize_t>sizeof(floating)
         before = 0
         for i in range(regions.n_y * regions.n_x):
