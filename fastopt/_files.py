@@ -42,15 +42,20 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Rec
 
 
 def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
-    """Write arrays and a JSON document to `path`, whole or not at all.
-
-    A file that is there keeps its mode and, where that is allowed, its owner; through a symbolic link its target is
-    replaced. A device or a pipe is written to.
-    """
+    """Write arrays and a JSON document to `path`, as `write_bytes` does."""
     from safetensors.numpy import save
 
     text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
     content = save({name: np.asarray(a, order="C") for name, a in arrays.items()}, metadata={"fastopt": text})
+    write_bytes(path, content)
+
+
+def write_bytes(path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    A file that is there keeps its mode and, where that is allowed, its owner; through a symbolic link its target is
+    replaced. A device or a pipe is written to.
+    """
     path = Path(path)
     try:
         old = path.stat()

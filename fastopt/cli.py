@@ -9,6 +9,7 @@ a dict for each column and one for the target, and the version of fastopt.
 """
 
 import argparse
+import json
 import os
 import sys
 from itertools import pairwise
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import fastopt as fo
-from fastopt import _data, bench
+from fastopt import _data, _files, bench
 from fastopt._numbers import finite_number, whole_number
 
 DATA = "a .npz file with arrays X and y, or a .csv file of numbers, with or without names in its first line"
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   fastopt train digits.csv --hidden 128 64 --epochs 20 --progress --out digits.safetensors
   fastopt predict digits.safetensors new.csv --proba --out probabilities.csv
   fastopt tune digits.safetensors --threads 1 2 --out tune.png
+  fastopt tune --machine --out tuning.json
 """
 
 
@@ -132,15 +134,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", metavar="FILE", help="a .npy file, or text under any other name (default: print)")
     predict.set_defaults(run=_predict)
 
-    text = "measure rows per second of a saved network over batch sizes and threads"
+    text = "measure rows per second of a saved network over batch sizes and threads, or the numbers of this processor"
     tune = commands.add_parser(
         "tune", help=text, description=f"{text.capitalize()}.", epilog=EXAMPLES, formatter_class=form
     )
-    tune.add_argument("model", metavar="MODEL", help="a .safetensors file")
+    tune.add_argument("model", metavar="MODEL", nargs="?", help="a .safetensors file")
+    text = "measure the numbers that kernels are tuned with, and write those that FASTOPT_TUNING should override"
+    tune.add_argument("--machine", action="store_true", help=text)
     tune.add_argument("--train", action="store_true", help="training steps instead of predictions")
     tune.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="(default: 1, 2, 4, ... 1024)")
     tune.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts (default: 1 and all)")
-    tune.add_argument("--out", metavar="FILE", help="draw the rates into this file too (needs matplotlib)")
+    text = f"draw the rates into this file too (needs matplotlib); of --machine, the file (default: {TUNING})"
+    tune.add_argument("--out", metavar="FILE", help=text)
     tune.set_defaults(run=_tune)
     return parser
 
@@ -149,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
 CLASSIFY, REGRESS = "classify", "regress"
 CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
+TUNING = "tuning.json"
 ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 
 
@@ -296,6 +302,11 @@ def _known_names(path, net) -> tuple[list[str | None], str | None]:
 
 
 def _tune(args):
+    if args.machine:
+        _tune_machine(args)
+        return
+    if args.model is None:
+        raise ValueError("MODEL: expected a file, or --machine for the numbers of this processor")
     for option, numbers in (("--batch-sizes", args.batch_sizes), ("--threads", args.threads)):
         for n in numbers or ():
             whole_number(option, n)
@@ -308,6 +319,25 @@ def _tune(args):
     if args.out:
         tuning.plot(args.out)
         print(f"wrote {args.out}")
+
+
+def _tune_machine(args):
+    of_networks = {"--train": args.train, "--batch-sizes": args.batch_sizes, "--threads": args.threads}
+    for option, value in {"MODEL": args.model, **of_networks}.items():
+        if value:
+            raise ValueError(f"{option}: expected none with --machine, which measures no network, got {value}")
+    out = args.out or TUNING
+    _check_out("--out", out)
+    config = fo.config()
+    print(f"processor: {config['processor']}, isa {config['isa']}, one thread")
+    better = {}
+    for measured in bench.tune_processor():
+        print(f"\n{measured.table()}")
+        _flush()
+        if measured.best != measured.own:
+            better[measured.name] = measured.best
+    _files.write_bytes(out, f"{json.dumps(better, indent=1)}\n".encode())
+    print(f"\nwrote {out}, {len(better)} entries; FASTOPT_TUNING={out} uses them")
 
 
 def _check_out(option, out, *inputs):

@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from fastopt._forks import importing
-from fastopt._kernels import core, isa, isas
+from fastopt._kernels import core, isa, isas, overrides, processor
 from fastopt._numbers import whole_number
 
 __all__ = ["config", "get_num_threads", "num_threads", "set_num_threads", "show_config"]
@@ -207,26 +207,30 @@ one_blas_thread = core.OneBlasThread(_find_blas)
 
 
 def config() -> dict:
-    """What this build and process use: instruction set, OpenMP, threads, quota.
+    """What this build and process use: instruction set, processor, OpenMP, threads, quota.
 
     Returns
     -------
     dict
-        isa (level in use), isas (levels this machine and build offer), openmp, threads,
-        refused_above (the smallest number of threads with which a call had to do since `set_num_threads`, for
-        the system created no more; None if it always did), quota (CPUs, None if there is none), wait_policy
-        (OMP_WAIT_POLICY, None if unset).
+        isa (level in use), isas (levels this machine and build offer), processor (its row in the table of
+        processors), tuning (the numbers that kernels are tuned with), overridden (which of them FASTOPT_TUNING gave),
+        openmp, threads, refused_above (the smallest number of threads with which a call had to do since
+        `set_num_threads`, for the system created no more; None if it always did), quota (CPUs, None if there is none),
+        wait_policy (OMP_WAIT_POLICY, None if unset).
 
     Examples
     --------
     >>> import fastopt as fo
     >>> sorted(fo.config())
-    ['isa', 'isas', 'openmp', 'quota', 'refused_above', 'threads', 'wait_policy']
+    ['isa', 'isas', 'openmp', 'overridden', 'processor', 'quota', 'refused_above', 'threads', 'tuning', 'wait_policy']
     """
     quota = _quota()
     return {
         "isa": isa,
         "isas": isas,
+        "processor": processor.name,
+        "tuning": core.get_tuning(),
+        "overridden": tuple(overrides),
         "openmp": core.has_openmp(),
         "threads": get_num_threads(),
         "refused_above": core.smallest_team() or None,
@@ -240,8 +244,10 @@ def show_config() -> None:
     import fastopt
 
     print(f"fastopt {fastopt.__version__}")
-    for name, value in config().items():
-        print(f"  {name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    used = config()
+    used["tuning"] = tuple(f"{name} {number}" for name, number in used["tuning"].items())
+    for name, value in used.items():
+        print(f"  {name}: {(', '.join(value) or None) if isinstance(value, tuple) else value}")
     if not core.has_openmp():
         print("  built without OpenMP: every call runs on one thread")
     with importing:

@@ -110,6 +110,7 @@ TOPICS = (
     without_kernels("memory", TESTS_PAGE, PROCESS),
     without_kernels("soak", TESTS_PAGE, PROCESS),
     without_kernels("levels", TESTS_PAGE, PROCESS),
+    without_kernels("processors", "tuning", PROCESS),
     # ---------------------------------------------------------------- around the tests
     without_kernels("reference", TESTS_PAGE),
     without_kernels("package", TESTS_PAGE, PROCESS),

@@ -1,7 +1,8 @@
-"""Picks the build of the kernels for this processor, once, at import.
+"""Picks the build of the kernels for this processor, and the numbers they are tuned with, once, at import.
 
 `FASTOPT_ISA` (v2, v3, v4; baseline off x86) overrides the choice. An unknown
 level, or one this processor or this build lacks, is an error, never a fallback.
+`FASTOPT_TUNING`, a file, overrides numbers of the table in processors.py, by the same rule.
 """
 
 import importlib
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastopt._kernels import processors
 from fastopt._kernels._cpu import levels
 
 
@@ -32,3 +34,6 @@ if TYPE_CHECKING:
 else:
     core = importlib.import_module(f"fastopt._kernels.{isa}.core")
 sys.modules["fastopt._kernels.core"] = core  # classes name this module, whatever the level: pickle finds them
+
+processor, overrides = processors.this_processor(), processors.read_overrides()
+core.set_tuning(processor.tuning._asdict() | overrides)

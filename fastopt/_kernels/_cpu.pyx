@@ -1,4 +1,4 @@
-"""Which instruction-set levels this processor runs; asked before a level is loaded."""
+"""What this processor is: its instruction-set levels, its vendor, its cache; asked before a level is loaded."""
 
 cdef extern from *:
     """
@@ -16,8 +16,26 @@ cdef extern from *:
         return 0;
     #endif
     }
+    static const char *fastopt_vendor(void) {
+    #if defined(__x86_64__)
+        __builtin_cpu_init();
+        if (__builtin_cpu_is("intel")) return "Intel";
+        if (__builtin_cpu_is("amd")) return "AMD";
+    #endif
+        return "";
+    }
+    #include <unistd.h>
+    static long fastopt_l2_bytes(void) {
+    #if defined(_SC_LEVEL2_CACHE_SIZE)
+        return sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #else
+        return 0;
+    #endif
+    }
     """
     int fastopt_level()
+    const char* fastopt_vendor()
+    long fastopt_l2_bytes()
 
 
 def levels():
@@ -26,3 +44,13 @@ def levels():
     if level == 0:
         return ("baseline",)
     return ("v4", "v3", "v2")[4 - level:] if level > 1 else ()
+
+
+def vendor():
+    """Intel, AMD, or an empty text for all others."""
+    return fastopt_vendor().decode()
+
+
+def l2_bytes():
+    """Bytes of the second-level cache of a core; 0 where the system does not say."""
+    return max(0, fastopt_l2_bytes())

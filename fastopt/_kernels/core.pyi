@@ -13,6 +13,11 @@ _Array = TypeVar("_Array", NDArray[np.float32], NDArray[np.float64])
 _Pair: TypeAlias = int | tuple[int, int]
 _Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
+# --- the numbers of the processor, see processors.py
+
+def set_tuning(numbers: dict[str, int]) -> None: ...
+def get_tuning() -> dict[str, int]: ...
+
 # --- threads, and those of BLAS
 
 MAX_THREADS: int

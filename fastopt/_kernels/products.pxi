@@ -53,7 +53,8 @@ cdef void dot_product(const Product* p, floating* dtype) noexcept nogil:
     cdef const floating* a = <floating*>p.a
     cdef const floating* b = <floating*>p.b
     cdef Py_ssize_t block_depth = DOT_DEPTH_BYTES // <Py_ssize_t>sizeof(floating), k = 0
-    cdef bint last, prefetch = p.cols * p.depth * <Py_ssize_t>sizeof(floating) > DOT_PREFETCH_BYTES
+    cdef Py_ssize_t size = p.cols * p.depth * <Py_ssize_t>sizeof(floating)
+    cdef bint last, prefetch = size * min(p.rows, <Py_ssize_t>DOT_ROWS) > tuning.dot_prefetch_bytes
     while k < p.depth or k == 0:           # block by block of the depth; a depth of 0 still writes zeros
         last = k + block_depth >= p.depth  # the epilogue comes with the last block
         dot_macro_kernel(p, a + k, b + k, <floating*>p.c, min(block_depth, p.depth - k), p.accumulate or k > 0,

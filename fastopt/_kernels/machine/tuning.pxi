@@ -3,6 +3,25 @@
 # What differs by instruction set, the sizes of the register tiles, stands in simd.h.
 # "bits" marks a number that is part of the definition of the results: sums are cut there.
 
+# What differs between processors: numbers that the table in _kernels/processors.py holds, and the package sets once,
+# at import. No result depends on them.
+cdef struct Tuning:
+    Py_ssize_t update_prefetch, dot_prefetch_bytes, strip_prefetch, l2_bytes
+
+cdef Tuning tuning
+
+
+def set_tuning(dict numbers):
+    """Take the numbers of a processor, checked by processors.py: what every later call reads."""
+    global tuning
+    tuning = numbers
+
+
+def get_tuning():
+    """The numbers in use, by name."""
+    return tuning
+
+
 # Teams. A region costs 0.7 to 0.9 us back to back and a barrier about 0.3 us, and both far more where
 # other programs want the cores.
 cdef enum:
@@ -11,16 +30,13 @@ cdef enum:
     MIN_OWN_ROWS = 32           # rows a thread needs to work alone. 1024x1024, batch 32, 2 threads: alone 399 us, by outputs 303
     UPDATE_WORK = 12            # multiply-adds that the update of a weight counts for: 28 bytes. 784-512-512-10, batch 1
     PREDICT_ROWS = 256          # rows of predict at a time: their values stay in L2, whatever the batch
-    # of images so many that their values take no more: they stay in L2. Six 1x1 layers of 16 channels at 28x28: 12.7 ms, of 16 MiB 17
-    PREDICT_BYTES = 1 << 20
-    PREDICT_MOST_BYTES = 1 << 24        # or as much as the weights, which are read once for all of them, up to this
+    # of images so many that their values take half of L2, or as much as the weights, which are read once for all, up to this.
+    PREDICT_MOST_BYTES = 1 << 24        # Six 1x1 layers of 16 channels at 28x28: 12.7 ms, of 16 MiB 17
     PREDICT_WORK = 1 << 24      # multiply-adds of a call that reads no clock: 0.3 ms of Dense, 60 of sigmoids in float64
 
 # Products.
 cdef enum:
     DOT_DEPTH_BYTES = 4096        # of the summed dimension; bits. A tile's rows of W stay in L1 while the rows of x pass
-    # weights beyond: the next rows are prefetched. Zen 4, batch 1: 4096x4096 3320 -> 2450; 1024x1024 75 -> 100
-    DOT_PREFETCH_BYTES = 1 << 24
     BROADCAST_DEPTH = 128         # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
     OFFSET_BLOCK = 512            # rows whose offsets are found at a time, on the stack
     SUM_DEPTH = 4096              # terms of a sum of strips that stays in registers, longer sums are added; bits
@@ -48,7 +64,6 @@ cdef enum:
 # Updates.
 cdef enum:
     BLOCK = 16                  # elements: a cache line of float32
-    PREFETCH_DISTANCE = 512     # elements between use and prefetch: 9 % from DRAM, 15 % from L2 (256 and 1024: less)
     GRAD_BLOCK = 1024           # elements of a gradient made ready, in L1
     CHUNK_BYTES = 512           # threads do not share a cache line
     NORM_BLOCK = 4096           # elements whose squares are added in one go; bits

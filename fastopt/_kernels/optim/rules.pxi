@@ -290,7 +290,7 @@ cdef noinline_void update_loop(Formula* formula, Division* division, const Step*
     cdef floating S1[BLOCK]
     cdef floating S2[BLOCK]
     cdef bint has0 = True, has1 = False, has2 = False
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t i, j, prefetch_distance = tuning.update_prefetch
     if Formula is Plain:
         has0 = False
     elif Formula is ScaledCentered or Formula is Adadelta or Formula is Adam or Formula is Nadam or Formula is Adamax:
@@ -304,14 +304,14 @@ cdef noinline_void update_loop(Formula* formula, Division* division, const Step*
     constants[6], constants[7], constants[8] = <floating>step.e, <floating>step.f, <floating>step.inside
     constants[9], constants[10] = <floating>step.outside, max_divisor
     for j in range(0, n, 16):   # BLOCK, as a literal: Cython makes a C loop of it
-        load(P, param + j, PREFETCH_DISTANCE)
-        load(G, grad + j, PREFETCH_DISTANCE)
+        load(P, param + j, prefetch_distance)
+        load(G, grad + j, prefetch_distance)
         if has0:
-            load(S0, s0 + j, PREFETCH_DISTANCE)
+            load(S0, s0 + j, prefetch_distance)
         if has1:
-            load(S1, s1 + j, PREFETCH_DISTANCE)
+            load(S1, s1 + j, prefetch_distance)
         if has2:
-            load(S2, s2 + j, PREFETCH_DISTANCE)
+            load(S2, s2 + j, prefetch_distance)
         for i in range(BLOCK):
             update_element(formula, division, constants, factor * G[i], P + i, S0 + i, S1 + i, S2 + i)
         store(param + j, P)

@@ -287,7 +287,7 @@ cdef class Program:
             return out
         c.piece = max(1, PREDICT_ROWS // self.most_positions)       # how many samples at a time, and how many threads
         if self.most_positions > 1:
-            together = min(<Py_ssize_t>PREDICT_MOST_BYTES, max(<Py_ssize_t>PREDICT_BYTES, self.n_weights * self.item))
+            together = min(<Py_ssize_t>PREDICT_MOST_BYTES, max(tuning.l2_bytes // 2, self.n_weights * self.item))
             c.piece = max(c.piece, together // max(1, self.inference.elements * self.item))
         n_threads = min(threads_for(self.work * c.n), <Py_ssize_t>MAX_PREDICT_THREADS)
         c.own_rows = n_threads > 1 and c.n >= n_threads * max(1, MIN_OWN_ROWS // self.most_positions)
