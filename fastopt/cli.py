@@ -337,7 +337,8 @@ def _tune_machine(args):
         if measured.best != measured.own:
             better[measured.name] = measured.best
     _files.write_bytes(out, f"{json.dumps(better, indent=1)}\n".encode())
-    print(f"\nwrote {out}, {len(better)} entries; FASTOPT_TUNING={out} uses them")
+    found = ", ".join(better) if better else "nothing, for the table's numbers suit this machine"
+    print(f"\nwrote {out}: {found}; FASTOPT_TUNING={out} uses it")
 
 
 def _check_out(option, out, *inputs):
