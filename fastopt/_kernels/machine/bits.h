@@ -59,19 +59,15 @@ ALWAYS_INLINE void NAME(store_padded)(REAL *x, const REAL *block, ptrdiff_t n) {
 #endif
 }
 
-/* -a^2/2 and a low part that together are exact. Without fused products the square of the upper half
- * of a's significand, which is exact, and what is missing to all of a. */
-ALWAYS_INLINE REAL NAME(minus_half_square)(REAL a, REAL *low) {
-    const REAL minus_half = (REAL)-0.5;
+/* a^2 + b without rounding a^2. Where products cannot be fused, the square of the upper half of a's significand is exact, and
+ * what it lacks is added last. */
+ALWAYS_INLINE REAL NAME(square_plus)(REAL a, REAL b) {
 #ifdef __FMA__
-    const REAL square = minus_half * a * a;
-    *low = _Generic(a, float: fmaf, double: fma)(minus_half * a, a, -square);
-    return square;
+    return _Generic(a, float: fmaf, double: fma)(a, a, b);
 #else
     const NAME(bits) all = -1, mask = all << (sizeof(REAL) == 4 ? 12 : 27);
     const REAL upper = NAME(from_bits)(NAME(bits_of)(a) & mask);
-    *low = minus_half * (a - upper) * (a + upper);
-    return minus_half * upper * upper;
+    return upper * upper + b + (a - upper) * (a + upper);
 #endif
 }
 
