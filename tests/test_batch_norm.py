@@ -318,6 +318,29 @@ def test_a_row_has_the_same_bits_in_any_batch_at_inference(dtype):
         )
 
 
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+def test_columns_of_a_batch_larger_than_cache_have_the_bits_of_those_alone(activation, dtype):
+    n, c, few = 4000, 501, 37  # 8 MB of float32, rows that start anywhere within a cache line
+    x, dy, gamma, beta = data(n, c, dtype)
+
+    def run(*arrays):
+        x, dy, gamma, beta = map(np.ascontiguousarray, arrays)
+        rooms = [np.full(x.size + 40, 7, dtype) for _ in range(2)]
+        y, dx = (room[20:-20].reshape(x.shape) for room in rooms)
+        _, mean, var = F.batch_norm(x, gamma, beta, EPS, y, activation=activation)
+        _, dgamma, dbeta = F.batch_norm_backward(dy, x, gamma, mean, var, EPS, dx, activation=activation, y=y)
+        for room in rooms:
+            assert (room[:20] == 7).all()
+            assert (room[-20:] == 7).all()
+        return y, dx, mean, var, dgamma, dbeta
+
+    alone = run(x[:, :few], dy[:, :few], gamma[:few], beta[:few])
+    for threads in (1, 3):
+        with fo.num_threads(threads):
+            for whole, part in zip(run(x, dy, gamma, beta), alone, strict=True):
+                assert whole[..., :few].tobytes() == part.tobytes()
+
+
 @pytest.mark.parametrize("shape", [(32, 128), (70, 33), (2, 5)], ids=str)
 def test_torch_computes_the_same(shape, dtype):
     torch = require_torch()

@@ -16,9 +16,10 @@ cdef extern from "simd.h" nogil:
     double quotient "fastopt_quotient"(double a, double b, double most)
     double quotient_most "fastopt_max_divisor"(double x)      # what quotient takes for `max_divisor`
     double copy_sign "fastopt_copysign"(double x, double sign)
-    double minus_half_square "fastopt_minus_half_square"(double a, void* rest)
+    double square_plus "fastopt_square_plus"(double a, double b)
     # Polynomials by Horner's rule; coefficients.h tells of what.
     double exp_polynomial "fastopt_exp_polynomial"(double r)
+    double gauss_polynomial "fastopt_gauss_polynomial"(double r)
     double atanh_polynomial "fastopt_atanh_polynomial"(double z)
     double tanh_polynomial "fastopt_tanh_polynomial"(double z)
     double mills_polynomial "fastopt_mills_polynomial"(double v)
@@ -52,20 +53,18 @@ cdef inline floating exponent_magic(floating shift) noexcept nogil:
     return (<floating>12583039 if floating is float else <floating>6755399441056767) + shift
 
 
-cdef inline floating exp_reduced(floating x, floating rest, floating shift,
-                                 floating* power) noexcept nogil:
-    # exp(x + low) 2^shift = power (1 + y), power = 2^(n + shift), |y| < 0.42. Returns
-    # y, which callers add where it is rounded least; they choose shift so that power
-    # is a normal number and undo it last, so that a denormal result is rounded once.
-    # low is small, or -0.0, whose addition compiles away.
+cdef inline floating exp_reduced(floating x, floating shift, floating* power) noexcept nogil:
+    # exp(x) 2^shift = power (1 + y), power = 2^(n + shift), |y| < 0.42. Returns y, which
+    # callers add where it is rounded least; they choose shift so that power is a normal
+    # number and undo it last, so that a denormal result is rounded once.
     # ln2_high has 16 bits (42): n * ln2_high is exact.
     cdef floating ln2_high = <floating>0.693145751953125 if floating is float else <floating>0.6931471805598903
     cdef floating ln2_low = <floating>1.4286068203094173e-06 if floating is float else <floating>5.497923018708371e-14
     cdef floating magic = exponent_magic(shift), n, r, p
-    n = (x + rest) * <floating>1.4426950408889634 + magic
+    n = x * <floating>1.4426950408889634 + magic
     power[0] = power_from_low_bits(n)
     n = n - magic
-    r = x - n * ln2_high + rest - n * ln2_low
+    r = x - n * ln2_high - n * ln2_low
     p = exp_polynomial(r)
     return r + r * r * p
 
@@ -77,7 +76,7 @@ cdef inline floating exp_element(floating x) noexcept nogil:
     a = clamp_max(a, <floating>132.4 if floating is float else <floating>1064)
     a = copy_sign(a, x)
     shift = copy_sign(shift, x)
-    y = exp_reduced(a, <floating>-0.0, -shift, &power)
+    y = exp_reduced(a, -shift, &power)
     back = power_from_low_bits(exponent_magic(shift))
     return (<floating>1 + y) * power * back
 
@@ -86,7 +85,7 @@ cdef inline floating exp_below(floating x) noexcept nogil:
     # exp of x <= 0, where results below the normal numbers may be 0: a softmax adds 1 to them.
     cdef floating y, power = 0
     x = clamp_min(x, <floating>-88 if floating is float else <floating>-709)
-    y = exp_reduced(x, <floating>-0.0, <floating>0, &power)
+    y = exp_reduced(x, <floating>0, &power)
     return power + power * y
 
 
@@ -119,8 +118,7 @@ cdef inline floating softplus_of(floating u, floating* tail) noexcept nogil:
 cdef inline floating tanh_element(floating x) noexcept nogil:
     # 1 - 2 / (exp(2a) + 1), a = |x|, loses digits near 0: there the polynomial.
     cdef floating a = absolute(x), small, large, y, z, p, power = 0
-    y = exp_reduced(<floating>2 * clamp_max(a, <floating>20), <floating>-0.0, <floating>0,
-                    &power)
+    y = exp_reduced(<floating>2 * clamp_max(a, <floating>20), <floating>0, &power)
     large = <floating>1 - <floating>2 / (power + (power * y + <floating>1))
     z = a * a
     p = tanh_polynomial(z)
@@ -150,7 +148,7 @@ cdef inline floating logistic_tail(floating numerator, floating a) noexcept nogi
     # two of one + power + power y are added first: 1 + y is never rounded.
     cdef floating shift = <floating>-64 if floating is float else <floating>-512, y, power = 0
     cdef floating one = <floating>5.421010862427522e-20 if floating is float else <floating>7.458340731200207e-155
-    y = exp_reduced(a, <floating>-0.0, shift, &power)
+    y = exp_reduced(a, shift, &power)
     return numerator / (power + (power * y + one)) * one
 
 
@@ -188,12 +186,19 @@ cdef inline floating gauss_argument(floating x) noexcept nogil:
 
 
 cdef inline floating times_gauss(floating factor, floating a) noexcept nogil:
-    # factor exp(-a^2/2), the square in two parts
-    cdef floating shift = <floating>64 if floating is float else <floating>512, y, power = 0, rest = 0
+    # factor exp(-a^2/2), as exp_reduced, but a^2 is never rounded: exp(-a^2/2) 2^shift = power exp(-r/2), r = a^2 + n 2 ln(2)
+    cdef floating shift = <floating>64 if floating is float else <floating>512, n, r, y
     cdef floating small = <floating>5.421010862427522e-20 if floating is float else <floating>7.458340731200207e-155
-    cdef floating square = minus_half_square(a, &rest)
-    y = exp_reduced(square, rest, shift, &power)
-    return (factor + factor * y) * power * small
+    cdef floating two_ln2_high = <floating>1.38629150390625 if floating is float else <floating>1.3862943611197806
+    cdef floating two_ln2_low = <floating>2.8572136406188346e-06 if floating is float else <floating>1.0995846037416742e-13
+    cdef floating magic = exponent_magic(shift)
+    n = a * a * <floating>-0.7213475204444817 + magic
+    factor = factor * power_from_low_bits(n)
+    n = n - magic
+    r = square_plus(a, n * two_ln2_high)
+    r = r + n * two_ln2_low
+    y = gauss_polynomial(r)
+    return (factor + factor * (r * y)) * small
 
 
 # Phi(-a) exp(a^2/2) = p(v) / (a + k), v = a / (a + k), as Shepherd & Laframboise (1981)

@@ -3,7 +3,7 @@
 # - Forward computes z = (x - m) scale + shift, where m is the mean in the dtype and shift makes up for its rounding.
 # - For sums a thread owns columns; blocks of rows are cut at fixed borders and added in order. For maps it owns rows: cores
 #   that write parts of the same rows prefetch each other's lines (1024x512 on two threads: 77 to 250 us, by rows 55). Sums
-#   and maps meet in `coefficients`, after a barrier.
+#   and maps meet in the coefficients, after a barrier; so do those of tangents.
 # - Backward reads dy and x twice: for the two sums of each column, then for dx.
 # - The second pass over rows goes from the last to the first, for the last are still in cache.
 # - Columns whose variance is beyond the dtype have y and dx all the same, computed from the deviation.
@@ -16,11 +16,19 @@ cdef struct BatchNorm:
     void *running_var
 
 cdef enum:                      # rows of what forward saves for backward, (5, c); tangents of mean and variance lie alike
-    MEAN, VARIANCE, COEFFICIENTS        # the last three are scratch of either
+    MEAN, VARIANCE, WEIGHT, SCALE, SHIFT        # the last three, the coefficients of a map, are scratch of a pass
 
 
 cdef inline floating* statistic(const Entry* e, void** saved, int which, floating* dtype) noexcept nogil:
     return <floating*>saved[e.number] + which * e.n_in
+
+
+cdef inline void saved_map(ColumnMap* m, const Entry* e, void** centers, void** coefficients, Py_ssize_t c0, bint accumulate,
+                           floating* dtype) noexcept nogil:
+    # a map of the columns from c0 on, about the mean in `centers`
+    point_map(m, statistic(e, centers, MEAN, dtype) + c0, statistic(e, coefficients, WEIGHT, dtype) + c0,
+              statistic(e, coefficients, SCALE, dtype) + c0, statistic(e, coefficients, SHIFT, dtype) + c0)
+    m.accumulate = accumulate
 
 
 cdef inline void affine(const BatchNorm* p, const floating* var, floating* scale, floating* shift, Py_ssize_t c0,
@@ -45,9 +53,11 @@ cdef inline floating scale_of(const floating* gamma, Py_ssize_t j, double sigma)
     return <floating>max(-largest, min(largest, scale))
 
 
-cdef inline Py_ssize_t columns_until(Py_ssize_t first, Py_ssize_t c, Py_ssize_t n_threads) noexcept nogil:
-    # where the columns end that are summed before they are mapped: one thread alone takes so few that they stay in cache
-    return c if n_threads > 1 else min(c, first + COLUMN_BLOCK)
+cdef inline Py_ssize_t columns_until(Py_ssize_t first, const Sizes* s, Py_ssize_t n_threads, floating* dtype) noexcept nogil:
+    # where the columns end that are summed before they are mapped: one thread alone takes so few that they stay in cache, where
+    # that leaves them wide enough
+    cdef bint fits = s.n * COLUMN_BLOCK * <Py_ssize_t>sizeof(floating) <= COLUMN_BYTES
+    return min(s.n_in, first + COLUMN_BLOCK) if fits and n_threads == 1 else s.n_in
 
 
 # --- forward and backward
@@ -65,14 +75,14 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
     cdef floating* var = statistic(e, r.saved, VARIANCE, dtype)
-    cdef floating* scale = statistic(e, r.saved, COEFFICIENTS, dtype)
-    cdef floating* shift = scale + e.n_in
+    cdef floating* scale = statistic(e, r.saved, SCALE, dtype)
+    cdef floating* shift = statistic(e, r.saved, SHIFT, dtype)
     cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
     cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
     cdef ColumnMap m
     cdef bint outside
     while first < e.n_in:
-        last = columns_until(first, e.n_in, n_threads)
+        last = columns_until(first, &s, n_threads, dtype)
         c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
         c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
         while c0 < c1:          # the thread's columns: statistics, then coefficients
@@ -91,8 +101,8 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
                 shift[c0 + j] += <floating>(<double>mean[c0 + j] - mean64[j]) * scale[c0 + j]
             c0 += cols
         team_barrier(n_threads)  # from here on the thread's rows: z and y
-        point_map(&m, mean + first, <floating*>NULL, scale + first, shift + first)
-        scale_rows(&m, &x, &z, &y, e.activation, Block(r0, r1, first, last), dtype)
+        saved_map(&m, e, r.saved, r.saved, first, False, dtype)
+        scale_rows(&m, &x, &z, &y, e.activation, Block(r0, r1, first, last), leaves_cache(&z, s.n, dtype), dtype)
         first = last
     if e.activation == SOFTMAX:
         epilogue(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
@@ -111,7 +121,7 @@ cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t th
         cols = min(<Py_ssize_t>COLUMN_BLOCK, e.n_in - c0)
         affine(p, <floating*>p.running_var, <floating*>scale, <floating*>shift, c0, cols)
         point_map(&m, <floating*>p.running_mean + c0, <floating*>NULL, <floating*>scale, <floating*>shift)
-        scale_rows(&m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), dtype)
+        scale_rows(&m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), False, dtype)
         c0 += cols
     if e.activation == SOFTMAX:
         epilogue(e.activation, &y, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
@@ -137,9 +147,9 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thre
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
     cdef floating* var = statistic(e, r.saved, VARIANCE, dtype)
-    cdef floating* weight = statistic(e, r.saved, COEFFICIENTS, dtype)
-    cdef floating* scale = weight + e.n_in
-    cdef floating* shift = scale + e.n_in
+    cdef floating* weight = statistic(e, r.saved, WEIGHT, dtype)
+    cdef floating* scale = statistic(e, r.saved, SCALE, dtype)
+    cdef floating* shift = statistic(e, r.saved, SHIFT, dtype)
     cdef floating* dgamma = gradient(r, e, 0, dtype)
     cdef floating* dbeta = gradient(r, e, 1, dtype)
     cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
@@ -158,7 +168,7 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thre
     if e.sources[0].wanted:
         dx = source_rows(r, e, r.dvalues, dtype)
     while first < e.n_in:
-        last = columns_until(first, e.n_in, n_threads)
+        last = columns_until(first, &s, n_threads, dtype)
         c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
         c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
         while c0 < c1:          # the thread's columns: both sums, dgamma and dbeta, coefficients of dx
@@ -181,81 +191,16 @@ cdef void backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thre
             c0 += cols
         team_barrier(n_threads)  # from here on the thread's rows of dx
         if e.sources[0].wanted and not any_extreme(var + first, last - first, p.eps):
-            point_map(&m, mean + first, weight + first, scale + first, shift + first)
-            m.accumulate = e.sources[0].accumulate
-            input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, first, last), dtype)
+            saved_map(&m, e, r.saved, r.saved, first, e.sources[0].accumulate, dtype)
+            input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, first, last), leaves_cache(&dx, s.n, dtype), dtype)
         elif e.sources[0].wanted:       # column by column, for some are extreme
             for j in range(first, last):
-                point_map(&m, mean + j, weight + j, scale + j, shift + j)
-                m.accumulate = e.sources[0].accumulate
+                saved_map(&m, e, r.saved, r.saved, j, e.sources[0].accumulate, dtype)
                 if is_extreme(var[j], p.eps):
                     extreme_input_gradient(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), <double>gamma[j] if gamma != NULL else 1, dtype)
                 else:
-                    input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), dtype)
+                    input_gradient_rows(&m, &dz, &x, &dx, Block(r0, r1, j, j + 1), False, dtype)
         first = last
-
-
-# --- columns whose variance is so near the ends of the dtype's range that terms of the order of 1 / var leave it
-
-cdef inline bint is_extreme(floating var, double eps) noexcept nogil:
-    return (var > <floating>max_variance(<floating*>NULL)) | (var < min_ordinary_variance(eps, <floating*>NULL))
-
-
-cdef inline floating min_ordinary_variance(double eps, floating* dtype) noexcept nogil:
-    # beside an ordinary eps no variance is too small: -1 is below all
-    return <floating>(min_variance(dtype) if eps < min_variance(dtype) else -1)
-
-
-cdef inline bint any_extreme(const floating* var, Py_ssize_t cols, double eps) noexcept nogil:
-    cdef floating largest = <floating>max_variance(<floating*>NULL), smallest = min_ordinary_variance(eps, <floating*>NULL)
-    cdef Py_ssize_t j
-    cdef int extreme = 0
-    for j in range(cols):
-        extreme |= (var[j] > largest) | (var[j] < smallest)
-    return extreme != 0
-
-
-cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t first,
-                                    Py_ssize_t cols, double eps) noexcept nogil:
-    # inverse (cols,) = 1 / sqrt(var + eps) of the columns from `first` on. Returns whether some are extreme: their variance, which
-    # var may not hold, is taken once more, of the batch x
-    cdef Py_ssize_t j
-    cdef double mean, m2
-    cdef int power
-    cdef bint extreme = any_extreme(var + first, cols, eps)
-    for j in range(cols):
-        inverse[j] = 1 / sqrt(<double>var[first + j] + eps)
-    if extreme:
-        for j in range(cols):
-            if is_extreme(var[first + j], eps):
-                m2, power = <double>var[first + j] * <double>n, 0
-                scaled_statistics(x, first + j, n, &mean, &m2, &power, <floating*>NULL)
-                inverse[j] = 1 / deviation(m2, <double>n, power, eps)
-    return extreme
-
-
-cdef inline double extreme_product(const Rows* dz, const Rows* x, Py_ssize_t column, floating mean, double inverse,
-                                   Py_ssize_t n) noexcept nogil:
-    # sum dz (x - mean) of a column, in float64
-    cdef Py_ssize_t i
-    cdef double total = 0
-    for i in range(n):
-        total += <double>row(dz, i, <floating*>NULL)[column] * ((<double>row(x, i, <floating*>NULL)[column] - <double>mean) * inverse)
-    return total / inverse
-
-
-cdef inline void extreme_input_gradient(const ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, double gamma,
-                                        floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + x^ scale + shift, x^ = (x - center) weight / gamma, of column c0 in a block of rows
-    cdef Py_ssize_t i
-    cdef double weight = <double>(<const floating*>m.weight)[0], scale = <double>(<const floating*>m.scale)[0]
-    cdef double shift = <double>(<const floating*>m.shift)[0], mean = <double>(<const floating*>m.center)[0]
-    cdef double inverse = weight / gamma if gamma != 0 else 0, out
-    cdef floating* to
-    for i in range(b.r0, b.r1):
-        to = row(dx, i, dtype) + b.c0
-        out = <double>row(dz, i, dtype)[b.c0] * weight + (<double>row(x, i, dtype)[b.c0] - mean) * inverse * scale + shift
-        to[0] = <floating>(<double>to[0] + out if m.accumulate else out)
 
 
 cdef inline void derive_columns(int activation, const Rows* v, const Rows* dy, const Rows* dz, const Rows* x, Block b,
@@ -306,42 +251,47 @@ cdef void tangent_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     cdef double total[COLUMN_BLOCK]
     cdef double product[COLUMN_BLOCK]
     cdef double inverses[COLUMN_BLOCK]
-    cdef floating weight[COLUMN_BLOCK]
-    cdef floating scale[COLUMN_BLOCK]
-    cdef floating shift[COLUMN_BLOCK]
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* tgamma = direction(r, e, 0, dtype)
     cdef floating* tbeta = direction(r, e, 1, dtype)
     cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
     cdef floating* tmean = statistic(e, r.tsaved, MEAN, dtype)
     cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
-    cdef Py_ssize_t first = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
-    cdef Py_ssize_t c1 = chunk_start(s.n_in, COLUMN_GRAIN, thread + 1, n_threads)
-    cdef Py_ssize_t c0 = first, cols, j
+    cdef floating* weight = statistic(e, r.tsaved, WEIGHT, dtype)
+    cdef floating* scale = statistic(e, r.tsaved, SCALE, dtype)
+    cdef floating* shift = statistic(e, r.tsaved, SHIFT, dtype)
+    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
+    cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
     cdef double inverse, factor
     cdef ColumnMap m
     if not moves and e.n_weights == 0:
         return                  # nothing before it is trained
     tx = source_rows(r, e, r.tangents, dtype)
-    while c0 < c1:              # the thread's columns: tmean and pull, then tz = tx weight + (x - mean) scale + shift
-        cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
-        sum_products(&tx if moves else <const Rows*>NULL, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
-        inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), inverses, s.n, c0, cols, p.eps)
-        for j in range(cols):
-            inverse = inverses[j]
-            factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
-            tmean[c0 + j] = <floating>(total[j] / <double>s.n)
-            cov[c0 + j] = <floating>(product[j] / <double>s.n * inverse)
-            weight[j] = <floating>factor
-            scale[j] = <floating>(inverse * ((<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * <double>cov[c0 + j]))
-            shift[j] = <floating>((<double>tbeta[c0 + j] if gamma != NULL else 0) - factor * <double>tmean[c0 + j])
-        point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
+    while first < e.n_in:
+        last = columns_until(first, &s, n_threads, dtype)
+        c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
+        c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
+        while c0 < c1:          # the thread's columns: tmean and cov, coefficients in tz = tx weight + (x - mean) scale + shift
+            cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
+            sum_products(&tx if moves else <const Rows*>NULL, &x, Block(0, s.n, c0, c0 + cols), mean, total, product)
+            inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), inverses, s.n, c0, cols, p.eps)
+            for j in range(cols):
+                inverse = inverses[j]
+                factor = inverse * (<double>gamma[c0 + j] if gamma != NULL else 1)
+                tmean[c0 + j] = <floating>(total[j] / <double>s.n)
+                cov[c0 + j] = <floating>(product[j] / <double>s.n * inverse)
+                weight[c0 + j] = <floating>factor
+                scale[c0 + j] = <floating>(inverse * ((<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * <double>cov[c0 + j]))
+                shift[c0 + j] = <floating>((<double>tbeta[c0 + j] if gamma != NULL else 0) - factor * <double>tmean[c0 + j])
+            c0 += cols
+        team_barrier(n_threads)  # from here on the thread's rows of tz and ty
+        saved_map(&m, e, r.saved, r.tsaved, first, False, dtype)
         if moves:
-            input_gradient_rows(&m, &tx, &x, &tz, Block(0, s.n, c0, c0 + cols), dtype)
+            input_gradient_rows(&m, &tx, &x, &tz, Block(r0, r1, first, last), False, dtype)
         else:
-            scale_rows(&m, &x, &tz, &tz, IDENTITY, Block(0, s.n, c0, c0 + cols), dtype)
-        c0 += cols
-    tangent_epilogue(e.activation, &v, &tz, &ty, &s, Block(0, s.n, first, c1), dtype, thread, n_threads)
+            scale_rows(&m, &x, &tz, &tz, IDENTITY, Block(r0, r1, first, last), False, dtype)
+        first = last
+    tangent_epilogue(e.activation, &v, &tz, &ty, &s, Block(r0, r1, 0, e.n_in), dtype, thread, n_threads)
 
 
 cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
@@ -353,49 +303,49 @@ cdef void tangent_backward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssiz
     cdef Sizes s = sizes_of(r, e)
     cdef bint moves = e.sources[0].wanted
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
-    cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype), dx
+    cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
     cdef TangentSums sums
     cdef double again[COLUMN_BLOCK]
     cdef double moved[COLUMN_BLOCK]             # sum dz (tx - tmean)
-    cdef floating weight[COLUMN_BLOCK]
-    cdef floating scale[COLUMN_BLOCK]
-    cdef floating shift[COLUMN_BLOCK]
     cdef floating* gamma = <floating*>p.gamma
     cdef floating* mean = statistic(e, r.saved, MEAN, dtype)
     cdef floating* tmean = statistic(e, r.tsaved, MEAN, dtype)
     cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
     cdef floating* tdgamma = gradient(r, e, 0, dtype)
     cdef floating* tdbeta = gradient(r, e, 1, dtype)
-    cdef Py_ssize_t c0 = chunk_start(s.n_in, COLUMN_GRAIN, thread, n_threads)
-    cdef Py_ssize_t c1 = chunk_start(s.n_in, COLUMN_GRAIN, thread + 1, n_threads), cols, j
+    cdef Py_ssize_t first = 0, last, c0, c1, cols, j, r0 = chunk_start(s.n, 1, thread, n_threads)
+    cdef Py_ssize_t r1 = chunk_start(s.n, 1, thread + 1, n_threads)
     cdef Block b
-    cdef ColumnMap m
     if not moves and e.n_weights == 0:
         return
     activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, thread, n_threads)
     team_barrier(n_threads)
-    if moves:
-        dx = source_rows(r, e, r.dvalues, dtype)
-    while c0 < c1:              # the thread's columns: sums, dx, tdx, then tdgamma and tdbeta
-        cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
-        b = Block(0, s.n, c0, c0 + cols)
-        sum_products(&tdz, &x, b, mean, sums.ttotal, sums.tproduct)
-        inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), sums.inverse, s.n, c0, cols, p.eps)
+    while first < e.n_in:
+        last = columns_until(first, &s, n_threads, dtype)
+        c0 = first + chunk_start(last - first, COLUMN_GRAIN, thread, n_threads)
+        c1 = first + chunk_start(last - first, COLUMN_GRAIN, thread + 1, n_threads)
+        while c0 < c1:          # the thread's columns: sums, tdgamma and tdbeta, coefficients of dx and tdx
+            cols = min(<Py_ssize_t>COLUMN_BLOCK, c1 - c0)
+            b = Block(0, s.n, c0, c0 + cols)
+            sum_products(&tdz, &x, b, mean, sums.ttotal, sums.tproduct)
+            inverse_deviations(&x, statistic(e, r.saved, VARIANCE, dtype), sums.inverse, s.n, c0, cols, p.eps)
+            if moves:
+                sum_products(&dz, &x, b, mean, sums.total, sums.product)
+                sum_products(&dz, &tx, b, tmean, again, moved)
+                for j in range(cols):           # + sum dz (tx - tmean - x^ cov): what tx^ adds to n tb sigma
+                    sums.tproduct[j] += moved[j] - sums.product[j] * sums.inverse[j] * <double>cov[c0 + j]
+                input_coefficients(gamma + c0 if gamma != NULL else <floating*>NULL, sums.inverse, sums.total, sums.product,
+                                   statistic(e, r.saved, WEIGHT, dtype) + c0, statistic(e, r.saved, SCALE, dtype) + c0,
+                                   statistic(e, r.saved, SHIFT, dtype) + c0, s.n, cols)
+                input_tangent_coefficients(r, e, &sums, b, dtype)
+            if tdgamma != NULL:
+                for j in range(cols):
+                    tdgamma[c0 + j], tdbeta[c0 + j] = <floating>(sums.tproduct[j] * sums.inverse[j]), <floating>sums.ttotal[j]
+            c0 += cols
+        team_barrier(n_threads)  # from here on the thread's rows of dx and tdx
         if moves:
-            sum_products(&dz, &x, b, mean, sums.total, sums.product)
-            sum_products(&dz, &tx, b, tmean, again, moved)
-            for j in range(cols):               # + sum dz (tx - tmean - x^ cov): what tx^ adds to n tb sigma
-                sums.tproduct[j] += moved[j] - sums.product[j] * sums.inverse[j] * <double>cov[c0 + j]
-            input_coefficients(gamma + c0 if gamma != NULL else <floating*>NULL, sums.inverse, sums.total, sums.product, weight, scale,
-                               shift, s.n, cols)
-            point_map(&m, mean + c0, <floating*>weight, <floating*>scale, <floating*>shift)
-            m.accumulate = e.sources[0].accumulate
-            input_gradient_rows(&m, &dz, &x, &dx, b, dtype)
-            input_tangent_gradient(r, e, &sums, b, dtype)
-        if tdgamma != NULL:
-            for j in range(cols):
-                tdgamma[c0 + j], tdbeta[c0 + j] = <floating>(sums.tproduct[j] * sums.inverse[j]), <floating>sums.ttotal[j]
-        c0 += cols
+            input_tangent_gradients(r, e, &dz, &tdz, Block(r0, r1, first, last), dtype)
+        first = last
 
 
 cdef inline void sum_products(const Rows* w, const Rows* x, Block b, const floating* center, double* total, double* product) noexcept nogil:
@@ -415,37 +365,49 @@ cdef struct TangentSums:        # over all rows, of a block of columns
     double inverse[COLUMN_BLOCK]        # 1 / sigma
 
 
-cdef void input_tangent_gradient(Run* r, Entry* e, const TangentSums* s, Block block, floating* dtype) noexcept nogil:
-    # tdx (+)= dz weight + (x - mean) scale + shift + tdz tweight + (tx - tmean) tscale: what tangent_backward_batch_norm says,
-    # ordered by what is read
-    cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype), tdx = source_rows(r, e, r.dtangents, dtype)
-    cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
-    cdef floating weight[COLUMN_BLOCK]
-    cdef floating scale[COLUMN_BLOCK]
-    cdef floating shift[COLUMN_BLOCK]
-    cdef floating tweight[COLUMN_BLOCK]
-    cdef floating tscale[COLUMN_BLOCK]
-    cdef floating none[COLUMN_BLOCK]
+cdef inline void input_tangent_coefficients(Run* r, Entry* e, const TangentSums* s, Block b, floating* dtype) noexcept nogil:
+    # tweight, tscale and tshift of columns c0 to c1, over all rows, in what tangent_backward_batch_norm says of tdx, ordered by
+    # what is read: tdx (+)= dz tweight + (x - mean) tscale + tshift + tdz weight + (tx - tmean) scale, where weight and scale
+    # are those of dx
     cdef floating* gamma = <floating*>(<BatchNorm*>e.own).gamma
     cdef floating* tgamma = direction(r, e, 0, dtype)
     cdef floating* cov = statistic(e, r.tsaved, VARIANCE, dtype)
-    cdef Py_ssize_t j, c0 = block.c0
-    cdef double inverse_n = 1 / <double>block.r1, factor, tfactor, b, tb, held
+    cdef floating* tweight = statistic(e, r.tsaved, WEIGHT, dtype)
+    cdef floating* tscale = statistic(e, r.tsaved, SCALE, dtype)
+    cdef floating* tshift = statistic(e, r.tsaved, SHIFT, dtype)
+    cdef Py_ssize_t j, c
+    cdef double inverse_n = 1 / <double>b.r1, factor, tfactor, mean_product, tmean_product, held
+    for j in range(b.c1 - b.c0):
+        c = b.c0 + j
+        factor, held = s.inverse[j] * (<double>gamma[c] if gamma != NULL else 1), <double>cov[c]
+        tfactor = s.inverse[j] * (<double>tgamma[c] if gamma != NULL else 0) - factor * s.inverse[j] * held
+        mean_product, tmean_product = s.product[j] * s.inverse[j] * inverse_n, s.tproduct[j] * s.inverse[j] * inverse_n
+        tweight[c] = <floating>tfactor
+        tscale[c] = <floating>(s.inverse[j] * (factor * (mean_product * s.inverse[j] * held - tmean_product) - tfactor * mean_product))
+        tshift[c] = <floating>(-inverse_n * (factor * s.ttotal[j] + tfactor * s.total[j]))
+
+
+cdef void input_tangent_gradients(Run* r, Entry* e, const Rows* dz, const Rows* tdz, Block own, floating* dtype) noexcept nogil:
+    # dx and tdx in a block: both read dz and x, so they take turns every few rows, which stay in cache
+    cdef Rows x = source_rows(r, e, r.values, dtype), dx = source_rows(r, e, r.dvalues, dtype)
+    cdef Rows tx = source_rows(r, e, r.tangents, dtype), tdx = source_rows(r, e, r.dtangents, dtype)
+    cdef floating zeros[COLUMN_BLOCK]
+    cdef Py_ssize_t c0
+    cdef Block b = own
     cdef ColumnMap m
-    for j in range(block.c1 - c0):
-        factor, held = s.inverse[j] * (<double>gamma[c0 + j] if gamma != NULL else 1), <double>cov[c0 + j]
-        tfactor = s.inverse[j] * (<double>tgamma[c0 + j] if gamma != NULL else 0) - factor * s.inverse[j] * held
-        b, tb = s.product[j] * s.inverse[j] * inverse_n, s.tproduct[j] * s.inverse[j] * inverse_n
-        weight[j], tweight[j], none[j] = <floating>tfactor, <floating>factor, <floating>0
-        tscale[j] = <floating>(-factor * s.inverse[j] * b)
-        scale[j] = <floating>(s.inverse[j] * (factor * (b * s.inverse[j] * held - tb) - tfactor * b))
-        shift[j] = <floating>(-inverse_n * (factor * s.ttotal[j] + tfactor * s.total[j]))
-    point_map(&m, statistic(e, r.saved, MEAN, dtype) + c0, <floating*>weight, <floating*>scale, <floating*>shift)
-    m.accumulate = e.sources[0].accumulate
-    input_gradient_rows(&m, &dz, &x, &tdx, block, dtype)
-    point_map(&m, statistic(e, r.tsaved, MEAN, dtype) + c0, <floating*>tweight, <floating*>tscale, <floating*>none)
-    m.accumulate = True
-    input_gradient_rows(&m, &tdz, &tx, &tdx, block, dtype)
+    memset(zeros, 0, sizeof(zeros))
+    while b.r0 < own.r1:
+        b.r1 = min(b.r0 + SCALE_ROWS, own.r1)
+        for c0 in range(own.c0, own.c1, 512):   # COLUMN_BLOCK, as a literal: Cython makes a C loop of it
+            b.c0, b.c1 = c0, min(c0 + COLUMN_BLOCK, own.c1)
+            saved_map(&m, e, r.saved, r.saved, c0, e.sources[0].accumulate, dtype)
+            input_gradient_rows(&m, dz, &x, &dx, b, False, dtype)
+            saved_map(&m, e, r.saved, r.tsaved, c0, e.sources[0].accumulate, dtype)
+            input_gradient_rows(&m, dz, &x, &tdx, b, False, dtype)
+            saved_map(&m, e, r.tsaved, r.saved, c0, True, dtype)
+            m.shift = <floating*>zeros
+            input_gradient_rows(&m, tdz, &tx, &tdx, b, False, dtype)
+        b.r0 = b.r1
 
 
 # --- the kind

@@ -23,7 +23,7 @@ cdef extern from "simd.h" nogil:
         const void *shift
         void *y
         Py_ssize_t ldw, ldx, ldy, rows, cols
-        bint relu, accumulate
+        bint relu, accumulate, streamed
     # Macros over both types, which `like` points to.
     void column_scale "fastopt_column_scale"(const void* like, const ColumnMap* m)          # y = (x - center) scale + shift
     void column_scale_add "fastopt_column_scale_add"(const void* like, const ColumnMap* m)  # y (+)= w weight + (x - center) scale + shift
@@ -216,12 +216,19 @@ cdef inline void point_map(ColumnMap* m, const floating* center, const floating*
     m.center, m.weight, m.scale, m.shift, m.accumulate, m.relu = center, weight, scale, shift, False, False
 
 
-cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, floating* dtype) noexcept nogil:
+cdef inline bint leaves_cache(const Rows* y, Py_ssize_t n, floating* dtype) noexcept nogil:
+    # whether n rows of y are so many that those written first are gone from cache by the time somebody reads them
+    return n * y.ld * <Py_ssize_t>sizeof(floating) >= STREAM_BYTES
+
+
+cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, int activation, Block b, bint leaves,
+                     floating* dtype) noexcept nogil:
     # z = (x - center) scale + shift, y = phi(z), in a block, its last rows first; softmax, which needs whole rows, is left to
-    # `epilogue`. The arrays of m start with column c0
+    # `epilogue`. The arrays of m start with column c0; leaves: see leaves_cache
     cdef Py_ssize_t i = b.r0, n, start, stop, k
     cdef bint mapped = activation == SOFTMAX or (activation == IDENTITY and z.start == y.start)
     m.relu = activation == RELU and z.start == y.start
+    m.streamed = leaves and (m.relu or (mapped and activation == IDENTITY))
     m.ldx, m.ldy, m.cols = x.ld, z.ld, b.c1 - b.c0
     while i < b.r1:
         n = common_rows(x, z, i, run_rows(y, i, b.r1) + i)
@@ -236,9 +243,11 @@ cdef void scale_rows(ColumnMap* m, const Rows* x, const Rows* z, const Rows* y, 
         i += n
 
 
-cdef void input_gradient_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, floating* dtype) noexcept nogil:
-    # dx (+)= dz weight + (x - center) scale + shift, in a block, its last rows first; m as for scale_rows
+cdef void input_gradient_rows(ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, bint leaves,
+                              floating* dtype) noexcept nogil:
+    # dx (+)= dz weight + (x - center) scale + shift, in a block, its last rows first; m and leaves as for scale_rows
     cdef Py_ssize_t i = b.r0, n, start, stop
+    m.streamed = leaves
     m.ldw, m.ldx, m.ldy, m.cols = dz.ld, x.ld, dx.ld, b.c1 - b.c0
     while i < b.r1:
         n = common_rows(dz, x, i, run_rows(dx, i, b.r1) + i)
@@ -249,3 +258,66 @@ cdef void input_gradient_rows(ColumnMap* m, const Rows* dz, const Rows* x, const
             m.rows = stop - start
             column_scale_add(dtype, m)
         i += n
+
+
+# --- columns whose variance is so near the ends of the dtype's range that terms of the order of 1 / var leave it
+
+cdef inline bint is_extreme(floating var, double eps) noexcept nogil:
+    return (var > <floating>max_variance(<floating*>NULL)) | (var < min_ordinary_variance(eps, <floating*>NULL))
+
+
+cdef inline floating min_ordinary_variance(double eps, floating* dtype) noexcept nogil:
+    # beside an ordinary eps no variance is too small: -1 is below all
+    return <floating>(min_variance(dtype) if eps < min_variance(dtype) else -1)
+
+
+cdef inline bint any_extreme(const floating* var, Py_ssize_t cols, double eps) noexcept nogil:
+    cdef floating largest = <floating>max_variance(<floating*>NULL), smallest = min_ordinary_variance(eps, <floating*>NULL)
+    cdef Py_ssize_t j
+    cdef int extreme = 0
+    for j in range(cols):
+        extreme |= (var[j] > largest) | (var[j] < smallest)
+    return extreme != 0
+
+
+cdef inline bint inverse_deviations(const Rows* x, const floating* var, double* inverse, Py_ssize_t n, Py_ssize_t first,
+                                    Py_ssize_t cols, double eps) noexcept nogil:
+    # inverse (cols,) = 1 / sqrt(var + eps) of the columns from `first` on. Returns whether some are extreme: their variance, which
+    # var may not hold, is taken once more, of the batch x
+    cdef Py_ssize_t j
+    cdef double mean, m2
+    cdef int power
+    cdef bint extreme = any_extreme(var + first, cols, eps)
+    for j in range(cols):
+        inverse[j] = 1 / sqrt(<double>var[first + j] + eps)
+    if extreme:
+        for j in range(cols):
+            if is_extreme(var[first + j], eps):
+                m2, power = <double>var[first + j] * <double>n, 0
+                scaled_statistics(x, first + j, n, &mean, &m2, &power, <floating*>NULL)
+                inverse[j] = 1 / deviation(m2, <double>n, power, eps)
+    return extreme
+
+
+cdef inline double extreme_product(const Rows* dz, const Rows* x, Py_ssize_t column, floating mean, double inverse,
+                                   Py_ssize_t n) noexcept nogil:
+    # sum dz (x - mean) of a column, in float64
+    cdef Py_ssize_t i
+    cdef double total = 0
+    for i in range(n):
+        total += <double>row(dz, i, <floating*>NULL)[column] * ((<double>row(x, i, <floating*>NULL)[column] - <double>mean) * inverse)
+    return total / inverse
+
+
+cdef inline void extreme_input_gradient(const ColumnMap* m, const Rows* dz, const Rows* x, const Rows* dx, Block b, double gamma,
+                                        floating* dtype) noexcept nogil:
+    # dx (+)= dz weight + x^ scale + shift, x^ = (x - center) weight / gamma, of column c0 in a block of rows
+    cdef Py_ssize_t i
+    cdef double weight = <double>(<const floating*>m.weight)[0], scale = <double>(<const floating*>m.scale)[0]
+    cdef double shift = <double>(<const floating*>m.shift)[0], mean = <double>(<const floating*>m.center)[0]
+    cdef double inverse = weight / gamma if gamma != 0 else 0, out
+    cdef floating* to
+    for i in range(b.r0, b.r1):
+        to = row(dx, i, dtype) + b.c0
+        out = <double>row(dz, i, dtype)[b.c0] * weight + (<double>row(x, i, dtype)[b.c0] - mean) * inverse * scale + shift
+        to[0] = <floating>(<double>to[0] + out if m.accumulate else out)

@@ -59,19 +59,15 @@ ALWAYS_INLINE void NAME(store_padded)(REAL *x, const REAL *block, ptrdiff_t n) {
 #endif
 }
 
-/* -a^2/2 and a low part that together are exact. Without fused products the square of the upper half
- * of a's significand, which is exact, and what is missing to all of a. */
-ALWAYS_INLINE REAL NAME(minus_half_square)(REAL a, REAL *low) {
-    const REAL minus_half = (REAL)-0.5;
+/* a^2 + b without rounding a^2. Where products cannot be fused, the square of the upper half of a's significand is exact, and
+ * what it lacks is added last. */
+ALWAYS_INLINE REAL NAME(square_plus)(REAL a, REAL b) {
 #ifdef __FMA__
-    const REAL square = minus_half * a * a;
-    *low = _Generic(a, float: fmaf, double: fma)(minus_half * a, a, -square);
-    return square;
+    return _Generic(a, float: fmaf, double: fma)(a, a, b);
 #else
     const NAME(bits) all = -1, mask = all << (sizeof(REAL) == 4 ? 12 : 27);
     const REAL upper = NAME(from_bits)(NAME(bits_of)(a) & mask);
-    *low = minus_half * (a - upper) * (a + upper);
-    return minus_half * upper * upper;
+    return upper * upper + b + (a - upper) * (a + upper);
 #endif
 }
 
@@ -84,19 +80,21 @@ ALWAYS_INLINE REAL NAME(power_from_low_bits)(REAL x) {
 /* a / b for a normal b > 0 or a b that is infinite or NaN, within one unit in the last place while
  * |a| > 1e-30 (float) and the quotient is normal. Roots and divisions share one slow unit, which a
  * loop with one of each waits for; where products and sums can be fused, a division is cheaper made
- * of them: an estimate of 1 / b from its bits, good to 5 %, whose error each step squares. The
+ * of them: an estimate of 1 / b from its bits, good to 5 %, whose error each step cubes, and the last one squares. The
  * largest b, MAX_DIVISOR, is the one whose estimate is 0: it stands for infinity. From a quarter of it
  * on, 1 / b is subnormal, so 0 where these are flushed. It comes as an argument: of a constant, the
  * compiler makes two compares instead of one minimum, and Adam loses a tenth. */
 ALWAYS_INLINE REAL NAME(quotient)(REAL a, REAL b, REAL max_divisor) {
 #ifdef __FMA__
     const NAME(bits) most = sizeof(REAL) == 4 ? 0x7ef311c7 : UINT64_C(0x7fde623822fc16e6);
-    REAL y, x;
+    REAL y, x, error;
     b = b > max_divisor ? max_divisor : b;
     y = NAME(from_bits)(most - NAME(bits_of)(b));
-    y *= 2 - b * y;
-    y *= 2 - b * y;
-    if (sizeof(REAL) == 8) y *= 2 - b * y;
+#pragma GCC unroll 2
+    for (size_t i = 0; i < sizeof(REAL) / 4; i++) {
+        error = 1 - b * y;
+        y += y * (error + error * error);
+    }
     x = a * y;
     return x + (a - b * x) * y;
 #else

@@ -9,6 +9,14 @@ static const double exp_coefficients_d[] = {
     0.00019841269501491733, 0.0013888888944470885, 0.008333333333497736, 0.041666666666527366,
     0.16666666666666405, 0.5000000000000011};
 
+/* (exp(-r/2) - 1) / r: those of exp over powers of two, which is exact, and -1/2. */
+static const float gauss_coefficients_f[] = {
+    2.1584769e-05, -2.6152807e-04, 2.6042752e-03, -2.083315e-02, 1.24999985e-01, -5e-01};
+static const double gauss_coefficients_d[] = {
+    -1.2206938819427992e-11, 2.6983028769261343e-10, -5.38234161326035e-09, 9.688082865041135e-08,
+    -1.5500991798040417e-06, 2.1701388975735757e-05, -0.00026041666667180426, 0.0026041666666579604,
+    -0.020833333333333006, 0.12500000000000028, -0.5};
+
 /* (atanh(s) / s - 1) / z with z = s^2, |s| <= 0.1717. Chebyshev in 50 digits, then rounded: atanh is off by at
  * most 1.7e-11 (float), 3.2e-20 (double), relative. */
 static const float atanh_coefficients_f[] = {

@@ -43,12 +43,17 @@ ALWAYS_INLINE void NAME(moment_body)(const ColumnSums *a, ptrdiff_t j, const int
     }
 }
 
+/* Strips of so many vectors, from column j on; returns the first column of what is narrower. */
+ALWAYS_INLINE ptrdiff_t NAME(moment_strips)(const ColumnSums *a, ptrdiff_t j, const int vecs, const int weighted) {
+    for (; j + vecs * NAME(LANES) <= a->cols; j += vecs * NAME(LANES)) NAME(moment_body)(a, j, vecs, 1, 0, weighted);
+    return j;
+}
 ALWAYS_INLINE void NAME(moment_columns)(const ColumnSums *a, const int weighted) {
-    const ptrdiff_t wide = COLUMN_VECS * NAME(LANES), cols = a->cols;
-    ptrdiff_t j = 0;
-    for (; j + wide <= cols; j += wide) NAME(moment_body)(a, j, COLUMN_VECS, 1, 0, weighted);
-    for (; j + NAME(LANES) <= cols; j += NAME(LANES)) NAME(moment_body)(a, j, 1, 1, 0, weighted);
-    if (j < cols) NAME(moment_body)(a, j, 1, 0, cols - j, weighted);
+    ptrdiff_t j = NAME(moment_strips)(a, 0, COLUMN_VECS, weighted);
+    j = NAME(moment_strips)(a, j, COLUMN_VECS / 2, weighted);
+    j = NAME(moment_strips)(a, j, COLUMN_VECS / 4, weighted);
+    j = NAME(moment_strips)(a, j, 1, weighted);
+    if (j < a->cols) NAME(moment_body)(a, j, 1, 0, a->cols - j, weighted);
 }
 
 /* w, x (rows, cols), center (cols,) -> sum_w, sum_wd (cols,), which they are added to. */
@@ -60,9 +65,9 @@ static void NAME(column_moments)(const ColumnSums *a) {
 }
 
 /* One vector of columns, j on, of one or two rows, i on: out = (x - center) scale + shift, to which w weight is added if
- * weighted, and what y holds if accumulate; what is below zero becomes zero if relu. */
+ * weighted, and what y holds if accumulate; what is below zero becomes zero if relu. y stands on a whole vector if streamed. */
 ALWAYS_INLINE void NAME(map_body)(const ColumnMap *a, const int tile_rows, ptrdiff_t i, ptrdiff_t j, const int weighted,
-                                  const int accumulate, const int relu, const int whole, ptrdiff_t n) {
+                                  const int accumulate, const int relu, const int streamed, const int whole, ptrdiff_t n) {
     const VEC c = NAME(load_vector)((const REAL *)a->center + j, whole,
                                     n), s = NAME(load_vector)((const REAL *)a->scale + j, whole, n);
     const VEC b = NAME(load_vector)((const REAL *)a->shift + j, whole, n);
@@ -72,35 +77,59 @@ ALWAYS_INLINE void NAME(map_body)(const ColumnMap *a, const int tile_rows, ptrdi
         VEC out = (NAME(load_vector)((const REAL *)a->x + i * a->ldx + j, whole, n) - c) * s + b;
         if (weighted) out = NAME(load_vector)((const REAL *)a->w + i * a->ldw + j, whole, n) * g + out;
         if (accumulate) out += NAME(load_vector)(y, whole, n);
-        NAME(store_vector)(y, relu ? NAME(relu_vector)(out) : out, whole, n);
+        if (relu) out = NAME(relu_vector)(out);
+        if (streamed)
+            NAME(STREAM)(y, out);
+        else
+            NAME(store_vector)(y, out, whole, n);
     }
 }
-ALWAYS_INLINE void NAME(map_columns)(const ColumnMap *a, const int tile_rows, ptrdiff_t i, const int weighted,
-                                     const int accumulate, const int relu) {
-    ptrdiff_t j = 0;
-    for (; j + NAME(LANES) <= a->cols; j += NAME(LANES)) NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu,
-                                                                        1, 0);
-    if (j < a->cols) NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu, 0, a->cols - j);
+/* Columns j to end of one or two rows. */
+ALWAYS_INLINE void NAME(map_columns)(const ColumnMap *a, const int tile_rows, ptrdiff_t i, ptrdiff_t j, ptrdiff_t end,
+                                     const int weighted, const int accumulate, const int relu, const int streamed) {
+    for (; j + NAME(LANES) <= end; j += NAME(LANES))
+        NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu, streamed, 1, 0);
+    if (j < end) NAME(map_body)(a, tile_rows, i, j, weighted, accumulate, relu, 0, 0, end - j);
 }
 ALWAYS_INLINE void NAME(map_rows)(const ColumnMap *from, const int weighted, const int accumulate, const int relu) {
     const ColumnMap own = *from, *a = &own; /* stores to y do not reach it: it stays in registers */
     ptrdiff_t i = 0;
-    for (; i + 2 <= a->rows; i += 2) NAME(map_columns)(a, 2, i, weighted, accumulate, relu);
-    if (i < a->rows) NAME(map_columns)(a, 1, i, weighted, accumulate, relu);
+    for (; i + 2 <= a->rows; i += 2) NAME(map_columns)(a, 2, i, 0, a->cols, weighted, accumulate, relu, 0);
+    if (i < a->rows) NAME(map_columns)(a, 1, i, 0, a->cols, weighted, accumulate, relu, 0);
+}
+/* Likewise, the whole cache lines of y past the cache: a store would read each of them first. */
+ALWAYS_INLINE void NAME(stream_rows)(const ColumnMap *from, const int weighted, const int relu) {
+    const ColumnMap own = *from, *a = &own;
+    const ptrdiff_t line = 64 / sizeof(REAL);
+    for (ptrdiff_t i = 0; i < a->rows; i++) {
+        const ptrdiff_t before = (ptrdiff_t)(-(uintptr_t)((REAL *)a->y + i * a->ldy) % 64 / sizeof(REAL));
+        const ptrdiff_t first = before < a->cols ? before : a->cols, last = a->cols - (a->cols - first) % line;
+        NAME(map_columns)(a, 1, i, 0, first, weighted, 0, relu, 0);
+        NAME(map_columns)(a, 1, i, first, last, weighted, 0, relu, 1);
+        NAME(map_columns)(a, 1, i, last, a->cols, weighted, 0, relu, 0);
+    }
+    end_stream();
 }
 
-/* x (rows, cols), center, scale, shift (cols,) -> y (rows, cols) = (x - center) scale + shift, which may be x. */
+/* x (rows, cols), center, scale, shift (cols,) -> y (rows, cols) = (x - center) scale + shift, which may be x unless streamed. */
 static void NAME(column_scale)(const ColumnMap *a) {
-    if (a->relu)
+    if (a->streamed && a->relu)
+        NAME(stream_rows)(a, 0, 1);
+    else if (a->streamed)
+        NAME(stream_rows)(a, 0, 0);
+    else if (a->relu)
         NAME(map_rows)(a, 0, 0, 1);
     else
         NAME(map_rows)(a, 0, 0, 0);
 }
 
-/* w, x (rows, cols), the others (cols,) -> y (rows, cols) (+)= w weight + (x - center) scale + shift */
+/* w, x (rows, cols), the others (cols,) -> y (rows, cols) (+)= w weight + (x - center) scale + shift; what it adds to is not
+ * streamed */
 static void NAME(column_scale_add)(const ColumnMap *a) {
     if (a->accumulate)
         NAME(map_rows)(a, 1, 1, 0);
+    else if (a->streamed)
+        NAME(stream_rows)(a, 1, 0);
     else
         NAME(map_rows)(a, 1, 0, 0);
 }

@@ -23,11 +23,12 @@
 
 #include "coefficients.h"
 
-#if defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #elif defined(__AVX2__)
-#include <immintrin.h>
 #define VECTOR_BYTES 32
 #else
 #define VECTOR_BYTES 16
@@ -85,7 +86,7 @@ typedef struct {
     const void *w, *x, *center, *weight, *scale, *shift;
     void *y;
     ptrdiff_t ldw, ldx, ldy, rows, cols;
-    int relu, accumulate;
+    int relu, accumulate, streamed;
 } ColumnMap;
 
 /* A window of images x and dx, its maxima, and dy, (channels,) each: what windows.h reads. Rows from `first` to `end` of dx
@@ -138,6 +139,27 @@ typedef struct {
                                                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
 #define LOAD_FIRST_d(p, n) (vecd)_mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), \
                                                                          _mm256_setr_epi64x(0, 1, 2, 3)))
+#endif
+
+/* A vector to p, which stands on a multiple of its size, past the cache; end_stream orders it before what other threads are
+ * told of it. */
+#if VECTOR_BYTES == 64
+#define STREAM_f(p, v) _mm512_stream_ps(p, (__m512)(v))
+#define STREAM_d(p, v) _mm512_stream_pd(p, (__m512d)(v))
+#elif VECTOR_BYTES == 32
+#define STREAM_f(p, v) _mm256_stream_ps(p, (__m256)(v))
+#define STREAM_d(p, v) _mm256_stream_pd(p, (__m256d)(v))
+#elif defined(__SSE2__)
+#define STREAM_f(p, v) _mm_stream_ps(p, (__m128)(v))
+#define STREAM_d(p, v) _mm_stream_pd(p, (__m128d)(v))
+#else
+#define STREAM_f(p, v) (*(vecf *)(p) = (v))
+#define STREAM_d(p, v) (*(vecd *)(p) = (v))
+#endif
+#if defined(__SSE2__)
+static inline void end_stream(void) { _mm_sfence(); }
+#else
+static inline void end_stream(void) {}
 #endif
 
 #define REAL float
@@ -219,10 +241,11 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_max_divisor(x) EITHER(MAX_DIVISOR, x)
 #define POLYNOMIAL(table, x) EITHER(polynomial, x)(x, EITHER(table, x), sizeof EITHER(table, x) / sizeof *EITHER(table, x))
 #define fastopt_exp_polynomial(r) POLYNOMIAL(exp_coefficients, r)
+#define fastopt_gauss_polynomial(r) POLYNOMIAL(gauss_coefficients, r)
 #define fastopt_atanh_polynomial(z) POLYNOMIAL(atanh_coefficients, z)
 #define fastopt_tanh_polynomial(z) POLYNOMIAL(tanh_coefficients, z)
 #define fastopt_mills_polynomial(v) POLYNOMIAL(mills_coefficients, (v) - (__typeof__(v))0.5)
-#define fastopt_minus_half_square(a, low) EITHER(minus_half_square, a)(a, low)
+#define fastopt_square_plus(a, b) EITHER(square_plus, a)(a, b)
 #define fastopt_power_from_low_bits(x) EITHER(power_from_low_bits, x)(x)
 #define fastopt_load_padded(block, x, n, padding) BOTH(load_padded, block)(block, x, n, padding)
 #define fastopt_store_padded(x, block, n) BOTH(store_padded, block)(x, block, n)
@@ -258,7 +281,6 @@ static inline void prefetch_lines(const void *p, ptrdiff_t size) {
 
 /* Denormal results and operands become zero, or stay what they are, until the mode is put back. */
 #if defined(__SSE2__)
-#include <xmmintrin.h>
 static inline unsigned long flush_denormals(void) {
     const unsigned mode = _mm_getcsr();
     _mm_setcsr(mode | 0x8040); /* FTZ and DAZ */

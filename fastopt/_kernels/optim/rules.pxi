@@ -35,6 +35,8 @@ ctypedef struct ScaledCenteredMomentum:
     char unused
 ctypedef struct Adadelta:
     char unused
+ctypedef struct PlainAdam:      # Adam whose shrink is 1 and inside 0, the same bits
+    char unused
 ctypedef struct Adam:
     char unused
 ctypedef struct Nadam:
@@ -54,6 +56,7 @@ ctypedef fused Formula:
     ScaledMomentum
     ScaledCenteredMomentum
     Adadelta
+    PlainAdam
     Adam
     Nadam
     Amsgrad
@@ -83,7 +86,7 @@ cdef struct Options:
     bint interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
 
 cdef struct Step:           # constants of one step of one tensor, as update_element names them
-    double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
+    double sign, decay, shrink, lr, a, b, c, d, e, f, inside, outside
     bint exact
 
 cdef enum:
@@ -115,7 +118,7 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
     cdef Step* s = &t.step
     cdef double lr = number[LR]
     t.count += 1
-    s.sign, s.gain = -1 if o.maximize else 1, 1
+    s.sign = -1 if o.maximize else 1
     s.decay = 0 if o.decoupled_weight_decay else number[WEIGHT_DECAY]
     s.shrink = 1 - lr * number[WEIGHT_DECAY] if o.decoupled_weight_decay else 1
     s.lr, s.inside, s.outside = lr, number[EPS] if o.eps_inside_sqrt else 0, 0 if o.eps_inside_sqrt else number[EPS]
@@ -152,30 +155,31 @@ cdef void prepare_sgd(Options* o, Tensor* t, Step* s) noexcept nogil:
 
 
 cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, double correction2) noexcept nogil:
-    # theta - (f g + lr m) / (e sqrt(v + inside) + outside); m / correction1 and v / correction2 are unbiased;
-    # Adam's g has the gain sqrt(1 - beta2), so that v takes in g g and nothing more
+    # theta - lr m / (sqrt(v + inside) + outside), or theta - (f g + lr m) / ...; e = 0: not divided. m / correction1 and
+    # v / correction2 are unbiased: the root of correction2 passes from v to all beside it
     cdef const double* number = o.number
-    cdef double lr = number[LR], rho, limit, mu, mu_next
+    cdef double lr = number[LR], rho, limit, mu, mu_next, unbiased = sqrt(correction2)
     s.lr = lr / correction1
     if o.rule == RULE_ADAMAX:
         return
-    s.gain, s.e = sqrt(s.d), 1 / sqrt(correction2)
-    s.b /= s.gain
+    s.e = 1
     s.inside *= correction2
     if o.rule == RULE_RADAM:
         limit = 2 / (1 - number[BETA2]) - 1
         rho = limit - 2 * t.count * (1 - correction2) / correction2
         if rho > number[THRESHOLD]:
-            s.lr *= sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) * sqrt(correction2)
-            s.e = 1
-        else:                   # the variance of v is not known yet: no division
-            s.e, s.outside, s.exact = 0, 1, True
-    elif o.rule == RULE_NADAM:
+            s.lr *= sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)) * unbiased
+        else:                   # the variance of v is not known yet
+            s.e, s.exact = 0, True
+        return
+    s.outside *= unbiased
+    if o.rule == RULE_NADAM:
         mu = number[BETA1] * (1 - 0.5 * pow(0.96, t.count * number[MOMENTUM_DECAY]))
         mu_next = number[BETA1] * (1 - 0.5 * pow(0.96, (t.count + 1) * number[MOMENTUM_DECAY]))
         t.product *= mu
-        s.f = lr * (1 - mu) / (1 - t.product) / s.gain
+        s.f = lr * (1 - mu) / (1 - t.product) * unbiased
         s.lr = lr * mu_next / (1 - t.product * mu_next)
+    s.lr *= unbiased
 
 
 # ---------------------------------------------------------------- formulas
@@ -189,7 +193,7 @@ cdef inline floating divided(Division* division, floating a, floating b, floatin
 
 cdef inline void update_element(Formula* formula, Division* division, const floating* constants, floating g, floating* param,
                                 floating* s0, floating* s1, floating* s2) noexcept nogil:
-    # One element: its parameter theta, its gradient g times Step.gain, its states; constants in update_loop's order.
+    # One element: its parameter theta, its gradient g, its states; constants in update_loop's order.
     cdef floating shrink = constants[0], lr = constants[1], a = constants[2], b = constants[3], c = constants[4]
     cdef floating d = constants[5], e = constants[6], f = constants[7], inside = constants[8], outside = constants[9]
     cdef floating max_divisor = constants[10], zero = 0, p = param[0], m, v, q, top
@@ -201,24 +205,30 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
         if Formula is Nesterov:             # theta - lr (c g + d m)
             m = c * g + d * m
         param[0] = p - lr * m
-    elif Formula is Adam or Formula is Nadam or Formula is Amsgrad:     # theta - (f g + lr m) / (e sqrt(v + inside) + outside)
-        m = a * s0[0] + b * g
-        v = c * s1[0] + g * g
+    elif Formula is PlainAdam or Formula is Adam or Formula is Nadam or Formula is Amsgrad:
+        m = a * s0[0] + b * g               # shrink theta - lr m / (sqrt(v + inside) + outside)
+        v = c * s1[0] + d * g * g
         s0[0] = m
         s1[0] = v
         if Formula is Amsgrad:              # the running maximum of v stands for v
             top = s2[0]
             v = top if top > v else v
             s2[0] = v
-        m = lr * m
         if Formula is Nadam:
-            m = m + f * g
-        q = root(v + inside)
+            m = lr * m + f * g
+        if Formula is not PlainAdam:
+            v = v + inside
+        q = root(v)
+        q = q + outside
         if Division is Exact:               # e = 0: not divided, and v may be infinite
-            q = e * q + outside if e != zero else outside
+            q = q if e != zero else <floating>1
+        m = divided(division, m, q, max_divisor)
+        if Formula is PlainAdam:
+            param[0] = p - lr * m
+        elif Formula is Nadam:
+            param[0] = shrink * p - m
         else:
-            q = e * q + outside
-        param[0] = shrink * p - divided(division, m, q, max_divisor)
+            param[0] = shrink * p - lr * m
     elif Formula is Adamax:                 # theta - lr m / u
         m = a * s0[0] + b * g
         v = c * s1[0]
@@ -274,10 +284,9 @@ cdef extern from "simd.h" nogil:
     void copy_partial "fastopt_copy_partial"(void* to, const void* source, Py_ssize_t n, bint pad)
 
 
-cdef noinline_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor,
+cdef noinline_void update_loop(Formula* formula, Division* division, const Step* step, floating max_divisor,
                                floating** array, Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; max_divisor: for quotient
-    cdef floating factor = <floating>(scale * step.gain)
+    # n elements, whole blocks, of array: parameter, gradient, states; max_divisor: for quotient
     cdef floating constants[11]
     cdef floating* param = array[0]
     cdef const floating* grad = array[1]
@@ -293,7 +302,8 @@ cdef noinline_void update_loop(Formula* formula, Division* division, const Step*
     cdef Py_ssize_t i, j, prefetch_distance = tuning.update_prefetch
     if Formula is Plain:
         has0 = False
-    elif Formula is ScaledCentered or Formula is Adadelta or Formula is Adam or Formula is Nadam or Formula is Adamax:
+    elif (Formula is ScaledCentered or Formula is Adadelta or Formula is PlainAdam or Formula is Adam or Formula is Nadam
+          or Formula is Adamax):
         has1 = True
     elif Formula is ScaledMomentum:
         has2 = True
@@ -313,7 +323,7 @@ cdef noinline_void update_loop(Formula* formula, Division* division, const Step*
         if has2:
             load(S2, s2 + j, prefetch_distance)
         for i in range(BLOCK):
-            update_element(formula, division, constants, factor * G[i], P + i, S0 + i, S1 + i, S2 + i)
+            update_element(formula, division, constants, G[i], P + i, S0 + i, S1 + i, S2 + i)
         store(param + j, P)
         if has0:
             store(s0 + j, S0)
@@ -330,7 +340,7 @@ cdef inline void advance(floating** array, Py_ssize_t n) noexcept nogil:
         array[i] = array[i] + n if array[i] != NULL else NULL
 
 
-cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor, floating** array,
+cdef void update_part_block(Formula* formula, Division* division, const Step* step, floating max_divisor, floating** array,
                             Py_ssize_t n) noexcept nogil:
     # n < BLOCK elements, in a padded copy; the pointers move past them.
     cdef floating block[(2 + MAX_STATES) * BLOCK]
@@ -340,25 +350,24 @@ cdef void update_part_block(Formula* formula, Division* division, const Step* st
         padded[i] = block + BLOCK * i
         if array[i] != NULL:
             copy_partial(padded[i], array[i], n, True)
-    update_loop(formula, division, step, scale, max_divisor, padded, BLOCK)
+    update_loop(formula, division, step, max_divisor, padded, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
             copy_partial(array[i], padded[i], n, False)
     advance(array, n)
 
 
-cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
-                        Py_ssize_t n) noexcept nogil:
+cdef void update_arrays(Formula* formula, Division* division, const Step* step, floating** array, Py_ssize_t n) noexcept nogil:
     # n elements: up to the next cache line, whole blocks, the rest; the pointers move past them.
     cdef Py_ssize_t peeled = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))    # to the next cache line
     cdef floating max_divisor = quotient_most(array[0][0])
     if peeled > 0:
-        update_part_block(formula, division, step, scale, max_divisor, array, peeled)
+        update_part_block(formula, division, step, max_divisor, array, peeled)
         n -= peeled
-    update_loop(formula, division, step, scale, max_divisor, array, n // BLOCK * BLOCK)
+    update_loop(formula, division, step, max_divisor, array, n // BLOCK * BLOCK)
     advance(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
-        update_part_block(formula, division, step, scale, max_divisor, array, n % BLOCK)
+        update_part_block(formula, division, step, max_divisor, array, n % BLOCK)
 
 
 cdef inline floating clipped(floating g, floating high) noexcept nogil:
@@ -376,18 +385,18 @@ cdef void prepare_gradient(const floating* grad, const floating* param, floating
         ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
-cdef void choose_division(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void choose_division(Formula* formula, const Step* step, floating** array, Py_ssize_t n) noexcept nogil:
     # update_arrays with the step's way to divide; a formula without a root has one way.
     if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
-        update_arrays(formula, <Fast*>NULL, step, scale, array, n)
+        update_arrays(formula, <Fast*>NULL, step, array, n)
     else:
-        update_arrays(formula, <Exact*>NULL, step, scale, array, n)
+        update_arrays(formula, <Exact*>NULL, step, array, n)
 
 
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is clipped or decayed is
-    # made ready piece by piece, in L1.
+    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is scaled, clipped or decayed
+    # is made ready piece by piece, in L1.
     cdef floating* array[2 + MAX_STATES]
     cdef floating ready[GRAD_BLOCK]
     cdef Py_ssize_t i, n
@@ -396,14 +405,14 @@ cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip,
         array[2 + i] = <floating*>t.state[i]
     advance(array, start)
     array[1] = <floating*>grad
-    if t.step.decay == 0 and clip == HUGE_VAL:
-        choose_division(formula, &t.step, scale, array, stop - start)
+    if scale == 1 and t.step.decay == 0 and clip == HUGE_VAL:
+        choose_division(formula, &t.step, array, stop - start)
         return
     while start < stop:
         n = min(stop - start, <Py_ssize_t>GRAD_BLOCK)
         prepare_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
         array[1] = ready
-        choose_division(formula, &t.step, 1, array, n)
+        choose_division(formula, &t.step, array, n)
         grad += n
         start += n
 
@@ -426,6 +435,8 @@ cdef void update_tensor(int formula, Tensor* t, double scale, double clip, const
         update_formula(<ScaledCenteredMomentum*>NULL, t, scale, clip, grad, start, stop)
     elif formula == ADADELTA:
         update_formula(<Adadelta*>NULL, t, scale, clip, grad, start, stop)
+    elif formula == ADAM and t.step.shrink == 1 and t.step.inside == 0:
+        update_formula(<PlainAdam*>NULL, t, scale, clip, grad, start, stop)
     elif formula == ADAM:
         update_formula(<Adam*>NULL, t, scale, clip, grad, start, stop)
     elif formula == NADAM:
