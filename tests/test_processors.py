@@ -86,7 +86,7 @@ def test_a_file_overrides_entries_and_config_says_which(python, tmp_path):
         ('{"l2_bytes": 4095}', "l2_bytes: expected a whole number from 4096 to 1073741824, got 4095"),
         ('{"update_prefetch": -1}', "update_prefetch: expected a whole number from 0 to 65536, got -1"),
         ('{"update_prefetch": 64.0}', "update_prefetch: expected a whole number from 0 to 65536, got 64.0"),
-        ('{"strip_prefetch": true}', "strip_prefetch: expected a whole number from 0 to 1, got True"),
+        ('{"l2_bytes": true}', "l2_bytes: expected a whole number from 4096 to 1073741824, got True"),
         ('{"dot_prefetch_bytes": "8 MiB"}', "dot_prefetch_bytes: expected a whole number from 0 to .*, got '8 MiB'"),
         ('{"update_prefetch": NaN}', "update_prefetch: expected a whole number from 0 to 65536, got nan"),
         (b"\xff\xfe{", "can't decode"),

@@ -33,9 +33,6 @@ class Tuning(NamedTuple):
         prefetches weights. Zen 4, 1024x1024, 4 MiB, batch 1 / 4: 89 / 101 µs, with prefetch 115 / 105; 1792x1792,
         12 MiB: 235 / 675, 268 / 379; 4096x4096, 64 MiB: 3 111 / 5 376, 2 517 / 3 752. Intel: it gains 8 % at most,
         more from DRAM.
-    strip_prefetch : int
-        Whether a convolution prefetches the next strip of filters, 1 or 0. Zen 4: without it layers of 7x7 take 1 to
-        9 % less, 1024 to 1024 channels 3x3 at 2x2 27 %. Intel has an L3 of 28 GB/s a core, which is worth hiding.
     l2_bytes : int
         The L2 cache of a core; in the table, what is usual, for systems that do not say. The values of images that are
         predicted together take half of it. Zen 4, four 3x3 layers of 32 channels at 32x32: 22.4 ms up to 2 MiB, at
@@ -44,7 +41,6 @@ class Tuning(NamedTuple):
 
     update_prefetch: int
     dot_prefetch_bytes: int
-    strip_prefetch: int
     l2_bytes: int
 
 
@@ -52,7 +48,6 @@ class Tuning(NamedTuple):
 LIMITS: dict[str, tuple[int, int]] = {
     "update_prefetch": (0, 1 << 16),
     "dot_prefetch_bytes": (0, 1 << 50),
-    "strip_prefetch": (0, 1),
     "l2_bytes": (1 << 12, 1 << 30),
 }
 
@@ -67,10 +62,10 @@ class Processor(NamedTuple):
 
 
 PROCESSORS = (
-    Processor("AVX-512 Intel", "Intel", "v4", Tuning(512, 16 * MIB, 1, 2 * MIB)),
-    Processor("Zen 4/5", "AMD", "v4", Tuning(64, 24 * MIB, 0, 1 * MIB)),
-    Processor("AVX2", "", "v3", Tuning(512, 16 * MIB, 1, 512 * KIB)),
-    Processor("baseline", "", "", Tuning(512, 16 * MIB, 1, 512 * KIB)),
+    Processor("AVX-512 Intel", "Intel", "v4", Tuning(512, 16 * MIB, 2 * MIB)),
+    Processor("Zen 4/5", "AMD", "v4", Tuning(64, 24 * MIB, 1 * MIB)),
+    Processor("AVX2", "", "v3", Tuning(512, 16 * MIB, 512 * KIB)),
+    Processor("baseline", "", "", Tuning(512, 16 * MIB, 512 * KIB)),
 )
 
 

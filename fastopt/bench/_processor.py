@@ -96,18 +96,6 @@ def few_rows() -> dict[str, Callable]:
     return calls
 
 
-def strips() -> dict[str, Callable]:
-    """Convolutions of few pixels, whose filters are the larger array."""
-
-    def conv2d(size, n_in, n_out, kernel):
-        layer = fo.nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2)
-        net, x = fo.nn.Sequential([layer], rng=0, input_shape=(size, size, n_in)).fold(), random(1, size, size, n_in)
-        return lambda: net.predict(x)
-
-    shapes = ((7, 832, 384, 1), (7, 192, 384, 3), (4, 512, 512, 3), (4, 1024, 1024, 1))
-    return {f"{c}x{s}x{s}, {n}, {k}x{k}": conv2d(s, c, n, k) for s, c, n, k in shapes}
-
-
 def images() -> dict[str, Callable]:
     """Predictions of many images, as many together as stay in L2."""
 
@@ -126,7 +114,6 @@ def mib(*counts) -> tuple[int, ...]:
 ENTRIES: dict[str, tuple[Callable[[], dict[str, Callable]], tuple[int, ...]]] = {
     "update_prefetch": (updates, (0, 32, 64, 128, 256, 512, 1024)),
     "dot_prefetch_bytes": (few_rows, mib(0, 8, 16, 24, 32, 64, 1024)),
-    "strip_prefetch": (strips, (0, 1)),
     "l2_bytes": (images, mib(0.25, 0.5, 1, 2, 4, 8)),
 }
 

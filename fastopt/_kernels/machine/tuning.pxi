@@ -6,7 +6,7 @@
 # What differs between processors: numbers that the table in _kernels/processors.py holds, and the package sets once,
 # at import. No result depends on them.
 cdef struct Tuning:
-    Py_ssize_t update_prefetch, dot_prefetch_bytes, strip_prefetch, l2_bytes
+    Py_ssize_t update_prefetch, dot_prefetch_bytes, l2_bytes
 
 cdef Tuning tuning
 
