@@ -22,7 +22,7 @@ cdef extern from "simd.h" nogil:
                                                Py_ssize_t depth, const void* bias, bint relu)
 
 cdef enum:
-    MAX_INDIRECT_ROWS = 16      # of a tile, at any level
+    MAX_INDIRECT_ROWS = 8       # of a tile, at any level
 
 cdef Py_ssize_t IN_ORDER[SUM_DEPTH]     # 0, 1, 2, ...: where elements stand that lie side by side
 
@@ -42,6 +42,11 @@ cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
     return (n + grain - 1) // grain * grain
+
+
+cdef inline Py_ssize_t strip_width(floating* dtype) noexcept nogil:
+    # of the widest strip
+    return INDIRECT_VECS * lanes_of(dtype)
 
 
 cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:
@@ -75,14 +80,17 @@ cdef inline Block rows_or_units(Py_ssize_t rows, Py_ssize_t units, bint many_wei
     return Block(chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads), 0, units)
 
 
-cdef inline void strip_product(const Indirect* p, Py_ssize_t cols, const floating* a, const Py_ssize_t* a_rows, const floating* strip,
+cdef inline void strip_product(const Indirect* p, Py_ssize_t cols, const floating* a, const Py_ssize_t* a_rows, const floating* b,
                                const floating* bias, floating* c, const Py_ssize_t* c_rows, Py_ssize_t n) noexcept nogil:
-    # n rows of c, the columns of a strip, in tiles as even as can be
+    # n rows of c, the columns of a strip, in tiles as even as can be; b is packed if p has no b_rows
     cdef Py_ssize_t most = tile_rows(cols, c), tiles = (n + most - 1) // most, i = 0
     cdef int rows
     while i < n:
         rows = <int>((n - i + tiles - 1) // tiles)
-        indirect_packed(p, rows, cols, a, a_rows + i, strip, bias, c, c_rows + i)
+        if p.b_rows == NULL:
+            indirect_packed(p, rows, cols, a, a_rows + i, b, bias, c, c_rows + i)
+        else:
+            indirect_product(p, rows, cols, a, a_rows + i, b, bias, c, c_rows + i)
         i += rows
         tiles -= 1
 

@@ -1,7 +1,7 @@
 # dense and grouped_dense, forward and backward.
 
 cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # forward; rows that are packed into micro-panels are taken DENSE_ROWS at a time, so that scratch stays small
+    # forward; rows that are packed in strips are taken DENSE_ROWS at a time, so that scratch stays small
     cdef OneEntry own = (<OneEntry*>args)[0]
     cdef Py_ssize_t start = 0, n = own.run.n, step = n if own.run.scratch == NULL else DENSE_ROWS
     own.run.entries, own.run.shapes, own.run.values, own.run.z = &own.entry, own.shapes, own.values, &own.z
@@ -9,7 +9,7 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n
     while start < n:
         own.run.samples = min(step, n - start)
         if start > 0:
-            team_barrier(n_threads)  # until no thread reads these micro-panels any more
+            team_barrier(n_threads)  # until no thread reads these strips any more
         one_entry_pass(&own, dtype, thread, n_threads)
         start += step
         own.values[0] = <floating*>own.values[0] + step * own.entry.n_in
@@ -86,7 +86,7 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     c.entry.weights[1].grad = 1
     c.values[0], c.values[1], c.dvalues[0], c.dvalues[1], c.run.dy = data(x), data(dy if v is None else v), data(dx), data(dz), data(dy)
     c.dparams[0], c.dparams[1] = data_or_null(dw), data_or_null(db)
-    scratch = scratch_for(&c, n, True) if dw is not None and groups == 1 and pays_packing(n, n_in, n_out) else None
+    scratch = scratch_for(&c, n, True)
     with nogil:
         run_one(&c, 2 * n * n_in // groups * n_out)
     return dx
