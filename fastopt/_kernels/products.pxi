@@ -114,41 +114,49 @@ cdef void transposed_product(const TransposedProduct* p, const Rows* y, Block ow
         width = strip_start(rows, s + 1, dtype) - start
         for j in range(own.c0, own.c1, 48):     # by BLOCK_OUT, as a constant that makes a C loop
             high = min(<Py_ssize_t>BLOCK_OUT, own.c1 - j)
+            if p.bias != NULL:
+                spread_bias(<floating*>p.bias + j, block, high, width)
             multiply_strip(<floating*>p.weight + j * p.depth, <floating*>p.strips + start * p.n_in + p.k * width, block, high, width,
-                           p.depth, False)
+                           p.depth, p.bias != NULL, False)
             if p.more_strips != NULL:
                 multiply_strip(<floating*>p.more_weight + j * p.depth, <floating*>p.more_strips + start * p.n_in + p.k * width, block,
-                               high, width, p.depth, True)
-            transpose_back(block, width, high, y, own.r0 + start, min(start + width, rows) - start, j,
-                           <floating*>p.bias + j if p.bias != NULL else <floating*>NULL, p.relu)
+                               high, width, p.depth, False, True)
+            transpose_back(block, width, high, y, own.r0 + start, min(start + width, rows) - start, j, p.relu)
+
+
+cdef inline void spread_bias(const floating* bias, floating* block, Py_ssize_t high, Py_ssize_t width) noexcept nogil:
+    # block (high, width) = bias (high,) in every column: where sums start
+    cdef Py_ssize_t i, j
+    for i in range(high):
+        for j in range(width):
+            block[i * width + j] = bias[i]
 
 
 cdef inline void multiply_strip(const floating* weight, const floating* strip, floating* block, Py_ssize_t high, Py_ssize_t width,
-                                Py_ssize_t depth, bint accumulate) noexcept nogil:
-    # block (high, width) (+)= weight (high, depth) strip (depth, width)
+                                Py_ssize_t depth, bint resume, bint accumulate) noexcept nogil:
+    # block (high, width) = weight (high, depth) strip (depth, width); sums go on from the block, or are added to it
     cdef Py_ssize_t weight_rows[BLOCK_OUT]
     cdef Py_ssize_t block_rows[BLOCK_OUT]
     cdef Py_ssize_t i, k = 0
     cdef Indirect p
-    p.a_cols, p.b_rows, p.resume, p.relu = IN_ORDER, NULL, False, False
+    p.a_cols, p.b_rows, p.relu = IN_ORDER, NULL, False
     for i in range(high):
         weight_rows[i], block_rows[i] = i * depth, i * width
     while k < depth or k == 0:
-        p.depth, p.accumulate = min(<Py_ssize_t>SUM_DEPTH, depth - k), accumulate or k > 0
+        p.depth, p.resume, p.accumulate = min(<Py_ssize_t>SUM_DEPTH, depth - k), resume and k == 0, accumulate or k > 0
         strip_product(&p, width, weight + k, weight_rows, strip + k * width, NULL, block, block_rows, high)
         k += SUM_DEPTH
 
 
-cdef inline void transpose_back(const floating* block, Py_ssize_t width, Py_ssize_t high, const Rows* y, Py_ssize_t r0, Py_ssize_t n,
-                                Py_ssize_t j, const floating* bias, bint relu) noexcept nogil:
-    # rows r0 to r0 + n, columns j to j + high of y = block (high, width)^T with bias (high,), unless NULL, and relu; run by run
+cdef inline void transpose_back(floating* block, Py_ssize_t width, Py_ssize_t high, const Rows* y, Py_ssize_t r0, Py_ssize_t n,
+                                Py_ssize_t j, bint relu) noexcept nogil:
+    # rows r0 to r0 + n, columns j to j + high of y = block (high, width)^T, with relu; run by run
     cdef Py_ssize_t lanes = lanes_of(block), i = 0, r, m
     while i < high:
         r = 0
         while r < n:
             m = min(lanes, run_rows(y, r0 + r, r0 + n))
-            transpose_out(block + i * width + r, width, min(lanes, high - i), row(y, r0 + r, block) + j + i, y.ld, m,
-                          bias + i if bias != NULL else <floating*>NULL, relu)
+            transpose_out(block + i * width + r, width, min(lanes, high - i), row(y, r0 + r, block) + j + i, y.ld, m, relu)
             r += m
         i += lanes
 

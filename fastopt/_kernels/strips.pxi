@@ -15,11 +15,11 @@ cdef extern from "simd.h" nogil:
     void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
                                                      const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
                                                      const Py_ssize_t* c_rows)
-    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
+    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
     void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
-                                               Py_ssize_t depth, const void* bias, bint relu)
+                                               Py_ssize_t depth, bint relu)
 
 cdef enum:
     MAX_INDIRECT_ROWS = 8       # of a tile, at any level
@@ -109,6 +109,20 @@ cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth
             i += lanes_of(packed)
 
 
+cdef void pack_groups(const floating* weight, Py_ssize_t groups, Py_ssize_t n_out, Py_ssize_t depth, floating* packed,
+                      Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # weight (groups, n_out, depth) -> (groups, strips, depth, width), complete on return; a thread packs its chunk of strips
+    cdef Py_ssize_t strips = n_strips(n_out, packed), units = groups * strips, group, end
+    cdef Py_ssize_t unit = chunk_start(units, 1, thread, n_threads), last = chunk_start(units, 1, thread + 1, n_threads)
+    while unit < last:
+        group = unit // strips
+        end = min(last, (group + 1) * strips)
+        pack_strips(weight + group * n_out * depth, n_out, depth, unit - group * strips, end - group * strips,
+                    packed + group * round_up(n_out, lanes_of(packed)) * depth)
+        unit = end
+    team_barrier(n_threads)
+
+
 cdef void unpack_strips(const floating* packed, Py_ssize_t n_out, Py_ssize_t depth, floating* weight) noexcept nogil:
     # all strips, (strips, depth, width), -> weight (n_out, depth)
     cdef Py_ssize_t strip, column, width, k, lanes = lanes_of(weight)
@@ -117,7 +131,7 @@ cdef void unpack_strips(const floating* packed, Py_ssize_t n_out, Py_ssize_t dep
         width, k = strip_start(n_out, strip + 1, weight) - column, 0
         while k < depth:
             transpose_out(packed + column * depth + k * width, width, min(lanes, depth - k), weight + column * depth + k, depth,
-                          strip_cols(n_out, strip, weight), NULL, False)
+                          strip_cols(n_out, strip, weight), False)
             k += lanes
 
 

@@ -29,6 +29,19 @@ cdef inline Sizes sizes_of(const Run* r, const Entry* e) noexcept nogil:
     return Sizes(rows_in(r, e), e.n_in, e.n_out)
 
 
+cdef inline bint packs_weight(const Entry* e, Py_ssize_t rows) noexcept nogil:
+    # whether forward packs the weight rather than transposes rows in and out: where that moves less, by more than the lanes
+    # that outputs leave empty cost. Either way gives the same bits, and what pays for some rows pays for more
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t moved = rows * (e.n_in + e.n_out) - d.depth * e.n_out
+    return TRANSPOSE_WORK * moved > rows * d.depth * (d.groups * round_up(d.width, LANES_f) - e.n_out)
+
+
+cdef inline Py_ssize_t packed_elements(const Dense* d) noexcept nogil:
+    # that the weight takes in strips
+    return d.groups * round_up(d.width, LANES_f) * d.depth
+
+
 cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, in) -> z (n, out) = x W^T + b, y (n, out) = phi(z). In training a thread keeps to its outputs, for the weights
     # that it has updated are in its cache
@@ -42,7 +55,7 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
     cdef Block own
     cdef TransposedProduct strips
     cdef Product p
-    if d.packed != NULL:
+    if d.packed != NULL or (in_strips and packs_weight(e, s.n)):
         forward_packed(r, e, dtype, thread, n_threads)
         return
     if in_strips:               # the thread's block of z, of either product
@@ -73,14 +86,18 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
 
 
 cdef void forward_packed(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # likewise of a weight that is kept in strips, whatever the rows
+    # likewise of a weight in strips: kept so, whatever the rows, or packed in scratch
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef bint fused_relu = e.activation == RELU and z.start == y.start
     cdef Block own = rows_or_units(s.n, d.groups * n_strips(d.width, dtype), d.depth * s.n_out > s.n * s.n_in, thread, n_threads)
-    packed_product(d, &x, &z, own, fused_relu, dtype)
+    cdef const void* packed = d.packed
+    if packed == NULL:
+        pack_groups(<floating*>d.weight, d.groups, d.width, d.depth, <floating*>r.scratch, thread, n_threads)
+        packed = r.scratch
+    packed_product(d, packed, &x, &z, own, fused_relu, dtype)
     if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
         own.c0, own.c1 = unit_column(own.c0, d.width, dtype), unit_column(own.c1, d.width, dtype)
         epilogue(e.activation, &z, &y, &s, own, dtype, thread, n_threads)
@@ -92,7 +109,7 @@ cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* 
     return unit // strips * width + strip_start(width, unit % strips, dtype)
 
 
-cdef void packed_product(const Dense* d, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
+cdef void packed_product(const Dense* d, const void* packed, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
     # z = x W^T + b, rows r0 to r1, strips c0 to c1 of all groups
     cdef Py_ssize_t a[OFFSET_BLOCK]
     cdef Py_ssize_t c[OFFSET_BLOCK]
@@ -107,9 +124,9 @@ cdef void packed_product(const Dense* d, const Rows* x, const Rows* z, Block own
         for unit in range(own.c0, own.c1):
             group, first = unit // strips, strip_start(d.width, unit % strips, dtype)
             column, width = group * d.width + first, strip_start(d.width, unit % strips + 1, dtype) - first
-            strip = <floating*>d.packed + (group * round_up(d.width, lanes_of(dtype)) + first) * d.depth
+            strip = <floating*>packed + (group * round_up(d.width, lanes_of(dtype)) + first) * d.depth
             k = 0
-            while k < d.depth:  # a longer sum is cut
+            while k < d.depth or k == 0:        # a longer sum is cut; of nothing it is the bias
                 p.depth, p.accumulate, p.relu = min(<Py_ssize_t>SUM_DEPTH, d.depth - k), k > 0, relu and k + SUM_DEPTH >= d.depth
                 strip_product(&p, min(width, d.width - first), <floating*>x.start + group * d.depth + k, a, strip + k * width,
                               <floating*>d.bias + column if d.bias != NULL and k == 0 else <floating*>NULL,
@@ -374,15 +391,18 @@ cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
 
 
 cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
-    # x in strips; in training, or tables of where rows begin, each a double or two floats
-    cdef Py_ssize_t strips = round_up(rows, LANES_f) * e.n_in, tables = 2 * rows + min(<Py_ssize_t>SUM_DEPTH, (<Dense*>e.own).width)
+    # x or the weight in strips; in training, or tables of where rows begin, each a double or two floats
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t strips = round_up(rows, LANES_f) * e.n_in, tables = 2 * rows + min(<Py_ssize_t>SUM_DEPTH, d.width)
+    if packs_weight(e, rows):
+        strips = max(strips, packed_elements(d))
     return max(strips, 2 * tables) if training else strips
 
 
 cdef bint dense_by_columns(const Run* r, const Entry* e) noexcept nogil:
     # in training the threads of forward own columns, and apply all of the activation to them
     return (r.training and e.n_weights > 0 and (<Dense*>e.own).groups == 1 and r.n * e.positions >= TRANSPOSE_ROWS
-            and e.activation != SOFTMAX)
+            and not packs_weight(e, rows_in(r, e)) and e.activation != SOFTMAX)
 
 
 cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:

@@ -239,8 +239,7 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_indirect_product(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
     BOTH(indirect_product, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
-#define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
-    BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)
+#define fastopt_transpose_out(from, ld, rows, to, ldt, depth, relu) BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, relu)
 #define fastopt_dot_wide(a, b, n) BOTH(dot_wide, a)(a, b, n)
 #define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
 #define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)

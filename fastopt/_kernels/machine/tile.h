@@ -119,9 +119,7 @@ static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *
 /* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first
  * half of LANES vectors with the second log2(LANES) times transposes them. */
 ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
-                                        ptrdiff_t ldt, ptrdiff_t depth, const int pad,
-                                        const REAL *bias, const int relu) {
-    const VEC more = bias != NULL ? NAME(load_partial)(bias, rows) : (VEC){0};
+                                        ptrdiff_t ldt, ptrdiff_t depth, const int pad, const int relu) {
     for (ptrdiff_t k = 0; k < depth; k += NAME(LANES)) {
         const ptrdiff_t tail = depth - k < NAME(LANES) ? depth - k : NAME(LANES);
         VEC v[NAME(LANES)], w[NAME(LANES)];
@@ -143,7 +141,6 @@ ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_
 #pragma GCC unroll 16
         for (int i = 0; i < NAME(LANES); i++) {
             if (i >= tail) break;
-            if (bias != NULL) v[i] += more;
             if (relu) v[i] = NAME(relu_vector)(v[i]);
             if (pad || rows == NAME(LANES))
                 *(VEC *)(to + (k + i) * ldt) = v[i];
@@ -155,12 +152,12 @@ ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_
 /* Rows beyond `rows` count as zeros, and LANES elements are written for every k. */
 static void NAME(transpose_in)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
                                ptrdiff_t ldt, ptrdiff_t depth) {
-    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 1, NULL, 0);
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 1, 0);
 }
-/* Bias, unless NULL, is added, and relu applied. */
+/* What is below zero becomes zero, if relu. */
 static void NAME(transpose_out)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
-                                ptrdiff_t ldt, ptrdiff_t depth, const REAL *bias, int relu) {
-    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 0, bias, relu);
+                                ptrdiff_t ldt, ptrdiff_t depth, int relu) {
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 0, relu);
 }
 
 /* Sixteen elements on their way through a local array that the compiler keeps in registers: loops
