@@ -26,7 +26,7 @@ EXTRA = 4  # roundings beside the sum: bias, final store, blocks
 DZ_EPS = 8  # error of dZ in units of eps |dY|
 
 LARGE = [(1, 1025, 257), (300, 40, 9), (65, 2100, 33), (9, 64, 1100)]
-# n, in and out around multiples of 48, 256, 384, 512 and 1024: the lengths of micro-panels and blocks
+# n, in and out around multiples of 48, 256, 384, 512 and 1024: the lengths of strips and blocks
 BLOCKS = [
     *((1, 1024, 513), (2, 47, 1023), (3, 255, 512), (5, 511, 385), (6, 385, 769), (7, 1025, 256), (8, 383, 385)),
     *((16, 257, 255), (31, 768, 97), (33, 1023, 49), (47, 145, 384), (48, 96, 1025), (49, 384, 143)),
@@ -182,6 +182,15 @@ def test_an_element_has_the_same_bits_in_any_batch_of_its_kind_and_any_block_of_
             np.testing.assert_array_equal(F.dense_backward(dy[rows], x[rows], weight), dx[rows])
     for j in (0, 3, 36):
         np.testing.assert_array_equal(F.dense(x, weight[j : j + 1], bias[j : j + 1]), y[:, j : j + 1])
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (1100, 37), (3000, 80)], ids=str)
+def test_many_rows_have_the_bits_of_a_packed_weight_whichever_operand_is_packed(shape, dtype):
+    # few of them are packed themselves, of more the weight is; sums of more than 1024 terms are cut
+    x, weight, bias, _ = data(700, *shape, dtype)
+    y = packed(weight, bias, "relu")(x)
+    for n in (25, 100, 700):
+        np.testing.assert_array_equal(F.dense(x[:n], weight, bias, activation="relu"), y[:n])
 
 
 def test_outputs_given_are_the_outputs_returned(dtype):

@@ -288,8 +288,10 @@ def test_dense_stays_inside_with_every_activation(name, dtype, place):
         check(run_dense, place, dtype, 7, width, width, name)
 
 
-def test_dense_beyond_a_panel_stays_inside(dtype, place):
-    check(run_dense, place, dtype, 259, 1027, 3, "identity")
+# rows that are transposed, and rows of which the weight is packed
+@pytest.mark.parametrize("shape", [(259, 1027, 3), (131, 33, 79)], ids=str)
+def test_dense_beyond_a_strip_stays_inside(shape, dtype, place):
+    check(run_dense, place, dtype, *shape, "identity")
 
 
 @pytest.mark.parametrize("n", ROWS)

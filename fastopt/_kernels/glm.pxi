@@ -217,25 +217,31 @@ cdef void triangle_update(const floating* a, const floating* b, Py_ssize_t ld, P
                           Py_ssize_t q, const char* next_rows, Py_ssize_t size) noexcept nogil:
     # lower triangle of h (q, ld) += a^T b; a, b (rows, ld). Tiles end with a whole vector: what they write above
     # the diagonal is never read. Meanwhile the `size` bytes from `next_rows` on are prefetched
-    cdef Py_ssize_t panel_cols = panel_width(h), i, j = 0, tiles = 0
-    cdef Product tile
-    cdef int tile_rows
-    tile.a_row, tile.a_col, tile.ldb, tile.ldc = 1, ld, ld, ld
+    cdef Py_ssize_t offsets[HESSIAN_ROWS]
+    cdef Py_ssize_t h_rows[MAX_INDIRECT_ROWS]
+    cdef Py_ssize_t wide = strip_width(h), high = INDIRECT_ROWS(INDIRECT_VECS), i, j, tiles = 0
+    cdef Indirect p
+    cdef int n
+    p.a_cols, p.b_rows, p.depth, p.accumulate, p.resume, p.relu = offsets, offsets, rows, True, False, False
+    for i in range(rows):
+        offsets[i] = i * ld
+    for i in range(high):
+        h_rows[i] = i * ld
+    j = 0
     while j < q:
-        tiles += (q - j + BROADCAST_ROWS - 1) // BROADCAST_ROWS
-        j += panel_cols
+        tiles += (q - j + high - 1) // high
+        j += wide
     size = round_up(size // tiles + 1, 64)
     j = 0
     while j < q:
         i = j
         while i < q:
-            tile_rows = <int>min(<Py_ssize_t>BROADCAST_ROWS, q - i)
+            n = <int>min(high, q - i)
             prefetch_lines(next_rows, size)
             next_rows += size
-            broadcast_micro_kernel(&tile, tile_rows, min(panel_cols, round_up(i + tile_rows - j, lanes_of(h))), a + i, b + j,
-                                   h + i * ld + j, rows, True)
-            i += tile_rows
-        j += panel_cols
+            indirect_product(&p, n, min(wide, round_up(i + n - j, lanes_of(h))), a + i, IN_ORDER, b + j, NULL, h + i * ld + j, h_rows)
+            i += n
+        j += wide
 
 
 cdef void hessian_update(const GlmPlan* g, floating* s, floating* h, Py_ssize_t block, Py_ssize_t rows,
@@ -280,6 +286,31 @@ cdef inline void fill_rows(const double* source, Py_ssize_t rows, double* to) no
         load_padded(to, source, rows, 0.0)
 
 
+cdef void add_gradient(const GlmPlan* g, const double* r, const double* x, Py_ssize_t rows, const char* next_rows, Py_ssize_t size,
+                       double* grad) noexcept nogil:
+    # grad (k, q) += r^T X of r (k, LANES), x (rows, d); the `size` bytes of the next rows are prefetched
+    cdef Py_ssize_t x_rows[LANES]
+    cdef Py_ssize_t r_rows[MAX_INDIRECT_ROWS]
+    cdef Py_ssize_t grad_rows[MAX_INDIRECT_ROWS]
+    cdef Py_ssize_t a, i, j
+    cdef Indirect p
+    p.a_cols, p.b_rows, p.depth, p.accumulate, p.resume, p.relu = IN_ORDER, x_rows, rows, True, False, False
+    for i in range(rows):
+        x_rows[i] = i * g.d
+    for i in range(MAX_INDIRECT_ROWS):
+        r_rows[i], grad_rows[i] = i * LANES, i * g.q
+    size //= n_strips(g.d, grad)
+    for i in range(n_strips(g.d, grad)):
+        j = strip_start(g.d, i, grad)
+        prefetch_lines(next_rows, size)
+        next_rows += size
+        a = 0
+        while a < g.k:
+            strip_product(&p, strip_cols(g.d, i, grad), r + a * LANES, r_rows, x + j, NULL, grad + a * g.q + j, grad_rows,
+                          min(<Py_ssize_t>MAX_INDIRECT_ROWS, g.k - a))
+            a += MAX_INDIRECT_ROWS
+
+
 cdef void glm_block(const GlmPlan* g, const double* x, const char* next_rows, Py_ssize_t size, Py_ssize_t i, Py_ssize_t rows,
                     GlmScratch* s, double* grad, double* lane) noexcept nogil:
     # rows i to i + rows, which x (rows, d) holds; the `size` bytes of the next rows, from `next_rows` on, are prefetched,
@@ -288,9 +319,9 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* next_rows, Py
     cdef double w[LANES]
     cdef double* c = g.curvature + i * g.k
     cdef double intercept
-    cdef Py_ssize_t panel_cols = panel_width(grad), a, j = 0
+    cdef Py_ssize_t a, j = 0
     cdef Product p
-    p.a_row, p.ldb, p.ldc, p.rows, p.bias, p.relu = g.q, g.d, LANES, g.k, NULL, False
+    p.a_row, p.ldb, p.ldc, p.rows = g.q, g.d, LANES, g.k
     # linear predictors z = X theta^T, with intercept and offset
     while j < rows:
         prefetch_lines(next_rows, size * GLM_DOT_ROWS // (2 * LANES))
@@ -321,15 +352,7 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* next_rows, Py
         family_block(<PoissonFamily*>NULL, s.z, y, w, s.r, c, lane)
     else:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
-    # gradient += r^T X
-    size = size * panel_cols // (2 * g.d + 1)
-    p.a, p.a_row, p.a_col, p.ldc, p.depth, p.accumulate, j = s.r, LANES, 1, g.q, rows, True, 0
-    while j < g.d:
-        prefetch_lines(next_rows, size)
-        next_rows += size
-        p.b, p.c, p.cols = x + j, grad + j, min(panel_cols, g.d - j)
-        broadcast_product(&p, grad)
-        j += panel_cols
+    add_gradient(g, s.r, x, rows, next_rows, size // 2, grad)
     if g.q > g.d:
         for a in range(g.k):
             grad[a * g.q + g.d] += lane_sum(s.r + a * LANES)

@@ -15,9 +15,9 @@ cdef class PackedWeight:
             raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
         self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * cnp.PyArray_ITEMSIZE(weight), False)
         if self.typenum == cnp.NPY_FLOAT32:
-            pack_groups(<float*>data(weight), groups, self.width, self.size, <float*>self.start)
+            pack_groups(<float*>data(weight), groups, self.width, self.size, <float*>self.start, 0, 1)
         else:
-            pack_groups(<double*>data(weight), groups, self.width, self.size, <double*>self.start)
+            pack_groups(<double*>data(weight), groups, self.width, self.size, <double*>self.start, 0, 1)
 
     def __dealloc__(self):
         free(self.start)
@@ -34,13 +34,6 @@ cdef class PackedWeight:
             unpack_groups(<double*>self.start, self.groups, self.width, self.size, <double*>data(weight))
         weight.flags.writeable = False
         return weight
-
-
-cdef void pack_groups(const floating* weight, Py_ssize_t groups, Py_ssize_t width, Py_ssize_t size, floating* packed) noexcept nogil:
-    cdef Py_ssize_t group
-    for group in range(groups):
-        pack_strips(weight + group * width * size, width, size, 0, n_strips(width, packed),
-                    packed + group * round_up(width, lanes_of(packed)) * size)
 
 
 cdef void unpack_groups(const floating* packed, Py_ssize_t groups, Py_ssize_t width, Py_ssize_t size, floating* weight) noexcept nogil:

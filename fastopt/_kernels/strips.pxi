@@ -15,14 +15,14 @@ cdef extern from "simd.h" nogil:
     void indirect_product "fastopt_indirect_product"(const Indirect* p, int rows, Py_ssize_t cols, const void* a,
                                                      const Py_ssize_t* a_rows, const void* b, const void* bias, void* c,
                                                      const Py_ssize_t* c_rows)
-    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`; out: plus bias (rows,), unless NULL, and relu
+    # to[k * ldt + i] = source[i * ld + k]; in: zeros for i beyond `rows`
     void transpose_in "fastopt_transpose_in"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
                                              Py_ssize_t depth)
     void transpose_out "fastopt_transpose_out"(const void* source, Py_ssize_t ld, Py_ssize_t rows, void* to, Py_ssize_t ldt,
-                                               Py_ssize_t depth, const void* bias, bint relu)
+                                               Py_ssize_t depth, bint relu)
 
 cdef enum:
-    MAX_INDIRECT_ROWS = 16      # of a tile, at any level
+    MAX_INDIRECT_ROWS = 8       # of a tile, at any level
 
 cdef Py_ssize_t IN_ORDER[SUM_DEPTH]     # 0, 1, 2, ...: where elements stand that lie side by side
 
@@ -42,6 +42,11 @@ cdef inline Py_ssize_t lanes_of(floating* dtype) noexcept nogil:
 
 cdef inline Py_ssize_t round_up(Py_ssize_t n, Py_ssize_t grain) noexcept nogil:
     return (n + grain - 1) // grain * grain
+
+
+cdef inline Py_ssize_t strip_width(floating* dtype) noexcept nogil:
+    # of the widest strip
+    return INDIRECT_VECS * lanes_of(dtype)
 
 
 cdef inline Py_ssize_t vectors(Py_ssize_t n, floating* dtype) noexcept nogil:
@@ -75,14 +80,17 @@ cdef inline Block rows_or_units(Py_ssize_t rows, Py_ssize_t units, bint many_wei
     return Block(chunk_start(rows, 1, thread, n_threads), chunk_start(rows, 1, thread + 1, n_threads), 0, units)
 
 
-cdef inline void strip_product(const Indirect* p, Py_ssize_t cols, const floating* a, const Py_ssize_t* a_rows, const floating* strip,
+cdef inline void strip_product(const Indirect* p, Py_ssize_t cols, const floating* a, const Py_ssize_t* a_rows, const floating* b,
                                const floating* bias, floating* c, const Py_ssize_t* c_rows, Py_ssize_t n) noexcept nogil:
-    # n rows of c, the columns of a strip, in tiles as even as can be
+    # n rows of c, the columns of a strip, in tiles as even as can be; b is packed if p has no b_rows
     cdef Py_ssize_t most = tile_rows(cols, c), tiles = (n + most - 1) // most, i = 0
     cdef int rows
     while i < n:
         rows = <int>((n - i + tiles - 1) // tiles)
-        indirect_packed(p, rows, cols, a, a_rows + i, strip, bias, c, c_rows + i)
+        if p.b_rows == NULL:
+            indirect_packed(p, rows, cols, a, a_rows + i, b, bias, c, c_rows + i)
+        else:
+            indirect_product(p, rows, cols, a, a_rows + i, b, bias, c, c_rows + i)
         i += rows
         tiles -= 1
 
@@ -101,6 +109,20 @@ cdef void pack_strips(const floating* weight, Py_ssize_t n_out, Py_ssize_t depth
             i += lanes_of(packed)
 
 
+cdef void pack_groups(const floating* weight, Py_ssize_t groups, Py_ssize_t n_out, Py_ssize_t depth, floating* packed,
+                      Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # weight (groups, n_out, depth) -> (groups, strips, depth, width), complete on return; a thread packs its chunk of strips
+    cdef Py_ssize_t strips = n_strips(n_out, packed), units = groups * strips, group, end
+    cdef Py_ssize_t unit = chunk_start(units, 1, thread, n_threads), last = chunk_start(units, 1, thread + 1, n_threads)
+    while unit < last:
+        group = unit // strips
+        end = min(last, (group + 1) * strips)
+        pack_strips(weight + group * n_out * depth, n_out, depth, unit - group * strips, end - group * strips,
+                    packed + group * round_up(n_out, lanes_of(packed)) * depth)
+        unit = end
+    team_barrier(n_threads)
+
+
 cdef void unpack_strips(const floating* packed, Py_ssize_t n_out, Py_ssize_t depth, floating* weight) noexcept nogil:
     # all strips, (strips, depth, width), -> weight (n_out, depth)
     cdef Py_ssize_t strip, column, width, k, lanes = lanes_of(weight)
@@ -109,7 +131,7 @@ cdef void unpack_strips(const floating* packed, Py_ssize_t n_out, Py_ssize_t dep
         width, k = strip_start(n_out, strip + 1, weight) - column, 0
         while k < depth:
             transpose_out(packed + column * depth + k * width, width, min(lanes, depth - k), weight + column * depth + k, depth,
-                          strip_cols(n_out, strip, weight), NULL, False)
+                          strip_cols(n_out, strip, weight), False)
             k += lanes
 
 

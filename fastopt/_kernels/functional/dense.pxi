@@ -1,15 +1,15 @@
 # dense and grouped_dense, forward and backward.
 
 cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # forward; rows that are packed into micro-panels are taken DENSE_ROWS at a time, so that scratch stays small
+    # forward; rows that are transposed are taken DENSE_ROWS at a time, so that scratch stays small
     cdef OneEntry own = (<OneEntry*>args)[0]
-    cdef Py_ssize_t start = 0, n = own.run.n, step = n if own.run.scratch == NULL else DENSE_ROWS
+    cdef Py_ssize_t start = 0, n = own.run.n, step = n if packs_weight(&own.entry, n) else DENSE_ROWS
     own.run.entries, own.run.shapes, own.run.values, own.run.z = &own.entry, own.shapes, own.values, &own.z
     own.entry.sources = &own.source
     while start < n:
         own.run.samples = min(step, n - start)
         if start > 0:
-            team_barrier(n_threads)  # until no thread reads these micro-panels any more
+            team_barrier(n_threads)  # until no thread reads these strips any more
         one_entry_pass(&own, dtype, thread, n_threads)
         start += step
         own.values[0] = <floating*>own.values[0] + step * own.entry.n_in
@@ -18,9 +18,9 @@ cdef void dense_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n
             own.z = <floating*>own.z + step * own.entry.n_out
 
 
-cdef object scratch_for(OneEntry* c, Py_ssize_t rows, bint training):
+cdef object scratch_for(OneEntry* c, Py_ssize_t elements):
     # what holds c.run.scratch
-    cdef Scratch scratch = Scratch(dense_scratch(&c.entry, rows, training) * (4 if c.run.typenum == cnp.NPY_FLOAT32 else 8))
+    cdef Scratch scratch = Scratch(elements * (4 if c.run.typenum == cnp.NPY_FLOAT32 else 8))
     c.run.scratch = scratch.start
     return scratch
 
@@ -47,7 +47,9 @@ cdef object call_dense(object x, object weight, object bias, Py_ssize_t groups, 
     own = Dense(groups, n_in // groups, n_out // groups, data(weight), data_or_null(bias), NULL)
     one_entry(&c, &dense_kind, &own, typenum, n, n_in, n_out)
     c.values[0], c.values[1], c.z, c.entry.activation = data(x), data(out), data_or_null(z), code
-    scratch = scratch_for(&c, min(n, <Py_ssize_t>DENSE_ROWS), False) if n >= TRANSPOSE_ROWS else None
+    if n >= TRANSPOSE_ROWS:
+        scratch = scratch_for(&c, packed_elements(&own) if packs_weight(&c.entry, n) else
+                              dense_scratch(&c.entry, min(n, <Py_ssize_t>DENSE_ROWS), False))
     with nogil:
         if n <= DENSE_ROWS:
             run_one(&c, n * n_in // groups * n_out)
@@ -86,7 +88,7 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     c.entry.weights[1].grad = 1
     c.values[0], c.values[1], c.dvalues[0], c.dvalues[1], c.run.dy = data(x), data(dy if v is None else v), data(dx), data(dz), data(dy)
     c.dparams[0], c.dparams[1] = data_or_null(dw), data_or_null(db)
-    scratch = scratch_for(&c, n, True) if dw is not None and groups == 1 and pays_packing(n, n_in, n_out) else None
+    scratch = scratch_for(&c, dense_scratch(&c.entry, n, True))
     with nogil:
         run_one(&c, 2 * n * n_in // groups * n_out)
     return dx

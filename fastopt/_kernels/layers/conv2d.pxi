@@ -17,7 +17,8 @@ cdef void forward_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, P
     cdef Block own = conv2d_block(r, d, thread, n_threads, dtype)
     cdef const void* packed = d.packed
     if packed == NULL:
-        packed = packed_filters(d, d.weight, r.scratch, dtype, thread, n_threads)
+        pack_groups(<floating*>d.weight, d.groups, d.width, d.size, <floating*>r.scratch, thread, n_threads)
+        packed = r.scratch
     conv2d_rows(d, r.samples, image_of(&d.x, r.values[d.x.owner], dtype), preactivation_image(r, e, d, r.z, r.values, dtype), packed,
                 d.bias, False, fused_relu, own, dtype)
     if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
@@ -59,12 +60,12 @@ cdef void tangent_conv2d(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, P
     cdef Rows ty = dst_rows(r, e, r.tangents, dtype)
     cdef Image tz_image = preactivation_image(r, e, d, r.tz, r.tangents, dtype)
     cdef Block own = conv2d_block(r, d, thread, n_threads, dtype)
-    packed_filters(d, direction(r, e, 0, dtype), r.scratch, dtype, thread, n_threads)
+    pack_groups(direction(r, e, 0, dtype), d.groups, d.width, d.size, <floating*>r.scratch, thread, n_threads)
     conv2d_rows(d, r.samples, image_of(&d.x, r.values[d.x.owner], dtype), tz_image, r.scratch, direction(r, e, 1, dtype), False, False,
                 own, dtype)
     if e.sources[0].wanted:
         team_barrier(n_threads)
-        packed_filters(d, d.weight, r.scratch, dtype, thread, n_threads)
+        pack_groups(<floating*>d.weight, d.groups, d.width, d.size, <floating*>r.scratch, thread, n_threads)
         conv2d_rows(d, r.samples, image_of(&d.x, r.tangents[d.x.owner], dtype), tz_image, r.scratch, NULL, True, False, own, dtype)
     if e.activation != IDENTITY or tz.start != ty.start:
         team_barrier(n_threads)

@@ -220,21 +220,6 @@ cdef void conv2d_product(const Grid* g, const Regions* regions, const void* pack
         unit += s.last - s.first
 
 
-cdef const void* packed_filters(const Conv2d* d, const void* weight, void* room, floating* dtype, Py_ssize_t thread,
-                                Py_ssize_t n_threads) noexcept nogil:
-    # the filters in strips, complete on return
-    cdef Py_ssize_t strips = n_strips(d.width, dtype), units = d.groups * strips, group
-    cdef Py_ssize_t unit = chunk_start(units, 1, thread, n_threads), last = chunk_start(units, 1, thread + 1, n_threads), end
-    while unit < last:
-        group = unit // strips
-        end = min(last, (group + 1) * strips)
-        pack_strips(<floating*>weight + group * d.width * d.size, d.width, d.size, unit - group * strips, end - group * strips,
-                    <floating*>room + group * round_up(d.width, lanes_of(dtype)) * d.size)
-        unit = end
-    team_barrier(n_threads)
-    return room
-
-
 cdef void conv2d_rows(const Conv2d* d, Py_ssize_t images, Image x, Image z, const void* packed, const void* bias, bint accumulate,
                       bint relu, Block own, floating* dtype) noexcept nogil:
     # z (+)= the convolution of x, the thread's block

@@ -6,8 +6,8 @@
 # - Forward: a thread owns a block of y. Bias and relu are applied while outputs are in registers, other activations while
 #   rows are in cache. Softmax needs whole rows and follows a barrier. Many groups are handed out whole, few are cut like
 #   one product.
-# - Scratch holds an operand in micro-panels; all threads fill it, and wait at a barrier before they read it.
-# - Fused update: a few rows of dW are computed, taken by the optimizer's rule while they are in L1, and gone. dx reads the
+# - Scratch holds x in strips, or tables of where rows begin; all threads fill it, and wait at a barrier before they read it.
+# - Fused update: a few rows of dW are computed, taken by the optimizer's rule while they are in cache, and gone. dx reads the
 #   same rows of W just before they change, while they are in cache. A thread owns columns: it updates what it reads of W
 #   for dx, so nobody waits. Where no dx is wanted it owns rows, the ones that it had in forward.
 
@@ -29,6 +29,19 @@ cdef inline Sizes sizes_of(const Run* r, const Entry* e) noexcept nogil:
     return Sizes(rows_in(r, e), e.n_in, e.n_out)
 
 
+cdef inline bint packs_weight(const Entry* e, Py_ssize_t rows) noexcept nogil:
+    # whether forward packs the weight rather than transposes rows in and out: where that moves less, by more than the lanes
+    # that outputs leave empty cost. Either way gives the same bits, and what pays for some rows pays for more
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t moved = rows * (e.n_in + e.n_out) - d.depth * e.n_out
+    return TRANSPOSE_WORK * moved > rows * d.depth * (d.groups * round_up(d.width, LANES_f) - e.n_out)
+
+
+cdef inline Py_ssize_t packed_elements(const Dense* d) noexcept nogil:
+    # that the weight takes in strips
+    return d.groups * round_up(d.width, LANES_f) * d.depth
+
+
 cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, in) -> z (n, out) = x W^T + b, y (n, out) = phi(z). In training a thread keeps to its outputs, for the weights
     # that it has updated are in its cache
@@ -38,28 +51,28 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef bint fused_relu = e.activation == RELU and z.start == y.start
-    cdef bint in_panels = rows >= TRANSPOSE_ROWS
+    cdef bint in_strips = rows >= TRANSPOSE_ROWS
     cdef Block own
-    cdef PanelProduct panels
+    cdef TransposedProduct strips
     cdef Product p
-    if d.packed != NULL:
+    if d.packed != NULL or (in_strips and packs_weight(e, s.n)):
         forward_packed(r, e, dtype, thread, n_threads)
         return
-    if in_panels:               # the thread's block of z, of either product
+    if in_strips:               # the thread's block of z, of either product
         own = pack_chunk(&x, <floating*>r.scratch, &s, group_grain(d.groups, width, COLUMN_GRAIN, n_threads),
                          not (r.training and e.n_weights > 0), thread, n_threads)
-        panels.panels, panels.more_panels, panels.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
-        panels.bias, panels.n_in, panels.depth, panels.relu = d.bias, s.n_in, depth, fused_relu
+        strips.strips, strips.more_strips, strips.weight = <floating*>r.scratch + own.r0 * s.n_in, NULL, d.weight
+        strips.bias, strips.n_in, strips.depth, strips.relu = d.bias, s.n_in, depth, fused_relu
     else:
         own = grid_chunk(s.n, s.n_out, DOT_ROWS, group_grain(d.groups, width, COLUMN_GRAIN, n_threads), thread, n_threads)
-    p.a_row, p.a_col, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, 1, depth, z.ld, depth, False, fused_relu
+    p.a_row, p.ldb, p.ldc, p.depth, p.accumulate, p.relu = x.ld, depth, z.ld, depth, False, fused_relu
     g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, z = x W^T + b
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
-        if in_panels:
-            panels.k = g * depth
-            transposed_product(&panels, &z, Block(own.r0, own.r1, c0, c1), dtype)
-        i = own.r1 if in_panels else own.r0
+        if in_strips:
+            strips.k = g * depth
+            transposed_product(&strips, &z, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_strips else own.r0
         while i < own.r1:       # run by run
             m = common_rows(&x, &z, i, own.r1)
             p.a, p.rows = row(&x, i, dtype) + g * depth, m
@@ -73,14 +86,18 @@ cdef void forward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
 
 
 cdef void forward_packed(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # likewise of a weight that is kept in strips, whatever the rows
+    # likewise of a weight in strips: kept so, whatever the rows, or packed in scratch
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
     cdef Rows z = preactivations(r, e, r.z, r.values, dtype)
     cdef bint fused_relu = e.activation == RELU and z.start == y.start
     cdef Block own = rows_or_units(s.n, d.groups * n_strips(d.width, dtype), d.depth * s.n_out > s.n * s.n_in, thread, n_threads)
-    packed_product(d, &x, &z, own, fused_relu, dtype)
+    cdef const void* packed = d.packed
+    if packed == NULL:
+        pack_groups(<floating*>d.weight, d.groups, d.width, d.depth, <floating*>r.scratch, thread, n_threads)
+        packed = r.scratch
+    packed_product(d, packed, &x, &z, own, fused_relu, dtype)
     if not fused_relu and (e.activation != IDENTITY or z.start != y.start):     # y = phi(z)
         own.c0, own.c1 = unit_column(own.c0, d.width, dtype), unit_column(own.c1, d.width, dtype)
         epilogue(e.activation, &z, &y, &s, own, dtype, thread, n_threads)
@@ -92,7 +109,7 @@ cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* 
     return unit // strips * width + strip_start(width, unit % strips, dtype)
 
 
-cdef void packed_product(const Dense* d, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
+cdef void packed_product(const Dense* d, const void* packed, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
     # z = x W^T + b, rows r0 to r1, strips c0 to c1 of all groups
     cdef Py_ssize_t a[OFFSET_BLOCK]
     cdef Py_ssize_t c[OFFSET_BLOCK]
@@ -107,9 +124,9 @@ cdef void packed_product(const Dense* d, const Rows* x, const Rows* z, Block own
         for unit in range(own.c0, own.c1):
             group, first = unit // strips, strip_start(d.width, unit % strips, dtype)
             column, width = group * d.width + first, strip_start(d.width, unit % strips + 1, dtype) - first
-            strip = <floating*>d.packed + (group * round_up(d.width, lanes_of(dtype)) + first) * d.depth
+            strip = <floating*>packed + (group * round_up(d.width, lanes_of(dtype)) + first) * d.depth
             k = 0
-            while k < d.depth:  # a longer sum is cut
+            while k < d.depth or k == 0:        # a longer sum is cut; of nothing it is the bias
                 p.depth, p.accumulate, p.relu = min(<Py_ssize_t>SUM_DEPTH, d.depth - k), k > 0, relu and k + SUM_DEPTH >= d.depth
                 strip_product(&p, min(width, d.width - first), <floating*>x.start + group * d.depth + k, a, strip + k * width,
                               <floating*>d.bias + column if d.bias != NULL and k == 0 else <floating*>NULL,
@@ -142,61 +159,70 @@ cdef void activation_gradient(Run* r, Entry* e, const Sizes* s, Rows* dz, floati
         derive_rows(e.activation, &v, &dy, dz, s.n_out, own_rows(s, thread, n_threads), dtype)
 
 
+cdef inline RowOffsets dense_rows(void* scratch, Py_ssize_t n) noexcept nogil:
+    # the tables in scratch, of n rows
+    cdef Py_ssize_t* tables = <Py_ssize_t*>scratch
+    return RowOffsets(tables, tables + n, tables + 2 * n)
+
+
+cdef void find_rows(const Run* r, const Entry* e, const RowOffsets* at, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # the thread's chunk of where rows begin. Gradients and tangents lie as their values do
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t n = rows_in(r, e), weight_rows = min(<Py_ssize_t>SUM_DEPTH, d.width), i
+    cdef Py_ssize_t r0 = chunk_start(n, 1, thread, n_threads), r1 = chunk_start(n, 1, thread + 1, n_threads)
+    cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype)
+    row_offsets(&x, r0, r1 - r0, at.x + r0, dtype)
+    row_offsets(&dz, r0, r1 - r0, at.dz + r0, dtype)
+    for i in range(chunk_start(weight_rows, 1, thread, n_threads), chunk_start(weight_rows, 1, thread + 1, n_threads)):
+        at.weight[i] = i * d.depth
+
+
 cdef void backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dz (n, out) = dy phi', in place; in each group dx (n, in) (+)= dz W, dW (out, in / groups) = dz^T x; db = sum of dz's rows
-    cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype)
     cdef floating* dw = gradient(r, e, 0, dtype)
     cdef floating* db = gradient(r, e, 1, dtype)
-    cdef Operands operands
+    cdef RowOffsets at = dense_rows(r.scratch, s.n)
     activation_gradient(r, e, &s, &dz, dtype, thread, n_threads)
-    if dw != NULL:              # x and dz, packed for dW
-        pack_operands(&x, &dz, <floating*>r.scratch, &operands, &s, d.groups == 1, thread, n_threads)
+    find_rows(r, e, &at, dtype, thread, n_threads)
     team_barrier(n_threads)
     if e.sources[0].wanted:     # dx
-        input_gradient(r, e, d.weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, thread, n_threads)
+        input_gradient(r, e, &at, (<Dense*>e.own).weight, &dz, r.dvalues, e.sources[0].accumulate, dtype, thread, n_threads)
     if dw != NULL:              # dW
-        group_gradients(&operands, d.groups, &s, dw, False, thread, n_threads)
+        group_gradients(e, &at, &dz, &x, &s, dw, False, thread, n_threads)
     if db != NULL:              # db
         bias_gradient(&dz, &s, db, thread, n_threads)
 
 
-cdef void input_gradient(Run* r, Entry* e, const void* weight, const Rows* dz, void** dvalues, bint accumulate, floating* dtype,
-                         Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void input_gradient(const Run* r, const Entry* e, const RowOffsets* at, const void* weight, const Rows* dz, void** dvalues,
+                         bint accumulate, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dx (n, in) (+)= dz W, group by group, the thread's block; dx lies in dvalues, which may be tangents
-    cdef Py_ssize_t groups = (<Dense*>e.own).groups, grain = 4 * BROADCAST_VECS * LANES_f
-    cdef Py_ssize_t depth = e.n_in // groups, width = e.n_out // groups, i, m, g, c0, c1
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t depth = d.depth, width = d.width, p, g, c0, c1
     cdef Rows dx = source_rows(r, e, dvalues, dtype)
-    cdef Block own = grid_chunk(rows_in(r, e), e.n_in, BROADCAST_ROWS, group_grain(groups, depth, grain, n_threads), thread, n_threads)
-    cdef Product p
-    p.a_row, p.a_col, p.ldb, p.ldc, p.depth = dz.ld, 1, depth, dx.ld, width
-    p.accumulate, p.bias, p.relu = accumulate, NULL, False
-    g = own.c0 // depth if own.r0 < own.r1 and own.c0 < own.c1 else groups
+    cdef Block own = grid_chunk(rows_in(r, e), e.n_in, ROW_GRAIN, group_grain(d.groups, depth, strip_width(dtype), n_threads), thread, n_threads)
+    g = own.c0 // depth if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * depth < own.c1:
-        c0, c1 = max(own.c0, g * depth), min(own.c1, (g + 1) * depth)
-        p.b, p.cols = <floating*>weight + g * width * depth + c0 - g * depth, c1 - c0
-        i = own.r0
-        while i < own.r1:
-            m = common_rows(dz, &dx, i, own.r1)
-            p.a, p.c, p.rows = row(dz, i, dtype) + g * width, row(&dx, i, dtype) + c0, m
-            broadcast_product(&p, dtype)
-            i += m
+        c0, c1, p = max(own.c0, g * depth), min(own.c1, (g + 1) * depth), 0
+        while p < width or p == 0:
+            input_gradient_block(at, <floating*>dz.start + g * width + p, <floating*>weight + (g * width + p) * depth,
+                                 <floating*>dx.start + g * depth, Block(own.r0, own.r1, c0 - g * depth, c1 - g * depth),
+                                 min(<Py_ssize_t>SUM_DEPTH, width - p), accumulate or p > 0)
+            p += SUM_DEPTH
         g += 1
 
 
-cdef void group_gradients(const Operands* a, Py_ssize_t groups, const Sizes* s, floating* dw, bint accumulate,
-                          Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void group_gradients(const Entry* e, const RowOffsets* at, const Rows* dz, const Rows* x, const Sizes* s, floating* dw,
+                          bint accumulate, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dW (out, in / groups) (+)= dz^T x of each group, the thread's block
-    cdef Py_ssize_t depth = s.n_in // groups, width = s.n_out // groups, g
-    cdef Block own = grid_chunk(s.n_out, depth, BROADCAST_ROWS, 4 * BROADCAST_VECS * LANES_f, thread, n_threads), part = own
-    cdef Operands group = a[0]
-    g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else groups
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t depth = d.depth, width = d.width, g
+    cdef Block own = grid_chunk(s.n_out, depth, ROW_GRAIN, strip_width(dw), thread, n_threads), part = own
+    g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.r1:
         part.r0, part.r1 = max(own.r0, g * width), min(own.r1, (g + 1) * width)
-        if groups > 1:          # x is never packed then
-            group.x = <floating*>a.x + g * depth
-        weight_gradient(&group, dw + part.r0 * depth + own.c0, depth, part, s.n, accumulate)
+        weight_gradient(at, <floating*>dz.start, <floating*>x.start + g * depth, dw + part.r0 * depth + own.c0, depth, part, s.n, accumulate)
         g += 1
 
 
@@ -211,42 +237,34 @@ cdef void fused_update_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
     # gradients is clipped, backward has computed dz and dx before
     cdef Dense* d = <Dense*>e.own
     cdef Sizes s = sizes_of(r, e)
-    cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else BROADCAST_DEPTH, i, m, c0, c1
+    cdef Py_ssize_t p = 0, high = FUSED_FEW if s.n < FUSED_FEW else SUM_DEPTH, c0, c1
     cdef Rows x = source_rows(r, e, r.values, dtype), dz = dst_rows(r, e, r.dvalues, dtype), dx
-    cdef Operands operands
-    cdef Product product
+    cdef RowOffsets at = dense_rows(r.scratch, s.n)
     cdef FusedRows rows
     if r.update != UPDATE_CLIPPED:
         activation_gradient(r, e, &s, &dz, dtype, thread, n_threads)
-    pack_operands(&x, &dz, <floating*>r.scratch, &operands, &s, True, thread, n_threads)
+    find_rows(r, e, &at, dtype, thread, n_threads)
     team_barrier(n_threads)
     if e.n_weights > 1:
         bias_gradient(&dz, &s, <floating*>r.dparams[e.weights[1].grad], thread, n_threads)
-    rows.operands, rows.weight, rows.plan, rows.n = &operands, &e.weights[0], r.plan, s.n
+    rows.at, rows.dz, rows.x, rows.weight, rows.plan, rows.n = &at, dz.start, x.start, &e.weights[0], r.plan, s.n
     rows.room = r.thread_scratch + thread * r.thread_bytes
     if not e.sources[0].wanted or r.update == UPDATE_CLIPPED:       # no dx: the thread owns rows of the weight
         update_rows(&rows, Block(chunk_start(s.n_out, 16, thread, n_threads), chunk_start(s.n_out, 16, thread + 1, n_threads), 0, s.n_in),
                     dtype)
         return
     dx = source_rows(r, e, r.dvalues, dtype)
-    c0, c1 = chunk_start(s.n_in, panel_width(dtype), thread, n_threads), chunk_start(s.n_in, panel_width(dtype), thread + 1, n_threads)
-    product.a_row, product.a_col, product.ldb, product.ldc, product.cols = dz.ld, 1, s.n_in, dx.ld, c1 - c0
-    product.bias, product.relu = NULL, False
+    c0 = chunk_start(s.n_in, strip_width(dtype), thread, n_threads)
+    c1 = chunk_start(s.n_in, strip_width(dtype), thread + 1, n_threads)
     while p < s.n_out and c0 < c1:      # columns c0 to c1 of dx (+)= dz W for rows p to p + high of W, which then take their step
-        product.b, product.depth = <floating*>d.weight + p * s.n_in + c0, min(high, s.n_out - p)
-        product.accumulate = e.sources[0].accumulate or p > 0
-        i = 0
-        while i < s.n:
-            m = common_rows(&dz, &dx, i, s.n)
-            product.a, product.c, product.rows = row(&dz, i, dtype) + p, row(&dx, i, dtype) + c0, m
-            broadcast_product(&product, dtype)
-            i += m
+        input_gradient_block(&at, <floating*>dz.start + p, <floating*>d.weight + p * s.n_in, <floating*>dx.start,
+                             Block(0, s.n, c0, c1), min(high, s.n_out - p), e.sources[0].accumulate or p > 0)
         update_rows(&rows, Block(p, min(p + high, s.n_out), c0, c1), dtype)
         p += high
 
 
 cdef Py_ssize_t fused_room(const Entry* e) noexcept nogil:
-    return FUSED_ROOM if e.fuses else 0
+    return FUSED_ROWS * FUSED_COLUMNS if e.fuses else 0
 
 
 cdef bint dense_row_norm_pays(const Run* r, const Entry* e) noexcept nogil:
@@ -283,32 +301,32 @@ cdef void tangent_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py
     cdef Rows ty = dst_rows(r, e, r.tangents, dtype)
     cdef floating* tweight = direction(r, e, 0, dtype)
     cdef floating* tbias = direction(r, e, 1, dtype)
-    cdef bint moves = e.sources[0].wanted, in_panels = r.n * e.positions >= TRANSPOSE_ROWS
+    cdef bint moves = e.sources[0].wanted, in_strips = r.n * e.positions >= TRANSPOSE_ROWS
     cdef Block own
-    cdef PanelProduct panels
+    cdef TransposedProduct strips
     cdef Product p
     if tweight == NULL:         # a constant matrix: tz = tx W^T
         if not moves:
             return
         x, tweight, moves = tx, <floating*>d.weight, False
-    if in_panels:
+    if in_strips:
         if moves:
             pack_transposed(&tx, Block(0, s.n, chunk_start(s.n_in, lanes_of(dtype), thread, n_threads),
                                        chunk_start(s.n_in, lanes_of(dtype), thread + 1, n_threads)), s.n_in, <floating*>r.tscratch)
         own = pack_chunk(&x, <floating*>r.scratch, &s, grain, False, thread, n_threads)
     else:
         own = grid_chunk(s.n, s.n_out, DOT_ROWS, grain, thread, n_threads)
-    panels.panels, panels.more_panels = r.scratch, r.tscratch if moves else NULL
-    panels.weight, panels.more_weight, panels.bias = tweight, d.weight, tbias
-    panels.n_in, panels.depth, panels.relu = s.n_in, depth, False
-    p.a_col, p.ldb, p.ldc, p.depth, p.relu = 1, depth, tz.ld, depth, False
+    strips.strips, strips.more_strips = r.scratch, r.tscratch if moves else NULL
+    strips.weight, strips.more_weight, strips.bias = tweight, d.weight, tbias
+    strips.n_in, strips.depth, strips.relu = s.n_in, depth, False
+    p.ldb, p.ldc, p.depth, p.relu = depth, tz.ld, depth, False
     g = (0 if own.c0 == 0 else own.c0 // width) if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.c1:   # group by group, tz
         c0, c1 = max(own.c0, g * width), min(own.c1, (g + 1) * width)
-        if in_panels:           # both products at once
-            panels.k = g * depth
-            transposed_product(&panels, &tz, Block(own.r0, own.r1, c0, c1), dtype)
-        i = own.r1 if in_panels else own.r0
+        if in_strips:           # both products at once
+            strips.k = g * depth
+            transposed_product(&strips, &tz, Block(own.r0, own.r1, c0, c1), dtype)
+        i = own.r1 if in_strips else own.r0
         while i < own.r1:       # run by run, x tW^T + tb and then += tx W^T
             m = common_rows(&x, &tz, i, common_rows(&tx, &tz, i, own.r1) + i) if moves else common_rows(&x, &tz, i, own.r1)
             p.a, p.a_row, p.b = row(&x, i, dtype) + g * depth, x.ld, tweight + c0 * depth
@@ -349,23 +367,19 @@ cdef void tangent_backward_dense(Run* r, Entry* e, floating* dtype, Py_ssize_t t
     cdef Sizes s = sizes_of(r, e)
     cdef Rows x = source_rows(r, e, r.values, dtype), tx = source_rows(r, e, r.tangents, dtype)
     cdef Rows dz = dst_rows(r, e, r.dvalues, dtype), tdz = dst_rows(r, e, r.dtangents, dtype)
-    cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate, panels = d.groups == 1
-    cdef Operands operands, toperands
+    cdef bint moves = e.sources[0].wanted, accumulate = e.sources[0].accumulate
+    cdef RowOffsets at = dense_rows(r.scratch, s.n)
     activation_tangent_gradient(r, e, &s, &dz, &tdz, dtype, thread, n_threads)
-    if e.n_weights > 0:         # x, tdz and tx, dz, packed for tdW
-        pack_operands(&x, &tdz, <floating*>r.scratch, &operands, &s, panels, thread, n_threads)
-    if e.n_weights > 0 and moves:
-        pack_operands(&tx, &dz, <floating*>r.tscratch, &toperands, &s, panels, thread, n_threads)
+    find_rows(r, e, &at, dtype, thread, n_threads)
     team_barrier(n_threads)
     if moves:                   # dx, and the first term of tdx
-        input_gradient(r, e, d.weight, &dz, r.dvalues, accumulate, dtype, thread, n_threads)
-        input_gradient(r, e, d.weight, &tdz, r.dtangents, accumulate, dtype, thread, n_threads)
-    if moves and e.n_weights > 0:       # the second term of tdx, then tdW
-        input_gradient(r, e, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, thread, n_threads)
-        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, thread, n_threads)
-        group_gradients(&toperands, d.groups, &s, gradient(r, e, 0, dtype), True, thread, n_threads)
-    elif e.n_weights > 0:
-        group_gradients(&operands, d.groups, &s, gradient(r, e, 0, dtype), False, thread, n_threads)
+        input_gradient(r, e, &at, d.weight, &dz, r.dvalues, accumulate, dtype, thread, n_threads)
+        input_gradient(r, e, &at, d.weight, &tdz, r.dtangents, accumulate, dtype, thread, n_threads)
+    if e.n_weights > 0:         # tdW
+        group_gradients(e, &at, &tdz, &x, &s, gradient(r, e, 0, dtype), False, thread, n_threads)
+    if moves and e.n_weights > 0:       # the second terms
+        input_gradient(r, e, &at, direction(r, e, 0, dtype), &dz, r.dtangents, True, dtype, thread, n_threads)
+        group_gradients(e, &at, &dz, &tx, &s, gradient(r, e, 0, dtype), True, thread, n_threads)
     if e.n_weights > 1:
         bias_gradient(&tdz, &s, gradient(r, e, 1, dtype), thread, n_threads)
 
@@ -377,16 +391,18 @@ cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
 
 
 cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
-    # x in micro-panels; in training dz beside it
-    cdef Py_ssize_t wide = round_up(e.n_in, BROADCAST_VECS * LANES_f)
-    rows = round_up(rows, LANES_f)
-    return rows * (wide + e.n_out) if training else rows * e.n_in
+    # x or the weight in strips; in training, or tables of where rows begin, each a double or two floats
+    cdef Dense* d = <Dense*>e.own
+    cdef Py_ssize_t strips = round_up(rows, LANES_f) * e.n_in, tables = 2 * rows + min(<Py_ssize_t>SUM_DEPTH, d.width)
+    if packs_weight(e, rows):
+        strips = max(strips, packed_elements(d))
+    return max(strips, 2 * tables) if training else strips
 
 
 cdef bint dense_by_columns(const Run* r, const Entry* e) noexcept nogil:
     # in training the threads of forward own columns, and apply all of the activation to them
     return (r.training and e.n_weights > 0 and (<Dense*>e.own).groups == 1 and r.n * e.positions >= TRANSPOSE_ROWS
-            and e.activation != SOFTMAX)
+            and not packs_weight(e, rows_in(r, e)) and e.activation != SOFTMAX)
 
 
 cdef bint dense_fits(const Entry* e, const Shape* shapes) noexcept:

@@ -83,8 +83,7 @@ ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int
 #define CASES(i) CASE(i, 1) CASE(i, 2) CASE(i, 3) CASE(i, 4)
 #define ALL_CASES                                                                                                     \
     switch (rows * 8 + (int)((cols + NAME(LANES) - 1) / NAME(LANES))) {                                               \
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7)                                                \
-        CASES(8) CASES(9) CASES(10) CASES(11) CASES(12) CASES(13) CASES(14)                                           \
+        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)                                       \
     }
 #define PACKED 1
 static void NAME(indirect_packed)(const Indirect *p, int rows, ptrdiff_t cols, const REAL *a, const ptrdiff_t *a_rows,

@@ -38,19 +38,20 @@
  * that chose the tiles: docs/dense.md. COLUMN_VECS, at v4: batch_statistics 128x512 in eight rows
  * of one vector 4.2 us, in 64 rows of 4 or 8 vectors 2.4. */
 #if VECTOR_BYTES == 64
-enum { DOT_ROWS = 4, DOT_SUMS = 16, BROADCAST_ROWS = 8, BROADCAST_VECS = 3, COLUMN_VECS = 8 };
+enum { DOT_ROWS = 4, DOT_SUMS = 16, COLUMN_VECS = 8 };
 #elif VECTOR_BYTES == 32
-enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 6, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, COLUMN_VECS = 4 };
 #else
-enum { DOT_ROWS = 2, DOT_SUMS = 8, BROADCAST_ROWS = 4, BROADCAST_VECS = 2, COLUMN_VECS = 4 };
+enum { DOT_ROWS = 2, DOT_SUMS = 8, COLUMN_VECS = 4 };
 #endif
 #if VECTOR_BYTES == 64
-enum { INDIRECT_VECS = 4, INDIRECT_MAX_ROWS = 14 };
-#define INDIRECT_ROWS(vecs) ((vecs) == 4 ? 6 : (vecs) == 3 ? 8 : (vecs) == 2 ? 14 : 12)
+enum { INDIRECT_VECS = 4 };
+#define INDIRECT_ROWS(vecs) ((vecs) == 4 ? 6 : 8)
 #else
-enum { INDIRECT_VECS = 2, INDIRECT_MAX_ROWS = 8 };
+enum { INDIRECT_VECS = 2 };
 #define INDIRECT_ROWS(vecs) ((vecs) == 2 ? (VECTOR_BYTES == 32 ? 6 : 4) : 8)
 #endif
+enum { INDIRECT_MAX_ROWS = 8 };
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
@@ -60,12 +61,12 @@ enum { INDIRECT_VECS = 2, INDIRECT_MAX_ROWS = 8 };
 #define FASTOPT_NOINLINE __attribute__((noinline, noclone))
 #endif
 
-/* c (rows, cols) (+)= a b over `depth`: a[i, k] stands at a[i * a_row + k * a_col]; b is (depth, cols) for the broadcast
- * micro-kernel, (cols, depth) for the dot micro-kernel, its rows ldb apart. */
+/* What the dot micro-kernel multiplies: c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, whose rows stand a_row, ldb and
+ * ldc apart. */
 typedef struct {
     const void *a, *b, *bias;
     void *c;
-    ptrdiff_t rows, cols, depth, a_row, a_col, ldb, ldc;
+    ptrdiff_t rows, cols, depth, a_row, ldb, ldc;
     int accumulate, relu;
 } Product;
 
@@ -255,18 +256,13 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_sum_squares(p, n) BOTH(sum_squares, p)(p, n)
 #define fastopt_dot_macro_kernel(p, a, b, c, depth, accumulate, bias, relu, prefetch) \
     BOTH(dot_macro_kernel, c)(p, a, b, c, depth, accumulate, bias, relu, prefetch)
-#define fastopt_broadcast_micro_kernel(p, rows, cols, a, b, c, depth, accumulate) \
-    BOTH(broadcast_micro_kernel, c)(p, rows, cols, a, b, c, depth, accumulate)
-#define fastopt_broadcast_micro_kernel_epilogue(p, rows, cols, a, b, c, depth, accumulate, bias, relu) \
-    BOTH(broadcast_micro_kernel_epilogue, c)(p, rows, cols, a, b, c, depth, accumulate, bias, relu)
 #define fastopt_indirect_packed(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
     BOTH(indirect_packed, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
 #define fastopt_add_run(to, from, n) BOTH(add_run, to)(to, from, n)
 #define fastopt_indirect_product(p, rows, cols, a, a_rows, b, bias, c, c_rows) \
     BOTH(indirect_product, c)(p, rows, cols, a, a_rows, b, bias, c, c_rows)
 #define fastopt_transpose_in(from, ld, rows, to, ldt, depth) BOTH(transpose_in, from)(from, ld, rows, to, ldt, depth)
-#define fastopt_transpose_out(from, ld, rows, to, ldt, depth, bias, relu) \
-    BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, bias, relu)
+#define fastopt_transpose_out(from, ld, rows, to, ldt, depth, relu) BOTH(transpose_out, from)(from, ld, rows, to, ldt, depth, relu)
 #define fastopt_dot_wide(a, b, n) BOTH(dot_wide, a)(a, b, n)
 #define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
 #define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)

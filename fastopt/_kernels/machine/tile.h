@@ -1,8 +1,7 @@
-/* What is written on vectors, once, and included by simd.h per dtype: the two micro-kernels,
+/* What is written on vectors, once, and included by simd.h per dtype: the dot micro-kernel,
  * a transpose, the way of a block through registers, a sum of squares.
  *
  * dot_macro_kernel        c[i, j] (+)= sum_k a[i, k] b[j, k]    a and b run along k
- * broadcast_micro_kernel  c[i, j] (+)= sum_k a[i, k] b[k, j]    b and c run along j, a is broadcast over the lanes
  *
  * A sum is stored with the bias added, unless NULL, and what is below zero set to zero if relu.
  *
@@ -117,92 +116,10 @@ static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *
     }
 }
 
-/* rows x (vecs vectors), of which the last holds `tail` elements (all of them unless `partial`).
- * `epilogue`: bias and relu are wanted. */
-ALWAYS_INLINE void NAME(broadcast_body)(const int rows, const int vecs, const int partial, const Product *p, ptrdiff_t tail,
-                                        NAME(Part) part, const int epilogue) {
-    const ptrdiff_t a_row = p->a_row, a_col = p->a_col, ldb = p->ldb, ldc = p->ldc, depth = part.depth;
-    const REAL *a = part.a, *b = part.b, *bias = part.bias;
-    REAL *c = part.c;
-    const int accumulate = part.accumulate, relu = part.relu;
-    VEC acc[BROADCAST_ROWS][BROADCAST_VECS] = {{{0}}};
-    VEC w[BROADCAST_VECS];
-    for (ptrdiff_t k = 0; k < depth; k++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < vecs; j++) {
-            const REAL *p = b + k * ldb + j * NAME(LANES);
-            w[j] = partial && j == vecs - 1 ? NAME(load_partial)(p, tail) : *(const VEC *)p;
-        }
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            const REAL s = a[i * a_row + k * a_col];
-#pragma GCC unroll 8
-            for (int j = 0; j < vecs; j++) acc[i][j] += s * w[j];
-        }
-    }
-    if (epilogue && bias != NULL)
-#pragma GCC unroll 8
-        for (int j = 0; j < vecs; j++) {
-            const REAL *p = bias + j * NAME(LANES);
-            w[j] = partial && j == vecs - 1 ? NAME(load_partial)(p, tail) : *(const VEC *)p;
-        }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) {
-#pragma GCC unroll 8
-        for (int j = 0; j < vecs; j++) {
-            const int cut = partial && j == vecs - 1;
-            REAL *p = c + i * ldc + j * NAME(LANES);
-            VEC sum = acc[i][j];
-            if (accumulate) sum += cut ? NAME(load_partial)(p, tail) : *(VEC *)p;
-            if (epilogue && bias != NULL) sum += w[j];
-            if (epilogue && relu) sum = NAME(relu_vector)(sum);
-            if (cut)
-                NAME(store_partial)(p, sum, tail);
-            else
-                *(VEC *)p = sum;
-        }
-    }
-}
-
-#define CASE(i, j, partial)                                                                                       \
-    case (i) * 16 + (j) * 2 + (partial):                                                                          \
-        NAME(broadcast_body)((i) <= BROADCAST_ROWS ? (i) : 1, (j) <= BROADCAST_VECS ? (j) : 1, partial, p, tail, \
-                             part, EPILOGUE);                                                                     \
-        break;
-#define CASES(i) CASE(i, 1, 0) CASE(i, 2, 0) CASE(i, 3, 0) CASE(i, 1, 1) CASE(i, 2, 1) CASE(i, 3, 1)
-#define ALL_CASES                                                                                    \
-    const ptrdiff_t tail = cols % NAME(LANES);                                                       \
-    const int vecs = (int)((cols + NAME(LANES) - 1) / NAME(LANES));                                  \
-    switch (rows * 16 + vecs * 2 + (tail != 0)) {                                                    \
-        CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)                      \
-    }
-/* rows x cols of c, over `depth` steps; of p only how a, b and c lie. Two functions: a product of depth 1, as dW has for
- * one row, feels every instruction. */
-#define EPILOGUE 0
-static void NAME(broadcast_micro_kernel)(const Product *p, int rows, ptrdiff_t cols, const REAL *a, const REAL *b, REAL *c,
-                                         ptrdiff_t depth, int accumulate) {
-    const NAME(Part) part = {a, b, NULL, c, depth, accumulate, 0};
-    ALL_CASES
-}
-#undef EPILOGUE
-#define EPILOGUE 1
-static void NAME(broadcast_micro_kernel_epilogue)(const Product *p, int rows, ptrdiff_t cols, const REAL *a,
-                                                  const REAL *b, REAL *c, ptrdiff_t depth, int accumulate,
-                                                  const REAL *bias, int relu) {
-    const NAME(Part) part = {a, b, bias, c, depth, accumulate, relu};
-    ALL_CASES
-}
-#undef EPILOGUE
-#undef ALL_CASES
-#undef CASES
-#undef CASE
-
 /* to[k * ldt + i] = from[i * ld + k] for i < rows <= LANES and k < depth. Interleaving the first
  * half of LANES vectors with the second log2(LANES) times transposes them. */
 ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
-                                        ptrdiff_t ldt, ptrdiff_t depth, const int pad,
-                                        const REAL *bias, const int relu) {
-    const VEC more = bias != NULL ? NAME(load_partial)(bias, rows) : (VEC){0};
+                                        ptrdiff_t ldt, ptrdiff_t depth, const int pad, const int relu) {
     for (ptrdiff_t k = 0; k < depth; k += NAME(LANES)) {
         const ptrdiff_t tail = depth - k < NAME(LANES) ? depth - k : NAME(LANES);
         VEC v[NAME(LANES)], w[NAME(LANES)];
@@ -224,7 +141,6 @@ ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_
 #pragma GCC unroll 16
         for (int i = 0; i < NAME(LANES); i++) {
             if (i >= tail) break;
-            if (bias != NULL) v[i] += more;
             if (relu) v[i] = NAME(relu_vector)(v[i]);
             if (pad || rows == NAME(LANES))
                 *(VEC *)(to + (k + i) * ldt) = v[i];
@@ -236,12 +152,12 @@ ALWAYS_INLINE void NAME(transpose_body)(const REAL *from, ptrdiff_t ld, ptrdiff_
 /* Rows beyond `rows` count as zeros, and LANES elements are written for every k. */
 static void NAME(transpose_in)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
                                ptrdiff_t ldt, ptrdiff_t depth) {
-    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 1, NULL, 0);
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 1, 0);
 }
-/* Bias, unless NULL, is added, and relu applied. */
+/* What is below zero becomes zero, if relu. */
 static void NAME(transpose_out)(const REAL *from, ptrdiff_t ld, ptrdiff_t rows, REAL *to,
-                                ptrdiff_t ldt, ptrdiff_t depth, const REAL *bias, int relu) {
-    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 0, bias, relu);
+                                ptrdiff_t ldt, ptrdiff_t depth, int relu) {
+    NAME(transpose_body)(from, ld, rows, to, ldt, depth, 0, relu);
 }
 
 /* Sixteen elements on their way through a local array that the compiler keeps in registers: loops

@@ -37,14 +37,14 @@ cdef enum:
 # Products.
 cdef enum:
     DOT_DEPTH_BYTES = 4096        # of the summed dimension; bits. A tile's rows of W stay in L1 while the rows of x pass
-    BROADCAST_DEPTH = 128         # of the summed dimension; bits. dx 1024x1024, batch 32/96/192: 153/168/174, with 256 120/161/169
     OFFSET_BLOCK = 512            # rows whose offsets are found at a time, on the stack
-    SUM_DEPTH = 4096              # terms of a sum of strips that stays in registers, longer sums are added; bits
-    # rows from which x goes in micro-panels. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
+    SUM_DEPTH = 1024              # terms of a sum that stays in registers; longer sums are added; bits
+    # rows from which x goes in strips. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
     TRANSPOSE_ROWS = 25
+    TRANSPOSE_WORK = 5            # multiply-adds that an element costs to transpose. 256x256, batch 256: 0.92 -> 0.94 of peak
     BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level
-    DENSE_ROWS = 256              # rows of functional.dense that are in micro-panels at a time
-    PACK_WIDTH = 256              # dW 1024x1024, batch 32/96/192: 118/146/151, of operands in micro-panels 176/199/196; 256x256 187/197
+    DENSE_ROWS = 256              # rows of functional.dense that are in strips at a time
+    INPUT_GRADIENT_BYTES = 1 << 18      # of rows of dz that all columns of W meet: they stay in L2. dx 1024x1024, batch 128: 0.84 -> 0.93 of peak
 
 # Convolutions.
 cdef enum:
@@ -57,7 +57,8 @@ cdef enum:
 
 # The fused update.
 cdef enum:
-    FUSED_COLUMNS = 1008      # of dW at a time, whole micro-panels at every level: with BROADCAST_ROWS rows they stay in L1
+    FUSED_ROWS = 24           # of dW at a time, whole tiles at every level,
+    FUSED_COLUMNS = 1024      # and of its columns, whole strips: runs as long as the processor follows
     FUSED_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
     GRAM_WORK = 10              # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, clipped norm: 870 -> 570 us
 
@@ -98,7 +99,7 @@ cdef enum:
 # Generalized linear models.
 cdef enum:
     GLM_DOT_ROWS = 4            # rows of X that a tile of linear predictors reads, so many streams. 20 000 x 300, pass: 2.4 ms, of 8 2.6
-    HESSIAN_ROWS = 64           # rows of a symmetric update, in L1 with a micro-panel; bits. 20 000 x 300: 59 GFLOP/s, float32 105
+    HESSIAN_ROWS = 64           # rows of a symmetric update, in L1 with a strip; bits. 20 000 x 300: 59 GFLOP/s, float32 105
     GLM_CHUNKS = 16             # chunks of rows at most, so threads that can work at once; bits
     GLM_CHUNK_SQUARES = 4       # rows of a chunk at least, times q: its Hessian costs far more than to clear and add it; bits
     GLM_FEW_CHUNKS = 4          # but so many, for the passes without a Hessian; bits

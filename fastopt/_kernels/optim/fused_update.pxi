@@ -1,17 +1,16 @@
-# The fused update: rows of dW take their step in L1, and are gone.
+# The fused update: rows of dW take their step while they are in cache, and are gone.
 #
 # The update is fused only in a step that cannot be refused any more (`can_fuse`). Where the norm of all gradients is limited, it
 # is taken from rows of x and dz before the first update.
 
-cdef enum:
-    FUSED_ROOM = 8 * FUSED_COLUMNS      # elements: BROADCAST_ROWS, at most 8, rows of dW
-
 cdef struct FusedRows:
-    const Operands* operands
+    const RowOffsets* at
+    const void *dz
+    const void *x
     const Weight* weight
     Plan* plan
     Py_ssize_t n                # rows of x and dz
-    void* room                  # of the thread, FUSED_ROOM elements
+    void* room                  # of the thread, FUSED_ROWS rows of FUSED_COLUMNS elements
 
 
 cdef inline bint can_fuse(const Plan* plan) noexcept nogil:
@@ -19,18 +18,18 @@ cdef inline bint can_fuse(const Plan* plan) noexcept nogil:
 
 
 cdef void update_rows(const FusedRows* f, Block b, floating* dtype) noexcept nogil:
-    # rows r0 to r1, columns c0 (which starts a micro-panel) to c1 of the weight take their step
+    # rows r0 to r1, columns c0 to c1 of the weight take their step
     cdef floating* rows = <floating*>f.room
     cdef const Weight* w = f.weight
     cdef Tensor* t = &f.plan.tensors[w.grad]
     cdef Py_ssize_t i, j, block_rows, cols, start
     cdef unsigned long mode
     while b.r0 < b.r1:
-        block_rows = min(<Py_ssize_t>BROADCAST_ROWS, b.r1 - b.r0)
+        block_rows = min(<Py_ssize_t>FUSED_ROWS, b.r1 - b.r0)
         j = b.c0
         while j < b.c1:
             cols, start = min(<Py_ssize_t>FUSED_COLUMNS, b.c1 - j), b.r0 * w.columns + j
-            weight_gradient(f.operands, rows, cols, Block(b.r0, b.r0 + block_rows, j, j + cols), f.n, False)
+            weight_gradient(f.at, <floating*>f.dz, <floating*>f.x, rows, cols, Block(b.r0, b.r0 + block_rows, j, j + cols), f.n, False)
             if penalizes(&w.penalty):
                 for i in range(block_rows):
                     add_penalty_gradient(&w.penalty, <floating*>w.at + start + i * w.columns, rows + i * cols, cols)
