@@ -1,10 +1,15 @@
 # Memory of our own, 64 bytes aligned, for what no NumPy array holds.
 
+cdef extern from "pages.h" nogil:
+    void advise_huge_pages(void* block, size_t size)
+
+
 cdef void* aligned_block(size_t size, bint zeroed=True) except NULL:
     # on a cache line of its own
     cdef void* block = NULL
     if posix_memalign(&block, 64, size + 64) != 0:
         raise MemoryError(f"no memory for {size} bytes")
+    advise_huge_pages(block, size)
     if zeroed:
         memset(block, 0, size)
     return block
