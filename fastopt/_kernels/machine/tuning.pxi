@@ -80,14 +80,15 @@ cdef enum:
     COLUMN_GRAIN = 16           # columns of one thread, whole cache lines
     SUM_ROWS = 128              # of a bias gradient, added before they meet the others; bits
     COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
-    # of a block of columns that a second pass finds in L2; wider blocks are whole rows. Zen 4, normalized by blocks and by whole
-    # rows: 512x2048 184 and 216 us, 1000x600 106 and 98, 4000x600 810 and 640
+    # COLUMN_BLOCK columns of at most so many bytes are still in L2 when they are read again; of more, whole rows are taken. Zen 4,
+    # normalized by blocks and by whole rows: 512x2048 184 and 216 us, 1000x600 106 and 98, 4000x600 810 and 640
     COLUMN_BYTES = 1 << 20
     CENTER_ROWS = 8             # whose mean the first sums are taken about; bits
     STATISTICS_ROWS = 64        # summed in the dtype before they are merged; bits
     STATISTICS_BLOCK = 1024     # elements of a channel, likewise; bits
     SCALE_ROWS = 16             # rows that are still in L1 when the activation follows
-    # of an array that a map writes past the cache. Zen 4, 4000x600: normalized in 1270 us, so 550; 1000x600 in 90, so 121
+    # A map writes arrays of so many bytes past the cache. Zen 4, forward and backward, plain and so: 1000x2000 2060 and 1600 us,
+    # 4000x600 2700 and 2150; normalization of 1000x600 alone, 90 and 121
     STREAM_BYTES = 7 << 20
     NARROW = 32                 # columns of a loss up to which transposing rows costs less than their sums lane by lane
 

@@ -86,7 +86,7 @@ cdef struct Options:
     bint interim, lr_in_velocity, maximize, eps_inside_sqrt, decoupled_weight_decay
 
 cdef struct Step:           # constants of one step of one tensor, as update_element names them
-    double sign, decay, shrink, lr, a, b, c, d, e, f, inside, outside
+    double sign, decay, shrink, gain, lr, a, b, c, d, e, f, inside, outside
     bint exact
 
 cdef enum:
@@ -118,7 +118,7 @@ cdef void prepare(Options* o, Tensor* t) noexcept nogil:
     cdef Step* s = &t.step
     cdef double lr = number[LR]
     t.count += 1
-    s.sign = -1 if o.maximize else 1
+    s.sign, s.gain = -1 if o.maximize else 1, 1
     s.decay = 0 if o.decoupled_weight_decay else number[WEIGHT_DECAY]
     s.shrink = 1 - lr * number[WEIGHT_DECAY] if o.decoupled_weight_decay else 1
     s.lr, s.inside, s.outside = lr, number[EPS] if o.eps_inside_sqrt else 0, 0 if o.eps_inside_sqrt else number[EPS]
@@ -156,13 +156,15 @@ cdef void prepare_sgd(Options* o, Tensor* t, Step* s) noexcept nogil:
 
 cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, double correction2) noexcept nogil:
     # theta - lr m / (sqrt(v + inside) + outside), or theta - (f g + lr m) / ...; e = 0: not divided. m / correction1 and
-    # v / correction2 are unbiased: the root of correction2 passes from v to all beside it
+    # v / correction2 are unbiased: the root of correction2 passes from v to all beside it. Adam's g has the gain
+    # sqrt(1 - beta2), so that v takes in g g and nothing more
     cdef const double* number = o.number
     cdef double lr = number[LR], rho, limit, mu, mu_next, unbiased = sqrt(correction2)
     s.lr = lr / correction1
     if o.rule == RULE_ADAMAX:
         return
-    s.e = 1
+    s.gain, s.e = sqrt(s.d), 1
+    s.b /= s.gain
     s.inside *= correction2
     if o.rule == RULE_RADAM:
         limit = 2 / (1 - number[BETA2]) - 1
@@ -177,7 +179,7 @@ cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, doubl
         mu = number[BETA1] * (1 - 0.5 * pow(0.96, t.count * number[MOMENTUM_DECAY]))
         mu_next = number[BETA1] * (1 - 0.5 * pow(0.96, (t.count + 1) * number[MOMENTUM_DECAY]))
         t.product *= mu
-        s.f = lr * (1 - mu) / (1 - t.product) * unbiased
+        s.f = lr * (1 - mu) / (1 - t.product) / s.gain * unbiased
         s.lr = lr * mu_next / (1 - t.product * mu_next)
     s.lr *= unbiased
 
@@ -193,7 +195,7 @@ cdef inline floating divided(Division* division, floating a, floating b, floatin
 
 cdef inline void update_element(Formula* formula, Division* division, const floating* constants, floating g, floating* param,
                                 floating* s0, floating* s1, floating* s2) noexcept nogil:
-    # One element: its parameter theta, its gradient g, its states; constants in update_loop's order.
+    # One element: its parameter theta, its gradient g times Step.gain, its states; constants in update_loop's order.
     cdef floating shrink = constants[0], lr = constants[1], a = constants[2], b = constants[3], c = constants[4]
     cdef floating d = constants[5], e = constants[6], f = constants[7], inside = constants[8], outside = constants[9]
     cdef floating max_divisor = constants[10], zero = 0, p = param[0], m, v, q, top
@@ -207,7 +209,7 @@ cdef inline void update_element(Formula* formula, Division* division, const floa
         param[0] = p - lr * m
     elif Formula is PlainAdam or Formula is Adam or Formula is Nadam or Formula is Amsgrad:
         m = a * s0[0] + b * g               # shrink theta - lr m / (sqrt(v + inside) + outside)
-        v = c * s1[0] + d * g * g
+        v = c * s1[0] + g * g
         s0[0] = m
         s1[0] = v
         if Formula is Amsgrad:              # the running maximum of v stands for v
@@ -284,9 +286,10 @@ cdef extern from "simd.h" nogil:
     void copy_partial "fastopt_copy_partial"(void* to, const void* source, Py_ssize_t n, bint pad)
 
 
-cdef noinline_void update_loop(Formula* formula, Division* division, const Step* step, floating max_divisor,
+cdef noinline_void update_loop(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor,
                                floating** array, Py_ssize_t n) noexcept nogil:
-    # n elements, whole blocks, of array: parameter, gradient, states; max_divisor: for quotient
+    # n elements, whole blocks, of array: parameter, gradient, states. The gradient counts `scale` times; max_divisor: for quotient
+    cdef floating factor = <floating>(scale * step.gain)
     cdef floating constants[11]
     cdef floating* param = array[0]
     cdef const floating* grad = array[1]
@@ -323,7 +326,7 @@ cdef noinline_void update_loop(Formula* formula, Division* division, const Step*
         if has2:
             load(S2, s2 + j, prefetch_distance)
         for i in range(BLOCK):
-            update_element(formula, division, constants, G[i], P + i, S0 + i, S1 + i, S2 + i)
+            update_element(formula, division, constants, factor * G[i], P + i, S0 + i, S1 + i, S2 + i)
         store(param + j, P)
         if has0:
             store(s0 + j, S0)
@@ -340,7 +343,7 @@ cdef inline void advance(floating** array, Py_ssize_t n) noexcept nogil:
         array[i] = array[i] + n if array[i] != NULL else NULL
 
 
-cdef void update_part_block(Formula* formula, Division* division, const Step* step, floating max_divisor, floating** array,
+cdef void update_part_block(Formula* formula, Division* division, const Step* step, double scale, floating max_divisor, floating** array,
                             Py_ssize_t n) noexcept nogil:
     # n < BLOCK elements, in a padded copy; the pointers move past them.
     cdef floating block[(2 + MAX_STATES) * BLOCK]
@@ -350,24 +353,25 @@ cdef void update_part_block(Formula* formula, Division* division, const Step* st
         padded[i] = block + BLOCK * i
         if array[i] != NULL:
             copy_partial(padded[i], array[i], n, True)
-    update_loop(formula, division, step, max_divisor, padded, BLOCK)
+    update_loop(formula, division, step, scale, max_divisor, padded, BLOCK)
     for i in range(2 + MAX_STATES):
         if array[i] != NULL and i != 1:
             copy_partial(array[i], padded[i], n, False)
     advance(array, n)
 
 
-cdef void update_arrays(Formula* formula, Division* division, const Step* step, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void update_arrays(Formula* formula, Division* division, const Step* step, double scale, floating** array,
+                        Py_ssize_t n) noexcept nogil:
     # n elements: up to the next cache line, whole blocks, the rest; the pointers move past them.
     cdef Py_ssize_t peeled = min(n, <Py_ssize_t>(-<size_t>array[0] % 64 // sizeof(floating)))    # to the next cache line
     cdef floating max_divisor = quotient_most(array[0][0])
     if peeled > 0:
-        update_part_block(formula, division, step, max_divisor, array, peeled)
+        update_part_block(formula, division, step, scale, max_divisor, array, peeled)
         n -= peeled
-    update_loop(formula, division, step, max_divisor, array, n // BLOCK * BLOCK)
+    update_loop(formula, division, step, scale, max_divisor, array, n // BLOCK * BLOCK)
     advance(array, n // BLOCK * BLOCK)
     if n % BLOCK > 0:
-        update_part_block(formula, division, step, max_divisor, array, n % BLOCK)
+        update_part_block(formula, division, step, scale, max_divisor, array, n % BLOCK)
 
 
 cdef inline floating clipped(floating g, floating high) noexcept nogil:
@@ -385,18 +389,18 @@ cdef void prepare_gradient(const floating* grad, const floating* param, floating
         ready[i] = clipped(factor * grad[i], high) + decay * param[i]
 
 
-cdef void choose_division(Formula* formula, const Step* step, floating** array, Py_ssize_t n) noexcept nogil:
+cdef void choose_division(Formula* formula, const Step* step, double scale, floating** array, Py_ssize_t n) noexcept nogil:
     # update_arrays with the step's way to divide; a formula without a root has one way.
     if (Formula is Plain or Formula is Momentum or Formula is Nesterov or Formula is Adamax or Formula is Lion) or not step.exact:
-        update_arrays(formula, <Fast*>NULL, step, array, n)
+        update_arrays(formula, <Fast*>NULL, step, scale, array, n)
     else:
-        update_arrays(formula, <Exact*>NULL, step, array, n)
+        update_arrays(formula, <Exact*>NULL, step, scale, array, n)
 
 
 cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip, const floating* grad,
                          Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is scaled, clipped or decayed
-    # is made ready piece by piece, in L1.
+    # Elements start to stop of one tensor, grad (stop - start,) their gradient. A gradient that is clipped or decayed is
+    # made ready piece by piece, in L1.
     cdef floating* array[2 + MAX_STATES]
     cdef floating ready[GRAD_BLOCK]
     cdef Py_ssize_t i, n
@@ -405,14 +409,14 @@ cdef void update_formula(Formula* formula, Tensor* t, double scale, double clip,
         array[2 + i] = <floating*>t.state[i]
     advance(array, start)
     array[1] = <floating*>grad
-    if scale == 1 and t.step.decay == 0 and clip == HUGE_VAL:
-        choose_division(formula, &t.step, array, stop - start)
+    if t.step.decay == 0 and clip == HUGE_VAL:
+        choose_division(formula, &t.step, scale, array, stop - start)
         return
     while start < stop:
         n = min(stop - start, <Py_ssize_t>GRAD_BLOCK)
         prepare_gradient(grad, array[0], ready, scale, clip, t.step.decay, n)
         array[1] = ready
-        choose_division(formula, &t.step, array, n)
+        choose_division(formula, &t.step, 1, array, n)
         grad += n
         start += n
 
