@@ -147,7 +147,8 @@ def instances() -> list:
     net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
     update = fo.optim.SGD(net.parameters(), lr=0.1).compiled_update
     training = net.bind("mse", update)
-    return [training, training.program, update, core.Workspace(training.program, 1, True), core.OwnThreadCount(1)]
+    made = core.Workspace(training.program, 1, True), core.OwnThreadCount(1), core.PackedWeight(net.layers[0].weight)
+    return [training, training.program, update, *made]
 
 
 def test_attributes_have_the_type_of_the_stubs_and_are_read_only_where_these_say_so():

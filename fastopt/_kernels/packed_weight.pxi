@@ -8,12 +8,12 @@ cdef class PackedWeight:
     cdef Py_ssize_t width, size         # outputs of a group, elements of an output
     cdef void* start                    # (groups, strips, size, width of the strip)
 
-    def __cinit__(self, cnp.ndarray weight not None, Py_ssize_t groups=1):
-        self.typenum, self.shape, self.groups = cnp.PyArray_TYPE(weight), (<object>weight).shape, groups
-        self.width, self.size = self.shape[0] // groups, math.prod(self.shape[1:])
-        if not cnp.PyArray_IS_C_CONTIGUOUS(weight) or self.width * groups != self.shape[0]:
+    def __cinit__(self, weight, Py_ssize_t groups=1):
+        self.typenum, self.shape, self.groups = float_type("weight", weight), weight.shape, groups
+        if groups < 1 or not is_plain(weight, self.typenum, <int>len(self.shape)) or self.shape[0] % groups != 0:
             raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
-        self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * cnp.PyArray_ITEMSIZE(weight), False)
+        self.width, self.size = self.shape[0] // groups, math.prod(self.shape[1:])
+        self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * <Py_ssize_t>weight.itemsize, False)
         if self.typenum == cnp.NPY_FLOAT32:
             pack_groups(<float*>data(weight), groups, self.width, self.size, <float*>self.start, 0, 1)
         else:
