@@ -181,26 +181,33 @@ cdef void unpacked_product(const Indirect* p, const floating* a, const Py_ssize_
 cdef void input_gradient_block(const RowOffsets* at, const floating* dz, const floating* weight, floating* dx, Block b,
                                Py_ssize_t depth, bint accumulate) noexcept nogil:
     # rows r0 to r1, columns c0 to c1 of dx (+)= dz W over `depth` outputs, at most SUM_DEPTH; dz and weight start with the
-    # first of these. Rows of dz that stay in L2 meet all columns before the next ones do
+    # first of these. Rows of dz that stay in L2 meet all columns before the next ones do. A few rows are over before a strip
+    # of W is in cache: these read W block by block, and sums go on from one to the next
     cdef Py_ssize_t high = max(<Py_ssize_t>MAX_INDIRECT_ROWS, INPUT_GRADIENT_BYTES // (max(depth, 1) * <Py_ssize_t>sizeof(floating)))
+    cdef Py_ssize_t deep = INPUT_GRADIENT_DEPTH if b.r1 - b.r0 <= INPUT_GRADIENT_FEW and not accumulate else SUM_DEPTH, k
     cdef Indirect p
-    p.a_cols, p.b_rows, p.depth, p.accumulate, p.resume, p.relu = IN_ORDER, at.weight, depth, accumulate, False, False
+    p.a_cols, p.b_rows, p.accumulate, p.relu = IN_ORDER, at.weight, accumulate, False
     while b.r0 < b.r1:
-        unpacked_product(&p, dz, at.dz + b.r0, weight + b.c0, dx + b.c0, at.x + b.r0, min(high, b.r1 - b.r0), b.c1 - b.c0)
+        k = 0
+        while k < depth or k == 0:
+            p.b_rows, p.depth, p.resume = at.weight + k, min(deep, depth - k), k > 0
+            unpacked_product(&p, dz + k, at.dz + b.r0, weight + b.c0, dx + b.c0, at.x + b.r0, min(high, b.r1 - b.r0), b.c1 - b.c0)
+            k += deep
         b.r0 += high
 
 
 cdef void weight_gradient(const RowOffsets* at, const floating* dz, const floating* x, floating* dw, Py_ssize_t ldw, Block b,
                           Py_ssize_t n, bint accumulate) noexcept nogil:
-    # rows r0 to r1, columns c0 to c1 of dW (+)= dz^T x over n rows; dw points to the first of them
-    cdef Py_ssize_t dw_rows[GRADIENT_ROWS]
+    # rows r0 to r1, columns c0 to c1 of dW (+)= dz^T x over n rows; dw points to the first of
+    # them. So few rows at a time that they are written as runs, as long as can be
+    cdef Py_ssize_t dw_rows[FUSED_ROWS]
     cdef Py_ssize_t high, k
     cdef Indirect p
     p.resume, p.relu = False, False
-    for k in range(min(<Py_ssize_t>GRADIENT_ROWS, b.r1 - b.r0)):
+    for k in range(min(<Py_ssize_t>FUSED_ROWS, b.r1 - b.r0)):
         dw_rows[k] = k * ldw
     while b.r0 < b.r1:
-        high, k = min(<Py_ssize_t>GRADIENT_ROWS, b.r1 - b.r0), 0
+        high, k = min(<Py_ssize_t>FUSED_ROWS, b.r1 - b.r0), 0
         while k < n or k == 0:
             p.a_cols, p.b_rows = at.dz + k, at.x + k
             p.depth, p.accumulate = min(<Py_ssize_t>SUM_DEPTH, n - k), accumulate or k > 0

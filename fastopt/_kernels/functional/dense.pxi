@@ -63,6 +63,7 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     # checks and runs dense_backward and grouped_dense_backward; gradients: dx, dw and db as the caller gives them
     cdef OneEntry c
     cdef Dense own
+    cdef Py_ssize_t offsets[OFFSET_BLOCK]
     cdef Py_ssize_t n, n_in, n_out
     cdef int typenum = float_type("dy", dy), code
     dx, dw, db = gradients
@@ -88,7 +89,10 @@ cdef object call_dense_backward(object dy, object x, object weight, object z, ob
     c.entry.weights[1].grad = 1
     c.values[0], c.values[1], c.dvalues[0], c.dvalues[1], c.run.dy = data(x), data(dy if v is None else v), data(dx), data(dz), data(dy)
     c.dparams[0], c.dparams[1] = data_or_null(dw), data_or_null(db)
-    scratch = scratch_for(&c, dense_scratch(&c.entry, n, True))
+    if offsets_of(&c.entry, n) <= OFFSET_BLOCK:
+        c.run.scratch = <void*>offsets
+    else:
+        scratch = scratch_for(&c, 2 * offsets_of(&c.entry, n))
     with nogil:
         run_one(&c, 2 * n * n_in // groups * n_out)
     return dx

@@ -6,7 +6,7 @@
 # - Forward: a thread owns a block of y. Bias and relu are applied while outputs are in registers, other activations while
 #   rows are in cache. Softmax needs whole rows and follows a barrier. Many groups are handed out whole, few are cut like
 #   one product.
-# - Scratch holds x in strips, or tables of where rows begin; all threads fill it, and wait at a barrier before they read it.
+# - Scratch holds x or the weight in strips, or tables of where rows begin; all threads fill it, and wait at a barrier before they read it.
 # - Fused update: a few rows of dW are computed, taken by the optimizer's rule while they are in cache, and gone. dx reads the
 #   same rows of W just before they change, while they are in cache. A thread owns columns: it updates what it reads of W
 #   for dx, so nobody waits. Where no dx is wanted it owns rows, the ones that it had in forward.
@@ -109,7 +109,8 @@ cdef inline Py_ssize_t unit_column(Py_ssize_t unit, Py_ssize_t width, floating* 
     return unit // strips * width + strip_start(width, unit % strips, dtype)
 
 
-cdef void packed_product(const Dense* d, const void* packed, const Rows* x, const Rows* z, Block own, bint relu, floating* dtype) noexcept nogil:
+cdef void packed_product(const Dense* d, const void* packed, const Rows* x, const Rows* z,
+                         Block own, bint relu, floating* dtype) noexcept nogil:
     # z = x W^T + b, rows r0 to r1, strips c0 to c1 of all groups
     cdef Py_ssize_t a[OFFSET_BLOCK]
     cdef Py_ssize_t c[OFFSET_BLOCK]
@@ -165,7 +166,8 @@ cdef inline RowOffsets dense_rows(void* scratch, Py_ssize_t n) noexcept nogil:
     return RowOffsets(tables, tables + n, tables + 2 * n)
 
 
-cdef void find_rows(const Run* r, const Entry* e, const RowOffsets* at, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void find_rows(const Run* r, const Entry* e, const RowOffsets* at, floating* dtype, Py_ssize_t thread,
+                    Py_ssize_t n_threads) noexcept nogil:
     # the thread's chunk of where rows begin. Gradients and tangents lie as their values do
     cdef Dense* d = <Dense*>e.own
     cdef Py_ssize_t n = rows_in(r, e), weight_rows = min(<Py_ssize_t>SUM_DEPTH, d.width), i
@@ -201,7 +203,8 @@ cdef void input_gradient(const Run* r, const Entry* e, const RowOffsets* at, con
     cdef Dense* d = <Dense*>e.own
     cdef Py_ssize_t depth = d.depth, width = d.width, p, g, c0, c1
     cdef Rows dx = source_rows(r, e, dvalues, dtype)
-    cdef Block own = grid_chunk(rows_in(r, e), e.n_in, ROW_GRAIN, group_grain(d.groups, depth, strip_width(dtype), n_threads), thread, n_threads)
+    cdef Py_ssize_t grain = group_grain(d.groups, depth, strip_width(dtype), n_threads)
+    cdef Block own = grid_chunk(rows_in(r, e), e.n_in, ROW_GRAIN, grain, thread, n_threads)
     g = own.c0 // depth if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * depth < own.c1:
         c0, c1, p = max(own.c0, g * depth), min(own.c1, (g + 1) * depth), 0
@@ -222,7 +225,8 @@ cdef void group_gradients(const Entry* e, const RowOffsets* at, const Rows* dz, 
     g = own.r0 // width if own.r0 < own.r1 and own.c0 < own.c1 else d.groups
     while g * width < own.r1:
         part.r0, part.r1 = max(own.r0, g * width), min(own.r1, (g + 1) * width)
-        weight_gradient(at, <floating*>dz.start, <floating*>x.start + g * depth, dw + part.r0 * depth + own.c0, depth, part, s.n, accumulate)
+        weight_gradient(at, <floating*>dz.start, <floating*>x.start + g * depth, dw + part.r0 * depth + own.c0, depth, part, s.n,
+                        accumulate)
         g += 1
 
 
@@ -390,13 +394,17 @@ cdef Py_ssize_t dense_work(const Entry* e) noexcept nogil:
     return e.n_in * e.n_out // (<Dense*>e.own).groups
 
 
+cdef inline Py_ssize_t offsets_of(const Entry* e, Py_ssize_t rows) noexcept nogil:
+    # entries of the tables of where rows begin
+    return 2 * rows + min(<Py_ssize_t>SUM_DEPTH, (<Dense*>e.own).width)
+
+
 cdef Py_ssize_t dense_scratch(const Entry* e, Py_ssize_t rows, bint training) noexcept nogil:
-    # x or the weight in strips; in training, or tables of where rows begin, each a double or two floats
-    cdef Dense* d = <Dense*>e.own
-    cdef Py_ssize_t strips = round_up(rows, LANES_f) * e.n_in, tables = 2 * rows + min(<Py_ssize_t>SUM_DEPTH, d.width)
+    # x or the weight in strips; in training, or tables of where rows begin, whose entries are as large as two floats
+    cdef Py_ssize_t strips = round_up(rows, LANES_f) * e.n_in
     if packs_weight(e, rows):
-        strips = max(strips, packed_elements(d))
-    return max(strips, 2 * tables) if training else strips
+        strips = max(strips, packed_elements(<Dense*>e.own))
+    return max(strips, 2 * offsets_of(e, rows)) if training else strips
 
 
 cdef bint dense_by_columns(const Run* r, const Entry* e) noexcept nogil:

@@ -28,7 +28,10 @@ cdef enum:
     TRANSPOSE_WORK = 5            # multiply-adds that an element costs to transpose. 256x256, batch 256: 0.92 -> 0.94 of peak
     BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level
     DENSE_ROWS = 256              # rows of functional.dense that are in strips at a time
-    INPUT_GRADIENT_BYTES = 1 << 18      # of rows of dz that all columns of W meet: they stay in L2. dx 1024x1024, batch 128: 0.84 -> 0.93 of peak
+    # of rows of dz that all columns of W meet: they stay in L2. dx 1024x1024, batch 128: 0.84 -> 0.93 of peak
+    INPUT_GRADIENT_BYTES = 1 << 18
+    INPUT_GRADIENT_FEW = 16             # rows that read W so many of its rows at a time: 1024x1024, batch 8: 191 -> 162 us
+    INPUT_GRADIENT_DEPTH = 128
 
 # Convolutions.
 cdef enum:
@@ -41,7 +44,7 @@ cdef enum:
 
 # The fused update.
 cdef enum:
-    FUSED_ROWS = 24           # of dW at a time, whole tiles at every level,
+    FUSED_ROWS = 24           # of dW at a time, fused or not, whole tiles at every level,
     FUSED_COLUMNS = 1024      # and of its columns, whole strips: runs as long as the processor follows
     FUSED_FEW = 8             # fewer rows: W is read once, for dx and the update. 784-512-512-10, batch 1: 690 -> 450 us
     GRAM_WORK = 10              # ||dW|| from rows while that takes fewer multiply-adds a weight: batch 1, clipped norm: 870 -> 570 us
