@@ -41,12 +41,12 @@ cdef enum:
     SUM_DEPTH = 1024              # terms of a sum that stays in registers; longer sums are added; bits
     # rows from which x goes in strips. 256x256, batch 16/24/32: 17/29/28 us, in the dot micro-kernel 18/26/35
     TRANSPOSE_ROWS = 25
-    TRANSPOSE_WORK = 5            # multiply-adds that an element costs to transpose. 256x256, batch 256: 0.92 -> 0.94 of peak
+    TRANSPOSE_WORK = 5            # multiply-adds that an element costs to transpose. 256x256, batch 256: 316 -> 304 us
     BLOCK_OUT = 48                # outputs between two transposes: whole tiles and whole vectors at every level
     DENSE_ROWS = 256              # rows of functional.dense that are in strips at a time
-    # of rows of dz that all columns of W meet: they stay in L2. dx 1024x1024, batch 128: 0.84 -> 0.93 of peak
+    # of rows of dz that all columns of W meet: they stay in L2. dx 1024x1024, batch 128: 0.82 -> 0.92 of peak
     INPUT_GRADIENT_BYTES = 1 << 18
-    INPUT_GRADIENT_FEW = 16             # rows that read W so many of its rows at a time: 1024x1024, batch 8: 191 -> 162 us
+    INPUT_GRADIENT_FEW = 16             # rows that read W so many of its rows at a time: 1024x1024, batch 8: 191 -> 179 us
     INPUT_GRADIENT_DEPTH = 128
 
 # Convolutions.
