@@ -187,7 +187,7 @@ cdef void input_gradient_block(const RowOffsets* at, const floating* dz, const f
     cdef Py_ssize_t high = max(<Py_ssize_t>MAX_INDIRECT_ROWS, INPUT_GRADIENT_BYTES // (max(depth, 1) * <Py_ssize_t>sizeof(floating)))
     cdef Py_ssize_t deep = INPUT_GRADIENT_DEPTH if b.r1 - b.r0 <= INPUT_GRADIENT_FEW and not accumulate else SUM_DEPTH, k
     cdef Indirect p
-    p.a_cols, p.b_rows, p.accumulate, p.relu = IN_ORDER, at.weight, accumulate, False
+    p.a_cols, p.accumulate, p.relu = IN_ORDER, accumulate, False
     while b.r0 < b.r1:
         k = 0
         while k < depth or k == 0:
@@ -199,8 +199,8 @@ cdef void input_gradient_block(const RowOffsets* at, const floating* dz, const f
 
 cdef void weight_gradient(const RowOffsets* at, const floating* dz, const floating* x, floating* dw, Py_ssize_t ldw, Block b,
                           Py_ssize_t n, bint accumulate) noexcept nogil:
-    # rows r0 to r1, columns c0 to c1 of dW (+)= dz^T x over n rows; dw points to the first of
-    # them. So few rows at a time that they are written as runs, as long as can be
+    # rows r0 to r1, columns c0 to c1 of dW (+)= dz^T x over n rows; dw points to the first of them. So few rows at a time that
+    # they are written as runs, as long as can be
     cdef Py_ssize_t dw_rows[FUSED_ROWS]
     cdef Py_ssize_t high, k
     cdef Indirect p
