@@ -34,8 +34,9 @@
 #define VECTOR_BYTES 16
 #endif
 
-/* Tuning table: accumulators + operands fill 32 (AVX-512) or 16 registers. GFLOP/s at 1024x1024
- * that chose the tiles: docs/dense.md. COLUMN_VECS, at v4: batch_statistics 128x512 in eight rows
+/* Tuning table: accumulators + operands fill 32 (AVX-512) or 16 registers. What tiles reach:
+ * docs/performance.md. DOT_STREAMS, one row, GB/s: 1024x1024 by 8 rows of weights at once and by 16
+ * 80 and 57, 2048x2048 58 and 49; 64x64 107 and 117. COLUMN_VECS, at v4: batch_statistics 128x512 in eight rows
  * of one vector 4.2 us, in 64 rows of 4 or 8 vectors 2.4. */
 #if VECTOR_BYTES == 64
 enum { DOT_ROWS = 4, DOT_SUMS = 16, COLUMN_VECS = 8 };
@@ -44,6 +45,7 @@ enum { DOT_ROWS = 2, DOT_SUMS = 8, COLUMN_VECS = 4 };
 #else
 enum { DOT_ROWS = 2, DOT_SUMS = 8, COLUMN_VECS = 4 };
 #endif
+enum { DOT_DEEP = 512, DOT_STREAMS = 8 };
 #if VECTOR_BYTES == 64
 enum { INDIRECT_VECS = 4 };
 #define INDIRECT_ROWS(vecs) ((vecs) == 4 ? 6 : 8)

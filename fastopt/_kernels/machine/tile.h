@@ -88,11 +88,13 @@ ALWAYS_INLINE void NAME(dot_micro_kernel)(const int rows, const int cols, const 
 }
 
 /* c (rows, cols) (+)= a (rows, depth) b (cols, depth)^T, in tiles of at most DOT_SUMS sums: a lower
- * one is wider. If prefetch, the rows of b after a tile's are prefetched. */
+ * one is wider, but a single row reads only DOT_STREAMS long rows of b at once. If prefetch, the rows of
+ * b after a tile's are prefetched. */
 static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *b, REAL *c, ptrdiff_t depth,
                                    int accumulate, const REAL *bias, int relu, int prefetch) {
     const ptrdiff_t rows = p->rows, cols = p->cols;
-    const ptrdiff_t max_cols = DOT_SUMS / (rows < 1 ? 1 : rows < DOT_ROWS ? rows : DOT_ROWS);
+    const ptrdiff_t single = depth < DOT_DEEP ? DOT_SUMS : DOT_STREAMS;
+    const ptrdiff_t max_cols = rows <= 1 ? single : DOT_SUMS / (rows < DOT_ROWS ? rows : DOT_ROWS);
     for (ptrdiff_t j = 0; j < cols; j += max_cols) {
         const ptrdiff_t tile_cols = cols - j < max_cols ? cols - j : max_cols;
         for (ptrdiff_t i = 0; i < rows; i += DOT_ROWS) {
