@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import fastopt as fo
+from fastopt._kernels import core
 
 READY = "ready\n"
 
@@ -54,7 +55,7 @@ class Build:
 def started(folder) -> Iterator[Build]:
     """The build in a folder, until the block is left."""
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command, environment = [sys.executable, "-P", __file__], os.environ | {"PYTHONPATH": path}
+    command, environment = [sys.executable, "-P", __file__, str(folder)], os.environ | {"PYTHONPATH": path}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         build = Build(process)
@@ -69,6 +70,8 @@ def started(folder) -> Iterator[Build]:
 def answer_questions() -> None:
     """Answer each line of stdin by seconds or, as a string, by the reason why there are none."""
     cases, threads, timer = cases_of_this_folder(), 1, timeit.Timer()
+    if not Path(core.__file__).resolve().is_relative_to(Path(sys.argv[1]).resolve()):
+        return  # an installed fastopt has been found in place of the folder's
     print(READY, end="", flush=True)
     for line in sys.stdin:
         question, answer = json.loads(line), 0.0  # type: dict, float | str
