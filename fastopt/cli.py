@@ -160,7 +160,7 @@ ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 
 def _bench(args):
     if args.markdown:
-        if args.topics or args.json or args.earlier or len(args.markdown) < 2:
+        if args.topics or args.json or args.earlier is not None or len(args.markdown) < 2:
             raise ValueError("--markdown: expected a file of rows and pages, and neither topics nor other options")
         rows, *pages = args.markdown
         bench.update(rows, pages)
@@ -171,7 +171,7 @@ def _bench(args):
     for n in args.threads:
         whole_number("--threads", n)
     _check_out("--json", args.json)
-    if args.earlier and not Path(args.earlier, "fastopt", "__init__.py").is_file():
+    if args.earlier is not None and not Path(args.earlier, "fastopt", "__init__.py").is_file():
         raise ValueError(f"--earlier: expected a folder with a build of fastopt, got {args.earlier}")
     bench.main(args.topics or bench.TOPICS, args.threads, args.json, args.earlier)
 

@@ -268,6 +268,14 @@ def test_what_another_build_cannot_run_is_left_out():
         assert known.call("earlier").timeit(3) > 0
 
 
+def test_a_build_that_ends_is_an_error():
+    with _earlier.started(Path(fo.__file__).parents[1]) as build:
+        build.process.kill()
+        build.process.wait()
+        with pytest.raises(ValueError, match="--earlier: the other build has ended"):
+            build.timeit(1)
+
+
 @pytest.mark.parametrize("files", [(), ("fastopt/__init__.py",)], ids=["nothing", "not a build"])
 def test_a_folder_without_a_build_is_refused(files, tmp_path, capsys):
     for file in files:
@@ -350,6 +358,7 @@ def test_rows_go_into_pages_between_their_marks_as_often_as_wanted(rows_file, tm
         (PAGE, "[]", "expected rows that `bench --json` wrote, got .*rows.json$"),
         (PAGE, '{"versions": {}, "limits": {}, "rows": []}', "expected rows that `bench --json` wrote"),
         (PAGE, "|", "expected rows that `bench --json` wrote"),
+        ("<!-- bench: machine -->\nkept\n" + PAGE, None, "expected <!-- bench: machine -->"),
     ],
 )
 def test_no_page_changes_unless_all_can(text, rows, complaint, rows_file, tmp_path, capsys):

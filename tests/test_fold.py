@@ -13,6 +13,7 @@ import pytest
 from pairs import pairwise
 
 import fastopt as fo
+from fastopt._kernels import core
 
 RTOL = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-14}
 
@@ -200,6 +201,12 @@ def test_a_sample_has_the_same_bits_in_every_batch(layers, dtype):
     whole = fast.predict(x)
     for n in (1, 2, 6, 7, 13, 24, 25, 64):
         np.testing.assert_array_equal(fast.predict(x[:n]), whole[:n])
+
+
+def test_a_weight_without_outputs_is_refused():
+    for weight in (np.array(3, np.float32), np.ones((3, 2), np.float32)):
+        with pytest.raises(ValueError, match="outputs make 2 groups"):
+            core.PackedWeight(weight, 2)
 
 
 def test_gradients_of_a_folded_network_are_those_of_the_network(dtype):

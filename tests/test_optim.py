@@ -255,6 +255,14 @@ def test_subnormal_moments_count_where_eps_is_too_small_to_hide_them():
         np.testing.assert_allclose(w, -step, rtol=2e-3)  # 1e-42 has three digits
 
 
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "NAdam"])
+def test_an_eps_as_small_as_can_be_still_keeps_zero_gradients_from_dividing_zero_by_zero(rule, dtype):
+    param = np.ones(20, dtype)
+    smallest = float(np.finfo(dtype).smallest_subnormal)
+    getattr(fo.optim, rule)([param], eps=smallest, weight_decay=0.0).step([np.zeros(20, dtype)])
+    np.testing.assert_array_equal(param, np.ones(20, dtype))
+
+
 def test_without_eps_zero_over_zero_is_nan_and_more_is_infinite():
     w = np.ones(2, np.float32)
     fo.optim.RMSprop([w], eps=0.0).step([np.array([0.0, 1e-30], np.float32)])

@@ -10,7 +10,7 @@ cdef class PackedWeight:
 
     def __cinit__(self, weight, Py_ssize_t groups=1):
         self.typenum, self.shape, self.groups = float_type("weight", weight), weight.shape, groups
-        if groups < 1 or not is_plain(weight, self.typenum, <int>len(self.shape)) or self.shape[0] % groups != 0:
+        if groups < 1 or not self.shape or not is_plain(weight, self.typenum, <int>len(self.shape)) or self.shape[0] % groups != 0:
             raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
         self.width, self.size = self.shape[0] // groups, math.prod(self.shape[1:])
         self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * <Py_ssize_t>weight.itemsize, False)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -42,10 +42,15 @@ class Build:
         return self.ask(number=number)
 
     def ask(self, **question) -> float:
-        """The answer, in seconds; ImportError where the other build has none."""
-        self.process.stdin.write(json.dumps(question) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        """The answer, in seconds; ImportError where the other build has none, ValueError where it has ended."""
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+            raise ValueError(f"--earlier: the other build has ended, asked for {question}") from None
         if isinstance(answer, str):
             raise ImportError(answer)
         return answer

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import geometric_mean
 
+from fastopt import _files
 from fastopt.bench._report import families
 
 MARKS = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end of bench -->)", re.DOTALL)
@@ -23,14 +24,15 @@ def update(path, pages) -> None:
         parts = {name: make(document) for name, make in PARTS.items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"--markdown: expected rows that `bench --json` wrote, got {path}") from error
-    texts = {page: Path(page).read_text() for page in pages}
+    texts = {page: Path(page).read_bytes().decode() for page in pages}
     for page, text in texts.items():
         marks = [name for _, name, _ in MARKS.findall(text)]
-        if not marks or not PARTS.keys() >= set(marks):
+        if len(marks) != max(text.count("<!-- bench:"), 1) or not PARTS.keys() >= set(marks):
             expected = " or ".join(f"<!-- bench: {name} -->" for name in PARTS)
             raise ValueError(f"--markdown: expected {expected}, and <!-- end of bench --> below it, in {page}")
-    for page, text in texts.items():
-        Path(page).write_text(MARKS.sub(lambda m: f"{m[1]}\n{parts[m[2]]}\n\n{m[3]}", text))
+    new = {page: MARKS.sub(lambda m: f"{m[1]}\n{parts[m[2]]}\n\n{m[3]}", text).encode() for page, text in texts.items()}
+    for page, content in new.items():
+        _files.write_bytes(page, content)
 
 
 def machine(document) -> str:

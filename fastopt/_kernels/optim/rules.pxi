@@ -174,7 +174,8 @@ cdef void prepare_adam(Options* o, Tensor* t, Step* s, double correction1, doubl
         else:                   # the variance of v is not known yet
             s.e, s.exact = 0, True
         return
-    s.outside *= unbiased
+    if s.outside > 0:           # a positive eps stays positive
+        s.outside = max(s.outside * unbiased, <double>FLT_MIN * 2.0**-23 if t.typenum == cnp.NPY_FLOAT32 else DBL_MIN * 2.0**-52)
     if o.rule == RULE_NADAM:
         mu = number[BETA1] * (1 - 0.5 * pow(0.96, t.count * number[MOMENTUM_DECAY]))
         mu_next = number[BETA1] * (1 - 0.5 * pow(0.96, (t.count + 1) * number[MOMENTUM_DECAY]))
