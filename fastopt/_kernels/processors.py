@@ -35,8 +35,8 @@ class Tuning(NamedTuple):
         more from DRAM.
     l2_bytes : int
         The L2 cache of a core; in the table, what is usual, for systems that do not say. The values of images that are
-        predicted together take half of it. Zen 4, four 3x3 layers of 32 channels at 32x32: 22.4 ms up to 2 MiB, at
-        16 MiB 25.6.
+        predicted together take half of it, the columns that batch norm takes at a time all of it. Zen 4, four 3x3
+        layers of 32 channels at 32x32: 22.4 ms up to 2 MiB, at 16 MiB 25.6.
     """
 
     update_prefetch: int

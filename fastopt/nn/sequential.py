@@ -92,12 +92,6 @@ class Sequential(Fixed):
         self._folded, self.draws, self.metadata = False, 0, {}
         self._compile()
 
-    def _freeze(self):
-        """Make the arrays read-only for good, the weights packed."""
-        chain.protect(self.layers)
-        chain.pack(self.layers)
-        self._folded = True
-
     def _find_shapes(self):
         self._shapes = chain.shapes(self.layers, self._given_shape or chain.first_shape(self.layers))
 
@@ -327,7 +321,8 @@ class Sequential(Fixed):
         self.require_calibrated()
         twin = copy.deepcopy(self)
         object.__setattr__(twin, "layers", tuple(chain.fold(chain.inference(twin.layers), twin.dtype)))
-        twin._freeze()
+        chain.freeze(twin.layers)
+        twin._folded = True
         twin._compile()
         return twin
 
@@ -450,7 +445,7 @@ class Sequential(Fixed):
     def __setstate__(self, state):
         self.__dict__.update({"metadata": {}, "_given_shape": None, **state, "layers": tuple(state["layers"])})
         if self._folded:
-            self._freeze()
+            chain.freeze(self.layers)
         self._compile()
 
 

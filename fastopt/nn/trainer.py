@@ -381,8 +381,7 @@ class Trainer:
         schedules = self.optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
         try:
-            if schedules:
-                self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
+            self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
             if patience is not None:
                 self._stopping = best
             run.end_epoch()

@@ -336,7 +336,7 @@ class Optimizer:
     def plateaus(self) -> list:
         """Every `ReduceOnPlateau` among the options, once."""
         found = [p for group in self.param_groups for p in opt.plateaus(group)]
-        return list({id(p): p for p in found}.values()) if found else found
+        return list({id(p): p for p in found}.values())
 
     def measured(self, value) -> None:
         """Tell every `ReduceOnPlateau` among the options a measurement, each once; `Trainer.fit` does so itself."""

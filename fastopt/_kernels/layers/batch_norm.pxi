@@ -56,7 +56,7 @@ cdef inline floating scale_of(const floating* gamma, Py_ssize_t j, double sigma)
 cdef inline Py_ssize_t columns_until(Py_ssize_t first, const Sizes* s, Py_ssize_t n_threads, floating* dtype) noexcept nogil:
     # where the columns end that are summed before they are mapped: one thread alone takes so few that they stay in cache, where
     # that leaves them wide enough
-    cdef bint fits = s.n * COLUMN_BLOCK * <Py_ssize_t>sizeof(floating) <= COLUMN_BYTES
+    cdef bint fits = s.n * COLUMN_BLOCK * <Py_ssize_t>sizeof(floating) <= tuning.l2_bytes
     return min(s.n_in, first + COLUMN_BLOCK) if fits and n_threads == 1 else s.n_in
 
 

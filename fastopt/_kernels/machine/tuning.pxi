@@ -82,10 +82,9 @@ cdef enum:
     ROW_GRAIN = 16              # rows of one thread, whole vectors of dz transposed
     COLUMN_GRAIN = 16           # columns of one thread, whole cache lines
     SUM_ROWS = 128              # of a bias gradient, added before they meet the others; bits
-    COLUMN_BLOCK = 512          # columns whose sums stay in L1, on the stack
-    # COLUMN_BLOCK columns of at most so many bytes are still in L2 when they are read again; of more, whole rows are taken. Zen 4,
-    # normalized by blocks and by whole rows: 512x2048 184 and 216 us, 1000x600 106 and 98, 4000x600 810 and 640
-    COLUMN_BYTES = 1 << 20
+    # columns whose sums stay in L1, on the stack. Where they fit L2, batch norm maps them before it sums the next ones; else whole
+    # rows. Zen 4, by blocks and by whole rows: 512x2048 184 and 216 us, 1000x600 106 and 98, 4000x600 810 and 640
+    COLUMN_BLOCK = 512
     CENTER_ROWS = 8             # whose mean the first sums are taken about; bits
     STATISTICS_ROWS = 64        # summed in the dtype before they are merged; bits
     STATISTICS_BLOCK = 1024     # elements of a channel, likewise; bits

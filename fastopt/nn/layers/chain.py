@@ -110,16 +110,11 @@ def hidden(layers):
         followed = followed or any(other.weighted for other in walk([layer]))
 
 
-def protect(layers):
-    """Make every array of the layers read-only."""
+def freeze(layers):
+    """Make every array of the layers read-only for good, the weights packed."""
     for layer in walk(layers):
         for array in layer.arrays().values():
             array.flags.writeable = False
-
-
-def pack(layers):
-    """Let every layer pack its weights, which will not change any more."""
-    for layer in walk(layers):
         layer.pack()
 
 
