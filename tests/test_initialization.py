@@ -39,10 +39,21 @@ def test_a_rule_has_its_mean_variance_and_shape_whatever_the_activation(name, no
         assert np.abs(weight).max() <= np.sqrt(3 * variance)
 
 
-@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softmax"])
-def test_the_activation_chooses_a_rule_where_nobody_does(activation):
+ACTIVATIONS = ["identity", "relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu", "softmax"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_layers_start_by_glorots_rule_where_nobody_chooses(activation):
+    np.testing.assert_array_equal(start(None, activation), start("glorot", activation))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_convolutions_start_by_hes_rule_before_what_halves_the_mean_square(activation):
     rule = "he" if activation in ("relu", "leaky_relu", "gelu", "silu") else "glorot"
-    np.testing.assert_array_equal(start(None, activation), start(rule, activation))
+    started, chosen = (fo.nn.Conv2d(3, 8, 3, activation=activation, init=init) for init in (None, rule))
+    for layer in (started, chosen):
+        fo.nn.Sequential([layer], rng=0, input_shape=(4, 4, 3))
+    np.testing.assert_array_equal(started.weight, chosen.weight)
 
 
 @pytest.mark.parametrize("shape", [(30, 30), (50, 20), (20, 50), (1, 7), (7, 1)])

@@ -5,6 +5,7 @@ import numpy as np
 from fastopt._arrays import as_array
 from fastopt._kernels import core
 from fastopt._numbers import whole_pair
+from fastopt.nn import initialization
 from fastopt.nn.layers.dense import Product
 from fastopt.nn.layers.layer import image_of, known_activation
 
@@ -32,7 +33,7 @@ class Conv2d(Product):
     activation : str
         One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax (over channels).
     init : str, optional
-        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        How the weights start, as said below by default: glorot, he, lecun (uniform), glorot_normal,
         he_normal, lecun_normal, orthogonal, sparse or zeros.
     l1, l2 : float
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
@@ -42,7 +43,8 @@ class Conv2d(Product):
     Attributes
     ----------
     weight : ndarray, shape (out, kernel height, kernel width, in / groups)
-        Starts as that of `Dense`, with the fans of one group, each of its channels times the size of the kernel.
+        Starts uniform with the variance of He et al. 2015 before relu, leaky_relu, gelu and silu, of Glorot & Bengio
+        2010 otherwise; the fans are those of one group, each of its channels times the size of the kernel.
     bias : ndarray, shape (out,), or None
         Starts at zero.
 
@@ -82,6 +84,10 @@ class Conv2d(Product):
             raise ValueError(f"padding: expected 'same', 'valid' or whole numbers of at least 0, got {padding!r}")
         if self.padding == "same" and self.stride != (1, 1):
             raise ValueError(f"padding: expected numbers where the stride is not 1, got 'same' with {self.stride}")
+
+    @property
+    def _default_init(self):
+        return "he" if self.activation in initialization.HALVING else "glorot"
 
     def config(self):
         own = {name: _short(getattr(self, name)) for name in ("kernel_size", "stride", "padding", "dilation")}

@@ -15,7 +15,7 @@ class Maxout(Product):
     bias : bool
         Whether a bias is added.
     init : str, optional
-        How the weights start, by default as said below: glorot, he, lecun (uniform), glorot_normal,
+        How the weights start, glorot by default: glorot, he, lecun (uniform), glorot_normal,
         he_normal, lecun_normal, orthogonal, sparse or zeros.
     l1, l2 : float
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
