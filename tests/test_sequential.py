@@ -22,8 +22,8 @@ def test_an_int_seed_gives_the_same_network_and_another_seed_another(small_net):
 
 
 def test_initial_weights_have_the_variance_of_their_rule():
-    for activation, variance in (("relu", 2 / 300), ("tanh", 2 / 500)):
-        net = fo.nn.Sequential([fo.nn.Dense(300, 200, activation=activation)], rng=0)
+    for init, variance in (("he", 2 / 300), (None, 2 / 500)):
+        net = fo.nn.Sequential([fo.nn.Dense(300, 200, activation="relu", init=init)], rng=0)
         assert net.layers[0].weight.var() == pytest.approx(variance, rel=0.05)
         np.testing.assert_array_equal(net.layers[0].bias, 0)
 

@@ -34,15 +34,24 @@ def near(c):
 
 
 def network(front, dtype):
-    layers = [
+    net, start = (
+        fo.nn.Sequential(layers(front, init), rng=0, dtype=np.dtype(dtype))
+        for init in (None, "he")  # what relu chose when the files were recorded
+    )
+    for a, first in zip(net.parameters(), start.parameters(), strict=True):
+        a[...] = first
+    return net
+
+
+def layers(front, init):
+    return [
         FRONTS[front](),
         fo.nn.Dense(3, 4, "tanh"),
         fo.nn.BatchNorm(4, activation="silu"),
         fo.nn.Dropout(0.25),
-        fo.nn.Residual([fo.nn.Dense(4, 4, "relu"), fo.nn.Dropout(0.25), fo.nn.BatchNorm(4)]),
+        fo.nn.Residual([fo.nn.Dense(4, 4, "relu", init=init), fo.nn.Dropout(0.25), fo.nn.BatchNorm(4)]),
         fo.nn.Dense(4, 2),
     ]
-    return fo.nn.Sequential(layers, rng=0, dtype=np.dtype(dtype))
 
 
 def new_trainer(net):

@@ -85,7 +85,6 @@ class Conv2d(Product):
         if self.padding == "same" and self.stride != (1, 1):
             raise ValueError(f"padding: expected numbers where the stride is not 1, got 'same' with {self.stride}")
 
-    @property
     def _default_init(self):
         return "he" if self.activation in initialization.HALVING else "glorot"
 

@@ -44,7 +44,6 @@ class Product(Layer):
     bias = Array()
     weighted = True
     groups = 1
-    _default_init = "glorot"
     _widths = ("in_features", "out_features")  # what the arguments are called
 
     def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm):
@@ -82,13 +81,16 @@ class Product(Layer):
         """A view of the weights as the matrices (k, out, in) that start each on its own."""
         return weight.reshape(self.groups, len(weight) // self.groups, -1)
 
+    def _default_init(self) -> str:
+        return "glorot"
+
     def array_specs(self, dtype):
         specs = {"weight": ArraySpec(self._weight_shape(), dtype)}
         return specs | {"bias": ArraySpec((self._rows(),), dtype)} if self._has_bias else specs
 
     def start(self, rng):
         taps = math.prod(self.weight.shape[1:-1])
-        initialization.fill(self._matrices(self.weight), self.init or self._default_init, self.activation, rng, taps)
+        initialization.fill(self._matrices(self.weight), self.init or self._default_init(), self.activation, rng, taps)
         for name, a in self._given.items():
             self._arrays[name][...] = a
         self._given = {}
