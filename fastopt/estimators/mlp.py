@@ -36,6 +36,9 @@ RULES = {name.lower(): getattr(optim, name) for name in optim.__all__ if name no
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in core.ACTIVATIONS if name != "softmax"}}
 RATES = ("constant", "invscaling", "adaptive")
 MOMENTS = (0.9, 0.999)  # betas of the rules that scikit-learn's beta_1 and beta_2 are for
+# A penalty costs a step least as the weight decay of a rule, 5 % of a small network's where that of a layer costs 15:
+# unless the rule's decay is no penalty, or the caller's.
+DECOUPLED, DECAYS = (optim.AdamW, optim.Lion), {"weight_decay", "decoupled_weight_decay"}
 MAY_CHANGE = ("alpha", "batch_size", "solver", "solver_options")  # between fits that go on
 
 
@@ -161,8 +164,11 @@ class MLP(BaseEstimator):
         X, y = self._read(X, y, reset=not goes_on)
         weights = row_weights("sample_weight", sample_weight, X)
         X = _dense(X)
-        targets = self._targets if goes_on else targets or self._targets_of(y, weights)
-        codes = targets.codes("y", y)
+        if goes_on or targets:
+            targets = self._targets if goes_on else targets
+            codes = targets.codes("y", y)
+        else:
+            targets, codes = self._targets_of(y, weights)
         of_class = self._class_weights(targets, codes, weights, incremental)
         weights = with_class_weights(weights, of_class, codes)
         net_seed, order_seed, split_seed = _seeds(self.random_state)
@@ -174,10 +180,13 @@ class MLP(BaseEstimator):
         trainer, progress = (self._trainer, self._progress) if goes_on else (None, Progress())
         if not goes_on or made != self._made:
             weight = batch if weights is None else batch * weights.mean()
-            net = _network(made, X.shape[1], targets.outputs, made["alpha"] * targets.loss_scale / weight, net_seed)
+            l2 = made["alpha"] * targets.loss_scale / weight
+            by_rule = made["solver"] not in DECOUPLED and not made["solver_options"].keys() & DECAYS
+            net = _network(made, X.shape[1], targets.outputs, 0.0 if by_rule else l2, net_seed)
             if goes_on:
                 self._take_over(net, made)
-            optimizer = made["solver"](net.parameters(), **copy.deepcopy(made["solver_options"]))
+            progress.l2 = l2 if by_rule else 0.0
+            optimizer = made["solver"](_groups(net, progress.l2), **copy.deepcopy(made["solver_options"]))
             epoch = trainer.epoch if goes_on else 0
             trainer = nn.Trainer(net, targets.loss, optimizer, max_batch=batch, seed=order_seed)
             trainer.epoch = epoch
@@ -288,11 +297,19 @@ def _dense(X) -> np.ndarray:
     return X.toarray() if issparse(X) else X
 
 
-def _network(made, features, outputs, penalty, seed) -> nn.Sequential:
+def _groups(net, l2) -> list:
+    """The parameters of a network for an optimizer, with a penalty on the weights of its dense layers."""
+    if not l2:
+        return net.parameters()
+    weights = {id(layer.weight) for layer in net.layers if isinstance(layer, nn.Dense)}
+    return [{"params": [a], "weight_decay": l2 if id(a) in weights else 0.0} for a in net.parameters()]
+
+
+def _network(made, features, outputs, l2, seed) -> nn.Sequential:
     """Hidden layers, each with what is asked for behind it, and a last one without an activation."""
     *hidden, last = pairwise([features, *made["hidden_layer_sizes"], outputs])
     layers: list[nn.Layer] = [nn.Standardize(features)] if made["standardize"] else []
-    activation, options = made["activation"], {"init": made["init"], "l2": penalty}
+    activation, options = made["activation"], {"init": made["init"], "l2": l2}
     for n_in, n_out in hidden:
         layers.append(nn.Dense(n_in, n_out, "identity" if made["batch_norm"] else activation, **options))
         layers += [nn.BatchNorm(n_out, activation=activation)] if made["batch_norm"] else []

@@ -87,7 +87,8 @@ beta_1, beta_2, epsilon, n_iter_no_change, dropout, batch_norm, standardize, ini
         return {"loss": self.loss, **super()._checked()}
 
     def _targets_of(self, y, weights):
-        return Values(y, weights, LOSSES[self.loss])
+        values = Values(y, weights, LOSSES[self.loss])
+        return values, values.codes("y", y)
 
     def _class_weights(self, targets, codes, weights, incremental):
         return None

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastopt import nn
 from fastopt._kernels import core
 from fastopt.nn import files
+from fastopt.threads import one_blas_thread
 
 LEAST_RATE = 1e-6  # of an adaptive learning rate
 
@@ -26,6 +28,15 @@ class Progress:
     waited: int = 0  # epochs in a row that were not better
     best: list[np.ndarray] | None = None  # arrays of the network in the epoch of the best score
     rows: int = 0  # seen so far
+    l2: float = 0.0  # of the weights of dense layers, where the loss of a Trainer leaves it out
+
+    def penalty(self, net) -> float:
+        """What the weights add to the loss."""
+        if not self.l2:
+            return 0.0
+        weights = [layer.weight.ravel() for layer in net.layers if isinstance(layer, nn.Dense)]
+        with one_blas_thread:
+            return self.l2 / 2 * sum(float(w @ w) for w in weights)
 
     def add_loss(self, loss, tol) -> None:
         """An epoch without validation rows."""
@@ -56,7 +67,7 @@ class Watch:
         progress, mine = self.progress, self.estimator
         self.epochs += 1
         progress.rows += self.rows
-        progress.loss_curve.append(history["loss"][-1])
+        progress.loss_curve.append(history["loss"][-1] + progress.penalty(trainer.net))
         if self.score is None:
             progress.add_loss(progress.loss_curve[-1], mine.tol)
         else:
@@ -67,16 +78,17 @@ class Watch:
                 print(f"Validation score: {progress.validation_scores[-1]:f}")
         self.ended = progress.waited > mine.n_iter_no_change
         if mine.solver == "sgd":
-            self.ended = self.ended and not self._slower(trainer.optimizer)
+            self.ended = not self._slower(trainer.optimizer) and self.ended
         return self.ended
 
     def _slower(self, optimizer) -> bool:
         """Lower the learning rate of sgd, where it is to be; whether that is instead of an end."""
-        (group,), progress, mine = optimizer.param_groups, self.progress, self.estimator
+        progress, mine, groups = self.progress, self.estimator, optimizer.param_groups
+        lr, slower = groups[0]["lr"], False
         if mine.learning_rate == "invscaling":
-            group["lr"] = mine.learning_rate_init / (progress.rows + 1) ** mine.power_t
-        if mine.learning_rate != "adaptive" or progress.waited <= mine.n_iter_no_change or group["lr"] <= LEAST_RATE:
-            return False
-        group["lr"] /= 5
-        progress.waited = 0
-        return True
+            lr = mine.learning_rate_init / (progress.rows + 1) ** mine.power_t
+        elif mine.learning_rate == "adaptive" and progress.waited > mine.n_iter_no_change and lr > LEAST_RATE:
+            lr, progress.waited, slower = lr / 5, 0, True
+        for group in groups:
+            group["lr"] = lr
+        return slower

@@ -5,7 +5,7 @@ that takes, and scores outputs as scikit-learn does. It never changes once it ha
 """
 
 import numpy as np
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
 from fastopt import metrics
@@ -114,16 +114,16 @@ class Values:
         return y[:, 0] if self.flat else y
 
 
-def class_targets(y) -> Classes | Indicators:
-    """What labels (n,), or indicators (n, k), mean; ValueError for what scikit-learn does not count as classes."""
-    check_classification_targets(y)
-    kind = type_of_target(y)
+def class_targets(y) -> tuple[Classes | Indicators, np.ndarray]:
+    """What labels (n,), or indicators (n, k), mean, and their codes; ValueError for what has no classes."""
+    kind = type_of_target(y, input_name="y", raise_unknown=True)
     if kind == "multilabel-indicator":
-        return Indicators(y.shape[1])
-    if kind == "multiclass-multioutput":
-        raise ValueError("y: expected one class a row, or indicators of several labels, got several classes a row")
-    y = column_or_1d(y)
-    classes = class_labels("y", y, len(y))[0]
+        indicators = Indicators(y.shape[1])
+        return indicators, indicators.codes("y", y)
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(f"y: expected class labels (n,), or indicators (n, k) of 0 and 1, got {kind} values")
+    y = column_or_1d(y, warn=True)
+    classes, codes = class_labels("y", y, len(y))
     if len(classes) < 2:
         raise ValueError(f"y: expected at least two classes, got one class: {classes.tolist()}")
-    return Classes(classes)
+    return Classes(classes), codes.astype(np.intp)  # of two classes they are bool
