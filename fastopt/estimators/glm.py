@@ -8,11 +8,10 @@ import numpy as np
 from scipy.special import xlogy
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, mean_tweedie_deviance
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from fastopt._labels import class_labels
 from fastopt._numbers import finite_number
+from fastopt.estimators.targets import sorted_labels
 from fastopt.estimators.weights import class_weights, row_weights, with_class_weights
 from fastopt.newton import glm
 
@@ -109,12 +108,7 @@ class GLMClassifier(ClassifierMixin, GLM):
         """
         l2 = 0.0 if self.C == float("inf") else 1 / finite_number("C", self.C, above=0)
         X, y = self._read(X, y)
-        check_classification_targets(y)
-        y = column_or_1d(y, warn=True)
-        classes, codes = class_labels("y", y, len(y))
-        codes = codes.astype(np.intp)  # of two classes it is bool
-        if len(classes) < 2:
-            raise ValueError(f"y: expected at least two classes, got one class: {classes.tolist()}")
+        classes, codes = sorted_labels("y", y)
         weights = row_weights("sample_weight", sample_weight, X)
         weights = with_class_weights(weights, class_weights(self.class_weight, classes, codes, weights), codes)
         self.result_ = glm(

@@ -10,6 +10,7 @@
 """
 
 import copy
+import inspect
 import math
 import warnings
 from itertools import pairwise
@@ -74,6 +75,7 @@ class MLP(BaseEstimator):
             ("power_t", {"least": 0}),
             ("alpha", {"least": 0}),
             ("validation_fraction", {"above": 0, "below": 1}),
+            ("dropout", {"least": 0, "below": 1}),
             ("momentum", {"least": 0, "most": 1}),
         ):
             finite_number(name, getattr(self, name), **limits)
@@ -111,9 +113,11 @@ class MLP(BaseEstimator):
             options |= {"momentum": self.momentum, "nesterov": self.nesterovs_momentum and self.momentum > 0}
         elif rule.defaults.get("betas") == MOMENTS:
             options |= {"betas": (self.beta_1, self.beta_2), "eps": self.epsilon}
-        if self.solver_options is not None and not isinstance(self.solver_options, dict):
-            raise ValueError(f"solver_options: expected None or a dict, got {self.solver_options!r}")
-        return options | (self.solver_options or {})
+        more = {} if self.solver_options is None else self.solver_options
+        known = [name for name in inspect.signature(rule).parameters if name != "params"]
+        if not isinstance(more, dict) or not more.keys() <= set(known):
+            raise ValueError(f"solver_options: expected None or a dict of {', '.join(known)}, got {more!r}")
+        return options | more
 
     # -- data
 
@@ -155,8 +159,8 @@ class MLP(BaseEstimator):
 
     # -- training
 
-    def _fit(self, X, y, sample_weight, validation=(None, None, None), *, targets=None, incremental=False):
-        """Train for max_iter epochs, or for one; `targets` where y need not show all classes."""
+    def _fit(self, X, y, sample_weight, validation=(None, None, None), *, classes=None, incremental=False):
+        """Train for max_iter epochs, or for one; `classes` where y need not show all of them."""
         made = self._checked()
         if incremental and self.early_stopping:
             raise ValueError("early_stopping: expected False for partial_fit, whose calls are an epoch each, got True")
@@ -164,11 +168,10 @@ class MLP(BaseEstimator):
         X, y = self._read(X, y, reset=not goes_on)
         weights = row_weights("sample_weight", sample_weight, X)
         X = _dense(X)
-        if goes_on or targets:
-            targets = self._targets if goes_on else targets
-            codes = targets.codes("y", y)
+        if goes_on:
+            targets, codes = self._targets, self._targets.codes("y", y)
         else:
-            targets, codes = self._targets_of(y, weights)
+            targets, codes = self._targets_of(y, weights, classes)
         of_class = self._class_weights(targets, codes, weights, incremental)
         weights = with_class_weights(weights, of_class, codes)
         net_seed, order_seed, split_seed = _seeds(self.random_state)

@@ -3,11 +3,10 @@
 import numpy as np
 from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
 
 from fastopt._kernels import core
 from fastopt.estimators.mlp import MLP
-from fastopt.estimators.targets import Classes, Indicators, class_targets
+from fastopt.estimators.targets import Indicators, class_targets
 from fastopt.estimators.weights import class_weights
 
 
@@ -142,14 +141,14 @@ class MLPClassifier(ClassifierMixin, MLP):
         dropout=0.0,
         batch_norm=False,
         standardize=False,
-        init=None,
+        init="glorot",
         solver_options=None,
         dtype="float32",
     ):
         self._keep(locals())
 
-    def _targets_of(self, y, weights):
-        return class_targets(y)
+    def _targets_of(self, y, weights, classes):
+        return class_targets(y, classes)
 
     def _class_weights(self, targets, codes, weights, incremental):
         if self.class_weight is None:
@@ -219,11 +218,12 @@ class MLPClassifier(ClassifierMixin, MLP):
         TypeError, ValueError, FloatingPointError
             As `fit`; or a label that is none of the classes.
         """
-        targets = None
-        if _check_partial_fit_first_call(self, classes):
-            several = type_of_target(y) == "multilabel-indicator"
-            targets = Indicators(len(self.classes_)) if several else Classes(self.classes_)
-        return self._fit(X, y, sample_weight, targets=targets, incremental=True)
+        first = not hasattr(self, "net_")
+        if first and classes is None:
+            raise ValueError("classes: expected all labels there will be in the first call of partial_fit, got None")
+        if not first and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes: expected {self.classes_.tolist()}, as in the first call, got {list(classes)}")
+        return self._fit(X, y, sample_weight, classes=classes, incremental=True)
 
     def decision_function(self, X):
         """Logits: of the upper of two classes (n,), else (n, n_outputs).

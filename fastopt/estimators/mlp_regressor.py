@@ -75,7 +75,7 @@ beta_1, beta_2, epsilon, n_iter_no_change, dropout, batch_norm, standardize, ini
         dropout=0.0,
         batch_norm=False,
         standardize=False,
-        init=None,
+        init="glorot",
         solver_options=None,
         dtype="float32",
     ):
@@ -86,7 +86,7 @@ beta_1, beta_2, epsilon, n_iter_no_change, dropout, batch_norm, standardize, ini
             raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, got {self.loss!r}")
         return {"loss": self.loss, **super()._checked()}
 
-    def _targets_of(self, y, weights):
+    def _targets_of(self, y, weights, classes):
         values = Values(y, weights, LOSSES[self.loss])
         return values, values.codes("y", y)
 

@@ -5,7 +5,6 @@ that takes, and scores outputs as scikit-learn does. It never changes once it ha
 """
 
 import numpy as np
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
 from fastopt import metrics
@@ -63,8 +62,10 @@ class Indicators:
 
     def codes(self, name, y) -> np.ndarray:
         y = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
-        if y.ndim != 2 or y.shape[1] != self.outputs or not np.isin(y, (0, 1)).all():
-            raise ValueError(f"{name}: expected an array (n, {self.outputs}) of 0 and 1, got shape {y.shape}")
+        if y.ndim != 2 or y.shape[1] != self.outputs:
+            raise ValueError(f"{name}: expected {self.outputs} labels a row, got shape {y.shape}")
+        if not np.isin(y, (0, 1)).all():
+            raise ValueError(f"{name}: expected 0 and 1 in an array of several columns, a label each, got other values")
         return y
 
     def encoded(self, codes, dtype) -> np.ndarray:
@@ -114,16 +115,24 @@ class Values:
         return y[:, 0] if self.flat else y
 
 
-def class_targets(y) -> tuple[Classes | Indicators, np.ndarray]:
-    """What labels (n,), or indicators (n, k), mean, and their codes; ValueError for what has no classes."""
-    kind = type_of_target(y, input_name="y", raise_unknown=True)
-    if kind == "multilabel-indicator":
-        indicators = Indicators(y.shape[1])
+def class_targets(y, classes=None) -> tuple[Classes | Indicators, np.ndarray]:
+    """What labels (n,), or indicators (n, k), mean, and their codes; `classes` where y need not show all of them."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        indicators = Indicators(y.shape[1] if classes is None else len(classes))
         return indicators, indicators.codes("y", y)
-    if kind not in ("binary", "multiclass"):
-        raise ValueError(f"y: expected class labels (n,), or indicators (n, k) of 0 and 1, got {kind} values")
+    if classes is not None:
+        known = Classes(sorted_labels("classes", np.asarray(classes))[0])
+        return known, known.codes("y", y)
+    classes, codes = sorted_labels("y", y)
+    return Classes(classes), codes
+
+
+def sorted_labels(name, y) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of labels in ascending order, at least two, and the number of each row's."""
     y = column_or_1d(y, warn=True)
-    classes, codes = class_labels("y", y, len(y))
+    classes, codes = class_labels(name, y, len(y))
+    if classes.dtype.kind == "f" and (classes != np.floor(classes)).any():
+        raise ValueError(f"{name}: expected class labels, got continuous values; use a regressor, or make text of them")
     if len(classes) < 2:
-        raise ValueError(f"y: expected at least two classes, got one class: {classes.tolist()}")
-    return Classes(classes), codes.astype(np.intp)  # of two classes they are bool
+        raise ValueError(f"{name}: expected at least two classes, got one class: {classes.tolist()}")
+    return classes, codes.astype(np.intp)  # of two classes they are bool
