@@ -3,6 +3,7 @@
 Pass criterion: every check of check_estimator passes; one that float32 cannot pass is shown in float64.
 """
 
+import copy
 import os
 import pickle
 import warnings
@@ -51,7 +52,12 @@ def test_every_check_of_scikit_learn_passes(estimator, check):
     check(estimator)
 
 
-EVERY = [MLPClassifier(8, max_iter=5), MLPRegressor(hidden_layer_sizes=8, max_iter=5), GLMClassifier(), GLMRegressor()]
+EVERY = [
+    MLPClassifier(8, max_iter=5, random_state=0),
+    MLPRegressor(hidden_layer_sizes=8, max_iter=5, random_state=0),
+    GLMClassifier(),
+    GLMRegressor(),
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +68,7 @@ def iris():
 @pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)
 def test_copies_and_pickles_predict_the_same(estimator, iris):
     fitted = clone(estimator).fit(*iris)
-    for twin in (pickle.loads(pickle.dumps(fitted)), clone(fitted).set_params(**fitted.get_params()).fit(*iris)):
-        if isinstance(estimator, MLPClassifier | MLPRegressor) and twin.random_state is None and twin is not fitted:
-            twin = pickle.loads(pickle.dumps(fitted))
+    for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted), clone(fitted).fit(*iris)):
         np.testing.assert_array_equal(twin.predict(iris[0]), fitted.predict(iris[0]))
 
 
@@ -93,7 +97,7 @@ def test_calibration_and_probabilities_serve_scikit_learns_metrics(iris):
         model = make_pipeline(StandardScaler(), estimator)
         probabilities = cross_val_predict(model, X, y, cv=3, method="predict_proba")
         assert roc_auc_score(y, probabilities[:, 1]) > 0.9
-        assert log_loss(y, probabilities) < 0.4
+        assert log_loss(y, probabilities) < 0.6  # log 2 is a guess
         for ensemble in (True, False):
             calibrated = CalibratedClassifierCV(model, cv=3, ensemble=ensemble).fit(X, y)
             np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), 1)

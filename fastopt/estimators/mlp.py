@@ -29,6 +29,7 @@ from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.estimators.progress import Progress, Watch
 from fastopt.estimators.weights import row_weights, with_class_weights
+from fastopt.nn import files
 from fastopt.schedules import Schedule
 
 AUTO_BATCH = 200  # scikit-learn's
@@ -229,8 +230,10 @@ class MLP(BaseEstimator):
                     f"{name}: expected {self._made[name]!r}, as in the fit that this one goes on with, got "
                     f"{made[name]!r}; pass warm_start=False, or clone the estimator"
                 )
+        core.copy_arrays(*(list(files.arrays_of(n).values()) for n in (net, self.net_)))
+        files.tell_copied(net, files.stored_arrays(self.net_))
         for new, old in zip(net.layers, self.net_.layers, strict=True):
-            new.restore(old.calibrated, old.arrays())
+            new.calibrated = old.calibrated
 
     def _tell(self, epochs) -> None:
         """Assign what scikit-learn's networks tell of a fit."""
