@@ -510,7 +510,7 @@ def test_an_option_that_does_not_fit_is_named_in_fit(name, value, data):
 
 def test_an_option_of_the_regressor_that_does_not_fit_is_named(data):
     for loss in ("poisson", (100,)):
-        with pytest.raises(ValueError, match="^loss: expected one of squared_error, absolute_error, huber"):
+        with pytest.raises(ValueError, match="loss: expected one of squared_error"):
             MLPRegressor(loss).fit(data[0], data[3])
 
 
@@ -518,48 +518,42 @@ def plain(**options):
     return MLPClassifier(4, max_iter=2, **options)
 
 
-BAD = {  # a call that fails, by how its message begins; X, classes c, labels of two columns, values v
-    "y: expected at least two classes, got one class: [1]": lambda X, c, labels, v: plain().fit(X, c * 0 + 1),
-    "y: expected class labels, got continuous values; use a regressor": lambda X, c, labels, v: plain().fit(X, v[:, 0]),
-    "y: expected class labels, got None in row 1": lambda X, c, labels, v: plain().fit(X, ["a", None] * 60),
-    "y: expected 0 and 1 in an array of several columns": lambda X, c, labels, v: plain().fit(X, labels + 1),
-    "sample_weight: expected weights of at least 0": lambda X, c, labels, v: plain().fit(X, c, -np.ones(120)),
-    "y_val: expected X_val and y_val, or neither": lambda X, c, labels, v: plain(early_stopping=True).fit(
-        X, c, X_val=X
-    ),
-    "X_val: expected X_val and y_val, or neither": lambda X, c, labels, v: plain(early_stopping=True).fit(
-        X, c, y_val=c
-    ),
-    "X_val, y_val: expected early_stopping=True": lambda X, c, labels, v: plain().fit(X, c, X_val=X, y_val=c),
-    "y_val: expected labels of the classes [0, 1, 2], got [9]": lambda X, c, labels, v: plain(early_stopping=True).fit(
+BAD = {  # a call that fails, by how its message begins; X, classes c, two labels a row, values v
+    "y: expected at least two classes, got one class: [1]": lambda X, c, two, v: plain().fit(X, c * 0 + 1),
+    "y: expected class labels, got continuous values; use a regressor": lambda X, c, two, v: plain().fit(X, v[:, 0]),
+    "y: expected class labels, got None in row 1": lambda X, c, two, v: plain().fit(X, ["a", None] * 60),
+    "y: expected 0 and 1 in an array of several columns": lambda X, c, two, v: plain().fit(X, two + 1),
+    "sample_weight: expected weights of at least 0": lambda X, c, two, v: plain().fit(X, c, -np.ones(120)),
+    "y_val: expected X_val and y_val, or neither": lambda X, c, two, v: plain(early_stopping=True).fit(X, c, X_val=X),
+    "X_val: expected X_val and y_val, or neither": lambda X, c, two, v: plain(early_stopping=True).fit(X, c, y_val=c),
+    "X_val, y_val: expected early_stopping=True": lambda X, c, two, v: plain().fit(X, c, X_val=X, y_val=c),
+    "y_val: expected labels of the classes [0, 1, 2], got [9]": lambda X, c, two, v: plain(early_stopping=True).fit(
         X, c, X_val=X, y_val=c * 0 + 9
     ),
-    "X has 2 features, but MLPClassifier is expecting 5": lambda X, c, labels, v: plain(early_stopping=True).fit(
+    "X has 2 features, but MLPClassifier is expecting 5": lambda X, c, two, v: plain(early_stopping=True).fit(
         X, c, X_val=X[:, :2], y_val=c
     ),
-    "validation_fraction: expected two rows or more": lambda X, c, labels, v: plain(
+    "validation_fraction: expected two rows or more": lambda X, c, two, v: plain(
         early_stopping=True, validation_fraction=0.001
-    ).fit(X, labels),
-    "early_stopping: expected False for partial_fit": lambda X, c, labels, v: plain(early_stopping=True).partial_fit(
+    ).fit(X, two),
+    "early_stopping: expected False for partial_fit": lambda X, c, two, v: plain(early_stopping=True).partial_fit(
         X, c, classes=[0, 1, 2]
     ),
-    "classes: expected all labels there will be": lambda X, c, labels, v: plain().partial_fit(X, c),
-    "classes: expected [0, 1, 2], as in the first call": lambda X, c, labels, v: (
+    "classes: expected all labels there will be": lambda X, c, two, v: plain().partial_fit(X, c),
+    "classes: expected [0, 1, 2], as in the first call": lambda X, c, two, v: (
         plain().fit(X, c).partial_fit(X, c, classes=[0, 1])
     ),
-    "y: expected labels of the classes [0, 1, 2], got ['x']": lambda X, c, labels, v: (
+    "y: expected labels of the classes [0, 1, 2], got ['x']": lambda X, c, two, v: (
         plain().fit(X, c).partial_fit(X, ["x"] * 120)
     ),
-    "class_weight: expected a dict or None for partial_fit": lambda X, c, labels, v: plain(
+    "class_weight: expected a dict or None for partial_fit": lambda X, c, two, v: plain(
         class_weight="balanced"
     ).partial_fit(X, c, classes=[0, 1, 2]),
-    "class_weight: expected None for several labels": lambda X, c, labels, v: plain(class_weight="balanced").fit(
-        X, labels
-    ),
-    "y: expected 2 values a row as in the first fit, got 1": lambda X, c, labels, v: (
+    "class_weight: expected None for several labels": lambda X, c, two, v: plain(class_weight="balanced").fit(X, two),
+    "y: expected 2 values a row, as in the first fit, got (120": lambda X, c, two, v: (
         MLPRegressor(max_iter=1).fit(X, v).partial_fit(X, v[:, 0])
     ),
-    "y: expected values whose squares are numbers": lambda X, c, labels, v: MLPRegressor().fit(X, 1e300 * v),
+    "y: expected values whose squares are numbers": lambda X, c, two, v: MLPRegressor().fit(X, 1e300 * v),
 }
 
 
@@ -575,7 +569,7 @@ def test_a_fit_that_fails_leaves_the_one_before(data):
     for y in (np.ones(120, int), data[3][:, 0]):
         with pytest.raises(ValueError, match="y: expected"):
             model.fit(data[0], y)
-    with pytest.raises(FloatingPointError, match="^loss: expected"):
+    with pytest.raises(FloatingPointError, match="loss: expected"):
         model.set_params(learning_rate_init=1e30, max_iter=50).fit(*data[:2])
     assert_same_bits(model, before)
     np.testing.assert_array_equal(model.classes_, before.classes_)

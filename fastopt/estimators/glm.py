@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, mean_tweedie_deviance
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from fastopt._numbers import finite_number
+from fastopt._numbers import finite_number, number_or_infinity
 from fastopt.estimators.targets import sorted_labels
 from fastopt.estimators.weights import class_weights, row_weights, with_class_weights
 from fastopt.newton import glm
@@ -106,7 +106,7 @@ class GLMClassifier(ClassifierMixin, GLM):
         RuntimeWarning
             The fit did not converge, as when classes can be separated and there is no penalty.
         """
-        l2 = 0.0 if self.C == float("inf") else 1 / finite_number("C", self.C, above=0)
+        l2 = 1 / number_or_infinity("C", self.C, above=0)
         X, y = self._read(X, y)
         classes, codes = sorted_labels("y", y)
         weights = row_weights("sample_weight", sample_weight, X)

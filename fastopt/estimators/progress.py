@@ -35,7 +35,7 @@ class Progress:
         if not self.l2:
             return 0.0
         weights = [layer.weight.ravel() for layer in net.layers if isinstance(layer, nn.Dense)]
-        with one_blas_thread:
+        with one_blas_thread, np.errstate(over="ignore"):
             return self.l2 / 2 * sum(float(w @ w) for w in weights)
 
     def add_loss(self, loss, tol) -> None:
