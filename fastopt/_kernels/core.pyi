@@ -432,6 +432,7 @@ class GlmData:
         intercept: bool,
         center: NDArray[np.float64] | None = ...,
         offset: NDArray[np.float64] | None = ...,
+        parameter: float = ...,
     ) -> None: ...
     def value(
         self, theta: NDArray[np.float64], grad: NDArray[np.float64], hessian: _Floats | None = ..., step: int = ...

@@ -23,8 +23,12 @@ cdef enum:
     BINOMIAL                # log(1 + e^z) - y z, y 0 or 1
     POISSON                 # e^z - y z
     MULTINOMIAL             # log sum e^z - z_y, y a class
+    GAMMA                   # y e^-z + z
+    GAMMA_INVERSE           # y z - log z, by the inverse link; infinite beyond z > 0
+    TWEEDIE                 # y e^((1 - p) z) / (p - 1) + e^((2 - p) z) / (2 - p), 1 < p < 2
+    NEGATIVE_BINOMIAL       # (y + s) log(1 + e^z / s) - y z, s = 1 / alpha
 
-FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
+FAMILIES = ("gaussian", "binomial", "poisson", "multinomial", "gamma", "gamma_inverse", "tweedie", "negative_binomial")
 
 cdef enum:                  # what a pass computes
     GLM_VALUE               # loss, gradient, curvature
@@ -40,16 +44,30 @@ ctypedef struct BinomialFamily:
     char _
 ctypedef struct PoissonFamily:
     char _
+ctypedef struct GammaFamily:
+    char _
+ctypedef struct GammaInverseFamily:
+    char _
+ctypedef struct TweedieFamily:
+    char _
+ctypedef struct NegativeBinomialFamily:
+    char _
 
 ctypedef fused Family:
     GaussianFamily
     BinomialFamily
     PoissonFamily
+    GammaFamily
+    GammaInverseFamily
+    TweedieFamily
+    NegativeBinomialFamily
 
 
-cdef inline double glm_element(Family* tag, double z, double y, double* derivative, double* curvature) noexcept nogil:
-    # the loss of the linear predictor z with target y, its first and second derivative by z
-    cdef double value, q = 0
+cdef inline double glm_element(Family* tag, double z, double y, double parameter, double shift, double* derivative,
+                               double* curvature) noexcept nogil:
+    # the loss of the linear predictor z with target y, its first and second derivative by z; parameter and shift: those
+    # of GlmPlan
+    cdef double value, a, q = 0
     if Family is GaussianFamily:
         derivative[0] = z - y
         curvature[0] = 1.0
@@ -60,15 +78,42 @@ cdef inline double glm_element(Family* tag, double z, double y, double* derivati
         q = absolute(q)
         curvature[0] = q * (1.0 - q)
         return value
-    else:
+    elif Family is PoissonFamily:
         q = exp_element(z)
         derivative[0] = q - y
         curvature[0] = q
         return q - y * z
+    elif Family is GammaFamily:
+        q = y * exp_element(-z)
+        derivative[0] = 1.0 - q
+        curvature[0] = q
+        return q + z
+    elif Family is GammaInverseFamily:
+        a = clamp_min(z, DBL_MIN)
+        q = 1.0 / a
+        derivative[0] = y - q
+        curvature[0] = q * q
+        value = y * z - log_element(a)
+        return INFINITY if z < DBL_MIN else value
+    elif Family is TweedieFamily:
+        a = exp_element((1.0 - parameter) * z)
+        a = y * a if y != 0.0 else 0.0      # 0 times infinity would be NaN
+        q = exp_element((2.0 - parameter) * z)
+        derivative[0] = q - a
+        curvature[0] = (parameter - 1.0) * a + (2.0 - parameter) * q
+        return a / (parameter - 1.0) + q / (2.0 - parameter)
+    else:                                   # log(1 + e^t) = log(1 + e^-|t|) + max(t, 0), t = z - log s
+        z = z - shift
+        a = absolute(z)
+        value = softplus_of(exp_below(-a), &q) + (z if z > 0.0 else 0.0)
+        a = (y + parameter) * q             # q = e^-|t| / (1 + e^-|t|)
+        derivative[0] = parameter - a if z > 0.0 else a - y
+        curvature[0] = a * (1.0 - q)
+        return (y + parameter) * value - y * (z + shift)
 
 
-cdef noinline_void family_block(Family* tag, const double* z, const double* y, const double* w, double* r, double* c,
-                                double* lane) noexcept nogil:
+cdef noinline_void family_block(Family* tag, const double* z, const double* y, const double* w, double parameter,
+                                double shift, double* r, double* c, double* lane) noexcept nogil:
     # z, y, w (LANES,) -> r = w l', c = w l''; lane grows by w l
     cdef double losses[LANES]
     cdef double derivative_of[LANES]
@@ -76,7 +121,7 @@ cdef noinline_void family_block(Family* tag, const double* z, const double* y, c
     cdef double derivative = 0, curvature = 0
     cdef Py_ssize_t j
     for j in range(LANES):
-        losses[j] = w[j] * glm_element(tag, z[j], y[j], &derivative, &curvature)
+        losses[j] = w[j] * glm_element(tag, z[j], y[j], parameter, shift, &derivative, &curvature)
         derivative_of[j] = w[j] * derivative
         curvature_of[j] = w[j] * curvature
     for j in range(LANES):
@@ -137,6 +182,8 @@ cdef noinline_void pair_block(const double* p, const double* w, double* out, Py_
 
 cdef struct GlmPlan:
     int family, typenum     # typenum of X
+    double parameter        # p of TWEEDIE, s of NEGATIVE_BINOMIAL
+    double shift            # log s
     Py_ssize_t n, d, k, q   # q = d, or d + 1 with an intercept
     void* x                 # (n, d)
     double* y               # (n,): values, 0 and 1, or classes
@@ -338,20 +385,28 @@ cdef void glm_block(const GlmPlan* g, const double* x, const char* next_rows, Py
         if g.offset != NULL and g.kind == GLM_VALUE:
             for j in range(rows):
                 s.z[a * LANES + j] += g.offset[(i + j) * g.k + a]
-        for j in range(LANES):      # a row without weight, or none at all: 0 times infinity would be NaN
+        for j in range(LANES):      # a row without weight, or none at all: 1 is in every domain, 0 times infinity NaN
             if w[j] == 0:
-                s.z[a * LANES + j] = 0.0
+                s.z[a * LANES + j] = 1.0
     # r = w l' and c = w l'', or p of the softmax, by the family's formula; of a product r = D z
     if g.kind == GLM_PRODUCT:
         product_block(s.z, c, w, s.r, g.k)
-    elif g.family == GAUSSIAN:
-        family_block(<GaussianFamily*>NULL, s.z, y, w, s.r, c, lane)
-    elif g.family == BINOMIAL:
-        family_block(<BinomialFamily*>NULL, s.z, y, w, s.r, c, lane)
-    elif g.family == POISSON:
-        family_block(<PoissonFamily*>NULL, s.z, y, w, s.r, c, lane)
-    else:
+    elif g.family == MULTINOMIAL:
         softmax_block(s.z, y, w, s.r, c, lane, g.k)
+    elif g.family == GAUSSIAN:
+        family_block(<GaussianFamily*>NULL, s.z, y, w, 0, 0, s.r, c, lane)
+    elif g.family == BINOMIAL:
+        family_block(<BinomialFamily*>NULL, s.z, y, w, 0, 0, s.r, c, lane)
+    elif g.family == POISSON:
+        family_block(<PoissonFamily*>NULL, s.z, y, w, 0, 0, s.r, c, lane)
+    elif g.family == GAMMA:
+        family_block(<GammaFamily*>NULL, s.z, y, w, 0, 0, s.r, c, lane)
+    elif g.family == GAMMA_INVERSE:
+        family_block(<GammaInverseFamily*>NULL, s.z, y, w, 0, 0, s.r, c, lane)
+    elif g.family == TWEEDIE:
+        family_block(<TweedieFamily*>NULL, s.z, y, w, g.parameter, 0, s.r, c, lane)
+    else:
+        family_block(<NegativeBinomialFamily*>NULL, s.z, y, w, g.parameter, g.shift, s.r, c, lane)
     add_gradient(g, s.r, x, rows, next_rows, size // 2, grad)
     if g.q > g.d:
         for a in range(g.k):

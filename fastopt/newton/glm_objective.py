@@ -38,9 +38,15 @@ class Objective:
         self.q, weight = self.d + data.intercept, data.weight
         self.total = float(len(self.X) if weight is None else weight.sum())
         self.rows = len(self.X) if weight is None else int(np.count_nonzero(weight))
-        self.variance = self.total  # the order of the residuals' variances, summed
-        if self.family == "poisson":
-            self.variance += float(data.y.sum() if weight is None else weight @ data.y)
+        # The order of the sum of w l'^2 / l'', of residuals and of their rounding.
+        self.variance, y = self.total, data.y
+        of_rows = {
+            "poisson": lambda: y,
+            "tweedie": lambda: y ** (2 - data.parameter),
+            "negative_binomial": lambda: y / (1 + data.parameter * y),
+        }.get(self.family)
+        if of_rows:
+            self.variance += float(of_rows().sum() if weight is None else weight @ of_rows())
         self.rotated = False  # whether X holds the row space of a wider matrix
         self.deviations = np.ones(self.q)
         if deviations is not None:
@@ -51,11 +57,17 @@ class Objective:
         self.plain = self.sizes.min() == 1.0
 
     def unit(self) -> float:
-        """The size of a residual that counts as 1: where y of a gaussian is small, smaller."""
-        if self.family != "gaussian":
+        """The size of a derivative of the loss that counts as 1: where y has a unit and is small, smaller."""
+        y, weight = self.data.y, self.data.weight
+        if self.family == "tweedie":
+            size = float(np.average(y, weights=weight)) ** (2 - self.data.parameter)
+        elif self.family == "gamma_inverse":
+            size = float(deviation(y, weight))
+        elif self.family == "gaussian":
+            y = y if self.data.offset is None else y - self.data.offset[:, 0]
+            size = float(deviation(y - np.average(y, weights=weight) * self.data.intercept, weight))
+        else:
             return 1.0
-        y = self.data.y if self.data.offset is None else self.data.y - self.data.offset[:, 0]
-        size = float(deviation(y - np.average(y, weights=self.data.weight) * self.data.intercept, self.data.weight))
         if 0 < size < TINY:
             raise ValueError(f"y: expected values whose squares are numbers, got a deviation of {size:.0e}; scale y")
         return min(1.0, size / SMALL) or 1.0

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastopt._arrays import as_numbers
 from fastopt._forks import computed_once, importing
-from fastopt.newton.glm_data import SLICE, as_offset, check_finite
+from fastopt.newton.glm_data import LINKS, SLICE, Family, as_exposure, as_offset, check_finite
 from fastopt.newton.steps import Factor, dot, eigenvalues
 from fastopt.threads import one_blas_thread
 
@@ -17,9 +17,11 @@ class GLMResult:
     coef : ndarray, shape (d,), or (k, d) for multinomial
     intercept : float, or ndarray, shape (k,), for multinomial
         0 without an intercept.
-    family : str
+    family, link : str
+    power, alpha : float or None
+        The parameter of tweedie, or of negative_binomial; None for other families.
     classes : ndarray, shape (k,), or None
-        The labels in the order of `predict_proba`; None for gaussian and poisson.
+        The labels in the order of `predict_proba`; None for families of numbers.
     converged : bool
     n_iter : int
         Steps taken.
@@ -32,24 +34,29 @@ class GLMResult:
 
     coef: np.ndarray
     intercept: np.ndarray | float
+    power: float | None = None
+    alpha: float | None = None
     # what models pickled by older versions lack
     _center: np.ndarray | None = None
     _has_offset = False
+    _has_exposure = False
     _data = None
 
-    def __init__(self, objective, solver, classes):
+    def __init__(self, objective, solver, classes, family, given):
         d, theta, center = objective.d, solver.theta.reshape(objective.k, objective.q), objective.center
         coef, intercept = theta[:, :d].copy(), theta[:, d:]
         intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
         if center is not None:
             intercept -= coef @ center
-        many = objective.family == "multinomial"
+        many = family.name == "multinomial"
         self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
-        self.family, self.classes = objective.family, classes
+        self.family, self.link, self.classes = family.name, family.link, classes
+        if family.name in ("tweedie", "negative_binomial"):
+            setattr(self, "power" if family.name == "tweedie" else "alpha", family.parameter)
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
-        self._center, self._has_offset = center, objective.data.offset is not None
+        self._center, (self._has_offset, self._has_exposure) = center, given
         self._data = objective.data  # until the Hessian has been asked for
 
     def __getstate__(self):
@@ -58,6 +65,8 @@ class GLMResult:
     def __setstate__(self, state):
         if "hessian" in state and "_center" not in state:  # of an older version
             state = state | {"_hessian": state["hessian"]}
+        if "link" not in state:
+            state = state | {"link": LINKS[state["family"]][0]}
         self.__dict__ |= state
 
     def __repr__(self):
@@ -67,10 +76,11 @@ class GLMResult:
 
     # -- predictions
 
-    def decision_function(self, X, offset=None) -> np.ndarray:
+    def decision_function(self, X, offset=None, exposure=None) -> np.ndarray:
         """The linear predictors: (n,), or (n, k) for multinomial.
 
-        `offset` is a number or of their shape. A model fitted with one needs one: 0.0 predicts without.
+        `offset` is a number or of their shape, `exposure` a number or of shape (n,). A model fitted with one needs one:
+        an offset of 0.0, an exposure of 1.0 predict without.
         """
         X = as_numbers("X", X)
         if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
@@ -78,6 +88,11 @@ class GLMResult:
         if offset is None and self._has_offset:
             raise ValueError(
                 "offset: expected one, for the model was fitted with an offset, got None; pass offset=0.0 for none"
+            )
+        if exposure is None and self._has_exposure:
+            raise ValueError(
+                "exposure: expected one, for the model was fitted with an exposure, got None; "
+                "pass exposure=1.0 for none"
             )
         rows = max(1, SLICE // X.shape[1])
         with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
@@ -88,15 +103,17 @@ class GLMResult:
             check_finite(X, "row")
         if offset is not None:
             z = z + as_offset(offset, len(X), z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
+        if exposure is not None:
+            z = z + as_exposure(exposure, len(X), self.link)[:, 0]
         if np.isnan(z).any():
             raise ValueError("X: expected values whose predictors can be added up, got infinities of both signs")
         return z
 
-    def predict(self, X, offset=None) -> np.ndarray:
-        """The mean of y for gaussian and poisson, else the most probable class of each row."""
-        z = self.decision_function(X, offset)
+    def predict(self, X, offset=None, exposure=None) -> np.ndarray:
+        """The most probable class of each row, or for families of numbers the mean of y; NaN beyond an inverse link."""
+        z = self.decision_function(X, offset, exposure)
         if self.classes is None:
-            return np.exp(z) if self.family == "poisson" else z
+            return Family(self.family, self.link, None).inverse_link(z)
         return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
 
     def predict_proba(self, X, offset=None) -> np.ndarray:

@@ -21,16 +21,21 @@ cdef class GlmData:
         Subtracted from every row as it is read.
     offset : ndarray, shape (n, k), float64, or None
         Added to the linear predictors.
+    parameter : float
+        The power of "tweedie", between 1 and 2, or alpha, above 0, of "negative_binomial".
     """
     cdef GlmPlan plan
     cdef object holders     # of everything the plan points to
 
-    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None):
+    def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None,
+                  double parameter=0):
         cdef GlmPlan* g = &self.plan
         g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
         X = as_input("X", X, g.typenum, (None, None))
         g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
         g.q = g.d + intercept
+        g.parameter = 1 / parameter if g.family == NEGATIVE_BINOMIAL else parameter
+        g.shift = math.log(g.parameter) if g.family == NEGATIVE_BINOMIAL else 0
         y = as_input("y", y, cnp.NPY_FLOAT64, (g.n,))
         weights = optional_input("weights", weights, cnp.NPY_FLOAT64, (g.n,))
         center = optional_input("center", center, cnp.NPY_FLOAT64, (g.d,))
