@@ -43,14 +43,17 @@ class Formulas:
         self.mean, self.slope = LINKS.get(link, (None, None))
         self.link, self.parameter = link, parameter
 
+    def slope_to_variance(self, z):
+        """mean' / variance(mean), which is 1, or -1, where the link is the canonical one."""
+        return np.ones_like(z)
+
     def score(self, y, z):
         """The derivative of the loss by z, (n, k): (mean - y) * mean' / variance(mean)."""
-        mean = self.mean(z)
-        return ((mean - y) * self.slope(z) / self.variance(mean))[:, None]
+        return ((self.mean(z) - y) * self.slope_to_variance(z))[:, None]
 
     def information(self, z):
         """The expected second derivative of the loss by z: mean'^2 / variance(mean)."""
-        return self.slope(z) ** 2 / self.variance(self.mean(z))
+        return self.slope(z) * self.slope_to_variance(z)
 
     def curvature(self, y, z):
         """The second derivative of the loss by z, which is the expected one where the link is the canonical one."""
@@ -88,12 +91,6 @@ class Binomial(Formulas):
 
     def log_likelihood(self, y, z, weight, dispersion):
         return -0.5 * weight * self.deviance(y, z)
-
-    def information(self, z):
-        return self.slope(z)
-
-    def score(self, y, z):
-        return (self.mean(z) - y)[:, None]
 
     def pearson(self, y, z):  # (1 - p) / p of the class that was seen
         return np.exp(np.where(y > 0, -z, z))
@@ -154,6 +151,9 @@ class NegativeBinomial(Formulas):
     def variance(self, mean):
         return mean + self.parameter * mean * mean
 
+    def slope_to_variance(self, z):
+        return 1 / (1 + self.parameter * self.mean(z))
+
     def curvature(self, y, z):
         mean, alpha = self.mean(z), self.parameter
         return mean * (1 + alpha * y) / (1 + alpha * mean) ** 2
@@ -180,6 +180,9 @@ class Gamma(Formulas):
     def variance(self, mean):
         return mean * mean
 
+    def slope_to_variance(self, z):
+        return np.exp(-z) if self.link == "log" else -np.ones_like(z)
+
     def curvature(self, y, z):
         return y / self.mean(z) if self.link == "log" else self.information(z)
 
@@ -202,6 +205,9 @@ class Tweedie(Formulas):
 
     def variance(self, mean):
         return mean**self.parameter
+
+    def slope_to_variance(self, z):
+        return np.exp((1 - self.parameter) * z)
 
     def curvature(self, y, z):
         p, mean = self.parameter, self.mean(z)
@@ -261,7 +267,14 @@ def log_series(y, dispersion, p) -> np.ndarray:
 def compound(y, rate, shape, scale) -> np.ndarray:
     """The probability that N gammas of a shape and scale have a sum of at most y, N by Poisson's distribution."""
     total, step = np.exp(-rate), max(1, (1 << 20) // max(1, len(y)))
-    first, last = (max(1, math.floor(rate.min() - 9 * math.sqrt(rate.min()))), math.ceil(rate.max() + 9 * math.sqrt(rate.max()) + 45)) if len(y) else (1, 0)
+    first, last = (
+        (
+            max(1, math.floor(rate.min() - 9 * math.sqrt(rate.min()))),
+            math.ceil(rate.max() + 9 * math.sqrt(rate.max()) + 45),
+        )
+        if len(y)
+        else (1, 0)
+    )
     for start in range(first, last + 1, step):
         j = np.arange(start, min(last + 1, start + step))
         counts = distributions().poisson.pmf(j, rate[:, None])

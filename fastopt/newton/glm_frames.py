@@ -109,7 +109,9 @@ def factorized(name, column) -> tuple[np.ndarray, list]:
         codes, levels = factorized_polars(name, column)
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise ValueError(f"X[{name!r}]: expected a value in every row, got a missing one in row {missing[0]}; {MISSING}")
+        raise ValueError(
+            f"X[{name!r}]: expected a value in every row, got a missing one in row {missing[0]}; {MISSING}"
+        )
     return codes.astype(np.intp), levels
 
 

@@ -40,13 +40,17 @@ def kept(data, *arrays):
 
 
 def predictors(data, theta, center) -> np.ndarray:
-    """z (n, k), with intercept and offset."""
+    """z (n, k), with intercept and offset; 1 in rows of weight 0, as in the kernel."""
     d, z = data.X.shape[1], np.empty((len(data.y), data.k))
     for rows, x in blocks(data, center):
         np.matmul(x[:, :d], theta[:, :d].T, out=z[rows])
     if data.intercept:
         z += theta[:, -1]
-    return z if data.offset is None else z + data.offset
+    if data.offset is not None:
+        z += data.offset
+    if data.weight is not None:
+        z[data.weight == 0] = 1.0  # which is in every domain
+    return z
 
 
 def blocks(data, center):
@@ -111,7 +115,7 @@ def expected_information(family, data, theta, center) -> np.ndarray:
     """X^T W X, the expected Hessian of the loss; data.k is 1."""
     information = family.information(predictors(data, theta, center)[:, 0])
     if data.weight is not None:
-        information = np.where(data.weight > 0, data.weight * information, 0.0)
+        information *= data.weight
     squares = data._replace(family="gaussian", weight=information, offset=None)
     return observed_information(squares, np.zeros_like(theta), center)
 
@@ -123,8 +127,6 @@ def scores(family, data, theta, center, factor=None):
     for more in (data.weight, factor):
         if more is not None:
             score *= more[:, None]
-    if data.weight is not None:
-        score[data.weight == 0] = 0
     for rows, x in blocks(data, center):
         yield rows, (score[rows, :, None] * x[:, None]).reshape(len(x), -1)
 
@@ -133,7 +135,7 @@ def leverages(family, data, theta, center, inverse) -> np.ndarray:
     """w l'' x^T inverse x of each row; their sum is the number of parameters."""
     curvature = family.curvature(data.y, predictors(data, theta, center)[:, 0])
     if data.weight is not None:
-        curvature = np.where(data.weight > 0, data.weight * curvature, 0.0)
+        curvature *= data.weight
     found = np.empty(len(data.y))
     for rows, x in blocks(data, center):
         found[rows] = curvature[rows] * np.einsum("ij,ij->i", x @ inverse, x)
