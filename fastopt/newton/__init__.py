@@ -2,12 +2,14 @@
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
 from fastopt.newton.glm import glm
+from fastopt.newton.glm_design import Design
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.minimizer import minimize
 from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical_point, predicted_change, step
 
 __all__ = [
     "CriticalPoint",
+    "Design",
     "GLMResult",
     "Spectrum",
     "Step",

@@ -12,11 +12,11 @@ from fastopt.newton.glm_data import (
     as_exposure,
     as_family,
     as_offset,
-    as_rows,
     as_target,
     as_weight,
     located,
 )
+from fastopt.newton.glm_design import as_design
 from fastopt.newton.glm_objective import Objective, in_row_space
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_solver import Solver, start
@@ -44,9 +44,10 @@ def glm(
 
     Parameters
     ----------
-    X : array_like, shape (n, d), float32 or float64
+    X : array_like, shape (n, d), float32 or float64, or Design, or SciPy sparse matrix
         float32 is read as it is and computed with in float64; other dtypes, and data frames of numbers, are
-        converted. Columns may lie far from zero if the intercept is free (see Notes).
+        converted. Columns may lie far from zero if the intercept is free (see Notes). Categorical codes enter by a
+        `Design`; neither they nor sparse matrices are made dense.
     y : array_like, shape (n,)
         "gaussian": values; "poisson", "tweedie", "negative_binomial": values of at least 0; "gamma": values above
         0; "binomial": two classes, "multinomial": two or more, any labels but missing ones.
@@ -119,20 +120,20 @@ def glm(
     max_iter = whole_number("max_iter", max_iter, 0)
     if hessian_dtype not in ("float32", "float64"):
         raise ValueError(f"hessian_dtype: expected 'float32' or 'float64', got {hessian_dtype!r}")
-    X = as_rows(X)
-    weight = as_weight(sample_weight, len(X))
-    y, classes = as_target(y, family, weight, len(X))
+    design = as_design(X)
+    weight = as_weight(sample_weight, design.n)
+    y, classes = as_target(y, family, weight, design.n)
     k = len(classes) if family.name == "multinomial" else 1
     given = offset is not None, exposure is not None
     if offset is not None:
-        offset = as_offset(offset, len(X), k, family.name)
+        offset = as_offset(offset, design.n, k, family.name)
     if exposure is not None:
-        exposure = as_exposure(exposure, len(X), family.link)
+        exposure = as_exposure(exposure, design.n, family.link)
         offset = exposure if offset is None else offset + exposure
     if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
         y = np.where(weight > 0, y, 0.0)
         offset = None if offset is None else offset * (weight > 0)[:, None]
-    data = Data(family.loss, X, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
+    data = Data(family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
         inner, back = in_row_space(objective)

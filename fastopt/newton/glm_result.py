@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fastopt._arrays import as_numbers
 from fastopt._forks import computed_once, importing
-from fastopt.newton.glm_data import LINKS, SLICE, Family, as_exposure, as_offset, check_finite
+from fastopt.newton.glm_data import LINKS, Family, as_exposure, as_offset
+from fastopt.newton.glm_design import as_design
 from fastopt.newton.steps import Factor, dot, eigenvalues
 from fastopt.threads import one_blas_thread
 
@@ -82,9 +82,7 @@ class GLMResult:
         `offset` is a number or of their shape, `exposure` a number or of shape (n,). A model fitted with one needs one:
         an offset of 0.0, an exposure of 1.0 predict without.
         """
-        X = as_numbers("X", X)
-        if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
-            raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
+        design = as_design(X, self.coef.shape[-1])
         if offset is None and self._has_offset:
             raise ValueError(
                 "offset: expected one, for the model was fitted with an offset, got None; pass offset=0.0 for none"
@@ -94,17 +92,15 @@ class GLMResult:
                 "exposure: expected one, for the model was fitted with an exposure, got None; "
                 "pass exposure=1.0 for none"
             )
-        rows = max(1, SLICE // X.shape[1])
         with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
-            parts = [X[i : i + rows] @ self.coef.T for i in range(0, len(X), rows)]
-        z = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *self.coef.shape[:-1])), *parts])
-        z = z + self.intercept
+            z = design.predictors(np.atleast_2d(self.coef))
+        z = (z if self.coef.ndim == 2 else z[:, 0]) + self.intercept
         if not np.isfinite(z).all():
-            check_finite(X, "row")
+            design.check_finite("row")
         if offset is not None:
-            z = z + as_offset(offset, len(X), z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
+            z = z + as_offset(offset, design.n, z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
         if exposure is not None:
-            z = z + as_exposure(exposure, len(X), self.link)[:, 0]
+            z = z + as_exposure(exposure, design.n, self.link)[:, 0]
         if np.isnan(z).any():
             raise ValueError("X: expected values whose predictors can be added up, got infinities of both signs")
         return z
@@ -142,7 +138,7 @@ class GLMResult:
         lower, grad = np.empty((self._theta.size,) * 2), np.empty_like(self._theta)
         data.bound(self._center).value(self._theta, grad, lower)
         penalty = np.zeros_like(self._theta)
-        penalty[:, : data.X.shape[1]] = self._l2
+        penalty[:, : data.design.d] = self._l2
         full = symmetric(lower)
         full.reshape(-1)[:: len(full) + 1] += penalty.reshape(-1)
         self.__dict__["_hessian"], self._data = full, None
