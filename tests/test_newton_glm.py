@@ -850,7 +850,7 @@ def test_many_rows_are_predicted_piece_by_piece(monkeypatch):
     rows, y = problem("multinomial", 300, 5, 3)
     fit = fit_glm(rows, y, "multinomial")
     want = fit.predict_proba(rows)
-    monkeypatch.setattr(fo.newton.glm_result, "SLICE", 64)
+    monkeypatch.setattr(fo.newton.glm_design, "SLICE", 64)
     np.testing.assert_allclose(fit.predict_proba(rows), want, rtol=1e-13)
 
 

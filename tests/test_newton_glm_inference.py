@@ -303,7 +303,7 @@ def test_with_a_penalty_the_covariance_is_that_of_the_penalized_hessian_and_a_no
     close(fit.summary().covariance, bread)
     s = rows * score[:, None]
     close(fit.summary("HC0").covariance, bread @ s.T @ s @ bread)
-    assert "Coefficients are shrunk by l2=2; pass l2=0 for maximum likelihood" in str(fit.summary())
+    assert "Coefficients are shrunk by l2=2; pass l2=0 for maximum likelihood" in fit.summary().notes[0]
     assert "shrunk" not in str(fitted("poisson").summary())
 
 

@@ -2,6 +2,7 @@
 
 from fastopt.newton.curvature import Spectrum, hessian, spectrum
 from fastopt.newton.glm import glm
+from fastopt.newton.glm_design import Design
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_summary import GLMSummary
 from fastopt.newton.minimizer import minimize
@@ -9,6 +10,7 @@ from fastopt.newton.steps import CriticalPoint, Step, condition_number, critical
 
 __all__ = [
     "CriticalPoint",
+    "Design",
     "GLMResult",
     "GLMSummary",
     "Spectrum",

@@ -13,6 +13,7 @@ from fastopt._arrays import as_numbers
 from fastopt._kernels import core
 from fastopt._labels import class_labels
 from fastopt._numbers import finite_number
+from fastopt.newton.glm_design import Design
 
 # Places of the sampled rows, as shares of all: the golden ratio spreads them, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
@@ -32,7 +33,6 @@ LINKS = {  # the links of each family, the default first
 }
 CLASSIFIERS = ("binomial", "multinomial")
 FAR = 10  # columns further from zero, in deviations, are centered: a float32 Hessian is good for some 50
-SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
 CONSTANT = 8 * np.finfo(np.float64).eps  # values that differ by less, relative to a column's size, are one
 
 
@@ -74,16 +74,6 @@ def as_family(family, link, power, alpha) -> Family:
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
     return Family(family, link or LINKS[family][0], parameter)
-
-
-def as_rows(X) -> np.ndarray:
-    """X as a C-contiguous float32 or float64 array of at least one row and column."""
-    X = as_numbers("X", X)
-    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
-        raise ValueError(
-            f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
-        )
-    return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
 
 
 def as_weight(weight, n) -> np.ndarray | None:
@@ -171,7 +161,7 @@ class Data(NamedTuple):
     """What is fitted, checked; the arguments of the kernel."""
 
     family: str  # one of core.FAMILIES
-    X: np.ndarray  # (n, d)
+    design: Design  # n rows, d columns
     y: np.ndarray  # (n,)
     weight: np.ndarray | None  # (n,)
     k: int
@@ -181,28 +171,33 @@ class Data(NamedTuple):
 
     def bound(self, center) -> core.GlmData:
         """The kernel, with scratch of its own."""
-        return core.GlmData(*self[:6], center, self.offset, self.parameter)
+        design = self.design
+        dense = np.require(design.dense, None, ["C", "A"])
+        center = None if center is None else center[: dense.shape[1]]
+        given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
+        return core.GlmData(self.family, dense, *given, design.entries)
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:
     """The center to take the columns about, None if they lie near zero, and their deviations, as far as they are seen.
 
-    From a sample of the rows, by weight. Without an intercept the deviations are from zero.
+    From a sample of the rows, by weight. Without an intercept the deviations are from zero, as those of sparse columns.
     """
-    shares = SHARES[: max(LEAST, SAMPLED // data.X.shape[1])]
-    rows = (shares * len(data.X)).astype(np.intp)
+    design, d = data.design, data.design.dense.shape[1]
+    shares = SHARES[: max(LEAST, SAMPLED // max(1, d))]
+    rows = (shares * design.n).astype(np.intp)
     if data.weight is not None:
         upto = np.cumsum(data.weight)
         rows = np.searchsorted(upto, shares * upto[-1], side="right")
-    sample = data.X[rows].astype(np.float64, copy=False)
-    if not data.intercept:
-        return None, deviation(sample)
-    center = sample[0].copy()
-    sample -= center  # a constant has a deviation of exactly 0, and is its own mean
-    mean = sample.mean(axis=0)
-    sample -= mean
-    deviations = deviation(sample)
-    center += mean
+    sample = design.dense[rows].astype(np.float64, copy=False)
+    center = np.zeros(design.d)
+    if data.intercept:
+        center[:d] = sample[0]
+        sample -= sample[0].copy()  # a constant has a deviation of exactly 0, and is its own mean
+        mean = sample.mean(axis=0)
+        sample -= mean
+        center[:d] += mean
+    deviations = np.concatenate([deviation(sample), design.sizes(rows)])
     far = (np.abs(center) > FAR * deviations).any()
     return center if far else None, deviations
 
@@ -215,14 +210,6 @@ def deviation(a, weight=None):
     return largest * np.sqrt(squares.mean(axis=0) if weight is None else np.average(squares, axis=0, weights=weight))
 
 
-def check_finite(X, what="column"):
-    """Raise ValueError, naming the first row or column, if X holds NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=0 if what == "column" else 1))
-    if bad.size:
-        raise ValueError(f"X: expected finite values, got NaN or infinity in {what} {bad[0]}")
-
-
 def is_constant(column) -> bool:
     """Whether the values of a column are one number, not 0, to rounding."""
-    column = column.astype(np.float64)
     return bool(column.any() and np.ptp(column) <= CONSTANT * np.abs(column).max())

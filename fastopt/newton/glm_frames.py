@@ -12,6 +12,7 @@ import numpy as np
 from fastopt._arrays import as_numbers
 from fastopt._forks import importing
 from fastopt._labels import class_labels
+from fastopt.newton.glm_design import Design, as_design
 
 MISSING = "fill or drop missing values first"
 
@@ -29,8 +30,43 @@ def is_frame(X) -> bool:
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
-def read(X, columns=None) -> tuple[list[Column], np.ndarray | None, np.ndarray | None]:
-    """The columns of a frame, those of numbers (n, d), and the codes (n, c) of the others.
+def named_rows(X, names) -> tuple[list[Column] | None, Design]:
+    """The columns of X, None if they have no names, and its rows."""
+    if is_frame(X):
+        if names is not None:
+            raise ValueError(f"names: expected none for a data frame, whose columns have names, got {names!r}")
+        columns, rows = read(X)
+        return columns, as_design(rows)
+    design = as_design(X)
+    return None if names is None else as_columns(names, design.d), design
+
+
+def as_columns(names, d) -> list[Column]:
+    names = list(names) if not isinstance(names, str) else [names]
+    if len(names) != d or not all(isinstance(name, str) for name in names) or len(set(names)) < d:
+        raise ValueError(f"names: expected {d} different strings, one a column of X, got {names!r}")
+    return [Column(name, None) for name in names]
+
+
+def order(columns) -> slice | np.ndarray:
+    """Where the coefficients of columns stand in theta, which has those of numbers first."""
+    numbers = sum(column.levels is None for column in columns)
+    if numbers == len(columns):
+        return slice(None)
+    places: list[int] = []
+    number, level = 0, numbers
+    for column in columns:
+        if column.levels is None:
+            places.append(number)
+            number += 1
+        else:
+            places += range(level, level + len(column.levels) - 1)
+            level += len(column.levels) - 1
+    return np.array(places)
+
+
+def read(X, columns=None):
+    """The columns of a frame, and its rows: the columns of numbers, or a Design if others have levels.
 
     Given the columns of a fitted model, they are found by name and have its levels; others are ignored.
     """
@@ -51,7 +87,10 @@ def read(X, columns=None) -> tuple[list[Column], np.ndarray | None, np.ndarray |
             found, levels = coded(name, X[labels[name]], levels)
             codes.append(found)
         read.append(Column(name, levels))
-    return read, dense, np.column_stack(codes) if codes else None
+    if not codes:
+        return read, dense
+    levels = [len(column.levels) - 1 for column in read if column.levels is not None]
+    return read, Design(dense, np.column_stack(codes) - 1, levels)
 
 
 def by_name(labels) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastopt._forks import importing
 from fastopt._labels import class_labels
-from fastopt.newton.glm_data import SLICE
+from fastopt.newton.glm_design import Design
 from fastopt.newton.glm_objective import Objective
 from fastopt.newton.glm_solver import Solver, start
 
@@ -41,9 +41,10 @@ def kept(data, *arrays):
 
 def predictors(data, theta, center) -> np.ndarray:
     """z (n, k), with intercept and offset; 1 in rows of weight 0, as in the kernel."""
-    d, z = data.X.shape[1], np.empty((len(data.y), data.k))
-    for rows, x in blocks(data, center):
-        np.matmul(x[:, :d], theta[:, :d].T, out=z[rows])
+    coef = theta[:, : data.design.d]
+    z = data.design.predictors(coef)
+    if center is not None:
+        z -= coef @ center
     if data.intercept:
         z += theta[:, -1]
     if data.offset is not None:
@@ -55,15 +56,12 @@ def predictors(data, theta, center) -> np.ndarray:
 
 def blocks(data, center):
     """(slice, rows about the center with a 1 for the intercept), a part of the rows at a time."""
-    d = data.X.shape[1]
-    step = max(1, SLICE // (d + 1))
-    for i in range(0, len(data.y), step):
-        rows = slice(i, min(len(data.y), i + step))
-        x = np.ones((rows.stop - i, d + data.intercept))
-        x[:, :d] = data.X[rows]
+    design = data.design
+    for i, j in design.pieces(design.d):
+        x = design.block(i, j)
         if center is not None:
-            x[:, :d] -= center
-        yield rows, x
+            x -= center
+        yield slice(i, j), np.column_stack([x, np.ones(j - i)]) if data.intercept else x
 
 
 # ---------------------------------------------------------------- measures of fit
@@ -92,7 +90,7 @@ def measured(family, data, theta, center, freedom) -> Fit:
 
 def null_predictors(data) -> np.ndarray:
     """z (n, k) of the model that has an intercept and the offset only."""
-    alone = data._replace(X=np.zeros((len(data.y), 1)), intercept=True)
+    alone = data._replace(design=Design(np.zeros((len(data.y), 1))), intercept=True)
     theta = start(alone)
     if data.offset is not None:
         solver = Solver(Objective(alone, 1.0), 0.0, 200, False, "float64")

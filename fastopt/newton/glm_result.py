@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from fastopt._arrays import as_numbers
 from fastopt._forks import computed_once, importing
 from fastopt._numbers import finite_number, flag
-from fastopt.newton.glm_data import LINKS, SLICE, Family, as_exposure, as_offset, check_finite
+from fastopt.newton.glm_data import LINKS, Family, as_exposure, as_offset
+from fastopt.newton.glm_design import Design, as_design
 from fastopt.newton.glm_families import formulas
+from fastopt.newton.glm_frames import Column, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
     by_columns,
@@ -18,7 +19,7 @@ from fastopt.newton.glm_inference import (
     observed_information,
     squares_of_scores,
 )
-from fastopt.newton.glm_summary import GLMSummary
+from fastopt.newton.glm_summary import GLMSummary, measures, notes
 from fastopt.newton.steps import Factor, dot, eigenvalues
 from fastopt.threads import one_blas_thread
 
@@ -58,16 +59,17 @@ class GLMResult:
     _has_offset = False
     _has_exposure = False
     _weighted = False
-    _names: list[str] | None = None
+    _columns: list[Column] | None = None
     _data = None
 
-    def __init__(self, objective, solver, classes, family, given):
+    def __init__(self, objective, solver, classes, family, given, columns=None):
         d, theta, center = objective.d, solver.theta.reshape(objective.k, objective.q), objective.center
         coef, intercept = theta[:, :d].copy(), theta[:, d:]
         intercept = intercept[:, 0].copy() if intercept.size else np.zeros(objective.k)
         if center is not None:
             intercept -= coef @ center
-        many = family.name == "multinomial"
+        self._columns, many = columns, family.name == "multinomial"
+        coef = coef[:, self._order]
         self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
         self.family, self.link, self.classes = family.name, family.link, classes
         if family.name in ("tweedie", "negative_binomial"):
@@ -101,9 +103,7 @@ class GLMResult:
         `offset` is a number or of their shape, `exposure` a number or of shape (n,). A model fitted with one needs one:
         an offset of 0.0, an exposure of 1.0 predict without.
         """
-        X = as_numbers("X", X)
-        if X.ndim != 2 or X.shape[1] != self.coef.shape[-1]:
-            raise ValueError(f"X: expected shape (n, {self.coef.shape[-1]}), got {X.shape}")
+        X = self._read(X)
         if offset is None and self._has_offset:
             raise ValueError(
                 "offset: expected one, for the model was fitted with an offset, got None; pass offset=0.0 for none"
@@ -113,20 +113,28 @@ class GLMResult:
                 "exposure: expected one, for the model was fitted with an exposure, got None; "
                 "pass exposure=1.0 for none"
             )
-        rows = max(1, SLICE // X.shape[1])
         with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
-            parts = [X[i : i + rows] @ self.coef.T for i in range(0, len(X), rows)]
-        z = parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, *self.coef.shape[:-1])), *parts])
-        z = z + self.intercept
+            coef = np.empty_like(np.atleast_2d(self.coef))
+            coef[:, self._order] = self.coef
+            z = X.predictors(coef).reshape(-1, *self.coef.shape[:-1]) + self.intercept
         if not np.isfinite(z).all():
-            check_finite(X, "row")
+            X.check_finite("row")
         if offset is not None:
-            z = z + as_offset(offset, len(X), z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
+            z = z + as_offset(offset, X.n, z.shape[-1] if z.ndim == 2 else 1, self.family).reshape(z.shape)
         if exposure is not None:
-            z = z + as_exposure(exposure, len(X), self.link)[:, 0]
+            z = z + as_exposure(exposure, X.n, self.link)[:, 0]
         if np.isnan(z).any():
             raise ValueError("X: expected values whose predictors can be added up, got infinities of both signs")
         return z
+
+    def _read(self, X) -> Design:
+        """X as rows whose columns stand as in theta; those of a frame are found by name."""
+        if self._columns is not None and is_frame(X):
+            X = read(X, self._columns)[1]
+        elif any(column.levels is not None for column in self._columns or ()) and not isinstance(X, Design):
+            names = ", ".join(column.name for column in self._columns or ())
+            raise ValueError(f"X: expected a data frame of {names}, for columns have levels, got {type(X).__name__}")
+        return as_design(X, self.coef.shape[-1])
 
     def predict(self, X, offset=None, exposure=None) -> np.ndarray:
         """The most probable class of each row, or for families of numbers the mean of y; NaN beyond an inverse link."""
@@ -177,7 +185,7 @@ class GLMResult:
         >>> import numpy as np, fastopt as fo
         >>> fit = fo.newton.glm([[0.0], [1.0], [2.0], [3.0]], [0.1, 1.2, 1.8, 3.1], "gaussian", l2=0.0)
         >>> fit.predict_interval([[4.0]], kind="prediction").round(2)
-        array([[2.9, 5. ]])
+        array([[2.57, 5.33]])
         """
         level = finite_number("level", level, above=0.0, below=1.0)
         if kind not in ("confidence", "prediction"):
@@ -200,10 +208,13 @@ class GLMResult:
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row."""
-        X = as_numbers("X", X)
-        rows = np.column_stack([X, np.ones(len(X))]) if self._theta.shape[1] > X.shape[1] else X
+        X, intercept = self._read(X), self._theta.shape[1] > self.coef.shape[-1]
+        parts = [np.empty(0)]
         with one_blas_thread:
-            return np.einsum("ij,ij->i", rows @ self.covariance, rows)
+            for i, j in X.pieces(X.d):
+                rows = np.column_stack([X.block(i, j), np.ones(j - i)]) if intercept else X.block(i, j)
+                parts.append(np.einsum("ij,ij->i", rows @ self._covariance, rows))
+        return np.concatenate(parts)
 
     # -- what is inferred from the data, computed when asked for
 
@@ -225,10 +236,18 @@ class GLMResult:
         with one_blas_thread:
             return measured(self._formulas, self._given("deviance"), self._theta, self._center, self.df_resid)
 
-    names = property(
-        lambda self: self._names or [f"x{j}" for j in range(self.coef.shape[-1])],
-        doc="Names of the coefficients, in order: those given, the columns of the frame, or x0, x1, ...",
-    )
+    @property
+    def _order(self):
+        """Where the coefficients stand in theta."""
+        return slice(None) if self._columns is None else order(self._columns)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the coefficients, in order: those given, the columns of the frame, or x0, x1, ..."""
+        if self._columns is None:
+            return [f"x{j}" for j in range(self.coef.shape[-1])]
+        return [name for column in self._columns for name in column.coefficients()]
+
     nobs = property(lambda self: self._rows, doc="The rows of positive weight.")
     df_resid = property(lambda self: self._rows - self._n_free, doc="Rows of positive weight less parameters.")
     deviance = property(
@@ -261,7 +280,7 @@ class GLMResult:
     @property
     def bic(self) -> float:
         """``-2 log_likelihood + log(nobs) p``, as statsmodels' `bic_llf`."""
-        return np.log(self.nobs) * self._n_free - 2 * self.log_likelihood
+        return float(np.log(self.nobs)) * self._n_free - 2 * self.log_likelihood
 
     @property
     def dispersion(self) -> float:
@@ -294,7 +313,7 @@ class GLMResult:
     @computed_once
     def hessian(self) -> np.ndarray:
         """The Hessian of the objective, float64. Rows and columns: coef, then the intercept, class by class."""
-        return self._hessian if self._center is None else by_columns(self._hessian, self._center)
+        return self._ordered(self._hessian if self._center is None else by_columns(self._hessian, self._center))
 
     def _contrasts(self, matrix, back=False):
         """For softmax, the matrix over the k - 1 directions that it sees, or back; else itself."""
@@ -309,6 +328,13 @@ class GLMResult:
             return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
 
     @computed_once
+    def _covariance(self) -> np.ndarray:
+        """`covariance` by theta."""
+        with one_blas_thread:
+            inverse = self._by_columns(self._inverse(self._information))
+            return self.dispersion * self._contrasts(inverse, back=True)
+
+    @computed_once
     def covariance(self) -> np.ndarray:
         """Dispersion times the inverse expected Hessian of the objective, rows and columns as in `hessian`.
 
@@ -316,8 +342,7 @@ class GLMResult:
         penalty it is no longer the covariance of an unbiased estimate. For multinomial it is the covariance of the
         parameters whose sum over the classes is 0.
         """
-        with one_blas_thread:
-            return self.dispersion * self._contrasts(self._by_columns(self._inverse(self._information)), back=True)
+        return self._ordered(self._covariance)
 
     def _inverse(self, matrix) -> np.ndarray:
         """Of a Hessian by theta, for softmax over the directions that it sees."""
@@ -326,6 +351,15 @@ class GLMResult:
 
         reduced = self._contrasts(matrix)
         return cho_solve(cho_factor(reduced), np.eye(len(reduced)))
+
+    def _ordered(self, matrix) -> np.ndarray:
+        """A matrix by theta, rows and columns in the order of the coefficients."""
+        if isinstance(self._order, slice):
+            return matrix
+        k, q = self._theta.shape
+        places = np.append(self._order, np.arange(len(self._order), q))
+        places = (np.arange(k)[:, None] * q + places).reshape(-1)
+        return matrix[np.ix_(places, places)]
 
     def _by_columns(self, covariance) -> np.ndarray:
         return covariance if self._center is None else covariance_by_columns(covariance, self._center)
@@ -347,7 +381,8 @@ class GLMResult:
             inverse = self._inverse(self._hessian)
             squares = self._contrasts(squares_of_scores(*fitted, cov_type, inverse, codes))
             factor = correction(cov_type, self.nobs, self._n_free, 0 if codes is None else codes.max() + 1)
-            return self._contrasts(factor * self._by_columns(inverse @ squares @ inverse), back=True)
+            covariance = self._contrasts(factor * self._by_columns(inverse @ squares @ inverse), back=True)
+            return self._ordered(covariance)
 
     def summary(self, cov_type="nonrobust", groups=None, use_t=False, level=0.95) -> GLMSummary:
         """A table of the coefficients, with standard errors, z, p and confidence intervals, and measures of fit.
@@ -393,7 +428,7 @@ class GLMResult:
         >>> y = rng.poisson(np.exp(X @ [0.5, -0.2] + 1))
         >>> table = fo.newton.glm(X, y, "poisson", l2=0.0, names=["size", "age"]).summary(cov_type="HC1")
         >>> table.names, table.standard_errors.round(3)
-        (['size', 'age', 'intercept'], array([0.044, 0.042, 0.044]))
+        (['size', 'age', 'intercept'], array([0.04 , 0.041, 0.04 ]))
         """
         level, use_t = finite_number("level", level, above=0.0, below=1.0), flag("use_t", use_t)
         if cov_type not in COV_TYPES:
@@ -420,43 +455,6 @@ class GLMResult:
             cov_type,
             level,
             df_t,
-            self._measures(cov_type),
-            self._notes(),
+            measures(self, cov_type),
+            notes(self),
         )
-
-    def _measures(self, cov_type) -> dict:
-        parameter = "".join(f", {name} {v:g}" for name, v in (("power", self.power), ("alpha", self.alpha)) if v)
-        return {
-            "family": self.family + parameter,
-            "link": self.link,
-            "covariance": cov_type,
-            "converged": f"{'yes' if self.converged else 'no'}, {self.n_iter} steps",
-            "rows": self.nobs,
-            "residual df": self.df_resid,
-            "log-likelihood": self.log_likelihood,
-            "deviance": self.deviance,
-            "null deviance": self.null_deviance,
-            "Pearson chi2": self.pearson_chi2,
-            "dispersion": self.dispersion,
-            "AIC": self.aic,
-            "BIC": self.bic,
-        }
-
-    def _notes(self) -> list[str]:
-        """What is unusual about the fit."""
-        terms = [name for name, has in (("offset", self._has_offset), ("log(exposure)", self._has_exposure)) if has]
-        return [
-            note
-            for note, holds in (
-                ("The fit has not converged: nothing here holds.", not self.converged),
-                (
-                    f"Coefficients are shrunk by l2={self._l2:g}; pass l2=0 for maximum likelihood, as statsmodels and "
-                    "R.\n    Standard errors and tests take the penalty for part of the likelihood.",
-                    self._l2 > 0,
-                ),
-                (f"Linear predictors include {' and '.join(terms)}, without a coefficient.", terms),
-                ("A row of weight w has the variance of the others over w.", self._weighted),
-                ("Coefficients have sum zero over the classes.", self.family == "multinomial"),
-            )
-            if holds
-        ]

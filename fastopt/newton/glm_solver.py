@@ -17,7 +17,7 @@ import numpy as np
 
 from fastopt._conjugate_gradients import ConjugateGradients
 from fastopt._forks import importing
-from fastopt.newton.glm_data import check_finite, is_constant
+from fastopt.newton.glm_data import is_constant
 from fastopt.newton.glm_objective import EPS, TINY
 from fastopt.newton.steps import Factor, dot
 
@@ -33,7 +33,7 @@ def start(data) -> np.ndarray:
     family, y, weight = data.family, data.y, data.weight
     if family == "gamma_inverse":
         return start_in_domain(data)
-    theta = np.zeros((data.k, data.X.shape[1] + data.intercept))
+    theta = np.zeros((data.k, data.design.d + data.intercept))
     if not data.intercept:
         return theta.reshape(-1)
     if family == "multinomial":
@@ -58,7 +58,7 @@ def start_in_domain(data) -> np.ndarray:
     The intercept of the mean; without one a step of iteratively reweighted least squares from means halfway to y
     (McCullagh & Nelder 1989, section 2.5), or what a linear program finds.
     """
-    d, weight = data.X.shape[1], np.ones(len(data.y)) if data.weight is None else data.weight
+    d, weight = data.design.d, np.ones(len(data.y)) if data.weight is None else data.weight
     offset = np.zeros(len(data.y)) if data.offset is None else data.offset[:, 0]
     level = 1 / np.average(data.y, weights=weight)
     theta = np.zeros(d + data.intercept)
@@ -67,7 +67,7 @@ def start_in_domain(data) -> np.ndarray:
         theta[d] = max(theta[d], 1e-3 * level - offset.min())
         return theta
     rows = weight > 0
-    X, y, offset, weight = data.X[rows].astype(np.float64), data.y[rows], offset[rows], weight[rows]
+    X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
     means = (y + 1 / level) / 2
     scale = np.sqrt(weight) * means
     theta = np.linalg.lstsq(X * scale[:, None], ((2 - y / means) / means - offset) * scale, rcond=None)[0]
@@ -101,7 +101,7 @@ class Solver:
     def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
         self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
         self.dtype = np.dtype(hessian_dtype)
-        n, d, q, k = len(objective.X), objective.d, objective.q, objective.k
+        n, d, q, k = objective.design.n, objective.d, objective.q, objective.k
         # Multiply-adds of a float32 Hessian and its factor, over those of a pass and a solve: an element of X costs as
         # much as 10 in a pass, and 3.5 more a predictor, one of the factor 14. 100 000 x 50: 1.9, 20 000 x 300: 11
         # (measured 1.9 and 9).
@@ -120,7 +120,7 @@ class Solver:
         hessian = objective.empty(self.dtype) if self.dense else None
         loss, grad = objective.value(theta, hessian, self.rough)
         if not (np.isfinite(loss) and np.isfinite(grad).all()):
-            check_finite(objective.X)
+            objective.design.check_finite()
             raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
         self.first = objective.norm(grad)
         largest = float(np.abs(grad).max())
@@ -248,7 +248,7 @@ class Solver:
         """One over the diagonal of the Hessian, as if all rows had the mean curvature of the intercept alone."""
         objective = self.objective
         squares = np.ones((objective.k, objective.q))
-        squares[:, : objective.d] = objective.mean_squares()
+        squares[:, : objective.d] = objective.design.mean_squares(objective.center)
         z = theta.reshape(objective.k, objective.q)[:, -1:] if objective.q > objective.d else np.zeros((objective.k, 1))
         if objective.data.offset is not None:
             z = z + objective.data.offset.mean(axis=0)[:, None]
@@ -274,7 +274,7 @@ class Solver:
         """About a center, a constant column is rounding or 0, which need not look as if it depends on others."""
         objective = self.objective
         for column in objective.level if objective.l2 == 0 else ():
-            if is_constant(objective.X[:, column]):
+            if is_constant(objective.design.column(column)):
                 self.dependent(column)
 
     def dependent(self, column):
@@ -290,7 +290,7 @@ class Solver:
         which, way_out = f"column {column}, that depends on those before it", ""
         if column == objective.d:
             which = "columns that add up to a constant, as the intercept"
-        elif objective.data.intercept and is_constant(objective.X[:, column]):
+        elif objective.data.intercept and is_constant(objective.design.column(column)):
             which = f"columns that add up to a constant, as the intercept: column {column}"
         elif not objective.data.intercept:
             way_out = " (to rounding: that of columns far from zero hides how they differ; center them)"

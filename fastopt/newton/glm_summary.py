@@ -1,5 +1,7 @@
 """The table of a fitted model: coefficients with what is inferred about them, measures of fit, and what to know."""
 
+from textwrap import wrap
+
 import numpy as np
 
 from fastopt._forks import importing
@@ -79,9 +81,50 @@ class GLMSummary:
         lines = ["Generalized linear model".center(width).rstrip(), "=" * width]
         lines += [f"{one:<{gap}}{other}".rstrip() for one, other in zip(left, right, strict=True)]
         lines += ["=" * width, rows[0], "-" * width, *rows[1:], "=" * width]
-        return "\n".join(lines + [f"[{i}] {note}" for i, note in enumerate(self.notes, 1)])
+        for i, note in enumerate(self.notes, 1):
+            lines += wrap(f"[{i}] {note}", width, subsequent_indent="    ")
+        return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def measures(fit, cov_type) -> dict:
+    """The head of the table of a fit."""
+    parameter = "".join(f", {name} {v:g}" for name, v in (("power", fit.power), ("alpha", fit.alpha)) if v)
+    return {
+        "family": fit.family + parameter,
+        "link": fit.link,
+        "covariance": cov_type,
+        "converged": f"{'yes' if fit.converged else 'no'}, {fit.n_iter} steps",
+        "rows": fit.nobs,
+        "residual df": fit.df_resid,
+        "log-likelihood": fit.log_likelihood,
+        "deviance": fit.deviance,
+        "null deviance": fit.null_deviance,
+        "Pearson chi2": fit.pearson_chi2,
+        "dispersion": fit.dispersion,
+        "AIC": fit.aic,
+        "BIC": fit.bic,
+    }
+
+
+def notes(fit) -> list[str]:
+    """What is unusual about a fit."""
+    terms = [name for name, has in (("offset", fit._has_offset), ("log(exposure)", fit._has_exposure)) if has]
+    levels = [f"{c.name} = {c.levels[0]}" for c in fit._columns or () if c.levels is not None]
+    every = (
+        ("The fit has not converged: nothing here holds.", not fit.converged),
+        (
+            f"Coefficients are shrunk by l2={fit._l2:g}; pass l2=0 for maximum likelihood, as statsmodels and R. "
+            "Standard errors and tests take the penalty for part of the likelihood.",
+            fit._l2 > 0,
+        ),
+        (f"Reference levels: {', '.join(levels)}.", levels),
+        (f"Linear predictors include {' and '.join(terms)}, without a coefficient.", terms),
+        ("A row of weight w has the variance of the others over w.", fit._weighted),
+        ("Coefficients have sum zero over the classes.", fit.family == "multinomial"),
+    )
+    return [note for note, holds in every if holds]
 
 
 def aligned(rows) -> list[str]:

@@ -1,8 +1,8 @@
 """What statsmodels 0.15.0 finds in small data: `python tests/data/statsmodels_glm.py` writes the table.
 
 Every family, with and without an offset and weights (its var_weights, which are fastopt's sample_weight). Its GLM gives
-HC0 for HC1, HC2 and HC3 alike; those are recorded by their formulas (MacKinnon & White 1985), from the scores, the
-Hessian and the leverages that it gives, and for gaussian without an offset they are seen to be those of its WLS, which has them.
+HC0 for HC1, HC2 and HC3 alike; those are recorded by their formulas (MacKinnon & White 1985), from the scores, Hessian
+and leverages that it gives, and seen to be those of its WLS where that is the same model.
 """
 
 import warnings
@@ -37,7 +37,9 @@ def draw():
         "poisson": rng.poisson(mu).astype(float),
         "gamma log": rng.gamma(2.0, mu / 2),
         "gamma inverse": rng.gamma(2.0, 1 / (3 + X[:ROWS] @ [0.2, -0.2, 0.1]) / 2),
-        "tweedie": np.array([rng.gamma(2 * k, m / 3) if k else 0.0 for k, m in zip(rng.poisson(1.5, ROWS), mu)]),
+        "tweedie": np.array(
+            [rng.gamma(2 * k, m / 3) if k else 0.0 for k, m in zip(rng.poisson(1.5, ROWS), mu, strict=True)]
+        ),
         "negative_binomial": rng.negative_binomial(1 / 0.7, 1 / (1 + 0.7 * mu)).astype(float),
     }
     return X, offset, weight, groups, {name: values.round(4) for name, values in y.items()}
@@ -86,7 +88,11 @@ def measure(case, X, new, y, offset, new_offset, weight, groups):
     rows, k = X.shape[0], len(fit.params)
     table["HC0"] = made.fit(cov_type="HC0", **tight).cov_params()
     np.testing.assert_allclose(sandwich(fit, 0), table["HC0"], rtol=1e-9, atol=1e-12)
-    for name, cov in {"HC1": sandwich(fit, 0) * rows / (rows - k), "HC2": sandwich(fit, 0.5), "HC3": sandwich(fit, 1)}.items():
+    for name, cov in {
+        "HC1": sandwich(fit, 0) * rows / (rows - k),
+        "HC2": sandwich(fit, 0.5),
+        "HC3": sandwich(fit, 1),
+    }.items():
         table[name] = cov
         if case == "gaussian" and offset is None:
             least_squares = sm.WLS(y, made.exog, 1.0 if weight is None else weight).fit()
