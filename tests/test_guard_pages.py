@@ -81,7 +81,7 @@ def run_glm(place, dtype, n, width, family):
     k = 3 if family == "multinomial" else 1
     x, y, weights = place(normal(dtype, (n, width))[0]), place(np.arange(n) % 3.0 % 2), place(np.ones(n))
     theta, grad, product, hessian = map(place, normal(float, *[(k, width + 1)] * 3, (k * (width + 1),) * 2))
-    data = core.GlmData(family, x, y, weights, k, True)
+    data = core.GlmData(family, x, y, weights, k, True, parameter=1.5)
     data.value(theta / width, grad, hessian)
     data.product(theta, product)
     return grad, product, np.tril(hessian)

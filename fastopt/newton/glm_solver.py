@@ -16,20 +16,24 @@ import warnings
 import numpy as np
 
 from fastopt._conjugate_gradients import ConjugateGradients
-from fastopt.newton.glm_data import check_finite, is_constant
+from fastopt._forks import importing
+from fastopt.newton.glm_data import is_constant
 from fastopt.newton.glm_objective import EPS, TINY
 from fastopt.newton.steps import Factor, dot
 
 MOST_PASSES = 100  # a Hessian that costs more is not formed: all conjugate gradients of a fit mostly cost less
 ROUGH = 8  # 100 000 x 50: 28.5 -> 22.4 ms, 50 000 x 100: 24.4 -> 21.0, 20 000 x 200 and x 300: as without
 PAIRS = 10  # the most pairs of a step and its change of the gradient that correct the factor
+LOG_LINKS = ("poisson", "gamma", "tweedie", "negative_binomial")
 LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # of a column: 1 - R^2 on those before it
 
 
 def start(data) -> np.ndarray:
     """The model without coefficients: the intercept of the mean, or zeros."""
     family, y, weight = data.family, data.y, data.weight
-    theta = np.zeros((data.k, data.X.shape[1] + data.intercept))
+    if family == "gamma_inverse":
+        return start_in_domain(data)
+    theta = np.zeros((data.k, data.design.d + data.intercept))
     if not data.intercept:
         return theta.reshape(-1)
     if family == "multinomial":
@@ -40,12 +44,50 @@ def start(data) -> np.ndarray:
         if family == "binomial":
             mean = mean / (1 - mean)
         theta[0, -1] = mean if family == "gaussian" else np.log(mean)
-    if data.offset is not None and family == "poisson":
+    if data.offset is not None and family in LOG_LINKS:
         largest = data.offset.max()
         theta[:, -1] -= largest + np.log(np.average(np.exp(data.offset - largest), axis=0, weights=weight))
     elif data.offset is not None:
         theta[:, -1] -= np.average(data.offset, axis=0, weights=weight)
     return theta.reshape(-1)
+
+
+def start_in_domain(data) -> np.ndarray:
+    """A start of the inverse link, all of whose predictors are above 0.
+
+    The intercept of the mean; without one a step of iteratively reweighted least squares from means halfway to y
+    (McCullagh & Nelder 1989, section 2.5), or what a linear program finds.
+    """
+    d, weight = data.design.d, np.ones(len(data.y)) if data.weight is None else data.weight
+    offset = np.zeros(len(data.y)) if data.offset is None else data.offset[:, 0]
+    level = 1 / np.average(data.y, weights=weight)
+    theta = np.zeros(d + data.intercept)
+    if data.intercept:
+        theta[d] = level - np.average(offset, weights=weight)
+        theta[d] = max(theta[d], 1e-3 * level - offset.min())
+        return theta
+    rows = weight > 0
+    X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
+    means = (y + 1 / level) / 2
+    scale = np.sqrt(weight) * means
+    theta = np.linalg.lstsq(X * scale[:, None], ((2 - y / means) / means - offset) * scale, rcond=None)[0]
+    if (X @ theta + offset).min() > 0:
+        return theta
+    with importing:
+        from scipy.optimize import linprog
+
+    found = linprog(
+        np.append(np.zeros(d), -1.0),
+        np.column_stack([-X, np.ones(len(X))]),
+        offset,
+        bounds=[(None, None)] * d + [(None, level)],
+    )
+    if found.x is None or not (X @ found.x[:d] + offset).min() > 0:
+        raise ValueError(
+            "X: expected rows whose linear predictors can all be above 0, as the inverse link asks, got none that are; "
+            "pass link='log' or fit_intercept=True"
+        )
+    return found.x[:d]
 
 
 def factored(hessian) -> Factor:
@@ -59,7 +101,7 @@ class Solver:
     def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
         self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
         self.dtype = np.dtype(hessian_dtype)
-        n, d, q, k = len(objective.X), objective.d, objective.q, objective.k
+        n, d, q, k = objective.design.n, objective.d, objective.q, objective.k
         # Multiply-adds of a float32 Hessian and its factor, over those of a pass and a solve: an element of X costs as
         # much as 10 in a pass, and 3.5 more a predictor, one of the factor 14. 100 000 x 50: 1.9, 20 000 x 300: 11
         # (measured 1.9 and 9).
@@ -78,7 +120,7 @@ class Solver:
         hessian = objective.empty(self.dtype) if self.dense else None
         loss, grad = objective.value(theta, hessian, self.rough)
         if not (np.isfinite(loss) and np.isfinite(grad).all()):
-            check_finite(objective.X)
+            objective.design.check_finite()
             raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
         self.first = objective.norm(grad)
         largest = float(np.abs(grad).max())
@@ -206,16 +248,21 @@ class Solver:
         """One over the diagonal of the Hessian, as if all rows had the mean curvature of the intercept alone."""
         objective = self.objective
         squares = np.ones((objective.k, objective.q))
-        squares[:, : objective.d] = objective.mean_squares()
+        squares[:, : objective.d] = objective.design.mean_squares(objective.center)
         z = theta.reshape(objective.k, objective.q)[:, -1:] if objective.q > objective.d else np.zeros((objective.k, 1))
         if objective.data.offset is not None:
             z = z + objective.data.offset.mean(axis=0)[:, None]
         p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        parameter = objective.data.parameter
         level = {
             "gaussian": lambda: np.ones(1),
             "binomial": lambda: 1 / (2 + 2 * np.cosh(z)),
             "poisson": lambda: np.exp(z),
             "multinomial": lambda: p * (1 - p),
+            "gamma": lambda: np.ones(1),
+            "gamma_inverse": lambda: np.average(objective.data.y, weights=objective.data.weight) ** 2,
+            "tweedie": lambda: np.exp((2 - parameter) * z),
+            "negative_binomial": lambda: 1 / (np.exp(-z) + parameter),
         }[objective.family]()
         squares *= objective.total * level
         squares[:, : objective.d] += objective.l2
@@ -227,7 +274,7 @@ class Solver:
         """About a center, a constant column is rounding or 0, which need not look as if it depends on others."""
         objective = self.objective
         for column in objective.level if objective.l2 == 0 else ():
-            if is_constant(objective.X[:, column]):
+            if is_constant(objective.design.column(column)):
                 self.dependent(column)
 
     def dependent(self, column):
@@ -243,7 +290,7 @@ class Solver:
         which, way_out = f"column {column}, that depends on those before it", ""
         if column == objective.d:
             which = "columns that add up to a constant, as the intercept"
-        elif objective.data.intercept and is_constant(objective.X[:, column]):
+        elif objective.data.intercept and is_constant(objective.design.column(column)):
             which = f"columns that add up to a constant, as the intercept: column {column}"
         elif not objective.data.intercept:
             way_out = " (to rounding: that of columns far from zero hides how they differ; center them)"
