@@ -4,18 +4,21 @@ Penalties are stated as scikit-learn states them: `C` for classes as in its Logi
 the losses for numbers as in its PoissonRegressor, GammaRegressor and TweedieRegressor. `result_` is the `GLMResult`.
 """
 
+from typing import Any
+
 import numpy as np
-from scipy.special import xlogy
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, mean_tweedie_deviance
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.metrics import accuracy_score
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastopt._numbers import finite_number, number_or_infinity
 from fastopt.estimators.targets import sorted_labels
 from fastopt.estimators.weights import class_weights, row_weights, with_class_weights
 from fastopt.newton import glm
+from fastopt.newton.glm_data import Family, as_target
+from fastopt.newton.glm_families import formulas
 
-POWERS = {"gaussian": 0, "poisson": 1, "gamma": 2}  # as members of the family of Tweedie
+LINKS: dict[str, Any] = {"identity": float, "log": np.log, "inverse": lambda mean: 1 / mean}
 
 
 def _given(**options) -> dict:
@@ -27,12 +30,37 @@ class GLM(BaseEstimator):
     """What both estimators share: data read as `newton.glm` takes them, and the result's own predictions."""
 
     def _read(self, X, y="no_validation", **options):
-        return validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", **options)
+        return validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C", **options)
+
+    def _solved(self, X, y, family, l2, weights, **options):
+        """Fit, and assign the result; the columns' names are those of the data frame."""
+        self.result_ = glm(
+            X,
+            y,
+            family,
+            l2,
+            self.fit_intercept,
+            weights,
+            self.tol,
+            self.max_iter,
+            self.verbose,
+            names=getattr(self, "feature_names_in_", None),
+            **options,
+        )
+        self.n_iter_ = self.result_.n_iter
 
     def _predicted(self, method, X, **given):
         """What a method of the result gives for X."""
         check_is_fitted(self)
         return getattr(self.result_, method)(self._read(X, reset=False), **_given(**given))
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "result_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
 
 class GLMClassifier(ClassifierMixin, GLM):
@@ -83,7 +111,8 @@ class GLMClassifier(ClassifierMixin, GLM):
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
+        X : array_like or sparse matrix, shape (n, n_features)
+            Sparse rows stay sparse.
         y : array_like, shape (n,)
             Labels, text or numbers.
         sample_weight : array_like, shape (n,), optional
@@ -111,19 +140,8 @@ class GLMClassifier(ClassifierMixin, GLM):
         classes, codes = sorted_labels("y", y)
         weights = row_weights("sample_weight", sample_weight, X)
         weights = with_class_weights(weights, class_weights(self.class_weight, classes, codes, weights), codes)
-        self.result_ = glm(
-            X,
-            codes,
-            "binomial" if len(classes) == 2 else "multinomial",
-            l2,
-            self.fit_intercept,
-            weights,
-            self.tol,
-            self.max_iter,
-            self.verbose,
-            offset=offset,
-        )
-        self.classes_, self.n_iter_ = classes, self.result_.n_iter
+        self._solved(X, codes, "binomial" if len(classes) == 2 else "multinomial", l2, weights, offset=offset)
+        self.classes_ = classes
         self.coef_, self.intercept_ = np.atleast_2d(self.result_.coef), np.atleast_1d(self.result_.intercept)
         return self
 
@@ -159,7 +177,7 @@ class GLMRegressor(RegressorMixin, GLM):
         (log); see `newton.glm`.
     alpha : float
         At least 0; minimizes ``sum(w * loss) / sum(w) + alpha / 2 * ||coef||^2``, the intercept free, as scikit-learn's
-        ``PoissonRegressor`` does. Its ``Ridge`` takes the sum: there alpha is this one times ``2 * sum(w)`` over 2.
+        ``PoissonRegressor`` does. Its ``Ridge`` takes the sum: its alpha is this one times ``sum(w)``.
     fit_intercept : bool
     link : str or None
         That of the family by default.
@@ -218,7 +236,8 @@ class GLMRegressor(RegressorMixin, GLM):
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
+        X : array_like or sparse matrix, shape (n, n_features)
+            Sparse rows stay sparse.
         y : array_like, shape (n,)
         sample_weight : array_like, shape (n,), optional
             At least 0; a weight of 2 is the row twice.
@@ -247,19 +266,10 @@ class GLMRegressor(RegressorMixin, GLM):
         alpha = finite_number("alpha", self.alpha, 0)
         X, y = self._read(X, y, y_numeric=True)
         weights = row_weights("sample_weight", sample_weight, X)
-        self.result_ = glm(
-            X,
-            y,
-            self.family,
-            alpha * (len(X) if weights is None else weights.sum()),
-            self.fit_intercept,
-            weights,
-            self.tol,
-            self.max_iter,
-            self.verbose,
-            **_given(offset=offset, exposure=exposure),
-        )
-        self.coef_, self.intercept_, self.n_iter_ = self.result_.coef, self.result_.intercept, self.result_.n_iter
+        l2 = alpha * (X.shape[0] if weights is None else weights.sum())
+        own = {"tweedie": {"power": self.power}, "negative_binomial": {"alpha": self.theta}}.get(str(self.family), {})
+        self._solved(X, y, self.family, l2, weights, link=self.link, offset=offset, exposure=exposure, **own)
+        self.coef_, self.intercept_ = self.result_.coef, self.result_.intercept
         return self
 
     def predict(self, X, offset=None, exposure=None):
@@ -279,19 +289,14 @@ class GLMRegressor(RegressorMixin, GLM):
         float
             ``1 - deviance(y, prediction) / deviance(y, mean of y)``.
         """
-        mean = self.predict(X, offset, exposure)
-        y = column_or_1d(y)
-        constant = np.full(len(y), np.average(y, weights=sample_weight))
-        return 1 - self._deviance(y, mean, sample_weight) / self._deviance(y, constant, sample_weight)
-
-    def _deviance(self, y, mean, weights) -> float:
-        """The mean deviance, by weight."""
-        if self.family != "negative_binomial":
-            power = POWERS.get(self.family, self.power)
-            return mean_tweedie_deviance(y, mean, sample_weight=weights, power=power)
-        theta = self.theta  # Hilbe 2011, Negative Binomial Regression, equation 8.41
-        units = 2 * (xlogy(y, y / mean) - (y + 1 / theta) * np.log((1 + theta * y) / (1 + theta * mean)))
-        return float(np.average(units, weights=weights))
+        z, result = self._predicted("decision_function", X, offset=offset, exposure=exposure), self.result_
+        weights = row_weights("sample_weight", sample_weight, z)
+        parameter = result.power if result.alpha is None else result.alpha
+        y = as_target(y, Family(result.family, result.link, parameter), weights, len(z))[0]
+        deviance = formulas(result.family, result.link, parameter).deviance  # type: ignore[attr-defined]
+        constant = np.full(len(y), LINKS[result.link](np.average(y, weights=weights)))
+        mine, least = (np.average(deviance(y, some), weights=weights) for some in (z, constant))
+        return float(1 - mine / least)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -14,7 +14,7 @@ import inspect
 import math
 import warnings
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
@@ -54,6 +54,16 @@ class Held(NamedTuple):
 
 class MLP(BaseEstimator):
     """A network that trains by `nn.Trainer`; its subclasses say what y means."""
+
+    net_: nn.Sequential
+    _trainer: nn.Trainer
+    _targets: Any  # an object of targets.py
+    _progress: Progress
+    _made: dict  # what the network was made of
+
+    if TYPE_CHECKING:  # parameters and attributes are assigned by name
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def _keep(self, arguments):
         """Assign what the constructor was called with, its `locals()`."""
@@ -109,7 +119,7 @@ class MLP(BaseEstimator):
         if not isinstance(rate, Schedule) and rate not in RATES:
             raise ValueError(f"learning_rate: expected one of {', '.join(RATES)} or a schedule, got {rate!r}")
         lr = finite_number("learning_rate_init", self.learning_rate_init, above=0)
-        options = {"lr": rate if isinstance(rate, Schedule) else lr}
+        options: dict[str, Any] = {"lr": rate if isinstance(rate, Schedule) else lr}
         if rule is optim.SGD:
             options |= {"momentum": self.momentum, "nesterov": self.nesterovs_momentum and self.momentum > 0}
         elif rule.defaults.get("betas") == MOMENTS:
@@ -153,7 +163,7 @@ class MLP(BaseEstimator):
         share, labels = self.validation_fraction, codes if codes.dtype.kind == "i" and codes.ndim == 1 else None
         parts = train_test_split(np.arange(len(X)), test_size=share, random_state=seed, stratify=labels)
         kept, held = (Held(X[r], codes[r], None if weights is None else weights[r]) for r in parts)
-        if len(held.X) < 2 or not (weights is None or (kept.weights.any() and held.weights.any())):
+        if len(held.X) < 2 or not all(part.weights is None or part.weights.any() for part in (kept, held)):
             got = f"{len(held.X)} of {len(X)}"
             raise ValueError(f"validation_fraction: expected two rows or more, some of positive weight, got {got}")
         return kept, held
@@ -182,7 +192,8 @@ class MLP(BaseEstimator):
 
         batch = min(len(X), AUTO_BATCH if self.batch_size == "auto" else self.batch_size)
         trainer, progress = (self._trainer, self._progress) if goes_on else (None, Progress())
-        if not goes_on or made != self._made:
+        epoch = 0 if trainer is None else trainer.epoch
+        if trainer is None or made != self._made:
             weight = batch if weights is None else batch * weights.mean()
             l2 = made["alpha"] * targets.loss_scale / weight
             by_rule = made["solver"] not in DECOUPLED and not made["solver_options"].keys() & DECAYS
@@ -191,7 +202,6 @@ class MLP(BaseEstimator):
                 self._take_over(net, made)
             progress.l2 = l2 if by_rule else 0.0
             optimizer = made["solver"](_groups(net, progress.l2), **copy.deepcopy(made["solver_options"]))
-            epoch = trainer.epoch if goes_on else 0
             trainer = nn.Trainer(net, targets.loss, optimizer, max_batch=batch, seed=order_seed)
             trainer.epoch = epoch
         net = trainer.net

@@ -100,9 +100,7 @@ class Values:
         """The values as columns, in units of the network."""
         columns = y.reshape(len(y), -1)
         if columns.shape[1] != self.outputs:
-            raise ValueError(
-                f"{name}: expected {self.outputs} values a row as in the first fit, got {columns.shape[1]}"
-            )
+            raise ValueError(f"{name}: expected {self.outputs} values a row, as in the first fit, got {y.shape}")
         return (columns - self.mean) / self.deviation
 
     def encoded(self, codes, dtype) -> np.ndarray:
