@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastopt._numbers import finite_number, number_or_infinity
-from fastopt.estimators.targets import sorted_labels
+from fastopt.estimators.targets import labels_apart, sorted_labels
 from fastopt.estimators.weights import class_weights, row_weights, with_class_weights
 from fastopt.newton import glm
 from fastopt.newton.glm_data import Family, as_target
@@ -136,7 +136,7 @@ class GLMClassifier(ClassifierMixin, GLM):
             The fit did not converge, as when classes can be separated and there is no penalty.
         """
         l2 = 1 / number_or_infinity("C", self.C, above=0)
-        X, y = self._read(X, y)
+        X, y = self._read(X, labels_apart(y))
         classes, codes = sorted_labels("y", y)
         weights = row_weights("sample_weight", sample_weight, X)
         weights = with_class_weights(weights, class_weights(self.class_weight, classes, codes, weights), codes)

@@ -44,8 +44,8 @@ DECOUPLED, DECAYS = (optim.AdamW, optim.Lion), {"weight_decay", "decoupled_weigh
 MAY_CHANGE = ("alpha", "batch_size", "solver", "solver_options")  # between fits that go on
 
 
-class Held(NamedTuple):
-    """Rows that are not trained on, and what their network is scored by."""
+class Rows(NamedTuple):
+    """Rows that are trained on, or held out and scored; `codes` are those of targets.py."""
 
     X: np.ndarray
     codes: np.ndarray
@@ -145,7 +145,22 @@ class MLP(BaseEstimator):
             order="C",
         )
 
-    def _held_out(self, targets, of_class, X_val, y_val, sample_weight_val) -> Held | None:
+    def _rows(self, X, y, sample_weight, validation, classes, incremental, goes_on, seed):
+        """What y means, the rows to train on, and those to hold out, if any; `classes` where y may lack some."""
+        X, y = self._read(X, y, reset=not goes_on)
+        weights = row_weights("sample_weight", sample_weight, X)
+        if goes_on:
+            targets, codes = self._targets, self._targets.codes("y", y)
+        else:
+            targets, codes = self._targets_of(y, weights, classes)
+        of_class = self._class_weights(targets, codes, weights, incremental)
+        rows = Rows(_dense(X), codes, with_class_weights(weights, of_class, codes))
+        held = self._held_out(targets, of_class, *validation)
+        if self.early_stopping and held is None:
+            rows, held = self._parted(rows, seed)
+        return targets, rows, held
+
+    def _held_out(self, targets, of_class, X_val, y_val, sample_weight_val) -> Rows | None:
         """The validation rows that a caller gives."""
         if X_val is None and y_val is None and sample_weight_val is None:
             return None
@@ -156,13 +171,14 @@ class MLP(BaseEstimator):
         X, y = self._read(X_val, y_val)
         codes = targets.codes("y_val", y)
         weights = with_class_weights(row_weights("sample_weight_val", sample_weight_val, X), of_class, codes)
-        return Held(_dense(X), codes, weights)
+        return Rows(_dense(X), codes, weights)
 
-    def _parted(self, X, codes, weights, seed) -> tuple[Held, Held]:
+    def _parted(self, rows, seed) -> tuple[Rows, Rows]:
         """Rows to train on and, at random but with the same share of each class, rows to hold out."""
+        X, codes, weights = rows
         share, labels = self.validation_fraction, codes if codes.dtype.kind == "i" and codes.ndim == 1 else None
         parts = train_test_split(np.arange(len(X)), test_size=share, random_state=seed, stratify=labels)
-        kept, held = (Held(X[r], codes[r], None if weights is None else weights[r]) for r in parts)
+        kept, held = (Rows(X[r], codes[r], None if weights is None else weights[r]) for r in parts)
         if len(held.X) < 2 or not all(part.weights is None or part.weights.any() for part in (kept, held)):
             got = f"{len(held.X)} of {len(X)}"
             raise ValueError(f"validation_fraction: expected two rows or more, some of positive weight, got {got}")
@@ -176,44 +192,24 @@ class MLP(BaseEstimator):
         if incremental and self.early_stopping:
             raise ValueError("early_stopping: expected False for partial_fit, whose calls are an epoch each, got True")
         goes_on = (self.warm_start or incremental) and hasattr(self, "net_")
-        X, y = self._read(X, y, reset=not goes_on)
-        weights = row_weights("sample_weight", sample_weight, X)
-        X = _dense(X)
-        if goes_on:
-            targets, codes = self._targets, self._targets.codes("y", y)
+        *seeds, split_seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=3).tolist()
+        targets, rows, held = self._rows(X, y, sample_weight, validation, classes, incremental, goes_on, split_seed)
+        batch = min(len(rows.X), AUTO_BATCH if self.batch_size == "auto" else self.batch_size)
+        progress = self._progress if goes_on else Progress()
+        if goes_on and made == self._made:
+            trainer = self._trainer
         else:
-            targets, codes = self._targets_of(y, weights, classes)
-        of_class = self._class_weights(targets, codes, weights, incremental)
-        weights = with_class_weights(weights, of_class, codes)
-        net_seed, order_seed, split_seed = _seeds(self.random_state)
-        held = self._held_out(targets, of_class, *validation)
-        if self.early_stopping and held is None:
-            (X, codes, weights), held = self._parted(X, codes, weights, split_seed)
-
-        batch = min(len(X), AUTO_BATCH if self.batch_size == "auto" else self.batch_size)
-        trainer, progress = (self._trainer, self._progress) if goes_on else (None, Progress())
-        epoch = 0 if trainer is None else trainer.epoch
-        if trainer is None or made != self._made:
-            weight = batch if weights is None else batch * weights.mean()
-            l2 = made["alpha"] * targets.loss_scale / weight
-            by_rule = made["solver"] not in DECOUPLED and not made["solver_options"].keys() & DECAYS
-            net = _network(made, X.shape[1], targets.outputs, 0.0 if by_rule else l2, net_seed)
-            if goes_on:
-                self._take_over(net, made)
-            progress.l2 = l2 if by_rule else 0.0
-            optimizer = made["solver"](_groups(net, progress.l2), **copy.deepcopy(made["solver_options"]))
-            trainer = nn.Trainer(net, targets.loss, optimizer, max_batch=batch, seed=order_seed)
-            trainer.epoch = epoch
+            trainer = self._new_trainer(made, goes_on, targets, rows, batch, progress, seeds)
         net = trainer.net
         score = None if held is None else lambda: targets.score(net.predict(held.X), held.codes, held.weights)
-        watch = Watch(progress, self, len(X), score)
+        watch = Watch(progress, self, len(rows.X), score)
         try:
             trainer.fit(
-                X,
-                targets.encoded(codes, net.dtype),
+                rows.X,
+                targets.encoded(rows.codes, net.dtype),
                 epochs=1 if incremental else self.max_iter,
                 batch_size=batch,
-                sample_weight=weights,
+                sample_weight=rows.weights,
                 shuffle=self.shuffle,
                 callbacks=watch,
             )
@@ -222,15 +218,30 @@ class MLP(BaseEstimator):
             raise
         if held is not None:
             progress.restore(net)
+        self._made, self._trainer, self._targets, self._progress = made, trainer, targets, progress
+        self._tell(watch.epochs)
         if not (watch.ended or incremental):
             warnings.warn(
                 f"max_iter: the network still improves after {self.max_iter} epochs; raise max_iter or tol",
                 ConvergenceWarning,
                 stacklevel=3,
             )
-        self._made, self._trainer, self._targets, self._progress = made, trainer, targets, progress
-        self._tell(watch.epochs)
         return self
+
+    def _new_trainer(self, made, goes_on, targets, rows, batch, progress, seeds) -> nn.Trainer:
+        """A Trainer of a new network, which starts anew or, in a fit that goes on, where the last one stands."""
+        net_seed, order_seed = seeds
+        weight = batch if rows.weights is None else batch * rows.weights.mean()
+        l2 = made["alpha"] * targets.loss_scale / weight
+        by_rule = made["solver"] not in DECOUPLED and not made["solver_options"].keys() & DECAYS
+        net = _network(made, rows.X.shape[1], targets.outputs, 0.0 if by_rule else l2, net_seed)
+        if goes_on:
+            self._take_over(net, made)
+        progress.l2 = l2 if by_rule else 0.0
+        optimizer = made["solver"](_groups(net, progress.l2), **copy.deepcopy(made["solver_options"]))
+        trainer = nn.Trainer(net, targets.loss, optimizer, max_batch=batch, seed=order_seed)
+        trainer.epoch = self._trainer.epoch if goes_on else 0
+        return trainer
 
     def _take_over(self, net, made) -> None:
         """Copy the arrays of the network so far into a new one, which differs in its penalty alone."""
@@ -302,11 +313,6 @@ class MLP(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def _seeds(random_state) -> list[int]:
-    """Seeds of the weights, of the order of the rows, and of the rows that are held out."""
-    return check_random_state(random_state).randint(np.iinfo(np.int32).max, size=3).tolist()
 
 
 def _dense(X) -> np.ndarray:

@@ -6,7 +6,7 @@ from sklearn.base import ClassifierMixin
 
 from fastopt._kernels import core
 from fastopt.estimators.mlp import MLP
-from fastopt.estimators.targets import Indicators, class_targets
+from fastopt.estimators.targets import Indicators, class_targets, labels_apart
 from fastopt.estimators.weights import class_weights
 
 
@@ -196,7 +196,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         ConvergenceWarning
             The network still improves after `max_iter` epochs.
         """
-        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+        return self._fit(X, labels_apart(y), sample_weight, (X_val, labels_apart(y_val), sample_weight_val))
 
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """Train for one epoch, going on where the network stands.
@@ -223,7 +223,7 @@ class MLPClassifier(ClassifierMixin, MLP):
             raise ValueError("classes: expected all labels there will be in the first call of partial_fit, got None")
         if not first and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes: expected {self.classes_.tolist()}, as in the first call, got {list(classes)}")
-        return self._fit(X, y, sample_weight, classes=classes, incremental=True)
+        return self._fit(X, labels_apart(y), sample_weight, classes=classes, incremental=True)
 
     def decision_function(self, X):
         """Logits: of the upper of two classes (n,), else (n, n_outputs).

@@ -77,7 +77,7 @@ class Watch:
             if self.score is not None:
                 print(f"Validation score: {progress.validation_scores[-1]:f}")
         self.ended = progress.waited > mine.n_iter_no_change
-        if mine.solver == "sgd":
+        if mine.solver.lower() == "sgd":
             self.ended = not self._slower(trainer.optimizer) and self.ended
         return self.ended
 

@@ -115,6 +115,14 @@ class Values:
         return y[:, 0] if self.flat else y
 
 
+def labels_apart(y):
+    """Labels as given, but for a list of text and else: NumPy would make text of a missing value too."""
+    if not isinstance(y, list | tuple):
+        return y
+    text = [isinstance(label, str | bytes) for label in y]
+    return np.array(y, object) if any(text) and not all(text) else y
+
+
 def class_targets(y, classes=None) -> tuple[Classes | Indicators, np.ndarray]:
     """What labels (n,), or indicators (n, k), mean, and their codes; `classes` where y need not show all of them."""
     if y.ndim == 2 and y.shape[1] > 1:
