@@ -182,7 +182,7 @@ WRONG_FITS = {
     ),
     "dates": (
         with_column(age=pandas.date_range("2020-01-01", periods=N)),
-        r"X\['age'\]: expected numbers or categories, got datetime64.*pass the days since a date",
+        r"X\['age'\]: expected numbers, text or categories, got datetime64.*pass the days since a date",
     ),
     "one level": (
         with_column(color="red"),

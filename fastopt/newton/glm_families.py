@@ -226,18 +226,10 @@ class Tweedie(Formulas):
         return value
 
     def quantile(self, share, z, dispersion):
-        """Of N gammas, N by Poisson's distribution: halved between 0 and what is certainly above."""
         p, mean = self.parameter, self.mean(z)
-        rate, shape = mean ** (2 - p) / (dispersion * (2 - p)), (2 - p) / (p - 1)
-        scale = dispersion * (p - 1) * mean ** (p - 1)
-        low, high = np.zeros_like(mean), mean + 10 * np.sqrt(dispersion * self.variance(mean))
-        while (below := compound(high, rate, shape, scale) < share).any():
-            high = np.where(below, 2 * high, high)
-        for _ in range(52):
-            middle = 0.5 * (low + high)
-            below = compound(middle, rate, shape, scale) < share
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return np.where(np.exp(-rate) >= share, 0.0, high)
+        rate, scale = mean ** (2 - p) / (dispersion * (2 - p)), dispersion * (p - 1) * mean ** (p - 1)
+        above = mean + 10 * np.sqrt(dispersion * self.variance(mean))
+        return compound_quantile(share, rate, (2 - p) / (p - 1), scale, above)
 
 
 def log_series(y, dispersion, p) -> np.ndarray:
@@ -245,41 +237,53 @@ def log_series(y, dispersion, p) -> np.ndarray:
 
     log W_j = j log z - log gamma(1 + j) - log gamma(a j), z = (y / (dispersion (p - 1)))^a / (dispersion (2 - p)),
     a = (2 - p) / (p - 1). Its terms are close to those of a normal density about j = y^(2 - p) / (dispersion (2 - p)),
-    of variance j / (1 + a); those that are left out are less than 1e-16 of the sum.
+    of variance j / (1 + a); those that are left out are less than 1e-16 of the sum. About more than 1e8 that density
+    itself is added up, by Stirling's formula.
     """
     gammaln, a = special().gammaln, (2 - p) / (p - 1)
     log_z = a * np.log(y / (dispersion * (p - 1))) - np.log(dispersion * (2 - p))
     middle = y ** (2 - p) / (dispersion * (2 - p))
-    deviation = np.sqrt(middle / (1 + a))
-    first = np.maximum(1, np.floor(middle - 9 * deviation - 5))
-    terms = np.ceil(middle + 9 * deviation + 45 - first).astype(np.intp)
-    value, order, i = np.empty(len(y)), np.argsort(terms), 0
-    while i < len(y):  # rows of like many terms together
-        rows = order[i : i + max(1, (1 << 20) // terms[order[i]])]
-        j = first[rows, None] + np.arange(terms[rows[-1]])
+    value = (1 + a) * middle + 0.5 * np.log(a * middle / (2 * math.pi * (1 + a)))
+    for rows, j in about(middle, middle / (1 + a)):
         logs = j * log_z[rows, None] - gammaln(1 + j) - gammaln(a * j)
         largest = logs.max(axis=1)
         value[rows] = largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1))
-        i += len(rows)
     return value
 
 
-def compound(y, rate, shape, scale) -> np.ndarray:
-    """The probability that N gammas of a shape and scale have a sum of at most y, N by Poisson's distribution."""
-    total, step = np.exp(-rate), max(1, (1 << 20) // max(1, len(y)))
-    first, last = (
-        (
-            max(1, math.floor(rate.min() - 9 * math.sqrt(rate.min()))),
-            math.ceil(rate.max() + 9 * math.sqrt(rate.max()) + 45),
-        )
-        if len(y)
-        else (1, 0)
-    )
-    for start in range(first, last + 1, step):
-        j = np.arange(start, min(last + 1, start + step))
-        counts = distributions().poisson.pmf(j, rate[:, None])
-        total = total + (counts * special().gammainc(j * shape, (y / scale)[:, None])).sum(axis=1)
-    return total
+def about(middle, variance):
+    """(rows, whole numbers (rows, m) about the middle of each, from 1 on), rows of like many of them together.
+
+    As far as sums of terms like those of a normal or Poisson's density go; rows of a middle beyond 1e8 are left out.
+    """
+    rows = np.flatnonzero(middle < 1e8)
+    reach = 9 * np.sqrt(variance[rows])
+    first = np.maximum(1, np.floor(middle[rows] - reach - 5))
+    count = np.ceil(middle[rows] + reach + 45 - first).astype(np.intp)
+    order = np.argsort(-count)
+    while len(order):
+        some, order = np.split(order, [max(1, (1 << 20) // count[order[0]])])
+        yield rows[some], first[some, None] + np.arange(count[some[0]])
+
+
+def compound_quantile(share, rate, shape, scale, above) -> np.ndarray:
+    """Of sums of N gammas of a shape and scale, N by Poisson's distribution, by halving what lies below `above`."""
+    gammainc, pmf, found = special().gammainc, distributions().poisson.pmf, np.full(len(rate), np.nan)
+    for rows, j in about(rate, rate):
+        counts, nothing = pmf(j, rate[rows, None]), np.exp(-rate[rows])
+
+        def lies_below(y, rows=rows, j=j, counts=counts, nothing=nothing):
+            return nothing + (counts * gammainc(j * shape, (y / scale[rows])[:, None])).sum(axis=1) < share
+
+        low, high = np.zeros(len(rows)), above[rows]
+        while (below := lies_below(high)).any():
+            high = np.where(below, 2 * high, high)
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            below = lies_below(middle)
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        found[rows] = np.where(nothing >= share, 0.0, high)
+    return found
 
 
 FORMULAS = {

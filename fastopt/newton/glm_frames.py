@@ -122,19 +122,22 @@ def check_present(dense, names):
 
 
 def has_levels(name, column) -> bool:
-    """Whether a column is one of categories: of a category type, text, or objects that are no numbers."""
-    kind = getattr(column.dtype, "kind", None)  # NumPy's and pandas'
-    if kind is None:  # polars
-        kind = "f" if column.dtype.is_numeric() else {"Boolean": "b"}.get(str(column.dtype), "O")
-        kind = "M" if column.dtype.is_temporal() else kind
-    if kind in "Mm":
-        raise TypeError(
-            f"X[{name!r}]: expected numbers or categories, got {column.dtype}; pass the days since a date as a number"
+    """Whether a column is one of categories: of a category type, text, or objects among which there is text."""
+    dtype = column.dtype
+    if hasattr(dtype, "is_numeric"):  # polars
+        number, levels = (
+            dtype.is_numeric() or str(dtype) == "Boolean",
+            str(dtype).startswith(("String", "Categorical", "Enum")),
         )
-    if kind == "O" and str(column.dtype) == "object":
-        values = column.to_numpy()
-        return any(isinstance(value, str | bytes) for value in values)
-    return kind in "OUST"
+    else:
+        number, levels = dtype.kind in "biufc", dtype.kind in "OUST" and not str(dtype).startswith("period")
+    if not (number or levels):
+        raise TypeError(
+            f"X[{name!r}]: expected numbers, text or categories, got {dtype}; pass the days since a date as a number"
+        )
+    if str(dtype) == "object":
+        return any(isinstance(value, str | bytes) for value in column)
+    return levels
 
 
 def factorized(name, column) -> tuple[np.ndarray, list]:
