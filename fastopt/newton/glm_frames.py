@@ -77,20 +77,20 @@ def read(X, columns=None):
     if columns is None:
         columns = [Column(name, [] if has_levels(name, X[label]) else None) for name, label in labels.items()]
     numbers = [column.name for column in columns if column.levels is None]
-    dense, codes, read = None, [], []
+    dense, read = None, []
     if numbers:
         # a frame of these columns alone is an array already, or becomes one at once
         dense = as_numbers("X", X if numbers == list(labels) else X[[labels[name] for name in numbers]])
         check_present(dense, numbers)
+    codes, next_code = np.empty((len(X), len(columns) - len(numbers)), np.int32, order="F"), 0
     for name, levels in columns:
         if levels is not None:
-            found, levels = coded(name, X[labels[name]], levels)
-            codes.append(found)
+            codes[:, next_code], levels = coded(name, X[labels[name]], levels)
+            next_code += 1
         read.append(Column(name, levels))
-    if not codes:
+    if not next_code:
         return read, dense
-    levels = [len(column.levels) - 1 for column in read if column.levels is not None]
-    return read, Design(dense, np.column_stack(codes) - 1, levels)
+    return read, Design(dense, codes, [len(column.levels) - 1 for column in read if column.levels is not None])
 
 
 def by_name(labels) -> dict:
@@ -176,18 +176,24 @@ def factorized_polars(name, column) -> tuple[np.ndarray, list]:
 
 
 def coded(name, values, levels) -> tuple[np.ndarray, list]:
-    """The code of each row among the levels of a fitted model; without any, among those that have rows."""
+    """The coefficient of each row, from 0 on, -1 for the reference level, and the levels.
+
+    Those of a fitted model if there are any, else those that have rows.
+    """
     codes, found = factorized(name, values)
     if not levels:
         levels = [found[i] for i in np.flatnonzero(np.bincount(codes, minlength=len(found)))]
         if len(levels) < 2:
             raise ValueError(f"X[{name!r}]: expected at least two levels, got {levels}; drop the column")
+    unknown = len(levels)
     place = {level: code for code, level in enumerate(levels)}
-    known = np.array([place.get(level, -1) for level in found], np.intp)[codes]
-    if len(known) and known.min() < 0:
-        row = int(known.argmin())
+    known = np.array([place.get(level, unknown) for level in found], np.int32) - 1
+    codes = known[codes]
+    if (known == unknown - 1).any() and (codes == unknown - 1).any():
+        row = int(codes.argmax())
+        level = found[factorized(name, values)[0][row]]
         raise ValueError(
-            f"X[{name!r}]: expected one of the {len(levels)} levels that the model was fitted to, got "
-            f"{found[codes[row]]!r} in row {row}; drop such rows, or fit with rows of this level"
+            f"X[{name!r}]: expected one of the {len(levels)} levels that the model was fitted to, got {level!r} in row "
+            f"{row}; drop such rows, or fit with rows of this level"
         )
-    return known, levels
+    return codes, levels
