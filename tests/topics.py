@@ -80,6 +80,7 @@ TOPICS = (
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("newton_hvp", "newton_curvature", NETWORK, "test_hessian_vector_products_give_the_same_bits"),
     Topic("newton_glm", "newton_glm", "test_generalized_linear_models_stay_inside", ITSELF),
+    Topic("newton_glm_design", "newton_glm", "test_entries_of_generalized_linear_models_stay_inside", ITSELF),
     # ---------------------------------------------------------------- promises of every kernel
     Topic("determinism", TESTS_PAGE, SUITE, SUITE),
     Topic("guard_pages", TESTS_PAGE, SUITE, SUITE),

@@ -145,7 +145,13 @@ class Design:
     # -- what is read
 
     @property
+    def nonzeros(self) -> int:
+        """Entries of the sparse columns."""
+        return 0 if self._columns is None else len(self._columns)
+
+    @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns, ``(n, d)``."""
         return self.n, self.d
 
     def _entries_of(self, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:

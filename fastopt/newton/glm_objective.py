@@ -48,6 +48,7 @@ class Objective:
         }.get(self.family)
         if of_rows:
             self.variance += float(of_rows().sum() if weight is None else weight @ of_rows())
+        self.farthest = 0.0 if data.offset is None else float(max(data.offset.max(), -data.offset.min()))
         self.rotated = False  # whether X holds the row space of a wider matrix
         self.deviations = np.ones(self.q)
         if deviations is not None:
@@ -135,7 +136,7 @@ class Objective:
         residuals = math.sqrt(2 * loss if self.family == "gaussian" else self.variance)
         predictors = float(np.abs(theta) @ roots)
         if self.data.offset is not None:
-            predictors += residuals * float(np.abs(self.data.offset).max())
+            predictors += residuals * self.farthest
         terms = residuals + predictors
         return ROUNDINGS * EPS * (abs(loss) + residuals * terms), ROUNDINGS * EPS * terms
 

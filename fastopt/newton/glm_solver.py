@@ -95,20 +95,35 @@ def factored(hessian) -> Factor:
     return Factor(hessian, overwrite=True, least=LEAST_PIVOT[hessian.dtype])
 
 
+def costs(objective) -> tuple[float, float]:
+    """What a row costs in a pass, and in a Hessian of one predictor, in multiply-adds of a float32 Hessian.
+
+    An element of X costs as much as 10 in a pass, and 3.5 more a predictor; one of the factor 14, of a solve as well.
+    100 000 x 50: a Hessian costs 1.9 passes, 20 000 x 300: 11 (measured 1.9 and 9). An entry costs 40 a predictor, and
+    two of a row 29 in a Hessian: 500 000 x 12 codes: 3.5 (measured 3.5).
+    """
+    design, k, q = objective.design, objective.k, objective.q
+    d = design.dense.shape[1]
+    of_row = d * (10 + 3.5 * k)
+    if design.entries is None:
+        return of_row, q * q / 2
+    entries = design.nonzeros / design.n + objective.data.intercept
+    return of_row + 40 * k * entries + 250, d * d / 2 + 2 * d * entries + 29 * entries**2 / 2
+
+
 class Solver:
     """Newton's iteration, to a point where the gradient vanishes; its attributes hold the result."""
 
     def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
         self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
-        self.dtype = np.dtype(hessian_dtype)
-        n, d, q, k = objective.design.n, objective.d, objective.q, objective.k
-        # Multiply-adds of a float32 Hessian and its factor, over those of a pass and a solve: an element of X costs as
-        # much as 10 in a pass, and 3.5 more a predictor, one of the factor 14. 100 000 x 50: 1.9, 20 000 x 300: 11
-        # (measured 1.9 and 9).
-        hessian = n * q * q * k * (k + 1) / 4 + (k * q) ** 3 / 4
-        self.ratio = hessian / (n * d * (10 + 3.5 * k))
+        # Sums over entries cost as much in float64, and only a penalty may tell the levels of several codes apart.
+        self.dtype = np.dtype(hessian_dtype if objective.design.entries is None else np.float64)
+        n, q, k = objective.design.n, objective.q, objective.k
+        of_row, of_hessian = costs(objective)
+        hessian = n * of_hessian * k * (k + 1) / 2 + (k * q) ** 3 / 4
+        self.ratio = hessian / (n * of_row)
         self.dense = self.ratio <= MOST_PASSES
-        self.ratio = hessian / (n * d * (10 + 3.5 * k) + 14 * (k * q) ** 2) if self.dense else self.ratio
+        self.ratio = hessian / (n * of_row + 14 * (k * q) ** 2) if self.dense else self.ratio
         self.rough = ROUGH if self.dense and objective.family != "gaussian" and n >= 4 * ROUGH * q else 1
 
     def run(self, theta):
