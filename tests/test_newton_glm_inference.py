@@ -195,6 +195,15 @@ def test_the_series_of_tweedies_density_is_a_bessel_function_for_the_power_one_a
     assert got == pytest.approx(want, abs=1e-12 * (1 + root * max(1, abs(math.log(root)))))
 
 
+@pytest.mark.parametrize("power", [1.1, 1.5, 1.9])
+def test_the_series_of_tweedies_density_goes_over_into_its_limit(power):
+    y = (1e8 * (2 - power)) ** (1 / (2 - power)) * np.array([1 - 1e-9, 1 + 1e-9])
+    below, above = log_series(y, np.ones(2), power)
+    assert above - below == pytest.approx(
+        (1 + (2 - power) / (power - 1)) * np.diff(y ** (2 - power) / (2 - power))[0], abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("power", [1.02, 1.2, 1.5, 1.8, 1.9])
 def test_tweedies_density_adds_up_to_one_with_the_mean_and_variance_of_the_family(power):
     rule, z, phi = formulas("tweedie", "log", power), 0.4, 0.8
