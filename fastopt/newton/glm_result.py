@@ -10,6 +10,7 @@ from fastopt.newton.glm_families import formulas
 from fastopt.newton.glm_frames import Column, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
+    blocks,
     by_columns,
     correction,
     covariance_by_columns,
@@ -54,6 +55,7 @@ class GLMResult:
     intercept: np.ndarray | float
     power: float | None = None
     alpha: float | None = None
+    active: np.ndarray | None = None
     # what models pickled by older versions lack
     _center: np.ndarray | None = None
     _has_offset = False
@@ -192,7 +194,8 @@ class GLMResult:
             raise ValueError(f"kind: expected 'confidence' or 'prediction', got {kind!r}")
         if self.family == "multinomial" or (kind == "prediction" and self.classes is not None):
             raise ValueError(f"family: expected one of numbers, got {self.family}; use predict_proba")
-        z, formulas = self.decision_function(X, offset, exposure), self._formulas
+        X, formulas = self._read(X), self._formulas
+        z, use_t = self.decision_function(X, offset, exposure), flag("use_t", use_t)
         with importing:
             from scipy import stats
         tail = 0.5 - 0.5 * level
@@ -207,13 +210,11 @@ class GLMResult:
         return np.sort(ends, axis=1)  # an inverse link turns them round
 
     def _variance(self, X) -> np.ndarray:
-        """That of the linear predictor of each row."""
-        X, intercept = self._read(X), self._theta.shape[1] > self.coef.shape[-1]
-        parts = [np.empty(0)]
+        """That of the linear predictor of each row of a Design."""
+        covariance, parts = self.dispersion * self._unscaled, [np.empty(0)]
         with one_blas_thread:
-            for i, j in X.pieces(X.d):
-                rows = np.column_stack([X.block(i, j), np.ones(j - i)]) if intercept else X.block(i, j)
-                parts.append(np.einsum("ij,ij->i", rows @ self._covariance, rows))
+            for _, x in blocks(X, self._theta.shape[1] > X.d, self._center):
+                parts.append(np.einsum("ij,ij->i", x @ covariance, x))
         return np.concatenate(parts)
 
     # -- what is inferred from the data, computed when asked for
@@ -265,9 +266,10 @@ class GLMResult:
 
     @property
     def _n_free(self) -> int:
-        """Parameters, less those that softmax does not see."""
+        """Parameters, less those at a bound and those that softmax does not see."""
         k, q = self._theta.shape
-        return q if k == 1 else (k - 1) * q
+        held = 0 if self.active is None else int(self.active.sum())
+        return q - held if k == 1 else (k - 1) * q - held
 
     @property
     def aic(self) -> float:
@@ -328,29 +330,44 @@ class GLMResult:
             return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
 
     @computed_once
-    def _covariance(self) -> np.ndarray:
-        """`covariance` by theta."""
+    def _unscaled(self) -> np.ndarray:
+        """The inverse of the information, about the center, for softmax over the directions that it sees."""
         with one_blas_thread:
-            inverse = self._by_columns(self._inverse(self._information))
-            return self.dispersion * self._contrasts(inverse, back=True)
+            return self._inverse(self._information)
 
     @computed_once
     def covariance(self) -> np.ndarray:
         """Dispersion times the inverse expected Hessian of the objective, rows and columns as in `hessian`.
 
         For a canonical link, and so for gaussian, binomial, multinomial and poisson, that is `hessian` itself. With a
-        penalty it is no longer the covariance of an unbiased estimate. For multinomial it is the covariance of the
-        parameters whose sum over the classes is 0.
+        penalty it is no longer the covariance of an unbiased estimate. It is 0 for coefficients at a bound, as if they
+        were known. For multinomial it is the covariance of the parameters whose sum over the classes is 0.
         """
-        return self._ordered(self._covariance)
+        with one_blas_thread:
+            return self._ordered(self.dispersion * self._contrasts(self._by_columns(self._unscaled), back=True))
 
     def _inverse(self, matrix) -> np.ndarray:
-        """Of a Hessian by theta, for softmax over the directions that it sees."""
+        """Of a Hessian by theta, 0 for what is held at a bound; for softmax over the directions that it sees."""
         with importing:
             from scipy.linalg import cho_factor, cho_solve
 
-        reduced = self._contrasts(matrix)
-        return cho_solve(cho_factor(reduced), np.eye(len(reduced)))
+        reduced, free = self._contrasts(matrix), self._free
+        inverse = cho_solve(cho_factor(reduced[np.ix_(free, free)]), np.eye(int(free.sum())))
+        whole = np.zeros_like(reduced)
+        whole[np.ix_(free, free)] = inverse
+        return whole
+
+    @property
+    def _free(self) -> np.ndarray:
+        """Which parameters, by theta, are not held at a bound; for softmax all directions that it sees."""
+        free = np.full(self._theta.shape, True)
+        if self.active is not None:
+            free[:, : self.coef.shape[-1]][:, self._order] = ~np.atleast_2d(self.active)
+        if len(free) == 1:
+            return free[0]
+        if not free.all():
+            raise ValueError("covariance: expected no coefficient of a multinomial at a bound, got some; drop bounds")
+        return free[1:].reshape(-1)
 
     def _ordered(self, matrix) -> np.ndarray:
         """A matrix by theta, rows and columns in the order of the coefficients."""
@@ -438,13 +455,15 @@ class GLMResult:
             raise ValueError(f"groups: expected {wanted}, got {type(groups).__name__}; cov_type='cluster' takes them")
         if self.family == "multinomial" and ROBUST.get(cov_type):
             raise ValueError(f"cov_type: expected nonrobust, HC0, HC1 or cluster for multinomial, got {cov_type!r}")
-        df_t = float(self.df_resid) if use_t else None
-        if cov_type == "nonrobust":
-            covariance = self.covariance
-        else:
-            codes = None if groups is None else group_codes(groups, self._given("covariance"))
-            covariance = self._robust(cov_type, codes)
-            df_t = float(codes.max()) if use_t and codes is not None else df_t
+        codes = None if groups is None else group_codes(groups, self._given("covariance"))
+        covariance = self.covariance if cov_type == "nonrobust" else self._robust(cov_type, codes)
+        df_t = None
+        if use_t:
+            df_t = float(self.df_resid if codes is None else codes.max())
+        if self.active is not None:
+            held = np.flatnonzero(self.active)
+            covariance = covariance.copy()
+            covariance[held], covariance[:, held] = np.nan, np.nan
         names, classes = self.names, [None] if self.family != "multinomial" else self.classes
         names = [*names, "intercept"] if self._theta.shape[1] > len(names) else names
         coef = np.column_stack([np.atleast_2d(self.coef), np.atleast_1d(self.intercept)])[:, : len(names)]
@@ -455,6 +474,6 @@ class GLMResult:
             cov_type,
             level,
             df_t,
-            measures(self, cov_type),
+            measures(self, cov_type if codes is None else f"{cov_type}, {codes.max() + 1} groups"),
             notes(self),
         )

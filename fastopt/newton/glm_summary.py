@@ -112,6 +112,7 @@ def notes(fit) -> list[str]:
     """What is unusual about a fit."""
     terms = [name for name, has in (("offset", fit._has_offset), ("log(exposure)", fit._has_exposure)) if has]
     levels = [f"{c.name} = {c.levels[0]}" for c in fit._columns or () if c.levels is not None]
+    held = fit.active is not None and fit.active.any()
     every = (
         ("The fit has not converged: nothing here holds.", not fit.converged),
         (
@@ -119,6 +120,7 @@ def notes(fit) -> list[str]:
             "Standard errors and tests take the penalty for part of the likelihood.",
             fit._l2 > 0,
         ),
+        ("Coefficients at a bound have no standard error; those of the others take them as known.", held),
         (f"Reference levels: {', '.join(levels)}.", levels),
         (f"Linear predictors include {' and '.join(terms)}, without a coefficient.", terms),
         ("A row of weight w has the variance of the others over w.", fit._weighted),
