@@ -162,6 +162,18 @@ def with_column(**columns):
     return pandas_frame().assign(**columns)
 
 
+def test_a_column_that_depends_on_others_is_called_by_its_name():
+    frame = pandas_frame().assign(again=AGE * 2)[["color", "again", "size", "age"]]
+    with pytest.raises(ValueError, match="got column 'age', that depends on those before it"):
+        fitted(frame)
+    with pytest.raises(ValueError, match="as the intercept: column 'one'"):
+        fitted(pandas_frame().assign(one=1.0))
+    with pytest.raises(ValueError, match=r"got column 'size\[T.large\]', that depends"):
+        fitted(pandas_frame().assign(large=SIZES == "large"))
+    with pytest.raises(ValueError, match="got column 'b', that depends"):
+        fitted(ONE_HOT[:, [2, 2]], names=["a", "b"])
+
+
 MISSING = [None, *COLORS[1:]]
 WRONG_FITS = {
     "missing text": (

@@ -387,6 +387,15 @@ def test_an_interval_needs_no_rows_and_takes_an_exposure():
         fit.predict_interval(NEW)
 
 
+def test_an_interval_that_leaves_the_domain_of_an_inverse_link_has_no_upper_end():
+    fit = fitted("gamma inverse")
+    z = fit.decision_function(NEW)
+    low, high = fit.predict_interval(NEW, level=0.9999999).T
+    assert np.isinf(high).any()
+    assert (low[z > 0] > 0).all()
+    assert (high >= 1 / z).all()
+
+
 # ---------------------------------------------------------------- the table
 
 

@@ -16,7 +16,7 @@ from fastopt.newton.glm_data import (
     as_weight,
     located,
 )
-from fastopt.newton.glm_frames import named_rows
+from fastopt.newton.glm_frames import by_theta, named_rows
 from fastopt.newton.glm_objective import Objective, in_row_space
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_solver import Solver, start
@@ -136,7 +136,9 @@ def glm(
     if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
         y = np.where(weight > 0, y, 0.0)
         offset = None if offset is None else offset * (weight > 0)[:, None]
-    data = Data(family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
+    data = Data(
+        family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0, by_theta(columns)
+    )
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
         inner, back = in_row_space(objective)

@@ -7,15 +7,16 @@ SciPy loads where it is used.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastopt._forks import importing
 
-LINKS = {  # name: (mean of z, derivative of the mean by z)
+LINKS: dict[str, tuple[Callable, Callable]] = {  # name: (mean of z, derivative of the mean by z)
     "identity": (lambda z: z, np.ones_like),
     "log": (np.exp, np.exp),
-    "inverse": (lambda z: 1 / z, lambda z: -1 / (z * z)),
+    "inverse": (lambda z: 1 / np.where(z > 0, z, np.nan), lambda z: -1 / (z * z)),
     "logit": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + 2 * np.cosh(z))),
 }
 
@@ -34,14 +35,30 @@ def distributions():
     return stats
 
 
+def softmax(z) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
 class Formulas:
     """Those of one family: y, z and weight (n,) -> (n,); those of classes take y as numbers of classes."""
 
     estimated = False  # whether the dispersion is estimated, or 1
 
     def __init__(self, link, parameter):
-        self.mean, self.slope = LINKS.get(link, (None, None))
         self.link, self.parameter = link, parameter
+
+    def mean(self, z):
+        """Of y, by the inverse of the link; NaN beyond its domain."""
+        return LINKS[self.link][0](z)
+
+    def slope(self, z):
+        """The derivative of the mean by z."""
+        return LINKS[self.link][1](z)
+
+    def variance(self, mean):
+        """That of y of weight 1, over the dispersion."""
+        return np.ones_like(mean)
 
     def slope_to_variance(self, z):
         """mean' / variance(mean), which is 1, or -1, where the link is the canonical one."""
@@ -70,9 +87,6 @@ class Gaussian(Formulas):
 
     estimated = True
 
-    def variance(self, mean):
-        return np.ones_like(mean)
-
     def deviance(self, y, z):
         return (y - z) ** 2
 
@@ -82,9 +96,6 @@ class Gaussian(Formulas):
 
 class Binomial(Formulas):
     """y is 0 or 1."""
-
-    def variance(self, mean):
-        return mean * (1 - mean)
 
     def deviance(self, y, z):  # -2 log of the probability of the class that was seen
         return 2 * np.logaddexp(0, np.where(y > 0, -z, z))
@@ -99,9 +110,8 @@ class Binomial(Formulas):
 class Multinomial(Formulas):
     """y is the number of a class; z is (n, k)."""
 
-    def probabilities(self, z):
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+    def mean(self, z):
+        return softmax(z)
 
     def deviance(self, y, z):
         return -2 * special().log_softmax(z, axis=1)[np.arange(len(z)), y.astype(np.intp)]
@@ -110,7 +120,7 @@ class Multinomial(Formulas):
         return -0.5 * weight * self.deviance(y, z)
 
     def score(self, y, z):
-        score = self.probabilities(z)
+        score = self.mean(z)
         score[np.arange(len(z)), y.astype(np.intp)] -= 1
         return score
 

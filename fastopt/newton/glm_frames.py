@@ -48,6 +48,14 @@ def as_columns(names, d) -> list[Column]:
     return [Column(name, None) for name in names]
 
 
+def by_theta(columns) -> list[str] | None:
+    """Names of the coefficients as theta has them: those of numbers first."""
+    if columns is None:
+        return None
+    numbers_first = sorted(columns, key=lambda column: column.levels is not None)
+    return [name for column in numbers_first for name in column.coefficients()]
+
+
 def order(columns) -> slice | np.ndarray:
     """Where the coefficients of columns stand in theta, which has those of numbers first."""
     numbers = sum(column.levels is None for column in columns)

@@ -4,9 +4,9 @@ import numpy as np
 
 from fastopt._forks import computed_once, importing
 from fastopt._numbers import finite_number, flag
-from fastopt.newton.glm_data import LINKS, Family, as_exposure, as_offset
+from fastopt.newton.glm_data import LINKS, as_exposure, as_offset
 from fastopt.newton.glm_design import Design, as_design
-from fastopt.newton.glm_families import formulas
+from fastopt.newton.glm_families import formulas, softmax
 from fastopt.newton.glm_frames import Column, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
@@ -142,7 +142,7 @@ class GLMResult:
         """The most probable class of each row, or for families of numbers the mean of y; NaN beyond an inverse link."""
         z = self.decision_function(X, offset, exposure)
         if self.classes is None:
-            return Family(self.family, self.link, None).inverse_link(z)
+            return self._formulas.mean(z)
         return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
 
     def predict_proba(self, X, offset=None) -> np.ndarray:
@@ -152,9 +152,7 @@ class GLMResult:
                 f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict"
             )
         z = self.decision_function(X, offset)
-        z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return softmax(np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z)
 
     def predict_interval(self, X, kind="confidence", level=0.95, offset=None, exposure=None, use_t=False) -> np.ndarray:
         """Intervals about the mean of y, (n, 2): lower and upper ends.
@@ -207,7 +205,10 @@ class GLMResult:
         margin = np.sqrt(variance) * (stats.t(self.df_resid) if exact else stats.norm).isf(tail)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        return np.sort(ends, axis=1)  # an inverse link turns them round
+        ends[np.isnan(ends) & (z > 0)[:, None]] = (
+            np.inf
+        )  # the linear predictor's interval leaves an inverse link's domain
+        return np.sort(ends, axis=1)  # which an inverse link turns round
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row of a Design."""
@@ -303,7 +304,7 @@ class GLMResult:
         if (self.family, self.link) not in NOT_CANONICAL:
             return self._hessian
         data = self._given("covariance")
-        with one_blas_thread:
+        with one_blas_thread, np.errstate(all="ignore"):
             return self._penalized(expected_information(self._formulas, data, self._theta, self._center))
 
     def _penalized(self, matrix) -> np.ndarray:
@@ -394,7 +395,7 @@ class GLMResult:
     def _robust(self, cov_type, codes) -> np.ndarray:
         """Scores, summed in squares, between two inverse Hessians."""
         fitted = (self._formulas, self._given("covariance"), self._theta, self._center)
-        with one_blas_thread:
+        with one_blas_thread, np.errstate(all="ignore"):
             inverse = self._inverse(self._hessian)
             squares = self._contrasts(squares_of_scores(*fitted, cov_type, inverse, codes))
             factor = correction(cov_type, self.nobs, self._n_free, 0 if codes is None else codes.max() + 1)

@@ -300,14 +300,14 @@ class Solver:
         if column < objective.d and not TINY <= objective.deviations[column] <= 1 / TINY:
             raise ValueError(
                 f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
-                f"in column {column}; scale it"
+                f"in {objective.data.called(column)}; scale it"
             )
-        which, way_out = f"column {column}, that depends on those before it", ""
-        if column == objective.d:
-            which = "columns that add up to a constant, as the intercept"
-        elif objective.data.intercept and is_constant(objective.design.column(column)):
-            which = f"columns that add up to a constant, as the intercept: column {column}"
-        elif not objective.data.intercept:
+        which, way_out = "columns that add up to a constant, as the intercept", ""
+        if column < objective.d:
+            called = objective.data.called(column)
+            constant = objective.data.intercept and is_constant(objective.design.column(column))
+            which = f"{which}: {called}" if constant else f"{called}, that depends on those before it"
+        if not objective.data.intercept:
             way_out = " (to rounding: that of columns far from zero hides how they differ; center them)"
         raise ValueError(
             f"X: expected linearly independent columns for l2=0, got {which}{way_out}; drop a column or pass l2 > 0"
