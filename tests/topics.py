@@ -92,6 +92,7 @@ TOPICS = (
     without_kernels("newton", "newton"),
     without_kernels("newton_cg", "newton_curvature"),
     without_kernels("newton_glm_columns", "newton_glm"),
+    without_kernels("newton_glm_bounds", "newton_glm"),
     without_kernels("optim_interop", "optim", sanitizer=True),
     without_kernels("sequential", "program", sanitizer=True),
     without_kernels("fit", "program", sanitizer=True),

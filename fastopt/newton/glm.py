@@ -7,6 +7,7 @@ What is given is checked here; the objective, glm_objective.py, is minimized by 
 import numpy as np
 
 from fastopt._numbers import finite_number, whole_number
+from fastopt.newton.glm_bounds import BoundedSolver, as_bounds
 from fastopt.newton.glm_data import (
     Data,
     as_exposure,
@@ -39,6 +40,7 @@ def glm(
     power=1.5,
     alpha=1.0,
     exposure=None,
+    bounds=None,
 ) -> GLMResult:
     """Fit a generalized linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
 
@@ -83,6 +85,10 @@ def glm(
     exposure : float or array_like, shape (n,), optional
         Above 0, for the link "log": its logarithm is an offset, added to `offset`. A model fitted with an exposure
         predicts with one only.
+    bounds : tuple (low, high), optional
+        Between which coefficients are sought, the intercept apart: numbers, or arrays of shape (d,), or (k, d) for
+        multinomial, infinite where there is none. ``(0, np.inf)`` lets none be negative. ``result.active`` tells which
+        end at a bound.
 
     Returns
     -------
@@ -124,6 +130,7 @@ def glm(
     weight = as_weight(sample_weight, design.n)
     y, classes = as_target(y, family, weight, design.n)
     k = len(classes) if family.name == "multinomial" else 1
+    bounds = None if bounds is None else as_bounds(bounds, k, design.d)
     given = offset is not None, exposure is not None
     if offset is not None:
         offset = as_offset(offset, design.n, k, family.name)
@@ -136,8 +143,12 @@ def glm(
     data = Data(family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
-        inner, back = in_row_space(objective)
-        solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
-        solver.run(start(inner.data))
-        solver.theta = back(solver.theta)
+        if bounds is None:
+            inner, back = in_row_space(objective)
+            solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
+            solver.run(start(inner))
+            solver.theta = back(solver.theta)
+        else:
+            solver = BoundedSolver(objective, *bounds, tol, max_iter, bool(verbose))
+            solver.run(start(objective, *bounds))
         return GLMResult(objective, solver, classes, family, given)

@@ -22,6 +22,8 @@ class GLMResult:
         The parameter of tweedie, or of negative_binomial; None for other families.
     classes : ndarray, shape (k,), or None
         The labels in the order of `predict_proba`; None for families of numbers.
+    active : ndarray of bool, shaped as coef, or None
+        Which coefficients lie at a bound; None without bounds.
     converged : bool
     n_iter : int
         Steps taken.
@@ -36,6 +38,7 @@ class GLMResult:
     intercept: np.ndarray | float
     power: float | None = None
     alpha: float | None = None
+    active: np.ndarray | None = None
     # what models pickled by older versions lack
     _center: np.ndarray | None = None
     _has_offset = False
@@ -53,6 +56,7 @@ class GLMResult:
         self.family, self.link, self.classes = family.name, family.link, classes
         if family.name in ("tweedie", "negative_binomial"):
             setattr(self, "power" if family.name == "tweedie" else "alpha", family.parameter)
+        self.active = None if solver.active is None else solver.active.reshape(self.coef.shape)
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
