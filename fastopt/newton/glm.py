@@ -129,8 +129,8 @@ def glm(
     design = as_design(X)
     weight = as_weight(sample_weight, design.n)
     y, classes = as_target(y, family, weight, design.n)
-    k = len(classes) if family.name == "multinomial" else 1
-    bounds = None if bounds is None else as_bounds(bounds, k, design.d)
+    k = 1 if classes is None or family.name == "binomial" else len(classes)
+    low, high = (None, None) if bounds is None else as_bounds(bounds, k, design.d)
     given = offset is not None, exposure is not None
     if offset is not None:
         offset = as_offset(offset, design.n, k, family.name)
@@ -143,12 +143,12 @@ def glm(
     data = Data(family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
-        if bounds is None:
+        if low is None:
             inner, back = in_row_space(objective)
             solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
             solver.run(start(inner))
             solver.theta = back(solver.theta)
         else:
-            solver = BoundedSolver(objective, *bounds, tol, max_iter, bool(verbose))
-            solver.run(start(objective, *bounds))
+            solver = BoundedSolver(objective, low, high, tol, max_iter, bool(verbose))
+            solver.run(start(objective, low, high))
         return GLMResult(objective, solver, classes, family, given)

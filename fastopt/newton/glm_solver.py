@@ -115,7 +115,7 @@ def costs(objective) -> tuple[float, float]:
     of_row = d * (10 + 3.5 * k)
     if design.entries is None:
         return of_row, q * q / 2
-    entries = design.nonzeros / design.n + objective.data.intercept
+    entries = len(design.entries.columns) / design.n + objective.data.intercept
     return of_row + 40 * k * entries + 250, d * d / 2 + 2 * d * entries + 29 * entries**2 / 2
 
 
@@ -134,7 +134,10 @@ class Solver:
         self.ratio = hessian / (n * of_row + 14 * (k * q) ** 2) if self.dense else self.ratio
         self.rough = ROUGH if self.dense and objective.family != "gaussian" and n >= 4 * ROUGH * q else 1
 
-    active: np.ndarray | None = None  # which coefficients lie at a bound
+    @property
+    def active(self) -> np.ndarray | None:
+        """Which coefficients lie at a bound; here there are none."""
+        return None
 
     def first_value(self, theta, hessian=None) -> tuple[float, np.ndarray]:
         """Loss and gradient where the iteration starts."""
