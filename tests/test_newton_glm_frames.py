@@ -149,6 +149,15 @@ def test_names_are_given_to_the_columns_of_an_array():
         fitted(pandas_frame(), names=["a"])
 
 
+def test_bounds_follow_the_order_of_the_names():
+    low = np.array([0.1, -np.inf, 0.05, -np.inf, -0.1, -np.inf])
+    one, other = fitted(pandas_frame(), bounds=(low, np.inf)), fitted(ONE_HOT, bounds=(low, np.inf))
+    assert one.active.any()
+    np.testing.assert_array_equal(one.active, other.active)
+    close(one.coef, other.coef)
+    close(one.covariance, other.covariance)
+
+
 def test_a_summary_becomes_a_frame():
     table = fitted(pandas_frame()).summary(level=0.9)
     frame = table.to_frame()

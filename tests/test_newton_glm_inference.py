@@ -322,6 +322,41 @@ def test_more_coefficients_than_rows_leave_no_degrees_of_freedom():
     assert np.isnan(fit.summary().standard_errors).all()
 
 
+@every_case
+def test_coefficients_at_a_bound_are_taken_as_known(case):
+    """Without their columns, and with what they contribute as an offset, the model is the same."""
+    free = fitted(case).coef
+    bounds = (-np.inf, np.where(free == free.max(), 0.5 * free, np.inf))
+    one = fitted(case, bounds=bounds)
+    held = int(free.argmax())
+    assert one.active.tolist() == [j == held for j in range(3)]
+    others = np.delete(np.arange(3), held)
+    other = fitted(case, X=X[:, others], offset=X[:, held] * one.coef[held])
+    kept = np.append(others, 3)
+    for name in ("deviance", "log_likelihood", "aic", "bic", "df_resid", "dispersion"):
+        close(getattr(one, name), getattr(other, name))
+    for cov_type in ("nonrobust", *ROBUST, "cluster"):
+        groups = GROUPS if cov_type == "cluster" else None
+        a, b = one.summary(cov_type, groups), other.summary(cov_type, groups)
+        close(a.covariance[np.ix_(kept, kept)], b.covariance)
+        assert np.isnan(a.standard_errors[held])
+        assert np.isnan(a.confidence_intervals[held]).all()
+    close(one.predict_interval(NEW), other.predict_interval(NEW[:, others], offset=NEW[:, held] * one.coef[held]))
+    assert not one.covariance[held].any()
+    assert "Coefficients at a bound have no standard error" in one.summary().notes[0]
+
+
+def test_bounds_that_hold_nothing_change_nothing():
+    one, other = fitted("poisson", bounds=(-100, 100)), fitted("poisson")
+    close(one.summary().covariance, other.summary().covariance)
+    assert one.summary().notes == []
+    y = np.arange(ROWS) % 3
+    one, other = (glm(X, y, "multinomial", tol=1e-12, bounds=bounds) for bounds in ((-100, 100), None))
+    close(one.summary().covariance, other.summary().covariance)
+    with pytest.raises(ValueError, match="covariance: expected no coefficient of a multinomial at a bound"):
+        glm(X, y, "multinomial", bounds=(0, 0.01)).summary()
+
+
 @pytest.mark.parametrize("power", [1.0, 2.0])
 def test_tweedie_of_a_whole_power_is_poisson_or_gamma(power):
     y = RECORDED["gamma log/y"]

@@ -7,6 +7,7 @@ What is given is checked here; the objective, glm_objective.py, is minimized by 
 import numpy as np
 
 from fastopt._numbers import finite_number, whole_number
+from fastopt.newton.glm_bounds import BoundedSolver, as_bounds
 from fastopt.newton.glm_data import (
     Data,
     as_exposure,
@@ -16,7 +17,7 @@ from fastopt.newton.glm_data import (
     as_weight,
     located,
 )
-from fastopt.newton.glm_frames import by_theta, named_rows
+from fastopt.newton.glm_frames import by_theta, in_theta, named_rows
 from fastopt.newton.glm_objective import Objective, in_row_space
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_solver import Solver, start
@@ -39,6 +40,7 @@ def glm(
     power=1.5,
     alpha=1.0,
     exposure=None,
+    bounds=None,
     names=None,
 ) -> GLMResult:
     """Fit a generalized linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
@@ -84,6 +86,10 @@ def glm(
     exposure : float or array_like, shape (n,), optional
         Above 0, for the link "log": its logarithm is an offset, added to `offset`. A model fitted with an exposure
         predicts with one only.
+    bounds : tuple (low, high), optional
+        Between which coefficients are sought, the intercept apart: numbers, or arrays of shape (d,), or (k, d) for
+        multinomial, infinite where there is none. ``(0, np.inf)`` lets none be negative. ``result.active`` tells which
+        end at a bound.
     names : sequence of str, length d, optional
         Names of the columns, for `GLMResult.names` and tables; those of a data frame have theirs.
 
@@ -126,7 +132,8 @@ def glm(
     columns, design = named_rows(X, names)
     weight = as_weight(sample_weight, design.n)
     y, classes = as_target(y, family, weight, design.n)
-    k = len(classes) if family.name == "multinomial" else 1
+    k = 1 if classes is None or family.name == "binomial" else len(classes)
+    low, high = (None, None) if bounds is None else (in_theta(a, columns) for a in as_bounds(bounds, k, design.d))
     given = offset is not None, exposure is not None
     if offset is not None:
         offset = as_offset(offset, design.n, k, family.name)
@@ -141,8 +148,12 @@ def glm(
     )
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
-        inner, back = in_row_space(objective)
-        solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
-        solver.run(start(inner.data))
-        solver.theta = back(solver.theta)
+        if low is None:
+            inner, back = in_row_space(objective)
+            solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
+            solver.run(start(inner))
+            solver.theta = back(solver.theta)
+        else:
+            solver = BoundedSolver(objective, low, high, tol, max_iter, bool(verbose))
+            solver.run(start(objective, low, high))
         return GLMResult(objective, solver, classes, family, given, columns)

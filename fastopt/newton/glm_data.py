@@ -174,7 +174,7 @@ class Data(NamedTuple):
         dense = np.require(design.dense, None, ["C", "A"])
         center = None if center is None else center[: dense.shape[1]]
         given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
-        return core.GlmData(self.family, dense, *given, design.entries)
+        return core.GlmData(self.family, dense, *given, design.entries and design.entries[:4])
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:

@@ -58,8 +58,8 @@ def by_theta(columns) -> list[str] | None:
 
 def order(columns) -> slice | np.ndarray:
     """Where the coefficients of columns stand in theta, which has those of numbers first."""
-    numbers = sum(column.levels is None for column in columns)
-    if numbers == len(columns):
+    numbers = sum(column.levels is None for column in columns or ())
+    if columns is None or numbers == len(columns):
         return slice(None)
     places: list[int] = []
     number, level = 0, numbers
@@ -71,6 +71,13 @@ def order(columns) -> slice | np.ndarray:
             places += range(level, level + len(column.levels) - 1)
             level += len(column.levels) - 1
     return np.array(places)
+
+
+def in_theta(values, columns) -> np.ndarray:
+    """Values of the coefficients, (k, d), as theta has them."""
+    placed = np.empty_like(values)
+    placed[:, order(columns)] = values
+    return placed
 
 
 def read(X, columns=None):

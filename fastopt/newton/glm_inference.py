@@ -90,9 +90,10 @@ def measured(family, data, theta, center, freedom) -> Fit:
 def null_predictors(data) -> np.ndarray:
     """z (n, k) of the model that has an intercept and the offset only."""
     alone = data._replace(design=Design(np.zeros((len(data.y), 1))), intercept=True)
-    theta = start(alone)
+    objective = Objective(alone, 1.0)
+    theta = start(objective)
     if data.offset is not None:
-        solver = Solver(Objective(alone, 1.0), 0.0, 200, False, "float64")
+        solver = Solver(objective, 0.0, 200, False, "float64")
         solver.run(theta)
         theta = solver.theta
     return theta.reshape(data.k, 2)[:, 1] + (np.zeros((len(data.y), 1)) if data.offset is None else data.offset)

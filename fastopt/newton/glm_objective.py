@@ -108,18 +108,25 @@ class Objective:
     def empty(self, dtype) -> np.ndarray:
         return np.empty((self.k * self.q,) * 2, dtype)
 
-    def finish(self, hessian) -> np.ndarray:
-        """The lower triangle with the penalty, and, for softmax, regular along what softmax does not see."""
+    def penalized(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty."""
         if self.l2:
             on_diagonal = hessian.reshape(-1)[:: len(hessian) + 1].reshape(self.k, self.q)
             on_diagonal[:, : self.d] += hessian.dtype.type(self.l2)
-        if self.k > 1:
-            blocks = hessian.reshape(self.k, self.q, self.k, self.q)
-            column = np.arange(self.q)
-            ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)
-            for a in range(self.k):
-                blocks[a, column, : a + 1, column] += ridge[:, None]
         return hessian
+
+    def regular(self, hessian, column) -> np.ndarray:
+        """The lower triangle with a ridge, in some columns of each class, along what softmax does not see."""
+        blocks = hessian.reshape(self.k, self.q, self.k, self.q)
+        ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)[column]
+        for a in range(self.k):
+            blocks[a, column, : a + 1, column] += ridge[:, None]
+        return hessian
+
+    def finish(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty, and, for softmax, regular."""
+        hessian = self.penalized(hessian)
+        return self.regular(hessian, np.arange(self.q)) if self.k > 1 else hessian
 
     def hessian(self, dtype) -> np.ndarray:
         """The Hessian at the point of the last `value`."""

@@ -7,7 +7,7 @@ from fastopt._numbers import finite_number, flag
 from fastopt.newton.glm_data import LINKS, as_exposure, as_offset
 from fastopt.newton.glm_design import Design, as_design
 from fastopt.newton.glm_families import formulas, softmax
-from fastopt.newton.glm_frames import Column, is_frame, order, read
+from fastopt.newton.glm_frames import Column, in_theta, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
     blocks,
@@ -41,6 +41,8 @@ class GLMResult:
         The parameter of tweedie, or of negative_binomial; None for other families.
     classes : ndarray, shape (k,), or None
         The labels in the order of `predict_proba`; None for families of numbers.
+    active : ndarray of bool, shaped as coef, or None
+        Which coefficients lie at a bound; None without bounds.
     converged : bool
     n_iter : int
         Steps taken.
@@ -71,11 +73,12 @@ class GLMResult:
         if center is not None:
             intercept -= coef @ center
         self._columns, many = columns, family.name == "multinomial"
-        coef = coef[:, self._order]
+        coef = coef[:, order(columns)]
         self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
         self.family, self.link, self.classes = family.name, family.link, classes
         if family.name in ("tweedie", "negative_binomial"):
             setattr(self, "power" if family.name == "tweedie" else "alpha", family.parameter)
+        self.active = None if solver.active is None else solver.active[:, order(columns)].reshape(self.coef.shape)
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
@@ -116,8 +119,7 @@ class GLMResult:
                 "pass exposure=1.0 for none"
             )
         with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
-            coef = np.empty_like(np.atleast_2d(self.coef))
-            coef[:, self._order] = self.coef
+            coef = in_theta(np.atleast_2d(self.coef), self._columns)
             z = X.predictors(coef).reshape(-1, *self.coef.shape[:-1]) + self.intercept
         if not np.isfinite(z).all():
             X.check_finite("row")
@@ -239,11 +241,6 @@ class GLMResult:
             return measured(self._formulas, self._given("deviance"), self._theta, self._center, self.df_resid)
 
     @property
-    def _order(self):
-        """Where the coefficients stand in theta."""
-        return slice(None) if self._columns is None else order(self._columns)
-
-    @property
     def names(self) -> list[str]:
         """Names of the coefficients, in order: those given, the columns of the frame, or x0, x1, ..."""
         if self._columns is None:
@@ -363,7 +360,7 @@ class GLMResult:
         """Which parameters, by theta, are not held at a bound; for softmax all directions that it sees."""
         free = np.full(self._theta.shape, True)
         if self.active is not None:
-            free[:, : self.coef.shape[-1]][:, self._order] = ~np.atleast_2d(self.active)
+            free[:, : self.coef.shape[-1]] = in_theta(~np.atleast_2d(self.active), self._columns)
         if len(free) == 1:
             return free[0]
         if not free.all():
@@ -372,10 +369,11 @@ class GLMResult:
 
     def _ordered(self, matrix) -> np.ndarray:
         """A matrix by theta, rows and columns in the order of the coefficients."""
-        if isinstance(self._order, slice):
-            return matrix
         k, q = self._theta.shape
-        places = np.append(self._order, np.arange(len(self._order), q))
+        places = order(self._columns)
+        if isinstance(places, slice):
+            return matrix
+        places = np.append(places, np.arange(len(places), q))
         places = (np.arange(k)[:, None] * q + places).reshape(-1)
         return matrix[np.ix_(places, places)]
 

@@ -28,12 +28,18 @@ LOG_LINKS = ("poisson", "gamma", "tweedie", "negative_binomial")
 LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # of a column: 1 - R^2 on those before it
 
 
-def start(data) -> np.ndarray:
-    """The model without coefficients: the intercept of the mean, or zeros."""
+def start(objective, low=-np.inf, high=np.inf) -> np.ndarray:
+    """The model of the coefficients nearest to 0 in (low, high) (k, d), with the intercept of the mean."""
+    data, d = objective.data, objective.d
+    theta = np.zeros((data.k, objective.q))
+    theta[:, :d] = np.clip(0.0, low, high)
+    if theta.any():
+        offset = data.design.predictors(theta[:, :d])
+        offset -= 0.0 if objective.center is None else theta[:, :d] @ objective.center
+        data = data._replace(offset=offset if data.offset is None else offset + data.offset)
     family, y, weight = data.family, data.y, data.weight
     if family == "gamma_inverse":
-        return start_in_domain(data)
-    theta = np.zeros((data.k, data.design.d + data.intercept))
+        return start_in_domain(data, theta[0], low, high)
     if not data.intercept:
         return theta.reshape(-1)
     if family == "multinomial":
@@ -52,8 +58,8 @@ def start(data) -> np.ndarray:
     return theta.reshape(-1)
 
 
-def start_in_domain(data) -> np.ndarray:
-    """A start of the inverse link, all of whose predictors are above 0.
+def start_in_domain(data, theta, low, high) -> np.ndarray:
+    """A start of the inverse link, all of whose predictors are above 0; the coefficients of theta are in the offset.
 
     The intercept of the mean; without one a step of iteratively reweighted least squares from means halfway to y
     (McCullagh & Nelder 1989, section 2.5), or what a linear program finds.
@@ -61,16 +67,18 @@ def start_in_domain(data) -> np.ndarray:
     d, weight = data.design.d, np.ones(len(data.y)) if data.weight is None else data.weight
     offset = np.zeros(len(data.y)) if data.offset is None else data.offset[:, 0]
     level = 1 / np.average(data.y, weights=weight)
-    theta = np.zeros(d + data.intercept)
     if data.intercept:
         theta[d] = level - np.average(offset, weights=weight)
         theta[d] = max(theta[d], 1e-3 * level - offset.min())
         return theta
     rows = weight > 0
     X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
+    offset = offset - X @ theta
     means = (y + 1 / level) / 2
     scale = np.sqrt(weight) * means
     theta = np.linalg.lstsq(X * scale[:, None], ((2 - y / means) / means - offset) * scale, rcond=None)[0]
+    low, high = np.broadcast_to(low, (1, d))[0], np.broadcast_to(high, (1, d))[0]
+    theta = np.clip(theta, low, high)
     if (X @ theta + offset).min() > 0:
         return theta
     with importing:
@@ -80,7 +88,7 @@ def start_in_domain(data) -> np.ndarray:
         np.append(np.zeros(d), -1.0),
         np.column_stack([-X, np.ones(len(X))]),
         offset,
-        bounds=[(None, None)] * d + [(None, level)],
+        bounds=[*zip(low, high, strict=True), (None, level)],
     )
     if found.x is None or not (X @ found.x[:d] + offset).min() > 0:
         raise ValueError(
@@ -107,7 +115,7 @@ def costs(objective) -> tuple[float, float]:
     of_row = d * (10 + 3.5 * k)
     if design.entries is None:
         return of_row, q * q / 2
-    entries = design.nonzeros / design.n + objective.data.intercept
+    entries = len(design.entries.columns) / design.n + objective.data.intercept
     return of_row + 40 * k * entries + 250, d * d / 2 + 2 * d * entries + 29 * entries**2 / 2
 
 
@@ -126,18 +134,28 @@ class Solver:
         self.ratio = hessian / (n * of_row + 14 * (k * q) ** 2) if self.dense else self.ratio
         self.rough = ROUGH if self.dense and objective.family != "gaussian" and n >= 4 * ROUGH * q else 1
 
+    @property
+    def active(self) -> np.ndarray | None:
+        """Which coefficients lie at a bound; here there are none."""
+        return None
+
+    def first_value(self, theta, hessian=None) -> tuple[float, np.ndarray]:
+        """Loss and gradient where the iteration starts."""
+        self.n_iter = self.passes = 0
+        self.converged = self.stuck = self.separated = False
+        loss, grad = self.objective.value(theta, hessian, self.rough)
+        if not (np.isfinite(loss) and np.isfinite(grad).all()):
+            self.objective.design.check_finite()
+            raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
+        self.first = self.objective.norm(grad)
+        return loss, grad
+
     def run(self, theta):
         objective, total = self.objective, self.objective.total
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.factor: Factor | None = None
-        self.n_iter = self.passes = 0
-        self.converged = self.stuck = self.separated = False
         hessian = objective.empty(self.dtype) if self.dense else None
-        loss, grad = objective.value(theta, hessian, self.rough)
-        if not (np.isfinite(loss) and np.isfinite(grad).all()):
-            objective.design.check_finite()
-            raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
-        self.first = objective.norm(grad)
+        loss, grad = self.first_value(theta, hessian)
         largest = float(np.abs(grad).max())
         self.unit = 1.0 if 1e-15 < largest < 1e30 else largest or 1.0  # that keeps gradients within float32
         if self.dense:
@@ -232,18 +250,18 @@ class Solver:
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
             self.dependent(factor.minor - 1)
-            factor = self.damped()
+            factor = self.damped(lambda: objective.hessian(np.float64))
         self.factor = factor
         if not rough:
             self.rough = 1
         self.pairs, self.passes = [], 0
 
-    def damped(self) -> Factor:
+    def damped(self, make) -> Factor:
         """The factor of a Hessian that only its penalty makes regular: without a ridge if its pivots are above
         rounding, else with the least ridge that rounding leaves alone.
         """
         for ridge in (0.0, 1e-10, 1e-8, 1e-6):
-            hessian = self.objective.hessian(np.float64)
+            hessian = make()
             hessian.reshape(-1)[:: len(hessian) + 1] *= 1 + ridge
             factor = factored(hessian) if ridge else Factor(hessian, overwrite=True)
             if not factor.minor:
@@ -322,8 +340,12 @@ class Solver:
         factor = factored(objective.hessian(np.float64)) if self.dense else None
         if factor is not None and factor.minor:
             return True
-        step = self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad)
-        step, theta = (np.abs(a).reshape(objective.k, objective.q) * objective.deviations for a in (step, theta))
+        return self.leads_on(theta, self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad))
+
+    def leads_on(self, theta, step) -> bool:
+        """Whether a step, in deviations of the columns, is no small part of the way so far."""
+        k, q, deviations = self.objective.k, self.objective.q, self.objective.deviations
+        step, theta = (np.abs(a).reshape(k, q) * deviations for a in (step, theta))
         return not step.max() <= 1e-3 * theta.max()
 
     def warn(self):
