@@ -267,6 +267,14 @@ def test_clusters_with_students_t_have_as_many_degrees_as_groups_less_one():
     close(table.p_values, 2 * scipy.stats.t.sf(np.abs(table.z_values), table.df_t))
 
 
+def test_students_t_gives_wider_confidence_intervals_of_n_less_p_degrees():
+    table = fitted("gaussian").summary(use_t=True, level=0.9)
+    assert table.df_t == ROWS - 4
+    margin = scipy.stats.t.ppf(0.95, ROWS - 4) * table.standard_errors
+    close(table.confidence_intervals, np.column_stack([table.coef - margin, table.coef + margin]))
+    close(table.p_values, 2 * scipy.stats.t.sf(np.abs(table.z_values), ROWS - 4))
+
+
 def test_labels_of_groups_may_be_text():
     fit = fitted("poisson")
     one, other = (fit.summary("cluster", g).covariance for g in (GROUPS, [f"g{g}" for g in GROUPS]))
@@ -443,6 +451,12 @@ def test_a_summary_prints_names_numbers_and_what_is_unusual():
         assert note in text
     assert repr(fit.summary()) == str(fit.summary())
     assert "P>|t|" in str(fit.summary(use_t=True))
+
+
+def test_a_summary_says_which_of_two_classes_is_modelled_unless_they_are_0_and_1():
+    labels = np.where(RECORDED["binomial/y"] > 0, "yes", "no")
+    assert fitted("binomial", y=labels).summary().notes == ["Coefficients are those of the log-odds of 'yes'."]
+    assert fitted("binomial").summary().notes == []
 
 
 def test_a_summary_of_a_fit_that_did_not_converge_says_so():

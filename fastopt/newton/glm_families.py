@@ -40,6 +40,11 @@ def softmax(z) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
+def tail_quantile(tail, df=None):
+    """What is exceeded with the probability `tail`: under the normal distribution, or Student's t."""
+    return -special().ndtri(tail) if df is None else -special().stdtrit(df, tail)
+
+
 class Formulas:
     """Those of one family: y, z and weight (n,) -> (n,); those of classes take y as numbers of classes."""
 

@@ -6,7 +6,7 @@ from fastopt._forks import computed_once, importing
 from fastopt._numbers import finite_number, flag
 from fastopt.newton.glm_data import LINKS, as_exposure, as_offset
 from fastopt.newton.glm_design import Design, as_design
-from fastopt.newton.glm_families import formulas, softmax
+from fastopt.newton.glm_families import formulas, softmax, tail_quantile
 from fastopt.newton.glm_frames import Column, in_theta, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
@@ -196,15 +196,13 @@ class GLMResult:
             raise ValueError(f"family: expected one of numbers, got {self.family}; use predict_proba")
         X, formulas = self._read(X), self._formulas
         z, use_t = self.decision_function(X, offset, exposure), flag("use_t", use_t)
-        with importing:
-            from scipy import stats
         tail = 0.5 - 0.5 * level
         if kind == "prediction" and self.family != "gaussian":
             ends = [formulas.quantile(share, z, self.dispersion) for share in (tail, 1 - tail)]
             return np.column_stack(ends)
         variance = self._variance(X) + (self.dispersion if kind == "prediction" else 0.0)
-        exact = use_t or kind == "prediction"
-        margin = np.sqrt(variance) * (stats.t(self.df_resid) if exact else stats.norm).isf(tail)
+        df = self.df_resid if use_t or kind == "prediction" else None
+        margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
         ends[np.isnan(ends) & (z > 0)[:, None]] = (
