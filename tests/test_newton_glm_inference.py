@@ -304,6 +304,18 @@ def test_multinomial_has_the_standard_errors_of_parameters_with_sum_zero():
     assert fit.summary("cluster", GROUPS).covariance.shape == (12, 12)
 
 
+def test_multinomial_less_its_first_class_is_statsmodels_mnlogit():
+    want = {name: RECORDED[f"multinomial/{name}"] for name in ("params", "llf", "null llf", "aic", "bic")}
+    fit = glm(X, RECORDED["multinomial/y"], "multinomial", l2=0.0, tol=1e-12)
+    less_first = np.kron([[-1, 1, 0], [-1, 0, 1]], np.eye(4))
+    for cov_type in ("nonrobust", "HC0", "cluster"):
+        table = fit.summary(cov_type, GROUPS if cov_type == "cluster" else None)
+        close((less_first @ table.coef).reshape(2, 4), want["params"])
+        close(less_first @ table.covariance @ less_first.T, RECORDED[f"multinomial/{cov_type}"])
+    close([fit.log_likelihood, -0.5 * fit.null_deviance], [want["llf"], want["null llf"]])
+    close([fit.aic, fit.bic], [want["aic"], want["bic"]])
+
+
 def test_a_model_without_an_intercept_has_no_row_for_it_and_is_compared_with_a_constant():
     fit = fitted("gaussian", fit_intercept=False)
     table, y = fit.summary(), RECORDED["gaussian/y"]

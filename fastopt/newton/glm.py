@@ -48,9 +48,10 @@ def glm(
     Parameters
     ----------
     X : array_like, shape (n, d), float32 or float64, or Design, or SciPy sparse matrix
-        float32 is read as it is and computed with in float64; other dtypes, and data frames of numbers, are
-        converted. Columns may lie far from zero if the intercept is free (see Notes). Categorical codes enter by a
-        `Design`; neither they nor sparse matrices are made dense.
+        float32 is read as it is and computed with in float64; other dtypes are converted. Columns may lie far from
+        zero if the intercept is free (see Notes). Categorical codes enter by a `Design`, or as columns of text or
+        categories of a pandas or polars DataFrame, whose first level is the reference; neither they nor sparse matrices
+        are made dense.
     y : array_like, shape (n,)
         "gaussian": values; "poisson", "tweedie", "negative_binomial": values of at least 0; "gamma": values above
         0; "binomial": two classes, "multinomial": two or more, any labels but missing ones.
@@ -91,7 +92,7 @@ def glm(
         multinomial, infinite where there is none. ``(0, np.inf)`` lets none be negative. ``result.active`` tells which
         end at a bound.
     names : sequence of str, length d, optional
-        Names of the columns, for `GLMResult.names` and tables; those of a data frame have theirs.
+        Names of the columns, for tables and messages; those of a DataFrame have theirs.
 
     Returns
     -------
