@@ -149,6 +149,15 @@ def test_names_are_given_to_the_columns_of_an_array():
         fitted(pandas_frame(), names=["a"])
 
 
+def test_bounds_follow_the_order_of_the_names():
+    low = np.array([0.1, -np.inf, 0.05, -np.inf, -0.1, -np.inf])
+    one, other = fitted(pandas_frame(), bounds=(low, np.inf)), fitted(ONE_HOT, bounds=(low, np.inf))
+    assert one.active.any()
+    np.testing.assert_array_equal(one.active, other.active)
+    close(one.coef, other.coef)
+    close(one.covariance, other.covariance)
+
+
 def test_a_summary_becomes_a_frame():
     table = fitted(pandas_frame()).summary(level=0.9)
     frame = table.to_frame()
@@ -160,6 +169,18 @@ def test_a_summary_becomes_a_frame():
 
 def with_column(**columns):
     return pandas_frame().assign(**columns)
+
+
+def test_a_column_that_depends_on_others_is_called_by_its_name():
+    frame = pandas_frame().assign(again=AGE * 2)[["color", "again", "size", "age"]]
+    with pytest.raises(ValueError, match="got column 'age', that depends on those before it"):
+        fitted(frame)
+    with pytest.raises(ValueError, match="as the intercept: column 'one'"):
+        fitted(pandas_frame().assign(one=1.0))
+    with pytest.raises(ValueError, match=r"got column 'size\[T.large\]', that depends"):
+        fitted(pandas_frame().assign(large=SIZES == "large"))
+    with pytest.raises(ValueError, match="got column 'b', that depends"):
+        fitted(ONE_HOT[:, [2, 2]], names=["a", "b"])
 
 
 MISSING = [None, *COLORS[1:]]
@@ -182,7 +203,7 @@ WRONG_FITS = {
     ),
     "dates": (
         with_column(age=pandas.date_range("2020-01-01", periods=N)),
-        r"X\['age'\]: expected numbers or categories, got datetime64.*pass the days since a date",
+        r"X\['age'\]: expected numbers, text or categories, got datetime64.*pass the days since a date",
     ),
     "one level": (
         with_column(color="red"),

@@ -195,6 +195,15 @@ def test_the_series_of_tweedies_density_is_a_bessel_function_for_the_power_one_a
     assert got == pytest.approx(want, abs=1e-12 * (1 + root * max(1, abs(math.log(root)))))
 
 
+@pytest.mark.parametrize("power", [1.1, 1.5, 1.9])
+def test_the_series_of_tweedies_density_goes_over_into_its_limit(power):
+    y = (1e8 * (2 - power)) ** (1 / (2 - power)) * np.array([1 - 1e-9, 1 + 1e-9])
+    below, above = log_series(y, np.ones(2), power)
+    assert above - below == pytest.approx(
+        (1 + (2 - power) / (power - 1)) * np.diff(y ** (2 - power) / (2 - power))[0], abs=1e-4
+    )
+
+
 @pytest.mark.parametrize("power", [1.02, 1.2, 1.5, 1.8, 1.9])
 def test_tweedies_density_adds_up_to_one_with_the_mean_and_variance_of_the_family(power):
     rule, z, phi = formulas("tweedie", "log", power), 0.4, 0.8
@@ -258,6 +267,14 @@ def test_clusters_with_students_t_have_as_many_degrees_as_groups_less_one():
     close(table.p_values, 2 * scipy.stats.t.sf(np.abs(table.z_values), table.df_t))
 
 
+def test_students_t_gives_wider_confidence_intervals_of_n_less_p_degrees():
+    table = fitted("gaussian").summary(use_t=True, level=0.9)
+    assert table.df_t == ROWS - 4
+    margin = scipy.stats.t.ppf(0.95, ROWS - 4) * table.standard_errors
+    close(table.confidence_intervals, np.column_stack([table.coef - margin, table.coef + margin]))
+    close(table.p_values, 2 * scipy.stats.t.sf(np.abs(table.z_values), ROWS - 4))
+
+
 def test_labels_of_groups_may_be_text():
     fit = fitted("poisson")
     one, other = (fit.summary("cluster", g).covariance for g in (GROUPS, [f"g{g}" for g in GROUPS]))
@@ -287,6 +304,18 @@ def test_multinomial_has_the_standard_errors_of_parameters_with_sum_zero():
     assert fit.summary("cluster", GROUPS).covariance.shape == (12, 12)
 
 
+def test_multinomial_less_its_first_class_is_statsmodels_mnlogit():
+    want = {name: RECORDED[f"multinomial/{name}"] for name in ("params", "llf", "null llf", "aic", "bic")}
+    fit = glm(X, RECORDED["multinomial/y"], "multinomial", l2=0.0, tol=1e-12)
+    less_first = np.kron([[-1, 1, 0], [-1, 0, 1]], np.eye(4))
+    for cov_type in ("nonrobust", "HC0", "cluster"):
+        table = fit.summary(cov_type, GROUPS if cov_type == "cluster" else None)
+        close((less_first @ table.coef).reshape(2, 4), want["params"])
+        close(less_first @ table.covariance @ less_first.T, RECORDED[f"multinomial/{cov_type}"])
+    close([fit.log_likelihood, -0.5 * fit.null_deviance], [want["llf"], want["null llf"]])
+    close([fit.aic, fit.bic], [want["aic"], want["bic"]])
+
+
 def test_a_model_without_an_intercept_has_no_row_for_it_and_is_compared_with_a_constant():
     fit = fitted("gaussian", fit_intercept=False)
     table, y = fit.summary(), RECORDED["gaussian/y"]
@@ -311,6 +340,41 @@ def test_more_coefficients_than_rows_leave_no_degrees_of_freedom():
     fit = fitted("gaussian", X=X[:3], y=[1.0, 2.0, 4.0], l2=1.0)
     assert fit.df_resid == -1
     assert np.isnan(fit.summary().standard_errors).all()
+
+
+@every_case
+def test_coefficients_at_a_bound_are_taken_as_known(case):
+    """Without their columns, and with what they contribute as an offset, the model is the same."""
+    free = fitted(case).coef
+    bounds = (-np.inf, np.where(free == free.max(), 0.5 * free, np.inf))
+    one = fitted(case, bounds=bounds)
+    held = int(free.argmax())
+    assert one.active.tolist() == [j == held for j in range(3)]
+    others = np.delete(np.arange(3), held)
+    other = fitted(case, X=X[:, others], offset=X[:, held] * one.coef[held])
+    kept = np.append(others, 3)
+    for name in ("deviance", "log_likelihood", "aic", "bic", "df_resid", "dispersion"):
+        close(getattr(one, name), getattr(other, name))
+    for cov_type in ("nonrobust", *ROBUST, "cluster"):
+        groups = GROUPS if cov_type == "cluster" else None
+        a, b = one.summary(cov_type, groups), other.summary(cov_type, groups)
+        close(a.covariance[np.ix_(kept, kept)], b.covariance)
+        assert np.isnan(a.standard_errors[held])
+        assert np.isnan(a.confidence_intervals[held]).all()
+    close(one.predict_interval(NEW), other.predict_interval(NEW[:, others], offset=NEW[:, held] * one.coef[held]))
+    assert not one.covariance[held].any()
+    assert "Coefficients at a bound have no standard error" in one.summary().notes[0]
+
+
+def test_bounds_that_hold_nothing_change_nothing():
+    one, other = fitted("poisson", bounds=(-100, 100)), fitted("poisson")
+    close(one.summary().covariance, other.summary().covariance)
+    assert one.summary().notes == []
+    y = np.arange(ROWS) % 3
+    one, other = (glm(X, y, "multinomial", tol=1e-12, bounds=bounds) for bounds in ((-100, 100), None))
+    close(one.summary().covariance, other.summary().covariance)
+    with pytest.raises(ValueError, match="covariance: expected no coefficient of a multinomial at a bound"):
+        glm(X, y, "multinomial", bounds=(0, 0.01)).summary()
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
@@ -378,6 +442,15 @@ def test_an_interval_needs_no_rows_and_takes_an_exposure():
         fit.predict_interval(NEW)
 
 
+def test_an_interval_that_leaves_the_domain_of_an_inverse_link_has_no_upper_end():
+    fit = fitted("gamma inverse")
+    z = fit.decision_function(NEW)
+    low, high = fit.predict_interval(NEW, level=0.9999999).T
+    assert np.isinf(high).any()
+    assert (low[z > 0] > 0).all()
+    assert (high >= 1 / z).all()
+
+
 # ---------------------------------------------------------------- the table
 
 
@@ -390,6 +463,12 @@ def test_a_summary_prints_names_numbers_and_what_is_unusual():
         assert note in text
     assert repr(fit.summary()) == str(fit.summary())
     assert "P>|t|" in str(fit.summary(use_t=True))
+
+
+def test_a_summary_says_which_of_two_classes_is_modelled_unless_they_are_0_and_1():
+    labels = np.where(RECORDED["binomial/y"] > 0, "yes", "no")
+    assert fitted("binomial", y=labels).summary().notes == ["Coefficients are those of the log-odds of 'yes'."]
+    assert fitted("binomial").summary().notes == []
 
 
 def test_a_summary_of_a_fit_that_did_not_converge_says_so():

@@ -80,6 +80,7 @@ TOPICS = (
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("newton_hvp", "newton_curvature", NETWORK, "test_hessian_vector_products_give_the_same_bits"),
     Topic("newton_glm", "newton_glm", "test_generalized_linear_models_stay_inside", ITSELF),
+    Topic("newton_glm_design", "newton_glm", "test_entries_of_generalized_linear_models_stay_inside", ITSELF),
     # ---------------------------------------------------------------- promises of every kernel
     Topic("determinism", TESTS_PAGE, SUITE, SUITE),
     Topic("guard_pages", TESTS_PAGE, SUITE, SUITE),
@@ -93,6 +94,7 @@ TOPICS = (
     without_kernels("newton_glm_columns", "newton_glm"),
     without_kernels("newton_glm_inference", "newton_glm_inference"),
     without_kernels("newton_glm_frames", "newton_glm"),
+    without_kernels("newton_glm_bounds", "newton_glm"),
     without_kernels("optim_interop", "optim", sanitizer=True),
     without_kernels("sequential", "program", sanitizer=True),
     without_kernels("fit", "program", sanitizer=True),

@@ -7,6 +7,7 @@ What is given is checked here; the objective, glm_objective.py, is minimized by 
 import numpy as np
 
 from fastopt._numbers import finite_number, whole_number
+from fastopt.newton.glm_bounds import BoundedSolver, as_bounds
 from fastopt.newton.glm_data import (
     Data,
     as_exposure,
@@ -16,7 +17,7 @@ from fastopt.newton.glm_data import (
     as_weight,
     located,
 )
-from fastopt.newton.glm_frames import named_rows
+from fastopt.newton.glm_frames import by_theta, in_theta, named_rows
 from fastopt.newton.glm_objective import Objective, in_row_space
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_solver import Solver, start
@@ -39,6 +40,7 @@ def glm(
     power=1.5,
     alpha=1.0,
     exposure=None,
+    bounds=None,
     names=None,
 ) -> GLMResult:
     """Fit a generalized linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
@@ -46,9 +48,10 @@ def glm(
     Parameters
     ----------
     X : array_like, shape (n, d), float32 or float64, or Design, or SciPy sparse matrix
-        float32 is read as it is and computed with in float64; other dtypes, and data frames of numbers, are
-        converted. Columns may lie far from zero if the intercept is free (see Notes). Categorical codes enter by a
-        `Design`; neither they nor sparse matrices are made dense.
+        float32 is read as it is and computed with in float64; other dtypes are converted. Columns may lie far from
+        zero if the intercept is free (see Notes). Categorical codes enter by a `Design`, or as columns of text or
+        categories of a pandas or polars DataFrame, whose first level is the reference; neither they nor sparse matrices
+        are made dense.
     y : array_like, shape (n,)
         "gaussian": values; "poisson", "tweedie", "negative_binomial": values of at least 0; "gamma": values above
         0; "binomial": two classes, "multinomial": two or more, any labels but missing ones.
@@ -84,8 +87,12 @@ def glm(
     exposure : float or array_like, shape (n,), optional
         Above 0, for the link "log": its logarithm is an offset, added to `offset`. A model fitted with an exposure
         predicts with one only.
+    bounds : tuple (low, high), optional
+        Between which coefficients are sought, the intercept apart: numbers, or arrays of shape (d,), or (k, d) for
+        multinomial, infinite where there is none. ``(0, np.inf)`` lets none be negative. ``result.active`` tells which
+        end at a bound.
     names : sequence of str, length d, optional
-        Names of the columns, for `GLMResult.names` and tables; those of a data frame have theirs.
+        Names of the columns, for tables and messages; those of a DataFrame have theirs.
 
     Returns
     -------
@@ -126,7 +133,8 @@ def glm(
     columns, design = named_rows(X, names)
     weight = as_weight(sample_weight, design.n)
     y, classes = as_target(y, family, weight, design.n)
-    k = len(classes) if family.name == "multinomial" else 1
+    k = 1 if classes is None or family.name == "binomial" else len(classes)
+    low, high = (None, None) if bounds is None else (in_theta(a, columns) for a in as_bounds(bounds, k, design.d))
     given = offset is not None, exposure is not None
     if offset is not None:
         offset = as_offset(offset, design.n, k, family.name)
@@ -136,11 +144,17 @@ def glm(
     if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
         y = np.where(weight > 0, y, 0.0)
         offset = None if offset is None else offset * (weight > 0)[:, None]
-    data = Data(family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0)
+    data = Data(
+        family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0, by_theta(columns)
+    )
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
-        inner, back = in_row_space(objective)
-        solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
-        solver.run(start(inner.data))
-        solver.theta = back(solver.theta)
+        if low is None:
+            inner, back = in_row_space(objective)
+            solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
+            solver.run(start(inner))
+            solver.theta = back(solver.theta)
+        else:
+            solver = BoundedSolver(objective, low, high, tol, max_iter, bool(verbose))
+            solver.run(start(objective, low, high))
         return GLMResult(objective, solver, classes, family, given, columns)

@@ -53,12 +53,6 @@ class Family(NamedTuple):
             return "poisson" if self.parameter == 1 else "gamma"
         return "gamma_inverse" if self.link == "inverse" else self.name
 
-    def inverse_link(self, z) -> np.ndarray:
-        """The mean of the linear predictor; NaN where there is none."""
-        if self.link == "log":
-            return np.exp(z)
-        return 1 / np.where(z > 0, z, np.nan) if self.link == "inverse" else z
-
 
 def as_family(family, link, power, alpha) -> Family:
     if family not in LINKS:
@@ -168,6 +162,11 @@ class Data(NamedTuple):
     intercept: bool
     offset: np.ndarray | None  # (n, k)
     parameter: float = 0.0
+    names: list[str] | None = None  # of the columns
+
+    def called(self, column) -> str:
+        """What a column is called in messages."""
+        return f"column {column if self.names is None else repr(self.names[column])}"
 
     def bound(self, center) -> core.GlmData:
         """The kernel, with scratch of its own."""
@@ -175,7 +174,7 @@ class Data(NamedTuple):
         dense = np.require(design.dense, None, ["C", "A"])
         center = None if center is None else center[: dense.shape[1]]
         given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
-        return core.GlmData(self.family, dense, *given, design.entries)
+        return core.GlmData(self.family, dense, *given, design.entries and design.entries[:4])
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:

@@ -6,6 +6,7 @@ multiply. What is a column of indices is a copy, checked once: whoever holds the
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,108 @@ from fastopt._numbers import whole_number
 
 SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
 MOST_COLUMNS = 2**31 - 3  # of entries, which are int32, and two more inside
+
+
+class Entries(NamedTuple):
+    """Sparse columns by what is not 0 in them; the first four are what the kernel takes."""
+
+    columns: np.ndarray  # (e,), int32, ascending in each row; m + 1 for none
+    values: np.ndarray | None  # (e,), float64, or ones
+    starts: np.ndarray | None  # (n + 1,), int64: where the entries of a row start, or each row has as many
+    m: int
+    each: int
+
+    def of_rows(self, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
+        """The entries of rows: their places among the rows, columns, values."""
+        starts, counts = rows * self.each, np.full(len(rows), self.each)
+        if self.starts is not None:
+            starts, counts = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
+        places = np.repeat(np.arange(len(rows)), counts)
+        at = np.arange(len(places)) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+        return places, self.columns[at], 1.0 if self.values is None else self.values[at]
+
+    def rows_at(self, at) -> np.ndarray:
+        """The rows whose entries stand there."""
+        return at // self.each if self.starts is None else np.searchsorted(self.starts, at, side="right") - 1
+
+    def column(self, j, n) -> np.ndarray:
+        """A column, (n,)."""
+        out, at = np.zeros(n), np.flatnonzero(self.columns == j)
+        out[self.rows_at(at)] = 1.0 if self.values is None else self.values[at]
+        return out
+
+    def sums(self, squares=None) -> np.ndarray:
+        """Sums of each column, (m,), of numbers (e,) in place of the ones."""
+        return np.bincount(self.columns, squares, self.m + 2)[: self.m]
+
+    def times(self, coef, n) -> np.ndarray:
+        """The product with coef (k, m), (n, k)."""
+        table = np.zeros((self.m + 2, len(coef)))
+        table[: self.m] = coef.T
+        if self.starts is None:
+            out = np.zeros((n, len(coef)))
+            for column in self.columns.reshape(n, self.each).T:
+                out += table[column]
+            return out
+        with importing:
+            from scipy.sparse import csr_array
+
+        values = np.ones(len(self.columns)) if self.values is None else self.values
+        return csr_array((values, self.columns, self.starts), shape=(n, self.m + 2)) @ table
+
+
+def entries_of_codes(codes, levels) -> tuple[Entries, int]:
+    """Categorical codes as entries, and how many rows there are."""
+    codes = as_numbers("codes", codes, "integer codes")
+    if codes.dtype.kind not in "iu":
+        raise TypeError(
+            f"codes: expected integers, got {codes.dtype}; number labels by numpy.unique(..., return_inverse=True)"
+        )
+    if codes.ndim != 2:
+        raise ValueError(f"codes: expected shape (n, c), got {codes.shape}; pass codes.reshape(-1, 1) for one column")
+    n, c = codes.shape
+    least, most = (codes.min(axis=0), codes.max(axis=0)) if n else (np.zeros(c, int), np.full(c, -1))
+    levels = most + 1 if levels is None else levels
+    if len(levels) != c:
+        raise ValueError(f"levels: expected one for each of {c} columns of codes, got {len(levels)}")
+    levels = [whole_number(f"levels[{j}]", m, 0, MOST_COLUMNS) for j, m in enumerate(levels)]
+    for j in range(c):
+        if least[j] < -1 or most[j] >= levels[j]:
+            expected = f"codes from -1, for no coefficient, to {levels[j] - 1}"
+            got = least[j] if least[j] < -1 else most[j]
+            raise ValueError(f"codes: expected {expected} in column {j}, got {got}")
+    m = sum(levels)
+    if m > MOST_COLUMNS:
+        raise ValueError(f"levels: expected at most {MOST_COLUMNS} in all, got {m}")
+    columns = codes.astype(np.int32, order="C")
+    columns += np.cumsum([0, *levels])[:-1].astype(np.int32)
+    if c and least.min() < 0:
+        columns[codes < 0] = m + 1
+    return Entries(columns.reshape(-1), None, None, m, c), n
+
+
+def entries_of_matrix(matrix) -> tuple[Entries, int]:
+    """A sparse matrix as entries, in order and each place once, and how many rows there are."""
+    if not hasattr(matrix, "tocsr"):
+        raise TypeError(f"sparse: expected a SciPy sparse matrix or array, got {type(matrix).__name__}")
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"sparse: expected real numbers, got dtype {matrix.dtype}")
+    if matrix.ndim != 2 or matrix.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"sparse: expected shape (n, m), m at most {MOST_COLUMNS}, got {matrix.shape}")
+    with importing:
+        from scipy.sparse import csr_array
+
+    matrix = matrix.tocsr()
+    parts = (matrix.data.astype(np.float64), matrix.indices.copy(), matrix.indptr.astype(np.int64))
+    matrix = csr_array(parts, shape=matrix.shape)
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(f"sparse: expected indices that lie in the matrix, got others ({error})") from None
+    matrix.sum_duplicates()
+    values = None if (matrix.data == 1).all() else matrix.data
+    columns, starts = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int64)
+    return Entries(columns, values, starts, matrix.shape[1], 0), matrix.shape[0]
 
 
 class Design:
@@ -68,97 +171,25 @@ class Design:
             raise ValueError("sparse: expected None beside codes, got both; pass the codes as columns of the matrix")
         if levels is not None and codes is None:
             raise ValueError(f"levels: expected None without codes, got {levels!r}")
-        self._columns = self._values = self._starts = None
-        self._m, n = 0, None
+        self.entries: Entries | None = None
         if codes is not None:
-            n = self._take_codes(codes, levels)
+            self.entries, n = entries_of_codes(codes, levels)
         elif sparse is not None:
-            n = self._take_sparse(sparse)
+            self.entries, n = entries_of_matrix(sparse)
         self.dense = np.empty((n, 0)) if dense is None else as_floats("dense", dense)
-        if n is not None and len(self.dense) != n:
+        if self.entries is not None and len(self.dense) != n:
             what = "codes" if sparse is None else "sparse"
             raise ValueError(f"{what}: expected {len(self.dense)} rows, as dense has, got {n}")
-        self.n, self.d = len(self.dense), self.dense.shape[1] + self._m
+        self.n, self.d = len(self.dense), self.dense.shape[1] + (self.entries.m if self.entries else 0)
 
     def __repr__(self):
-        return f"Design({self.n} rows, {self.dense.shape[1]} dense and {self._m} sparse columns)"
-
-    # -- what comes in
-
-    def _take_codes(self, codes, levels) -> int:
-        codes = as_numbers("codes", codes, "integer codes")
-        if codes.dtype.kind not in "iu":
-            raise TypeError(
-                f"codes: expected integers, got {codes.dtype}; number labels by numpy.unique(..., return_inverse=True)"
-            )
-        if codes.ndim != 2:
-            raise ValueError(f"codes: expected shape (n, c), got {codes.shape}; pass codes.reshape(-1, 1) for one")
-        n, c = codes.shape
-        least, most = (codes.min(axis=0), codes.max(axis=0)) if n else (np.zeros(c, int), np.full(c, -1))
-        levels = most + 1 if levels is None else levels
-        if len(levels) != c:
-            raise ValueError(f"levels: expected one for each of {c} columns of codes, got {len(levels)}")
-        levels = [whole_number(f"levels[{j}]", m, 0, MOST_COLUMNS) for j, m in enumerate(levels)]
-        for j in range(c):
-            if least[j] < -1 or most[j] >= levels[j]:
-                expected = f"codes from -1, for no coefficient, to {levels[j] - 1}"
-                got = least[j] if least[j] < -1 else most[j]
-                raise ValueError(f"codes: expected {expected} in column {j}, got {got}")
-        self._m = sum(levels)
-        if self._m > MOST_COLUMNS:
-            raise ValueError(f"levels: expected at most {MOST_COLUMNS} in all, got {self._m}")
-        columns = codes.astype(np.int32)
-        columns += np.cumsum([0, *levels])[:-1].astype(np.int32)
-        if c and least.min() < 0:
-            columns[codes < 0] = self._m + 1
-        self._columns = columns.reshape(-1)
-        return n
-
-    def _take_sparse(self, matrix) -> int:
-        if not hasattr(matrix, "tocsr"):
-            raise TypeError(f"sparse: expected a SciPy sparse matrix or array, got {type(matrix).__name__}")
-        if matrix.dtype.kind not in "biuf":
-            raise TypeError(f"sparse: expected real numbers, got dtype {matrix.dtype}")
-        if matrix.ndim != 2 or matrix.shape[1] > MOST_COLUMNS:
-            raise ValueError(f"sparse: expected shape (n, m), m at most {MOST_COLUMNS}, got {matrix.shape}")
-        with importing:
-            from scipy.sparse import csr_array
-
-        matrix = matrix.tocsr()
-        parts = (matrix.data.astype(np.float64), matrix.indices.copy(), matrix.indptr.astype(np.int64))
-        matrix = csr_array(parts, shape=matrix.shape)
-        try:
-            matrix.check_format(full_check=True)
-        except ValueError as error:
-            raise ValueError(f"sparse: expected indices that lie in the matrix, got others ({error})") from None
-        matrix.sum_duplicates()
-        self._columns, self._starts = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int64)
-        self._values = None if (matrix.data == 1).all() else matrix.data
-        self._m = matrix.shape[1]
-        return matrix.shape[0]
-
-    @property
-    def entries(self) -> tuple | None:
-        """The sparse columns as the kernel takes them; None if there are none."""
-        return None if self._columns is None else (self._columns, self._values, self._starts, self._m)
-
-    # -- what is read
+        d = self.dense.shape[1]
+        return f"Design({self.n} rows, {d} dense and {self.d - d} sparse columns)"
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns, ``(n, d)``."""
         return self.n, self.d
-
-    def _entries_of(self, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | float]:
-        """The entries of rows: their places among the rows, their columns from the first dense one on, values."""
-        if self._starts is None:
-            count = len(self._columns) // max(1, self.n)
-            at = (rows[:, None] * count + np.arange(count)).reshape(-1)
-            places = np.repeat(np.arange(len(rows)), count)
-        else:
-            counts = self._starts[rows + 1] - self._starts[rows]
-            places = np.repeat(np.arange(len(rows)), counts)
-            at = np.arange(len(places)) + np.repeat(self._starts[rows] - np.cumsum(counts) + counts, counts)
-        return places, self._columns[at] + self.dense.shape[1], 1.0 if self._values is None else self._values[at]
 
     def pieces(self, width) -> Iterator[tuple[int, int]]:
         """Runs of rows, of some SLICE elements."""
@@ -169,75 +200,54 @@ class Design:
         """Rows i to j with all columns, (j - i, d), float64."""
         d, out = self.dense.shape[1], np.zeros((j - i, self.d + 2))
         out[:, :d] = self.dense[i:j]
-        if self._columns is not None:
-            places, columns, values = self._entries_of(np.arange(i, j))
-            out[places, columns] = values
+        if self.entries is not None:
+            places, columns, values = self.entries.of_rows(np.arange(i, j))
+            out[places, d + columns] = values
         return np.ascontiguousarray(out[:, : self.d])
 
     def column(self, j) -> np.ndarray:
         """A column, (n,), float64."""
         d = self.dense.shape[1]
-        if j < d:
-            return self.dense[:, j].astype(np.float64)
-        out, at = np.zeros(self.n), np.flatnonzero(self._columns == j - d)
-        rows = at // (len(self._columns) // self.n) if self._starts is None else self._rows_at(at)
-        out[rows] = 1.0 if self._values is None else self._values[at]
-        return out
-
-    def _rows_at(self, at) -> np.ndarray:
-        """The rows whose entries stand there."""
-        return np.searchsorted(self._starts, at, side="right") - 1
+        return (
+            self.dense[:, j].astype(np.float64) if self.entries is None or j < d else self.entries.column(j - d, self.n)
+        )
 
     def predictors(self, coef) -> np.ndarray:
         """``X @ coef.T`` of coef (k, d); (n, k)."""
         k, d = len(coef), self.dense.shape[1]
-        out = np.zeros((self.n, k))
-        table = np.zeros((self._m + 2, k))
-        table[: self._m] = coef[:, d:].T
-        for i, j in self.pieces(self.d if self._columns is None else d + k):
-            if d:
-                out[i:j] = (self.dense[i:j] @ (coef[:, :d].T if k > 1 else coef[0, :d])).reshape(-1, k)
-            if self._columns is not None and self._starts is None:
-                for column in self._columns.reshape(self.n, -1)[i:j].T:
-                    out[i:j] += table[column]
-        if self._starts is not None:
-            with importing:
-                from scipy.sparse import csr_array
-
-            values = np.ones(len(self._columns)) if self._values is None else self._values
-            out += csr_array((values, self._columns, self._starts), shape=(self.n, self._m + 2)) @ table
+        out = np.zeros((self.n, k)) if self.entries is None else self.entries.times(coef[:, d:], self.n)
+        for i, j in self.pieces(d) if d else ():
+            part = (self.dense[i:j] @ (coef[:, :d].T if k > 1 else coef[0, :d])).reshape(-1, k)
+            out[i:j] = part if self.entries is None else out[i:j] + part
         return out
 
     def mean_squares(self, center=None) -> np.ndarray:
         """Mean squares of the columns, the dense ones about a center; (d,)."""
-        d = self.dense.shape[1]
-        out = np.zeros(self.d)
+        d, out = self.dense.shape[1], np.zeros(self.d)
         if center is None:
             out[:d] = np.einsum("ij,ij->j", self.dense, self.dense, dtype=np.float64)
         else:
             for i, j in self.pieces(d):
                 out[:d] += ((self.dense[i:j] - center[:d]) ** 2).sum(axis=0)
-        if self._columns is not None:
-            squares = None if self._values is None else self._values**2
-            out[d:] = np.bincount(self._columns, squares, self._m + 2)[: self._m]
+        if self.entries is not None:
+            out[d:] = self.entries.sums(None if self.entries.values is None else self.entries.values**2)
         return out / self.n
 
     def sizes(self, rows) -> np.ndarray:
         """The root mean squares of the sparse columns in some rows; (m,)."""
-        if self._columns is None:
+        if self.entries is None:
             return np.empty(0)
-        _, columns, values = self._entries_of(rows)
-        columns = columns - self.dense.shape[1]
+        _, columns, values = self.entries.of_rows(rows)
         largest = float(np.max(np.abs(values), initial=0)) or 1.0  # whose square need not be a number
-        squares = None if self._values is None else (values / largest) ** 2
-        return largest * np.sqrt(np.bincount(columns, squares, self._m + 2)[: self._m] / len(rows))
+        squares = None if self.entries.values is None else (values / largest) ** 2
+        return largest * np.sqrt(self.entries._replace(columns=columns).sums(squares) / len(rows))
 
     def check_finite(self, what="column"):
         """Raise ValueError, naming the first row or column, if there is NaN or infinity."""
         bad = np.flatnonzero(~np.isfinite(self.dense).all(axis=0 if what == "column" else 1))
-        if not bad.size and self._values is not None:
-            at = np.flatnonzero(~np.isfinite(self._values))
-            bad = self._columns[at] + self.dense.shape[1] if what == "column" else self._rows_at(at)
+        if not bad.size and self.entries is not None and self.entries.values is not None:
+            at = np.flatnonzero(~np.isfinite(self.entries.values))
+            bad = self.entries.columns[at] + self.dense.shape[1] if what == "column" else self.entries.rows_at(at)
         if bad.size:
             raise ValueError(f"X: expected finite values, got NaN or infinity in {what} {bad.min()}")
 
@@ -252,15 +262,10 @@ def as_floats(name, X) -> np.ndarray:
 
 def as_design(X, d=None) -> Design:
     """Rows in any form as a Design: to fit, of at least one row and column; to predict, of d columns."""
-    if isinstance(X, Design):
-        design = X
-    elif hasattr(X, "tocsr"):
-        design = Design(sparse=X)
-    else:
-        X = as_numbers("X", X)
-        design = Design(X) if X.ndim == 2 else None
-    if design is not None and (design.d == d if d is not None else design.n and design.d):
-        return design
+    if not isinstance(X, Design):
+        X = Design(sparse=X) if hasattr(X, "tocsr") else as_numbers("X", X)
+    if len(X.shape) == 2 and (X.shape[1] == d if d is not None else X.shape[0] and X.shape[1]):
+        return X if isinstance(X, Design) else Design(X)
     if d is not None:
         raise ValueError(f"X: expected shape (n, {d}), got {X.shape}")
     raise ValueError(

@@ -7,15 +7,16 @@ SciPy loads where it is used.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from fastopt._forks import importing
 
-LINKS = {  # name: (mean of z, derivative of the mean by z)
+LINKS: dict[str, tuple[Callable, Callable]] = {  # name: (mean of z, derivative of the mean by z)
     "identity": (lambda z: z, np.ones_like),
     "log": (np.exp, np.exp),
-    "inverse": (lambda z: 1 / z, lambda z: -1 / (z * z)),
+    "inverse": (lambda z: 1 / np.where(z > 0, z, np.nan), lambda z: -1 / (z * z)),
     "logit": (lambda z: 1 / (1 + np.exp(-z)), lambda z: 1 / (2 + 2 * np.cosh(z))),
 }
 
@@ -34,14 +35,35 @@ def distributions():
     return stats
 
 
+def softmax(z) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def tail_quantile(tail, df=None):
+    """What is exceeded with the probability `tail`: under the normal distribution, or Student's t."""
+    return -special().ndtri(tail) if df is None else -special().stdtrit(df, tail)
+
+
 class Formulas:
     """Those of one family: y, z and weight (n,) -> (n,); those of classes take y as numbers of classes."""
 
     estimated = False  # whether the dispersion is estimated, or 1
 
     def __init__(self, link, parameter):
-        self.mean, self.slope = LINKS.get(link, (None, None))
         self.link, self.parameter = link, parameter
+
+    def mean(self, z):
+        """Of y, by the inverse of the link; NaN beyond its domain."""
+        return LINKS[self.link][0](z)
+
+    def slope(self, z):
+        """The derivative of the mean by z."""
+        return LINKS[self.link][1](z)
+
+    def variance(self, mean):
+        """That of y of weight 1, over the dispersion."""
+        return np.ones_like(mean)
 
     def slope_to_variance(self, z):
         """mean' / variance(mean), which is 1, or -1, where the link is the canonical one."""
@@ -70,9 +92,6 @@ class Gaussian(Formulas):
 
     estimated = True
 
-    def variance(self, mean):
-        return np.ones_like(mean)
-
     def deviance(self, y, z):
         return (y - z) ** 2
 
@@ -82,9 +101,6 @@ class Gaussian(Formulas):
 
 class Binomial(Formulas):
     """y is 0 or 1."""
-
-    def variance(self, mean):
-        return mean * (1 - mean)
 
     def deviance(self, y, z):  # -2 log of the probability of the class that was seen
         return 2 * np.logaddexp(0, np.where(y > 0, -z, z))
@@ -99,9 +115,8 @@ class Binomial(Formulas):
 class Multinomial(Formulas):
     """y is the number of a class; z is (n, k)."""
 
-    def probabilities(self, z):
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+    def mean(self, z):
+        return softmax(z)
 
     def deviance(self, y, z):
         return -2 * special().log_softmax(z, axis=1)[np.arange(len(z)), y.astype(np.intp)]
@@ -110,7 +125,7 @@ class Multinomial(Formulas):
         return -0.5 * weight * self.deviance(y, z)
 
     def score(self, y, z):
-        score = self.probabilities(z)
+        score = self.mean(z)
         score[np.arange(len(z)), y.astype(np.intp)] -= 1
         return score
 
@@ -226,18 +241,10 @@ class Tweedie(Formulas):
         return value
 
     def quantile(self, share, z, dispersion):
-        """Of N gammas, N by Poisson's distribution: halved between 0 and what is certainly above."""
         p, mean = self.parameter, self.mean(z)
-        rate, shape = mean ** (2 - p) / (dispersion * (2 - p)), (2 - p) / (p - 1)
-        scale = dispersion * (p - 1) * mean ** (p - 1)
-        low, high = np.zeros_like(mean), mean + 10 * np.sqrt(dispersion * self.variance(mean))
-        while (below := compound(high, rate, shape, scale) < share).any():
-            high = np.where(below, 2 * high, high)
-        for _ in range(52):
-            middle = 0.5 * (low + high)
-            below = compound(middle, rate, shape, scale) < share
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return np.where(np.exp(-rate) >= share, 0.0, high)
+        rate, scale = mean ** (2 - p) / (dispersion * (2 - p)), dispersion * (p - 1) * mean ** (p - 1)
+        above = mean + 10 * np.sqrt(dispersion * self.variance(mean))
+        return compound_quantile(share, rate, (2 - p) / (p - 1), scale, above)
 
 
 def log_series(y, dispersion, p) -> np.ndarray:
@@ -245,41 +252,53 @@ def log_series(y, dispersion, p) -> np.ndarray:
 
     log W_j = j log z - log gamma(1 + j) - log gamma(a j), z = (y / (dispersion (p - 1)))^a / (dispersion (2 - p)),
     a = (2 - p) / (p - 1). Its terms are close to those of a normal density about j = y^(2 - p) / (dispersion (2 - p)),
-    of variance j / (1 + a); those that are left out are less than 1e-16 of the sum.
+    of variance j / (1 + a); those that are left out are less than 1e-16 of the sum. About more than 1e8 that density
+    itself is added up, by Stirling's formula.
     """
     gammaln, a = special().gammaln, (2 - p) / (p - 1)
     log_z = a * np.log(y / (dispersion * (p - 1))) - np.log(dispersion * (2 - p))
     middle = y ** (2 - p) / (dispersion * (2 - p))
-    deviation = np.sqrt(middle / (1 + a))
-    first = np.maximum(1, np.floor(middle - 9 * deviation - 5))
-    terms = np.ceil(middle + 9 * deviation + 45 - first).astype(np.intp)
-    value, order, i = np.empty(len(y)), np.argsort(terms), 0
-    while i < len(y):  # rows of like many terms together
-        rows = order[i : i + max(1, (1 << 20) // terms[order[i]])]
-        j = first[rows, None] + np.arange(terms[rows[-1]])
+    value = (1 + a) * middle + 0.5 * np.log(a * middle / (2 * math.pi * (1 + a)))
+    for rows, j in about(middle, middle / (1 + a)):
         logs = j * log_z[rows, None] - gammaln(1 + j) - gammaln(a * j)
         largest = logs.max(axis=1)
         value[rows] = largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1))
-        i += len(rows)
     return value
 
 
-def compound(y, rate, shape, scale) -> np.ndarray:
-    """The probability that N gammas of a shape and scale have a sum of at most y, N by Poisson's distribution."""
-    total, step = np.exp(-rate), max(1, (1 << 20) // max(1, len(y)))
-    first, last = (
-        (
-            max(1, math.floor(rate.min() - 9 * math.sqrt(rate.min()))),
-            math.ceil(rate.max() + 9 * math.sqrt(rate.max()) + 45),
-        )
-        if len(y)
-        else (1, 0)
-    )
-    for start in range(first, last + 1, step):
-        j = np.arange(start, min(last + 1, start + step))
-        counts = distributions().poisson.pmf(j, rate[:, None])
-        total = total + (counts * special().gammainc(j * shape, (y / scale)[:, None])).sum(axis=1)
-    return total
+def about(middle, variance):
+    """(rows, whole numbers (rows, m) about the middle of each, from 1 on), rows of like many of them together.
+
+    As far as sums of terms like those of a normal or Poisson's density go; rows of a middle beyond 1e8 are left out.
+    """
+    rows = np.flatnonzero(middle < 1e8)
+    reach = 9 * np.sqrt(variance[rows])
+    first = np.maximum(1, np.floor(middle[rows] - reach - 5))
+    count = np.ceil(middle[rows] + reach + 45 - first).astype(np.intp)
+    order = np.argsort(-count)
+    while len(order):
+        some, order = np.split(order, [max(1, (1 << 20) // count[order[0]])])
+        yield rows[some], first[some, None] + np.arange(count[some[0]])
+
+
+def compound_quantile(share, rate, shape, scale, above) -> np.ndarray:
+    """Of sums of N gammas of a shape and scale, N by Poisson's distribution, by halving what lies below `above`."""
+    gammainc, pmf, found = special().gammainc, distributions().poisson.pmf, np.full(len(rate), np.nan)
+    for rows, j in about(rate, rate):
+        counts, nothing = pmf(j, rate[rows, None]), np.exp(-rate[rows])
+
+        def lies_below(y, rows=rows, j=j, counts=counts, nothing=nothing):
+            return nothing + (counts * gammainc(j * shape, (y / scale[rows])[:, None])).sum(axis=1) < share
+
+        low, high = np.zeros(len(rows)), above[rows]
+        while (below := lies_below(high)).any():
+            high = np.where(below, 2 * high, high)
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            below = lies_below(middle)
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        found[rows] = np.where(nothing >= share, 0.0, high)
+    return found
 
 
 FORMULAS = {

@@ -48,10 +48,18 @@ def as_columns(names, d) -> list[Column]:
     return [Column(name, None) for name in names]
 
 
+def by_theta(columns) -> list[str] | None:
+    """Names of the coefficients as theta has them: those of numbers first."""
+    if columns is None:
+        return None
+    numbers_first = sorted(columns, key=lambda column: column.levels is not None)
+    return [name for column in numbers_first for name in column.coefficients()]
+
+
 def order(columns) -> slice | np.ndarray:
     """Where the coefficients of columns stand in theta, which has those of numbers first."""
-    numbers = sum(column.levels is None for column in columns)
-    if numbers == len(columns):
+    numbers = sum(column.levels is None for column in columns or ())
+    if columns is None or numbers == len(columns):
         return slice(None)
     places: list[int] = []
     number, level = 0, numbers
@@ -63,6 +71,13 @@ def order(columns) -> slice | np.ndarray:
             places += range(level, level + len(column.levels) - 1)
             level += len(column.levels) - 1
     return np.array(places)
+
+
+def in_theta(values, columns) -> np.ndarray:
+    """Values of the coefficients, (k, d), as theta has them."""
+    placed = np.empty_like(values)
+    placed[:, order(columns)] = values
+    return placed
 
 
 def read(X, columns=None):
@@ -77,20 +92,20 @@ def read(X, columns=None):
     if columns is None:
         columns = [Column(name, [] if has_levels(name, X[label]) else None) for name, label in labels.items()]
     numbers = [column.name for column in columns if column.levels is None]
-    dense, codes, read = None, [], []
+    dense, read = None, []
     if numbers:
         # a frame of these columns alone is an array already, or becomes one at once
         dense = as_numbers("X", X if numbers == list(labels) else X[[labels[name] for name in numbers]])
         check_present(dense, numbers)
+    codes, next_code = np.empty((len(X), len(columns) - len(numbers)), np.int32, order="F"), 0
     for name, levels in columns:
         if levels is not None:
-            found, levels = coded(name, X[labels[name]], levels)
-            codes.append(found)
+            codes[:, next_code], levels = coded(name, X[labels[name]], levels)
+            next_code += 1
         read.append(Column(name, levels))
-    if not codes:
+    if not next_code:
         return read, dense
-    levels = [len(column.levels) - 1 for column in read if column.levels is not None]
-    return read, Design(dense, np.column_stack(codes) - 1, levels)
+    return read, Design(dense, codes, [len(column.levels) - 1 for column in read if column.levels is not None])
 
 
 def by_name(labels) -> dict:
@@ -122,19 +137,22 @@ def check_present(dense, names):
 
 
 def has_levels(name, column) -> bool:
-    """Whether a column is one of categories: of a category type, text, or objects that are no numbers."""
-    kind = getattr(column.dtype, "kind", None)  # NumPy's and pandas'
-    if kind is None:  # polars
-        kind = "f" if column.dtype.is_numeric() else {"Boolean": "b"}.get(str(column.dtype), "O")
-        kind = "M" if column.dtype.is_temporal() else kind
-    if kind in "Mm":
-        raise TypeError(
-            f"X[{name!r}]: expected numbers or categories, got {column.dtype}; pass the days since a date as a number"
+    """Whether a column is one of categories: of a category type, text, or objects among which there is text."""
+    dtype = column.dtype
+    if hasattr(dtype, "is_numeric"):  # polars
+        number, levels = (
+            dtype.is_numeric() or str(dtype) == "Boolean",
+            str(dtype).startswith(("String", "Categorical", "Enum")),
         )
-    if kind == "O" and str(column.dtype) == "object":
-        values = column.to_numpy()
-        return any(isinstance(value, str | bytes) for value in values)
-    return kind in "OUST"
+    else:
+        number, levels = dtype.kind in "biufc", dtype.kind in "OUST" and not str(dtype).startswith("period")
+    if not (number or levels):
+        raise TypeError(
+            f"X[{name!r}]: expected numbers, text or categories, got {dtype}; pass the days since a date as a number"
+        )
+    if str(dtype) == "object":
+        return any(isinstance(value, str | bytes) for value in column)
+    return levels
 
 
 def factorized(name, column) -> tuple[np.ndarray, list]:
@@ -173,18 +191,24 @@ def factorized_polars(name, column) -> tuple[np.ndarray, list]:
 
 
 def coded(name, values, levels) -> tuple[np.ndarray, list]:
-    """The code of each row among the levels of a fitted model; without any, among those that have rows."""
+    """The coefficient of each row, from 0 on, -1 for the reference level, and the levels.
+
+    Those of a fitted model if there are any, else those that have rows.
+    """
     codes, found = factorized(name, values)
     if not levels:
         levels = [found[i] for i in np.flatnonzero(np.bincount(codes, minlength=len(found)))]
         if len(levels) < 2:
             raise ValueError(f"X[{name!r}]: expected at least two levels, got {levels}; drop the column")
+    unknown = len(levels)
     place = {level: code for code, level in enumerate(levels)}
-    known = np.array([place.get(level, -1) for level in found], np.intp)[codes]
-    if len(known) and known.min() < 0:
-        row = int(known.argmin())
+    known = np.array([place.get(level, unknown) for level in found], np.int32) - 1
+    codes = known[codes]
+    if (known == unknown - 1).any() and (codes == unknown - 1).any():
+        row = int(codes.argmax())
+        level = found[factorized(name, values)[0][row]]
         raise ValueError(
-            f"X[{name!r}]: expected one of the {len(levels)} levels that the model was fitted to, got "
-            f"{found[codes[row]]!r} in row {row}; drop such rows, or fit with rows of this level"
+            f"X[{name!r}]: expected one of the {len(levels)} levels that the model was fitted to, got {level!r} in row "
+            f"{row}; drop such rows, or fit with rows of this level"
         )
-    return known, levels
+    return codes, levels

@@ -54,14 +54,13 @@ def predictors(data, theta, center) -> np.ndarray:
     return z
 
 
-def blocks(data, center):
-    """(slice, rows about the center with a 1 for the intercept), a part of the rows at a time."""
-    design = data.design
+def blocks(design, intercept, center):
+    """(slice, rows about the center, with a 1 for an intercept), a part of the rows at a time."""
     for i, j in design.pieces(design.d):
         x = design.block(i, j)
         if center is not None:
             x -= center
-        yield slice(i, j), np.column_stack([x, np.ones(j - i)]) if data.intercept else x
+        yield slice(i, j), np.column_stack([x, np.ones(j - i)]) if intercept else x
 
 
 # ---------------------------------------------------------------- measures of fit
@@ -91,9 +90,10 @@ def measured(family, data, theta, center, freedom) -> Fit:
 def null_predictors(data) -> np.ndarray:
     """z (n, k) of the model that has an intercept and the offset only."""
     alone = data._replace(design=Design(np.zeros((len(data.y), 1))), intercept=True)
-    theta = start(alone)
+    objective = Objective(alone, 1.0)
+    theta = start(objective)
     if data.offset is not None:
-        solver = Solver(Objective(alone, 1.0), 0.0, 200, False, "float64")
+        solver = Solver(objective, 0.0, 200, False, "float64")
         solver.run(theta)
         theta = solver.theta
     return theta.reshape(data.k, 2)[:, 1] + (np.zeros((len(data.y), 1)) if data.offset is None else data.offset)
@@ -125,7 +125,7 @@ def scores(family, data, theta, center, factor=None):
     for more in (data.weight, factor):
         if more is not None:
             score *= more[:, None]
-    for rows, x in blocks(data, center):
+    for rows, x in blocks(data.design, data.intercept, center):
         yield rows, (score[rows, :, None] * x[:, None]).reshape(len(x), -1)
 
 
@@ -135,7 +135,7 @@ def leverages(family, data, theta, center, inverse) -> np.ndarray:
     if data.weight is not None:
         curvature *= data.weight
     found = np.empty(len(data.y))
-    for rows, x in blocks(data, center):
+    for rows, x in blocks(data.design, data.intercept, center):
         found[rows] = curvature[rows] * np.einsum("ij,ij->i", x @ inverse, x)
     return found
 

@@ -48,6 +48,7 @@ class Objective:
         }.get(self.family)
         if of_rows:
             self.variance += float(of_rows().sum() if weight is None else weight @ of_rows())
+        self.farthest = 0.0 if data.offset is None else float(max(data.offset.max(), -data.offset.min()))
         self.rotated = False  # whether X holds the row space of a wider matrix
         self.deviations = np.ones(self.q)
         if deviations is not None:
@@ -107,18 +108,25 @@ class Objective:
     def empty(self, dtype) -> np.ndarray:
         return np.empty((self.k * self.q,) * 2, dtype)
 
-    def finish(self, hessian) -> np.ndarray:
-        """The lower triangle with the penalty, and, for softmax, regular along what softmax does not see."""
+    def penalized(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty."""
         if self.l2:
             on_diagonal = hessian.reshape(-1)[:: len(hessian) + 1].reshape(self.k, self.q)
             on_diagonal[:, : self.d] += hessian.dtype.type(self.l2)
-        if self.k > 1:
-            blocks = hessian.reshape(self.k, self.q, self.k, self.q)
-            column = np.arange(self.q)
-            ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)
-            for a in range(self.k):
-                blocks[a, column, : a + 1, column] += ridge[:, None]
         return hessian
+
+    def regular(self, hessian, column) -> np.ndarray:
+        """The lower triangle with a ridge, in some columns of each class, along what softmax does not see."""
+        blocks = hessian.reshape(self.k, self.q, self.k, self.q)
+        ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)[column]
+        for a in range(self.k):
+            blocks[a, column, : a + 1, column] += ridge[:, None]
+        return hessian
+
+    def finish(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty, and, for softmax, regular."""
+        hessian = self.penalized(hessian)
+        return self.regular(hessian, np.arange(self.q)) if self.k > 1 else hessian
 
     def hessian(self, dtype) -> np.ndarray:
         """The Hessian at the point of the last `value`."""
@@ -135,7 +143,7 @@ class Objective:
         residuals = math.sqrt(2 * loss if self.family == "gaussian" else self.variance)
         predictors = float(np.abs(theta) @ roots)
         if self.data.offset is not None:
-            predictors += residuals * float(np.abs(self.data.offset).max())
+            predictors += residuals * self.farthest
         terms = residuals + predictors
         return ROUNDINGS * EPS * (abs(loss) + residuals * terms), ROUNDINGS * EPS * terms
 

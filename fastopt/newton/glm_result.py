@@ -4,12 +4,13 @@ import numpy as np
 
 from fastopt._forks import computed_once, importing
 from fastopt._numbers import finite_number, flag
-from fastopt.newton.glm_data import LINKS, Family, as_exposure, as_offset
+from fastopt.newton.glm_data import LINKS, as_exposure, as_offset
 from fastopt.newton.glm_design import Design, as_design
-from fastopt.newton.glm_families import formulas
-from fastopt.newton.glm_frames import Column, is_frame, order, read
+from fastopt.newton.glm_families import formulas, softmax, tail_quantile
+from fastopt.newton.glm_frames import Column, in_theta, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
+    blocks,
     by_columns,
     correction,
     covariance_by_columns,
@@ -40,6 +41,8 @@ class GLMResult:
         The parameter of tweedie, or of negative_binomial; None for other families.
     classes : ndarray, shape (k,), or None
         The labels in the order of `predict_proba`; None for families of numbers.
+    active : ndarray of bool, shaped as coef, or None
+        Which coefficients lie at a bound; None without bounds.
     converged : bool
     n_iter : int
         Steps taken.
@@ -54,6 +57,7 @@ class GLMResult:
     intercept: np.ndarray | float
     power: float | None = None
     alpha: float | None = None
+    active: np.ndarray | None = None
     # what models pickled by older versions lack
     _center: np.ndarray | None = None
     _has_offset = False
@@ -69,11 +73,12 @@ class GLMResult:
         if center is not None:
             intercept -= coef @ center
         self._columns, many = columns, family.name == "multinomial"
-        coef = coef[:, self._order]
+        coef = coef[:, order(columns)]
         self.coef, self.intercept = (coef, intercept) if many else (coef[0], float(intercept[0]))
         self.family, self.link, self.classes = family.name, family.link, classes
         if family.name in ("tweedie", "negative_binomial"):
             setattr(self, "power" if family.name == "tweedie" else "alpha", family.parameter)
+        self.active = None if solver.active is None else solver.active[:, order(columns)].reshape(self.coef.shape)
         self.converged, self.n_iter = bool(solver.converged), solver.n_iter
         self.loss, self.grad_norm = solver.loss, solver.grad_norm
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
@@ -114,8 +119,7 @@ class GLMResult:
                 "pass exposure=1.0 for none"
             )
         with one_blas_thread, np.errstate(over="ignore", invalid="ignore"):
-            coef = np.empty_like(np.atleast_2d(self.coef))
-            coef[:, self._order] = self.coef
+            coef = in_theta(np.atleast_2d(self.coef), self._columns)
             z = X.predictors(coef).reshape(-1, *self.coef.shape[:-1]) + self.intercept
         if not np.isfinite(z).all():
             X.check_finite("row")
@@ -140,7 +144,7 @@ class GLMResult:
         """The most probable class of each row, or for families of numbers the mean of y; NaN beyond an inverse link."""
         z = self.decision_function(X, offset, exposure)
         if self.classes is None:
-            return Family(self.family, self.link, None).inverse_link(z)
+            return self._formulas.mean(z)
         return self.classes[z.argmax(axis=1) if z.ndim == 2 else (z > 0).astype(np.intp)]
 
     def predict_proba(self, X, offset=None) -> np.ndarray:
@@ -150,9 +154,7 @@ class GLMResult:
                 f"family: expected binomial or multinomial for probabilities, got {self.family}; use predict"
             )
         z = self.decision_function(X, offset)
-        z = np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z
-        e = np.exp(z - z.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
+        return softmax(np.column_stack([-0.5 * z, 0.5 * z]) if z.ndim == 1 else z)
 
     def predict_interval(self, X, kind="confidence", level=0.95, offset=None, exposure=None, use_t=False) -> np.ndarray:
         """Intervals about the mean of y, (n, 2): lower and upper ends.
@@ -192,28 +194,28 @@ class GLMResult:
             raise ValueError(f"kind: expected 'confidence' or 'prediction', got {kind!r}")
         if self.family == "multinomial" or (kind == "prediction" and self.classes is not None):
             raise ValueError(f"family: expected one of numbers, got {self.family}; use predict_proba")
-        z, formulas = self.decision_function(X, offset, exposure), self._formulas
-        with importing:
-            from scipy import stats
+        X, formulas = self._read(X), self._formulas
+        z, use_t = self.decision_function(X, offset, exposure), flag("use_t", use_t)
         tail = 0.5 - 0.5 * level
         if kind == "prediction" and self.family != "gaussian":
             ends = [formulas.quantile(share, z, self.dispersion) for share in (tail, 1 - tail)]
             return np.column_stack(ends)
         variance = self._variance(X) + (self.dispersion if kind == "prediction" else 0.0)
-        exact = use_t or kind == "prediction"
-        margin = np.sqrt(variance) * (stats.t(self.df_resid) if exact else stats.norm).isf(tail)
+        df = self.df_resid if use_t or kind == "prediction" else None
+        margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        return np.sort(ends, axis=1)  # an inverse link turns them round
+        ends[np.isnan(ends) & (z > 0)[:, None]] = (
+            np.inf
+        )  # the linear predictor's interval leaves an inverse link's domain
+        return np.sort(ends, axis=1)  # which an inverse link turns round
 
     def _variance(self, X) -> np.ndarray:
-        """That of the linear predictor of each row."""
-        X, intercept = self._read(X), self._theta.shape[1] > self.coef.shape[-1]
-        parts = [np.empty(0)]
+        """That of the linear predictor of each row of a Design."""
+        covariance, parts = self.dispersion * self._unscaled, [np.empty(0)]
         with one_blas_thread:
-            for i, j in X.pieces(X.d):
-                rows = np.column_stack([X.block(i, j), np.ones(j - i)]) if intercept else X.block(i, j)
-                parts.append(np.einsum("ij,ij->i", rows @ self._covariance, rows))
+            for _, x in blocks(X, self._theta.shape[1] > X.d, self._center):
+                parts.append(np.einsum("ij,ij->i", x @ covariance, x))
         return np.concatenate(parts)
 
     # -- what is inferred from the data, computed when asked for
@@ -235,11 +237,6 @@ class GLMResult:
         """Deviance and other sums over the rows."""
         with one_blas_thread:
             return measured(self._formulas, self._given("deviance"), self._theta, self._center, self.df_resid)
-
-    @property
-    def _order(self):
-        """Where the coefficients stand in theta."""
-        return slice(None) if self._columns is None else order(self._columns)
 
     @property
     def names(self) -> list[str]:
@@ -265,9 +262,10 @@ class GLMResult:
 
     @property
     def _n_free(self) -> int:
-        """Parameters, less those that softmax does not see."""
+        """Parameters, less those at a bound and those that softmax does not see."""
         k, q = self._theta.shape
-        return q if k == 1 else (k - 1) * q
+        held = 0 if self.active is None else int(self.active.sum())
+        return q - held if k == 1 else (k - 1) * q - held
 
     @property
     def aic(self) -> float:
@@ -301,7 +299,7 @@ class GLMResult:
         if (self.family, self.link) not in NOT_CANONICAL:
             return self._hessian
         data = self._given("covariance")
-        with one_blas_thread:
+        with one_blas_thread, np.errstate(all="ignore"):
             return self._penalized(expected_information(self._formulas, data, self._theta, self._center))
 
     def _penalized(self, matrix) -> np.ndarray:
@@ -328,36 +326,52 @@ class GLMResult:
             return basis.T @ matrix @ basis if back else basis @ matrix @ basis.T
 
     @computed_once
-    def _covariance(self) -> np.ndarray:
-        """`covariance` by theta."""
+    def _unscaled(self) -> np.ndarray:
+        """The inverse of the information, about the center, for softmax over the directions that it sees."""
         with one_blas_thread:
-            inverse = self._by_columns(self._inverse(self._information))
-            return self.dispersion * self._contrasts(inverse, back=True)
+            return self._inverse(self._information)
 
     @computed_once
     def covariance(self) -> np.ndarray:
         """Dispersion times the inverse expected Hessian of the objective, rows and columns as in `hessian`.
 
         For a canonical link, and so for gaussian, binomial, multinomial and poisson, that is `hessian` itself. With a
-        penalty it is no longer the covariance of an unbiased estimate. For multinomial it is the covariance of the
-        parameters whose sum over the classes is 0.
+        penalty it is no longer the covariance of an unbiased estimate. It is 0 for coefficients at a bound, as if they
+        were known. For multinomial it is the covariance of the parameters whose sum over the classes is 0.
         """
-        return self._ordered(self._covariance)
+        with one_blas_thread:
+            return self._ordered(self.dispersion * self._contrasts(self._by_columns(self._unscaled), back=True))
 
     def _inverse(self, matrix) -> np.ndarray:
-        """Of a Hessian by theta, for softmax over the directions that it sees."""
+        """Of a Hessian by theta, 0 for what is held at a bound; for softmax over the directions that it sees."""
         with importing:
             from scipy.linalg import cho_factor, cho_solve
 
-        reduced = self._contrasts(matrix)
-        return cho_solve(cho_factor(reduced), np.eye(len(reduced)))
+        reduced, free = self._contrasts(matrix), self._free
+        inverse = cho_solve(cho_factor(reduced[np.ix_(free, free)]), np.eye(int(free.sum())))
+        whole = np.zeros_like(reduced)
+        whole[np.ix_(free, free)] = inverse
+        return whole
+
+    @property
+    def _free(self) -> np.ndarray:
+        """Which parameters, by theta, are not held at a bound; for softmax all directions that it sees."""
+        free = np.full(self._theta.shape, True)
+        if self.active is not None:
+            free[:, : self.coef.shape[-1]] = in_theta(~np.atleast_2d(self.active), self._columns)
+        if len(free) == 1:
+            return free[0]
+        if not free.all():
+            raise ValueError("covariance: expected no coefficient of a multinomial at a bound, got some; drop bounds")
+        return free[1:].reshape(-1)
 
     def _ordered(self, matrix) -> np.ndarray:
         """A matrix by theta, rows and columns in the order of the coefficients."""
-        if isinstance(self._order, slice):
-            return matrix
         k, q = self._theta.shape
-        places = np.append(self._order, np.arange(len(self._order), q))
+        places = order(self._columns)
+        if isinstance(places, slice):
+            return matrix
+        places = np.append(places, np.arange(len(places), q))
         places = (np.arange(k)[:, None] * q + places).reshape(-1)
         return matrix[np.ix_(places, places)]
 
@@ -377,7 +391,7 @@ class GLMResult:
     def _robust(self, cov_type, codes) -> np.ndarray:
         """Scores, summed in squares, between two inverse Hessians."""
         fitted = (self._formulas, self._given("covariance"), self._theta, self._center)
-        with one_blas_thread:
+        with one_blas_thread, np.errstate(all="ignore"):
             inverse = self._inverse(self._hessian)
             squares = self._contrasts(squares_of_scores(*fitted, cov_type, inverse, codes))
             factor = correction(cov_type, self.nobs, self._n_free, 0 if codes is None else codes.max() + 1)
@@ -438,13 +452,15 @@ class GLMResult:
             raise ValueError(f"groups: expected {wanted}, got {type(groups).__name__}; cov_type='cluster' takes them")
         if self.family == "multinomial" and ROBUST.get(cov_type):
             raise ValueError(f"cov_type: expected nonrobust, HC0, HC1 or cluster for multinomial, got {cov_type!r}")
-        df_t = float(self.df_resid) if use_t else None
-        if cov_type == "nonrobust":
-            covariance = self.covariance
-        else:
-            codes = None if groups is None else group_codes(groups, self._given("covariance"))
-            covariance = self._robust(cov_type, codes)
-            df_t = float(codes.max()) if use_t and codes is not None else df_t
+        codes = None if groups is None else group_codes(groups, self._given("covariance"))
+        covariance = self.covariance if cov_type == "nonrobust" else self._robust(cov_type, codes)
+        df_t = None
+        if use_t:
+            df_t = float(self.df_resid if codes is None else codes.max())
+        if self.active is not None:
+            held = np.flatnonzero(self.active)
+            covariance = covariance.copy()
+            covariance[held], covariance[:, held] = np.nan, np.nan
         names, classes = self.names, [None] if self.family != "multinomial" else self.classes
         names = [*names, "intercept"] if self._theta.shape[1] > len(names) else names
         coef = np.column_stack([np.atleast_2d(self.coef), np.atleast_1d(self.intercept)])[:, : len(names)]
@@ -455,6 +471,6 @@ class GLMResult:
             cov_type,
             level,
             df_t,
-            measures(self, cov_type),
+            measures(self, cov_type if codes is None else f"{cov_type}, {codes.max() + 1} groups"),
             notes(self),
         )

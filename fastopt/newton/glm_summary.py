@@ -5,6 +5,7 @@ from textwrap import wrap
 import numpy as np
 
 from fastopt._forks import importing
+from fastopt.newton.glm_families import special, tail_quantile
 
 COLUMNS = ("coef", "std err", "z", "P>|z|", "lower", "upper")
 
@@ -33,17 +34,14 @@ class GLMSummary:
     """
 
     def __init__(self, names, coef, covariance, cov_type, level, df_t, measures, notes):
-        with importing:
-            from scipy import stats
-
         self.names, self.coef, self.covariance, self.cov_type = names, coef, covariance, cov_type
         self.level, self.df_t, self.measures, self.notes = level, df_t, measures, notes
-        distribution = stats.norm if df_t is None else stats.t(df_t)
         with np.errstate(invalid="ignore", divide="ignore"):
             self.standard_errors = np.sqrt(np.diagonal(covariance))
             self.z_values = coef / self.standard_errors
-            self.p_values = 2 * distribution.sf(np.abs(self.z_values))
-            margin = distribution.ppf(0.5 + 0.5 * level) * self.standard_errors
+            beyond = -np.abs(self.z_values)
+            self.p_values = 2 * (special().ndtr(beyond) if df_t is None else special().stdtr(df_t, beyond))
+            margin = tail_quantile(0.5 - 0.5 * level, df_t) * self.standard_errors
         self.confidence_intervals = np.column_stack([coef - margin, coef + margin])
 
     def to_frame(self):
@@ -112,6 +110,8 @@ def notes(fit) -> list[str]:
     """What is unusual about a fit."""
     terms = [name for name, has in (("offset", fit._has_offset), ("log(exposure)", fit._has_exposure)) if has]
     levels = [f"{c.name} = {c.levels[0]}" for c in fit._columns or () if c.levels is not None]
+    held = fit.active is not None and fit.active.any()
+    classes = [None] if fit.classes is None else fit.classes.tolist()
     every = (
         ("The fit has not converged: nothing here holds.", not fit.converged),
         (
@@ -119,6 +119,8 @@ def notes(fit) -> list[str]:
             "Standard errors and tests take the penalty for part of the likelihood.",
             fit._l2 > 0,
         ),
+        ("Coefficients at a bound have no standard error; those of the others take them as known.", held),
+        (f"Coefficients are those of the log-odds of {classes[-1]!r}.", fit.family == "binomial" and classes != [0, 1]),
         (f"Reference levels: {', '.join(levels)}.", levels),
         (f"Linear predictors include {' and '.join(terms)}, without a coefficient.", terms),
         ("A row of weight w has the variance of the others over w.", fit._weighted),
