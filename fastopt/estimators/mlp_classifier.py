@@ -70,7 +70,7 @@ class MLPClassifier(ClassifierMixin, MLP):
     standardize : bool
         Center the columns of X and divide them by their deviations in the first fit, in the network's first layer.
     init : str or None
-        How the weights start, see `nn.Dense`; by default as the activation wants it.
+        How the weights start, see `nn.Dense`: Glorot's rule, as in scikit-learn; None for the default there.
     solver_options : dict or None
         Options of the rule in `fastopt.optim` besides, such as ``{"weight_decay": 0.01}`` or ``{"max_norm": 1.0}``.
     dtype : {"float32", "float64"}
