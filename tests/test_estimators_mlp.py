@@ -547,6 +547,15 @@ BAD = {  # a call that fails, by how its message begins; X, classes c, two label
     "y: expected labels of the classes [0, 1, 2], got ['x']": lambda X, c, two, v: (
         plain().fit(X, c).partial_fit(X, ["x"] * 120)
     ),
+    "y: expected labels of the classes ['a', 'b', 'c'], got [0, 1, 2]": lambda X, c, two, v: (
+        plain().fit(X, np.array(["a", "b", "c"], object)[c]).partial_fit(X, c)
+    ),
+    "class_weight: expected some rows of a weight above 0": lambda X, c, two, v: plain(
+        class_weight={0: 0, 1: 0, 2: 0}
+    ).fit(X, c),
+    "validation_fraction: got 0.01 of 120 rows": lambda X, c, two, v: plain(
+        early_stopping=True, validation_fraction=0.01
+    ).fit(X, c),
     "class_weight: expected a dict or None for partial_fit": lambda X, c, two, v: plain(
         class_weight="balanced"
     ).partial_fit(X, c, classes=[0, 1, 2]),
@@ -554,13 +563,14 @@ BAD = {  # a call that fails, by how its message begins; X, classes c, two label
     "y: expected 2 values a row, as in the first fit, got (120": lambda X, c, two, v: (
         MLPRegressor(max_iter=1).fit(X, v).partial_fit(X, v[:, 0])
     ),
+    "y: expected real numbers, got dtype <U1": lambda X, c, two, v: MLPRegressor().fit(X, ["1", "2"] * 60),
     "y: expected values whose squares are numbers": lambda X, c, two, v: MLPRegressor().fit(X, 1e300 * v),
 }
 
 
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_one_error_that_says_what_it_was(message, data):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         BAD[message](*data)
 
 

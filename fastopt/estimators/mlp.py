@@ -38,8 +38,8 @@ RULES = {name.lower(): getattr(optim, name) for name in optim.__all__ if name no
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in core.ACTIVATIONS if name != "softmax"}}
 RATES = ("constant", "invscaling", "adaptive")
 MOMENTS = (0.9, 0.999)  # betas of the rules that scikit-learn's beta_1 and beta_2 are for
-# A penalty costs a step least as the weight decay of a rule, 5 % of a small network's where that of a layer costs 15:
-# unless the rule's decay is no penalty, or the caller's.
+# The penalty is the weight decay of the rule, which costs a step of a small network 5 % where that of a layer costs 15.
+# It is that of the layers where the rule's decay is decoupled from the gradient, or the caller sets it.
 DECOUPLED, DECAYS = (optim.AdamW, optim.Lion), {"weight_decay", "decoupled_weight_decay"}
 MAY_CHANGE = ("alpha", "batch_size", "solver", "solver_options")  # between fits that go on
 
@@ -177,7 +177,11 @@ class MLP(BaseEstimator):
         """Rows to train on and, at random but with the same share of each class, rows to hold out."""
         X, codes, weights = rows
         share, labels = self.validation_fraction, codes if codes.dtype.kind == "i" and codes.ndim == 1 else None
-        parts = train_test_split(np.arange(len(X)), test_size=share, random_state=seed, stratify=labels)
+        try:
+            parts = train_test_split(np.arange(len(X)), test_size=share, random_state=seed, stratify=labels)
+        except ValueError as error:  # too few rows, of a class or in all
+            way_out = "pass another share, or X_val and y_val"
+            raise ValueError(f"validation_fraction: got {share} of {len(X)} rows: {error}; {way_out}") from None
         kept, held = (Rows(X[r], codes[r], None if weights is None else weights[r]) for r in parts)
         if len(held.X) < 2 or not all(part.weights is None or part.weights.any() for part in (kept, held)):
             got = f"{len(held.X)} of {len(X)}"

@@ -1,7 +1,7 @@
 """How training goes, epoch by epoch, and when it ends: scikit-learn's rules for its own networks.
 
 An epoch counts as better if the training loss falls by more than `tol`, or with early stopping if the score of the
-validation rows does not fall short of the best one by more than that. After more than `patience` epochs that are not,
+validation rows rises by as much above the best one. After more than `n_iter_no_change` epochs in a row that are not,
 training ends, or with an adaptive learning rate goes on at a fifth of it.
 """
 

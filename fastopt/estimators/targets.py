@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import column_or_1d
 
 from fastopt import metrics
+from fastopt._arrays import as_numbers
 from fastopt._labels import class_labels
 
 
@@ -26,11 +27,14 @@ class Classes:
         """The number of each row's class; ValueError for a label that is none."""
         y = column_or_1d(y, warn=True)
         labels, codes = class_labels(name, y, len(y))
-        places = np.searchsorted(self.classes, labels)
-        known = (places < len(self.classes)) & (self.classes[np.minimum(places, len(self.classes) - 1)] == labels)
+        try:
+            places = np.searchsorted(self.classes, labels)
+            known = (places < len(self.classes)) & (self.classes[np.minimum(places, len(self.classes) - 1)] == labels)
+        except TypeError:  # text beside numbers
+            known = np.zeros(len(labels), bool)
         if not known.all():
             raise ValueError(
-                f"{name}: expected labels of the classes {self.classes.tolist()}, got {labels[~known].tolist()}"
+                f"{name}: expected labels of the classes {self.classes.tolist()}, got {labels[~known][:5].tolist()}"
             )
         return places[codes.astype(np.intp)]
 
@@ -85,7 +89,7 @@ class Values:
     out_activation = "identity"
 
     def __init__(self, y, weights, loss):
-        columns = y.reshape(len(y), -1).astype(np.float64)
+        columns = as_numbers("y", y).reshape(len(y), -1).astype(np.float64)
         self.flat, self.outputs, self.loss = y.ndim == 1, columns.shape[1], loss
         self.mean = np.average(columns, axis=0, weights=weights)
         with np.errstate(over="ignore"):
@@ -98,7 +102,7 @@ class Values:
 
     def codes(self, name, y) -> np.ndarray:
         """The values as columns, in units of the network."""
-        columns = y.reshape(len(y), -1)
+        columns = as_numbers(name, y).reshape(len(y), -1)
         if columns.shape[1] != self.outputs:
             raise ValueError(f"{name}: expected {self.outputs} values a row, as in the first fit, got {y.shape}")
         return (columns - self.mean) / self.deviation

@@ -40,4 +40,7 @@ def with_class_weights(weights, of_class, codes) -> np.ndarray | None:
     """The weights of rows times those of their classes; None stands for ones."""
     if of_class is None:
         return weights
-    return of_class[codes] if weights is None else weights * of_class[codes]
+    weights = of_class[codes] if weights is None else weights * of_class[codes]
+    if not weights.any():
+        raise ValueError("class_weight: expected some rows of a weight above 0, got only rows of weight 0")
+    return weights
