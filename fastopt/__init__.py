@@ -2,8 +2,10 @@
 
 NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
 kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores,
-`newton` the second order.
+`newton` the second order. `estimators` has scikit-learn's interface; it loads when it is asked for.
 """
+
+import importlib
 
 from fastopt import functional, metrics, newton, nn, optim, schedules
 from fastopt._version import __version__
@@ -23,3 +25,9 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name):
+    if name == "estimators":  # which needs scikit-learn
+        return importlib.import_module("fastopt.estimators")
+    raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

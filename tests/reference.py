@@ -682,8 +682,12 @@ def augment(x, most, flips, seed, step=0):
 # ---------------------------------------------------------------- generalized linear models
 
 
-def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):
-    """Loss, gradient (k, q) and Hessian (k q, k q) of theta (k, q), whose last column is the intercept if q = d + 1."""
+def glm(family, theta, X, y, weight, l2=0.0, offset=0.0, parameter=None):
+    """Loss, gradient (k, q) and Hessian (k q, k q) of theta (k, q), whose last column is the intercept if q = d + 1.
+
+    parameter: p, the power of tweedie, or alpha of negative_binomial.
+    """
+    p = a = GLM_PARAMETERS.get(family) if parameter is None else parameter
     d, (k, q) = X.shape[1], theta.shape
     rows = np.hstack([X, np.ones((len(X), q - d))]).astype(float)
     z = rows @ theta.T + offset
@@ -699,6 +703,18 @@ def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):
             "gaussian": lambda: ((z - y) ** 2 / 2, z - y, np.ones_like(z)),
             "binomial": lambda: (np.logaddexp(0, z) - y * z, sigmoid(z) - y, sigmoid(z) * sigmoid(-z)),
             "poisson": lambda: (np.exp(z) - y * z, np.exp(z) - y, np.exp(z)),
+            "gamma": lambda: (y * np.exp(-z) + z, 1 - y * np.exp(-z), y * np.exp(-z)),
+            "gamma_inverse": lambda: (y * z - np.log(z), y - 1 / z, 1 / z**2),
+            "tweedie": lambda: (
+                y * np.exp((1 - p) * z) / (p - 1) + np.exp((2 - p) * z) / (2 - p),
+                np.exp((2 - p) * z) - y * np.exp((1 - p) * z),
+                (2 - p) * np.exp((2 - p) * z) + (p - 1) * y * np.exp((1 - p) * z),
+            ),
+            "negative_binomial": lambda: (
+                (y + 1 / a) * np.logaddexp(0, z + np.log(a)) - y * z,
+                (np.exp(z) - y) / (1 + a * np.exp(z)),
+                (1 + a * y) * np.exp(z) / (1 + a * np.exp(z)) ** 2,
+            ),
         }[family]()
         slope, curvature = slope[:, None], curvature[:, None, None]
     ridge = np.tile([l2] * d + [0.0] * (q - d), (k, 1))
@@ -707,7 +723,8 @@ def glm(family, theta, X, y, weight, l2=0.0, offset=0.0):
     return float(weight @ loss + (ridge * theta**2).sum() / 2), grad, hessian + np.diag(ridge.reshape(-1))
 
 
-FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
+FAMILIES = ("gaussian", "binomial", "poisson", "multinomial", "gamma", "tweedie", "negative_binomial")
+GLM_PARAMETERS = {"tweedie": 1.5, "negative_binomial": 1.0}
 ACTIVATIONS = {f.__name__: f for f in (identity, relu, leaky_relu, tanh, sigmoid, gelu, silu, softmax)}
 DERIVATIVES = {
     name: globals()[f"{name}_derivative"] for name in ACTIVATIONS if name != "softmax"

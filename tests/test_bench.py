@@ -412,7 +412,7 @@ def test_every_side_that_is_installed_runs(topic, hasty):
 # ---------------------------------------------------------------- over commits
 
 
-@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t != "limits"])
+@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "estimators")])  # scikit-learn's own
 def test_asv_prepares_and_runs_every_case_without_any_peer(topic, asv, alone):
     benchmark, threads = asv(topic).Cases(), fo.get_num_threads()
     for what in benchmark.params[1]:

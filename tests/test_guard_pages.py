@@ -81,8 +81,26 @@ def run_glm(place, dtype, n, width, family):
     k = 3 if family == "multinomial" else 1
     x, y, weights = place(normal(dtype, (n, width))[0]), place(np.arange(n) % 3.0 % 2), place(np.ones(n))
     theta, grad, product, hessian = map(place, normal(float, *[(k, width + 1)] * 3, (k * (width + 1),) * 2))
-    data = core.GlmData(family, x, y, weights, k, True)
+    data = core.GlmData(family, x, y, weights, k, True, parameter=1.5)
     data.value(theta / width, grad, hessian)
+    data.product(theta, product)
+    return grad, product, np.tril(hessian)
+
+
+def run_glm_entries(place, dtype, n, width, family, kind):
+    k, m = 3 if family == "multinomial" else 1, 7
+    x, y = place(normal(dtype, (n, width))[0]), place(np.arange(n) % 3.0 % 2)
+    columns, values, starts = np.arange(3 * n, dtype=np.int32) % 9, None, None  # 8 is none of the 7
+    if kind == "sparse":
+        starts = np.arange(n + 1) * 3
+        starts[-1] -= 2
+        columns, values = place(np.sort(columns.reshape(n, 3)).reshape(-1)[:-2]), place(normal(float, (3 * n - 2,))[0])
+        starts = place(starts)
+    q = width + m + 1
+    theta, grad, product, hessian = map(place, normal(float, *[(k, q)] * 3, (k * q,) * 2))
+    entries = place(columns) if kind == "codes" else columns, values, starts, m
+    data = core.GlmData(family, x, y, None, k, True, parameter=1.5, entries=entries)
+    data.value(theta / q, grad, hessian)
     data.product(theta, product)
     return grad, product, np.tril(hessian)
 
@@ -386,6 +404,13 @@ def test_generalized_linear_models_stay_inside(family, dtype, place):
     for width in WIDTHS[::2]:
         for n in (3, 17, 130):
             check(run_glm, place, dtype, n, width, family)
+
+
+@pairwise(family=FAMILIES, kind=["codes", "sparse"], dtype=DTYPES, place=PLACES)
+def test_entries_of_generalized_linear_models_stay_inside(family, kind, dtype, place):
+    for width in [0, *WIDTHS[::4]]:
+        for n in (3, 17, 130):
+            check(run_glm_entries, place, dtype, n, width, family, kind)
 
 
 INTERIM = [(rule, {"momentum": 0.9, "nesterov": "interim"}) for rule in ("SGD", "RMSprop")]

@@ -14,18 +14,20 @@ import scipy.optimize
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pairs import pairwise
-from reference import DTYPES, FAMILIES, glm
+from reference import DTYPES, FAMILIES, GLM_PARAMETERS, glm
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, TweedieRegressor
 
 import fastopt as fo
 from fastopt._kernels import core
 from fastopt.newton import glm as fit_glm
+from fastopt.newton.glm_data import LINKS
 
 RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 TIGHT = {"tol": 1e-12}
 
 every = pytest.mark.parametrize("family", FAMILIES)
+kernels = pytest.mark.parametrize("family", core.FAMILIES)
 
 
 def problem(family, n=400, d=6, k=4, seed=0, signal=1.0, dtype=np.float64):
@@ -35,11 +37,24 @@ def problem(family, n=400, d=6, k=4, seed=0, signal=1.0, dtype=np.float64):
     z = 0.3 + X @ rng.normal(size=d) * signal / np.sqrt(d)
     if family == "gaussian":
         return X, z + rng.normal(size=n)
+    mean = np.exp(z)
     if family == "poisson":
-        return X, rng.poisson(np.exp(z)).astype(float)
+        return X, rng.poisson(mean).astype(float)
+    if family in ("gamma", "gamma_inverse"):
+        return X, rng.gamma(2, mean / 2)
+    if family == "tweedie":
+        return X, np.where(rng.uniform(size=n) < 0.3, 0, rng.gamma(2, mean / 1.4))
+    if family == "negative_binomial":
+        return X, rng.negative_binomial(1, 1 / (1 + mean)).astype(float)
     if family == "binomial":
         return X, (rng.uniform(size=n) < 1 / (1 + np.exp(-z))).astype(float)
     return X, (X @ rng.normal(size=(d, k)) * signal + rng.gumbel(size=(n, k))).argmax(axis=1).astype(float)
+
+
+def some_of_each(family, y):
+    """Let few rows have what a family needs: every class, and a count."""
+    if family not in ("gaussian", "gamma"):
+        y[:3] = [1, 0, 2 if family == "multinomial" else 1][: len(y)]
 
 
 def as_theta(fit):
@@ -55,7 +70,12 @@ def gradient_of(fit, family, X, y, weight=None, l2=1.0):
 
 
 def test_the_oracle_knows_every_family():
-    assert set(FAMILIES) == set(core.FAMILIES)
+    assert (*FAMILIES[:5], "gamma_inverse", *FAMILIES[5:]) == core.FAMILIES
+    assert set(FAMILIES) == set(LINKS)
+
+
+def bound(family, X, y, weight, k, intercept):
+    return core.GlmData(family, X, y, weight, k, intercept, parameter=GLM_PARAMETERS.get(family, 0))
 
 
 def check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype):
@@ -64,11 +84,13 @@ def check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype):
     rng = np.random.default_rng(n)
     weight = rng.uniform(0, 2, n) if weighted else None
     theta, v = rng.normal(size=(2, k, d + intercept)) / np.sqrt(d)
-    data, grad, out = core.GlmData(family, X, y, weight, k, intercept), np.empty_like(theta), np.empty_like(theta)
+    if family == "gamma_inverse":  # predictors above 0
+        X, theta = np.abs(X), np.abs(theta) + 0.1
+    data, grad, out = bound(family, X, y, weight, k, intercept), np.empty_like(theta), np.empty_like(theta)
     hessian = np.zeros((theta.size, theta.size), hessian_dtype)
     got = data.value(theta, grad, hessian)
     loss, want_grad, want = glm(family, theta, X, y, np.ones(n) if weight is None else weight)
-    assert got == pytest.approx(loss, rel=1e-13, abs=1e-13)
+    assert got == pytest.approx(loss, rel=1e-13, abs=1e-13 * n)
     np.testing.assert_allclose(grad, want_grad, rtol=0, atol=1e-13 * max(n, np.abs(want_grad).max()))
     rtol = RTOL[np.dtype(hessian_dtype)]
     np.testing.assert_allclose(np.tril(hessian), np.tril(want), rtol=0, atol=rtol * max(1, np.abs(want).max()))
@@ -83,7 +105,7 @@ def check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype):
 
 
 @given(
-    st.sampled_from(FAMILIES),
+    st.sampled_from(core.FAMILIES),
     st.integers(1, 200),
     st.integers(1, 60),
     st.integers(2, 5),
@@ -95,24 +117,28 @@ def check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype):
 @example("binomial", 1, 1, 2, False, np.float64, False, np.float64)
 @example("multinomial", 16, 24, 5, True, np.float32, True, np.float32)
 @example("poisson", 65, 49, 2, True, np.float32, False, np.float64)
+@example("gamma_inverse", 65, 3, 2, True, np.float64, True, np.float64)
+@example("tweedie", 65, 3, 2, True, np.float64, True, np.float64)
 def test_loss_gradient_hessian_and_products_equal_the_oracle(
     family, n, d, k, intercept, dtype, weighted, hessian_dtype
 ):
     check_kernel(family, n, d, k, intercept, dtype, weighted, hessian_dtype)
 
 
-@every
+@kernels
 @pytest.mark.parametrize("shape", [(3001, 50), (700, 131), (40, 300)], ids=str)
 def test_many_rows_and_columns_equal_the_oracle(family, shape, dtype):
     check_kernel(family, *shape, 3, True, np.float64, True, dtype)
 
 
-@every
+@kernels
 def test_the_gradient_and_the_hessian_are_differences_of_the_loss(family):
     X, y = problem(family, 50, 4, 3)
     k = 3 if family == "multinomial" else 1
-    data = core.GlmData(family, X, y, None, k, True)
     theta = np.random.default_rng(1).normal(size=(k, 5)) / 3
+    if family == "gamma_inverse":
+        X, theta = np.abs(X), np.abs(theta)
+    data = bound(family, X, y, None, k, True)
     grad, hessian, ends = np.empty_like(theta), np.zeros((theta.size, theta.size)), np.empty((2, *theta.shape))
     data.value(theta, grad, hessian)
     full = np.tril(hessian) + np.tril(hessian, -1).T
@@ -158,21 +184,24 @@ def test_bits_do_not_depend_on_the_team(family, shape, dtype):
 # ---------------------------------------------------------------- fits
 
 
+POWERS = {"poisson": 1, "tweedie": 1.5, "gamma": 2}
+
+
 def sklearn_fit(family, X, y, weight, l2, intercept):
     if family == "gaussian":
         return Ridge(alpha=l2, fit_intercept=intercept, solver="cholesky").fit(X, y, weight)
-    if family == "poisson":
+    if family in POWERS:
         total = len(X) if weight is None else weight.sum()
-        return PoissonRegressor(alpha=l2 / total, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12).fit(
-            X, y, weight
-        )
+        how = {"link": "log", "solver": "newton-cholesky", "tol": 1e-12}
+        model = TweedieRegressor(power=POWERS[family], alpha=l2 / total, fit_intercept=intercept, **how)
+        return model.fit(X, y, weight)
     model = LogisticRegression(C=1 / l2, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is asked for more than it needs
         return model.fit(X, y, weight)
 
 
-@every
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "negative_binomial"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_coefficients_equal_scikit_learns(family, intercept, weighted):
@@ -238,8 +267,7 @@ def test_the_dtype_of_the_hessian_does_not_change_the_solution(family, dtype_of)
 @pytest.mark.parametrize("shape", [(30, 200), (3, 4), (1, 9)], ids=str)
 def test_fewer_rows_than_columns_are_solved_among_the_rows(family, shape):
     X, y = problem(family, *shape, 3)
-    if family != "gaussian":
-        y[: min(3, len(y))] = [1, 0, 2][: min(3, len(y))] if family == "multinomial" else [1, 0, 1][: min(3, len(y))]
+    some_of_each(family, y)
     if len(X) == 1 and family in ("binomial", "multinomial"):
         pytest.skip("one row has one class")
     fit = fit_glm(X, y, family, 2.0)
@@ -266,7 +294,7 @@ def test_rows_of_weight_zero_may_be_anywhere(family):
     weight, offset = np.ones(len(X)), np.zeros((len(X), 3) if family == "multinomial" else len(X))
     want = fit_glm(X[20:], y[20:], family, **TIGHT)
     weight[:20], X[:20], offset[:20] = 0, 1e12, 1e6
-    if family in ("gaussian", "poisson"):
+    if family not in ("binomial", "multinomial"):
         y[:20] = 1e200
     got = fit_glm(X, y, family, sample_weight=weight, offset=offset, **TIGHT)
     assert got.converged
@@ -355,7 +383,7 @@ def test_an_offset_is_part_of_the_linear_predictor(family, shape, intercept, way
     for name, value in WAYS[way].items():
         monkeypatch.setattr(fo.newton.glm_solver, name, value)
     X, y = problem(family, *shape, 3)
-    y[:3] = [1, 0, 2] if family == "multinomial" else [1, 0, 1]
+    some_of_each(family, y)
     many = family == "multinomial"
     offset, weight = offsets(len(X), 3 if many else 0), np.random.default_rng(1).uniform(0.1, 2, len(X))
     fit = fit_glm(X, y, family, 0.7, intercept, weight, offset=offset)
@@ -410,16 +438,153 @@ def test_a_model_fitted_with_an_offset_does_not_predict_without_one():
     np.testing.assert_allclose(plain.predict(X, offset=offset), plain.predict(X) * np.exp(offset))
 
 
+def test_an_exposure_is_an_offset_by_its_logarithm():
+    X, y = problem("poisson")
+    offset = offsets(len(X))
+    fit = fit_glm(X, y, "poisson", offset=offset, exposure=np.exp(offset))
+    want = fit_glm(X, y, "poisson", offset=2 * offset)
+    np.testing.assert_allclose(as_theta(fit), as_theta(want), rtol=1e-9)
+    np.testing.assert_allclose(fit.predict(X, offset, np.exp(offset)), want.predict(X, 2 * offset), rtol=1e-9)
+    number = fit_glm(X, y, "poisson", exposure=10)
+    np.testing.assert_allclose(number.predict(X, exposure=10.0), fit_glm(X, y, "poisson").predict(X), rtol=1e-9)
+    for model in (number, pickle.loads(pickle.dumps(number))):
+        with pytest.raises(ValueError, match=r"exposure: expected one, for the model .* pass exposure=1\.0 for none"):
+            model.predict(X)
+    with pytest.raises(ValueError, match="exposure: expected a family with the link 'log'"):
+        fit_glm(*problem("binomial")).predict(X, exposure=1.0)
+
+
+# ---------------------------------------------------------------- gamma, tweedie, negative binomial
+
+
+def positive_problem(n=300, d=3):
+    """X and y of a gamma whose inverse means are linear in X."""
+    rng = np.random.default_rng(3)
+    X = rng.uniform(0, 1, (n, d))
+    return X, rng.gamma(4, 1 / (X @ np.arange(1, d + 1) + 0.2) / 4)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_inverse_link_of_gamma_stays_in_its_domain(intercept, way, monkeypatch):
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(fo.newton.glm_solver, name, value)
+    X, y = positive_problem()
+    weight, offset = np.random.default_rng(1).uniform(0, 2, len(X)), np.linspace(-0.1, 0.3, len(X))
+    weight[:9], y[:9] = 0, 1e300
+    fit = fit_glm(X, y, "gamma", 0.1, intercept, weight, link="inverse", offset=offset)
+    theta = as_theta(fit) if intercept else np.atleast_2d(fit.coef)
+    loss, grad, hessian = glm("gamma_inverse", theta, X, y * (weight > 0), weight, 0.1, offset[:, None])
+    assert fit.converged
+    assert np.abs(grad).max() <= 1e-8 * weight.sum()
+    assert fit.loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(fit.hessian, hessian, rtol=1e-10)
+    np.testing.assert_allclose(fit.predict(X, offset), 1 / (X @ fit.coef + fit.intercept + offset))
+
+
+def test_beyond_the_domain_of_an_inverse_link_there_is_no_mean():
+    fit = fit_glm(*positive_problem(), "gamma", link="inverse")
+    means = fit.predict([[1.0, 1.0, 1.0], [-9.0, -9.0, -9.0]])
+    np.testing.assert_array_equal(np.isnan(means), [False, True])
+
+
+def test_a_start_in_the_domain_of_the_inverse_link_is_found_by_a_linear_program_or_refused():
+    X, y = positive_problem(60, 2)
+    X[0] = -0.01, 0.02  # where a step of least squares goes wrong
+    y[1:], y[0] = 1e3, 1e-3
+    fit = fit_glm(X, y, "gamma", 0.0, False, link="inverse")
+    assert fit.converged
+    assert (X @ fit.coef > 0).all()
+    with pytest.raises(ValueError, match="X: expected rows whose linear predictors can all be above 0"):
+        fit_glm(np.vstack([X, -X]), np.append(y, y), "gamma", fit_intercept=False, link="inverse")
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "theta"),
+    [
+        ("gamma", {}, [0.295457674171, -0.281919799458, -0.561262748024]),
+        ("gamma", {"link": "inverse"}, [0.0467224533469, -0.0284927429857, 0.38693037649]),
+        ("tweedie", {"power": 1.3}, [0.376348708042, -0.294689177863, -0.388010791493]),
+        ("negative_binomial", {"alpha": 0.7}, [0.340620290291, -0.313535492428, -0.705678230446]),
+    ],
+)
+def test_coefficients_equal_statsmodels(family, options, theta):
+    rng = np.random.default_rng(0)
+    X, offset = rng.normal(size=(200, 2)), rng.normal(1, 1, size=200)
+    mean = np.exp(X @ [0.3, -0.2] - 0.5 + offset)
+    y = {"gamma": rng.gamma(2, mean / 2)}
+    y["tweedie"] = np.where(rng.uniform(size=200) < 0.3, 0, rng.gamma(2, mean / 1.4))
+    y["negative_binomial"] = rng.negative_binomial(2, 2 / (2 + mean))
+    if "link" in options:
+        X, offset = np.abs(X), 0.0
+    fit = fit_glm(X, y[family], family, 0.0, offset=offset, **options, **TIGHT)
+    np.testing.assert_allclose(as_theta(fit)[0], theta, rtol=1e-9)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_powers_1_and_2_of_tweedie_are_poisson_and_gamma(power):
+    X, y = problem("gamma")
+    fit, want = fit_glm(X, y, "tweedie", power=power), fit_glm(X, y, "poisson" if power == 1 else "gamma")
+    np.testing.assert_array_equal(as_theta(fit), as_theta(want))
+    assert (fit.family, fit.link, fit.power, fit.alpha) == ("tweedie", "log", power, None)
+    near = fit_glm(X, y, "tweedie", power=power + (1e-7 if power == 1 else -1e-7), **TIGHT)
+    np.testing.assert_allclose(as_theta(near), as_theta(want), rtol=1e-4)
+
+
+def test_a_small_alpha_makes_a_negative_binomial_poisson():
+    X, y = problem("poisson")
+    fit, want = fit_glm(X, y, "negative_binomial", alpha=1e-10, **TIGHT), fit_glm(X, y, "poisson", **TIGHT)
+    np.testing.assert_allclose(as_theta(fit), as_theta(want), rtol=1e-7)
+    assert (fit.family, fit.link, fit.power, fit.alpha) == ("negative_binomial", "log", None, 1e-10)
+
+
+def test_a_negative_binomial_is_stable_far_from_its_mean():
+    X, y = np.array([[-700.0], [-40.0], [0.0], [40.0], [700.0]]), np.array([0.0, 3.0, 1e8, 5.0, 2.0])
+    for alpha in (1e-8, 1.0, 1e8):
+        data = core.GlmData("negative_binomial", X, y, None, 1, False, parameter=alpha)
+        for row in range(len(X)):
+            one = core.GlmData("negative_binomial", X[row : row + 1], y[row : row + 1], None, 1, False, parameter=alpha)
+            grad, hessian = np.empty((1, 1)), np.empty((1, 1))
+            t = X[row, 0] + np.log(alpha)
+            softplus, sigma = np.logaddexp(0, t), np.exp(-np.logaddexp(0, -t))
+            size = y[row] + 1 / alpha
+            assert one.value(np.ones((1, 1)), grad, hessian) == pytest.approx(
+                size * softplus - y[row] * X[row, 0], rel=1e-12
+            )
+            tail = size * np.exp(-np.logaddexp(0, t))  # that of the logistic function on the other side
+            slope = 1 / alpha - tail if t > 0 else size * sigma - y[row]
+            assert grad[0, 0] == pytest.approx(slope * X[row, 0], rel=1e-12)
+            assert hessian[0, 0] == pytest.approx(tail * sigma * X[row, 0] ** 2, rel=1e-12)
+        assert np.isfinite(data.value(np.ones((1, 1)), np.empty((1, 1))))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+@pytest.mark.parametrize(("family", "options"), [("gamma", {"link": "inverse"}), ("tweedie", {"power": 1.2})])
+def test_the_unit_of_amounts_does_not_matter(family, options, scale):
+    X, y = positive_problem()
+    want = fit_glm(X, y, family, 0.0, tol=1e-11, **options)
+    got = fit_glm(X, y * scale, family, 0.0, **options)
+    assert got.converged
+    np.testing.assert_allclose(got.predict(X) / scale, want.predict(X), rtol=1e-6)
+
+
 # ---------------------------------------------------------------- what the Hessian says
 
 
 @every
-def test_covariance_is_dispersion_times_the_inverse_hessian(family):
+def test_covariance_is_dispersion_times_the_inverse_hessian_which_is_expected_unless_the_link_is_canonical(family):
     X, y = problem(family, 300, 4, 3)
     fit = fit_glm(X, y, family, 0.5, **TIGHT)
     hessian = glm(family, as_theta(fit), X, y, np.ones(len(X)), 0.5)[2]
     np.testing.assert_allclose(fit.hessian, hessian, rtol=0, atol=1e-12 * hessian.max())
-    inverse = np.linalg.pinv(hessian, rcond=1e-12)
+    expected, z = hessian, fit.decision_function(X)
+    if family in ("gamma", "tweedie", "negative_binomial"):
+        rows = np.column_stack([X, np.ones(len(X))])
+        information = {"gamma": z * 0 + 1, "tweedie": np.exp(0.5 * z), "negative_binomial": 1 / (1 + np.exp(-z))}[
+            family
+        ]
+        expected = (rows * information[:, None]).T @ rows + np.diag([0.5] * 4 + [0])
+    inverse = np.linalg.pinv(expected, rcond=1e-12)
     if family == "multinomial":  # among the parameters whose sum over the classes is 0
         center = np.kron(np.eye(3) - 1 / 3, np.eye(5))
         inverse = center @ inverse @ center
@@ -593,7 +758,25 @@ def test_what_is_not_finite_is_an_error_that_names_the_column(bad, shape):
 
 X, Y = problem("binomial", 20, 3)
 WRONG = {
-    "family": ({"family": "gamma"}, "family: expected one of gaussian, binomial, poisson, multinomial, got 'gamma'"),
+    "family": ({"family": "logit"}, "family: expected one of gaussian, binomial, multinomial, .*, got 'logit'"),
+    "link": ({"link": "log"}, "link: expected 'logit' for binomial, got 'log'"),
+    "link of gamma": ({"link": "identity", "family": "gamma"}, "link: expected 'log' or 'inverse' for gamma"),
+    "power": ({"power": 1.7, "family": "poisson"}, "power: expected none for poisson, got 1.7; .* of tweedie"),
+    "power of tweedie": (
+        {"power": 2.5, "family": "tweedie"},
+        "power: expected .* at least 1 and at most 2, got 2.5",
+    ),
+    "alpha": ({"alpha": 0.5}, "alpha: expected none for binomial, got 0.5; it is an option of negative_binomial"),
+    "alpha of 0": ({"alpha": 0, "family": "negative_binomial"}, "alpha: expected a finite number above 0, got 0"),
+    "zeros of gamma": ({"family": "gamma"}, "y: expected values above 0 for gamma, got 0.0"),
+    "zeros of power 2": ({"family": "tweedie", "power": 2}, "y: expected values above 0 for tweedie of power 2"),
+    "negative amounts": ({"y": Y - 1, "family": "tweedie"}, "y: expected values of at least 0 for tweedie, got -1.0"),
+    "exposure": ({"exposure": np.ones(20)}, "exposure: expected a family with the link 'log', got the link 'logit'"),
+    "exposure of 0": ({"exposure": Y, "family": "poisson"}, "exposure: expected finite values above 0"),
+    "rows of exposure": (
+        {"exposure": np.ones((20, 1)), "family": "poisson"},
+        r"exposure: expected a number or shape \(20,\) for X of 20 rows, got \(20, 1\)",
+    ),
     "l2": ({"l2": -1.0}, "l2: expected a finite number of at least 0, got -1.0"),
     "tol": ({"tol": np.nan}, "tol: expected a finite number"),
     "max_iter": ({"max_iter": -1}, "max_iter: expected a whole number"),
@@ -667,7 +850,7 @@ def test_many_rows_are_predicted_piece_by_piece(monkeypatch):
     rows, y = problem("multinomial", 300, 5, 3)
     fit = fit_glm(rows, y, "multinomial")
     want = fit.predict_proba(rows)
-    monkeypatch.setattr(fo.newton.glm_result, "SLICE", 64)
+    monkeypatch.setattr(fo.newton.glm_design, "SLICE", 64)
     np.testing.assert_allclose(fit.predict_proba(rows), want, rtol=1e-13)
 
 

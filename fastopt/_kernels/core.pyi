@@ -432,6 +432,8 @@ class GlmData:
         intercept: bool,
         center: NDArray[np.float64] | None = ...,
         offset: NDArray[np.float64] | None = ...,
+        parameter: float = ...,
+        entries: tuple[NDArray[np.int32], NDArray[np.float64] | None, NDArray[np.int64] | None, int] | None = ...,
     ) -> None: ...
     def value(
         self, theta: NDArray[np.float64], grad: NDArray[np.float64], hessian: _Floats | None = ..., step: int = ...

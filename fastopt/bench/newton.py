@@ -11,7 +11,8 @@ from fastopt.bench import _curvature
 from fastopt.bench._cases import Case, random
 
 GRADIENT = 1e-8  # no component of the gradient of the mean objective exceeds it, on any side
-FAMILIES = ("gaussian", "binomial", "poisson", "multinomial")
+FAMILIES = ("gaussian", "binomial", "poisson", "multinomial", "gamma", "tweedie", "negative_binomial")
+LEVELS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 50)  # of the categorical columns
 
 
 def cases() -> Iterator[Case]:
@@ -19,6 +20,7 @@ def cases() -> Iterator[Case]:
         yield glm_case(f"logistic {n}x{d}", partial(logistic_data, n, d), ("newton-cholesky", "lbfgs", "glum"))
     yield glm_case("softmax digits 1797x64, 10 classes", digits_data, ("newton-cholesky", "lbfgs"))
     yield glm_case("softmax 100x1000, 10 classes", wide_data, ("newton-cg", "lbfgs"))
+    yield codes_case(500_000)
     for dtype in ("float32", "float64"):
         yield hessian_case(20_000, 300, dtype)
     yield from _curvature.cases()
@@ -53,7 +55,17 @@ def wide_data() -> tuple[np.ndarray, np.ndarray]:
 def targets(family, n) -> np.ndarray:
     """Numbers that a family takes, of nothing to learn."""
     counts = np.random.default_rng(1).poisson(1.0, n).astype(float)
-    return {"binomial": np.minimum(counts, 1), "multinomial": np.arange(n) % 5}.get(family, counts)
+    others = {"binomial": np.minimum(counts, 1), "multinomial": np.arange(n) % 5, "gamma": counts + 0.5}
+    return others.get(family, counts)
+
+
+def codes_data(n) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Categorical columns as codes, counts that depend on them, and the logarithm of an exposure."""
+    rng = np.random.default_rng(0)
+    codes = np.column_stack([rng.integers(0, m, n) for m in LEVELS])
+    effects = sum(rng.normal(0, 0.3, m)[codes[:, j]] for j, m in enumerate(LEVELS))
+    offset = np.log(rng.uniform(0.1, 1, n))
+    return codes, rng.poisson(np.exp(effects + offset - 1)).astype(float), offset
 
 
 # ---------------------------------------------------------------- fits
@@ -64,30 +76,58 @@ def glm_case(what, setup, peers) -> Case:
 
     def ours(X, y):
         family = "multinomial" if len(np.unique(y)) > 2 else "binomial"
-        return checked(lambda: newton.glm(X, y, family, tol=GRADIENT), X, y)
+        return checked(lambda: newton.glm(X, y, family, tol=GRADIENT), partial(mean_gradient, X, y))
 
     def sklearn(solver, X, y):
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(solver=solver, tol=GRADIENT, max_iter=10_000)
-        return checked(lambda: model.fit(X, y), X, y)
+        return checked(lambda: model.fit(X, y), partial(mean_gradient, X, y))
 
     def glum(X, y):
         from glum import GeneralizedLinearRegressor
 
         how = {"family": "binomial", "alpha": 1 / len(X), "l1_ratio": 0, "solver": "irls-ls", "gradient_tol": GRADIENT}
         model, target = GeneralizedLinearRegressor(**how, max_iter=1000), y.astype(float)
-        return checked(lambda: model.fit(X, target), X, y)
+        return checked(lambda: model.fit(X, target), partial(mean_gradient, X, y))
 
     sides = {name: glum if name == "glum" else partial(sklearn, name) for name in peers}
     return Case(what, setup, ours, sides, dtype="float64", family="newton.glm, float64")
 
 
-def checked(fit, X, y) -> Callable:
+def codes_case(n) -> Case:
+    """Poisson with an offset and l2 = 1, from categorical codes, which no side makes zeros and ones of."""
+
+    def gradient(codes, y, offset, coef, intercept):
+        parts = np.split(coef, np.cumsum(LEVELS)[:-1])
+        residual = np.exp(sum(part[code] for part, code in zip(parts, codes.T, strict=True)) + intercept + offset) - y
+        levels = (np.bincount(code, residual, len(part)) for part, code in zip(parts, codes.T, strict=True))
+        return np.abs([*(np.concatenate([*levels]) + coef), residual.sum()]).max() / len(y)
+
+    def ours(codes, y, offset):
+        design = newton.Design(codes=codes, levels=LEVELS)
+        fit = partial(newton.glm, design, y, "poisson", tol=GRADIENT, offset=offset)
+        return checked(fit, partial(gradient, codes, y, offset))
+
+    def glum(codes, y, offset):
+        from glum import GeneralizedLinearRegressor
+        from pandas import Categorical
+        from tabmat import CategoricalMatrix, SplitMatrix
+
+        columns = [Categorical.from_codes(code, range(m)) for code, m in zip(codes.T, LEVELS, strict=True)]
+        X, how = SplitMatrix([CategoricalMatrix(column) for column in columns]), {"l1_ratio": 0, "solver": "irls-ls"}
+        model = GeneralizedLinearRegressor(family="poisson", alpha=1 / n, gradient_tol=GRADIENT, max_iter=1000, **how)
+        return checked(partial(model.fit, X, y, offset=offset), partial(gradient, codes, y, offset))
+
+    what = f"poisson with offset {n}x{len(LEVELS)} categorical columns"
+    return Case(what, partial(codes_data, n), ours, {"glum": glum}, dtype="float64", family="newton.glm, float64")
+
+
+def checked(fit, gradient) -> Callable:
     """The call `fit`, once what it finds has as small a gradient as everybody's."""
     model = fit()
     coef, intercept = (model.coef, model.intercept) if hasattr(model, "coef") else (model.coef_, model.intercept_)
-    norm = mean_gradient(X, y, coef, np.ravel(intercept))
+    norm = gradient(coef, np.ravel(intercept))
     if norm > GRADIENT:
         raise RuntimeError(f"bench newton: expected a gradient of at most {GRADIENT}, got {norm} from {model}")
     return fit

@@ -6,9 +6,18 @@ What is given is checked here; the objective, glm_objective.py, is minimized by 
 
 import numpy as np
 
-from fastopt._kernels import core
 from fastopt._numbers import finite_number, whole_number
-from fastopt.newton.glm_data import Data, as_offset, as_rows, as_target, as_weight, located
+from fastopt.newton.glm_bounds import BoundedSolver, as_bounds
+from fastopt.newton.glm_data import (
+    Data,
+    as_exposure,
+    as_family,
+    as_offset,
+    as_target,
+    as_weight,
+    located,
+)
+from fastopt.newton.glm_frames import by_theta, in_theta, named_rows
 from fastopt.newton.glm_objective import Objective, in_row_space
 from fastopt.newton.glm_result import GLMResult
 from fastopt.newton.glm_solver import Solver, start
@@ -27,19 +36,28 @@ def glm(
     verbose=False,
     hessian_dtype="float32",
     offset=None,
+    link=None,
+    power=1.5,
+    alpha=1.0,
+    exposure=None,
+    bounds=None,
+    names=None,
 ) -> GLMResult:
     """Fit a generalized linear model: ``sum(w * loss) + l2 / 2 * ||coef||^2``, the intercept free.
 
     Parameters
     ----------
-    X : array_like, shape (n, d), float32 or float64
-        float32 is read as it is and computed with in float64; other dtypes, and data frames of numbers, are
-        converted. Columns may lie far from zero if the intercept is free (see Notes).
+    X : array_like, shape (n, d), float32 or float64, or Design, or SciPy sparse matrix
+        float32 is read as it is and computed with in float64; other dtypes are converted. Columns may lie far from
+        zero if the intercept is free (see Notes). Categorical codes enter by a `Design`, or as columns of text or
+        categories of a pandas or polars DataFrame, whose first level is the reference; neither they nor sparse matrices
+        are made dense.
     y : array_like, shape (n,)
-        "gaussian": values; "poisson": values of at least 0; "binomial": two classes, "multinomial": two or
-        more, any labels but missing ones.
+        "gaussian": values; "poisson", "tweedie", "negative_binomial": values of at least 0; "gamma": values above
+        0; "binomial": two classes, "multinomial": two or more, any labels but missing ones.
     family : str
-        "gaussian" (identity link), "binomial" (logit), "multinomial" (softmax) or "poisson" (log).
+        "gaussian" (identity link), "binomial" (logit), "multinomial" (softmax), "poisson" (log), "gamma" (log or
+        inverse), "tweedie" (log) or "negative_binomial" (log).
     l2 : float
         At least 0; scikit-learn's ``1 / C``, and the ``alpha`` of its Ridge.
     fit_intercept : bool
@@ -60,6 +78,21 @@ def glm(
     offset : float or array_like, shape (n,), or (n, k) for multinomial, optional
         Added to the linear predictors, with no coefficient; columns in the order of the sorted classes. A model
         fitted with an offset predicts with one only.
+    link : str, optional
+        That of the family, by default; "inverse" is gamma's canonical one.
+    power : float
+        From 1 to 2, of "tweedie": the variance grows as this power of the mean.
+    alpha : float
+        Above 0, of "negative_binomial": the variance is ``mean + alpha * mean**2``.
+    exposure : float or array_like, shape (n,), optional
+        Above 0, for the link "log": its logarithm is an offset, added to `offset`. A model fitted with an exposure
+        predicts with one only.
+    bounds : tuple (low, high), optional
+        Between which coefficients are sought, the intercept apart: numbers, or arrays of shape (d,), or (k, d) for
+        multinomial, infinite where there is none. ``(0, np.inf)`` lets none be negative. ``result.active`` tells which
+        end at a bound.
+    names : sequence of str, length d, optional
+        Names of the columns, for tables and messages; those of a DataFrame have theirs.
 
     Returns
     -------
@@ -92,26 +125,36 @@ def glm(
     >>> fit.predict([[5.0]])
     array(['yes'], dtype='<U3')
     """
-    if family not in core.FAMILIES:
-        raise ValueError(f"family: expected one of {', '.join(core.FAMILIES)}, got {family!r}")
+    family = as_family(family, link, power, alpha)
     l2, tol = finite_number("l2", l2, 0), finite_number("tol", tol, 0)
     max_iter = whole_number("max_iter", max_iter, 0)
     if hessian_dtype not in ("float32", "float64"):
         raise ValueError(f"hessian_dtype: expected 'float32' or 'float64', got {hessian_dtype!r}")
-    X = as_rows(X)
-    weight = as_weight(sample_weight, len(X))
-    y, classes = as_target(y, family, weight, len(X))
-    k = 1 if classes is None or family == "binomial" else len(classes)
+    columns, design = named_rows(X, names)
+    weight = as_weight(sample_weight, design.n)
+    y, classes = as_target(y, family, weight, design.n)
+    k = 1 if classes is None or family.name == "binomial" else len(classes)
+    low, high = (None, None) if bounds is None else (in_theta(a, columns) for a in as_bounds(bounds, k, design.d))
+    given = offset is not None, exposure is not None
     if offset is not None:
-        offset = as_offset(offset, len(X), k, family)
+        offset = as_offset(offset, design.n, k, family.name)
+    if exposure is not None:
+        exposure = as_exposure(exposure, design.n, family.link)
+        offset = exposure if offset is None else offset + exposure
     if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
         y = np.where(weight > 0, y, 0.0)
         offset = None if offset is None else offset * (weight > 0)[:, None]
-    data = Data(family, X, y, weight, k, bool(fit_intercept), offset)
+    data = Data(
+        family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0, by_theta(columns)
+    )
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
-        inner, back = in_row_space(objective)
-        solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
-        solver.run(start(inner.data))
-        solver.theta = back(solver.theta)
-        return GLMResult(objective, solver, classes)
+        if low is None:
+            inner, back = in_row_space(objective)
+            solver = Solver(inner, tol, max_iter, bool(verbose), hessian_dtype)
+            solver.run(start(inner))
+            solver.theta = back(solver.theta)
+        else:
+            solver = BoundedSolver(objective, low, high, tol, max_iter, bool(verbose))
+            solver.run(start(objective, low, high))
+        return GLMResult(objective, solver, classes, family, given, columns)

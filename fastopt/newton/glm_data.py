@@ -12,6 +12,8 @@ import numpy as np
 from fastopt._arrays import as_numbers
 from fastopt._kernels import core
 from fastopt._labels import class_labels
+from fastopt._numbers import finite_number
+from fastopt.newton.glm_design import Design
 
 # Places of the sampled rows, as shares of all: the golden ratio spreads them, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
@@ -20,22 +22,52 @@ SAMPLED = (
     1 << 15
 )  # the most elements of a sample that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
 LEAST = 32
+LINKS = {  # the links of each family, the default first
+    "gaussian": ("identity",),
+    "binomial": ("logit",),
+    "multinomial": ("softmax",),
+    "poisson": ("log",),
+    "gamma": ("log", "inverse"),
+    "tweedie": ("log",),
+    "negative_binomial": ("log",),
+}
+CLASSIFIERS = ("binomial", "multinomial")
 FAR = 10  # columns further from zero, in deviations, are centered: a float32 Hessian is good for some 50
-SLICE = 1 << 23  # elements of X that NumPy works on at a time: an interrupt waits for one
 CONSTANT = 8 * np.finfo(np.float64).eps  # values that differ by less, relative to a column's size, are one
 
 
 # ---------------------------------------------------------------- what a caller gives
 
 
-def as_rows(X) -> np.ndarray:
-    """X as a C-contiguous float32 or float64 array of at least one row and column."""
-    X = as_numbers("X", X)
-    if X.ndim != 2 or X.shape[0] == 0 or X.shape[1] == 0:
-        raise ValueError(
-            f"X: expected shape (n, d), n and d at least 1, got {X.shape}; pass X.reshape(-1, 1) for one column"
-        )
-    return np.require(X, X.dtype.newbyteorder("=") if X.dtype in (np.float32, np.float64) else np.float64, ["C", "A"])
+class Family(NamedTuple):
+    """A family with its link and the parameter that it has."""
+
+    name: str
+    link: str
+    parameter: float | None  # the power of tweedie, alpha of negative_binomial
+
+    @property
+    def loss(self) -> str:
+        """The kernel's name of it."""
+        if self.name == "tweedie" and self.parameter in (1, 2):  # whose formulas these are
+            return "poisson" if self.parameter == 1 else "gamma"
+        return "gamma_inverse" if self.link == "inverse" else self.name
+
+
+def as_family(family, link, power, alpha) -> Family:
+    if family not in LINKS:
+        raise ValueError(f"family: expected one of {', '.join(LINKS)}, got {family!r}")
+    if link is not None and link not in LINKS[family]:
+        raise ValueError(f"link: expected {' or '.join(map(repr, LINKS[family]))} for {family}, got {link!r}")
+    for name, value, default, owner in (("power", power, 1.5, "tweedie"), ("alpha", alpha, 1.0, "negative_binomial")):
+        if family != owner and value != default:
+            raise ValueError(f"{name}: expected none for {family}, got {value!r}; it is an option of {owner}")
+    parameter = None
+    if family == "tweedie":
+        parameter = finite_number("power", power, 1, most=2)
+    elif family == "negative_binomial":
+        parameter = finite_number("alpha", alpha, above=0)
+    return Family(family, link or LINKS[family][0], parameter)
 
 
 def as_weight(weight, n) -> np.ndarray | None:
@@ -62,12 +94,24 @@ def as_offset(offset, n, k, family) -> np.ndarray:
     return np.require(np.broadcast_to(offset.reshape(-1, k) if offset.ndim else offset, (n, k)), np.float64, ["C", "A"])
 
 
+def as_exposure(exposure, n, link) -> np.ndarray:
+    """The offset that an exposure is, (n, 1)."""
+    if link != "log":
+        raise ValueError(f"exposure: expected a family with the link 'log', got the link {link!r}; pass offset")
+    exposure = as_numbers("exposure", exposure)
+    if exposure.shape not in ((), (n,)):
+        raise ValueError(f"exposure: expected a number or shape ({n},) for X of {n} rows, got {exposure.shape}")
+    if not (np.isfinite(exposure).all() and (exposure > 0).all()):
+        raise ValueError("exposure: expected finite values above 0")
+    return np.broadcast_to(np.log(exposure, dtype=np.float64), (n,)).reshape(n, 1)
+
+
 def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
     """y as the kernel takes it, and the classes of a classifier."""
-    if family in ("gaussian", "poisson"):
+    if family.name not in CLASSIFIERS:
         return as_values(y, family, weight, n), None
     classes, codes = class_labels("y", y, n)
-    if family == "binomial" and len(classes) > 2:
+    if family.name == "binomial" and len(classes) > 2:
         raise ValueError(
             f"y: expected two classes for binomial, got {len(classes)} different values; "
             "pass family='multinomial' for more classes, 'gaussian' or 'poisson' for numbers"
@@ -90,10 +134,17 @@ def as_values(y, family, weight, n) -> np.ndarray:
         raise ValueError(f"y: expected shape ({n},) for {n} rows, got {y.shape}{way_out}")
     if not np.isfinite(y).all():
         raise ValueError("y: expected finite values, got NaN or infinity")
-    if family == "poisson" and y.min() < 0:
-        raise ValueError(f"y: expected values of at least 0 for poisson, got {y.min()}")
-    if family == "poisson" and not (y if weight is None else y * weight).any():
-        raise ValueError("y: expected a positive value among the rows of positive weight for poisson, got only zeros")
+    if family.name == "gaussian":
+        return y
+    if family.loss in ("gamma", "gamma_inverse"):
+        if y.min() <= 0:
+            which = "gamma" if family.name == "gamma" else "tweedie of power 2"
+            raise ValueError(f"y: expected values above 0 for {which}, got {y.min()}")
+    elif y.min() < 0:
+        raise ValueError(f"y: expected values of at least 0 for {family.name}, got {y.min()}")
+    elif not (y if weight is None else y * weight).any():
+        rows = "among the rows of positive weight"
+        raise ValueError(f"y: expected a positive value {rows} for {family.name}, got only zeros")
     return y
 
 
@@ -103,38 +154,49 @@ def as_values(y, family, weight, n) -> np.ndarray:
 class Data(NamedTuple):
     """What is fitted, checked; the arguments of the kernel."""
 
-    family: str
-    X: np.ndarray  # (n, d)
+    family: str  # one of core.FAMILIES
+    design: Design  # n rows, d columns
     y: np.ndarray  # (n,)
     weight: np.ndarray | None  # (n,)
     k: int
     intercept: bool
     offset: np.ndarray | None  # (n, k)
+    parameter: float = 0.0
+    names: list[str] | None = None  # of the columns
+
+    def called(self, column) -> str:
+        """What a column is called in messages."""
+        return f"column {column if self.names is None else repr(self.names[column])}"
 
     def bound(self, center) -> core.GlmData:
         """The kernel, with scratch of its own."""
-        return core.GlmData(*self[:6], center, self.offset)
+        design = self.design
+        dense = np.require(design.dense, None, ["C", "A"])
+        center = None if center is None else center[: dense.shape[1]]
+        given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
+        return core.GlmData(self.family, dense, *given, design.entries and design.entries[:4])
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:
     """The center to take the columns about, None if they lie near zero, and their deviations, as far as they are seen.
 
-    From a sample of the rows, by weight. Without an intercept the deviations are from zero.
+    From a sample of the rows, by weight. Without an intercept the deviations are from zero, as those of sparse columns.
     """
-    shares = SHARES[: max(LEAST, SAMPLED // data.X.shape[1])]
-    rows = (shares * len(data.X)).astype(np.intp)
+    design, d = data.design, data.design.dense.shape[1]
+    shares = SHARES[: max(LEAST, SAMPLED // max(1, d))]
+    rows = (shares * design.n).astype(np.intp)
     if data.weight is not None:
         upto = np.cumsum(data.weight)
         rows = np.searchsorted(upto, shares * upto[-1], side="right")
-    sample = data.X[rows].astype(np.float64, copy=False)
-    if not data.intercept:
-        return None, deviation(sample)
-    center = sample[0].copy()
-    sample -= center  # a constant has a deviation of exactly 0, and is its own mean
-    mean = sample.mean(axis=0)
-    sample -= mean
-    deviations = deviation(sample)
-    center += mean
+    sample = design.dense[rows].astype(np.float64, copy=False)
+    center = np.zeros(design.d)
+    if data.intercept:
+        center[:d] = sample[0]
+        sample -= sample[0].copy()  # a constant has a deviation of exactly 0, and is its own mean
+        mean = sample.mean(axis=0)
+        sample -= mean
+        center[:d] += mean
+    deviations = np.concatenate([deviation(sample), design.sizes(rows)])
     far = (np.abs(center) > FAR * deviations).any()
     return center if far else None, deviations
 
@@ -147,14 +209,6 @@ def deviation(a, weight=None):
     return largest * np.sqrt(squares.mean(axis=0) if weight is None else np.average(squares, axis=0, weights=weight))
 
 
-def check_finite(X, what="column"):
-    """Raise ValueError, naming the first row or column, if X holds NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=0 if what == "column" else 1))
-    if bad.size:
-        raise ValueError(f"X: expected finite values, got NaN or infinity in {what} {bad[0]}")
-
-
 def is_constant(column) -> bool:
     """Whether the values of a column are one number, not 0, to rounding."""
-    column = column.astype(np.float64)
     return bool(column.any() and np.ptp(column) <= CONSTANT * np.abs(column).max())

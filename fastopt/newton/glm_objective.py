@@ -17,7 +17,8 @@ import math
 import numpy as np
 
 from fastopt._forks import importing
-from fastopt.newton.glm_data import CONSTANT, SLICE, check_finite, deviation
+from fastopt.newton.glm_data import CONSTANT, deviation
+from fastopt.newton.glm_design import Design
 
 SMALL = 1 / 16  # the deviation of a column, and of a gaussian's y, below which the gradient is measured by it
 TINY = 1e-150  # smaller numbers have squares that float64 cannot hold
@@ -34,28 +35,41 @@ class Objective:
     def __init__(self, data, l2, center=None, deviations=None):
         self.data, self.l2, self.center = data, l2, center
         self.kernel = data.bound(center)
-        self.family, self.X, self.k, self.d = data.family, data.X, data.k, data.X.shape[1]
+        self.family, self.design, self.k, self.d = data.family, data.design, data.k, data.design.d
         self.q, weight = self.d + data.intercept, data.weight
-        self.total = float(len(self.X) if weight is None else weight.sum())
-        self.rows = len(self.X) if weight is None else int(np.count_nonzero(weight))
-        self.variance = self.total  # the order of the residuals' variances, summed
-        if self.family == "poisson":
-            self.variance += float(data.y.sum() if weight is None else weight @ data.y)
+        self.total = float(self.design.n if weight is None else weight.sum())
+        self.rows = self.design.n if weight is None else int(np.count_nonzero(weight))
+        # The order of the sum of w l'^2 / l'', of residuals and of their rounding.
+        self.variance, y = self.total, data.y
+        of_rows = {
+            "poisson": lambda: y,
+            "tweedie": lambda: y ** (2 - data.parameter),
+            "negative_binomial": lambda: y / (1 + data.parameter * y),
+        }.get(self.family)
+        if of_rows:
+            self.variance += float(of_rows().sum() if weight is None else weight @ of_rows())
+        self.farthest = 0.0 if data.offset is None else float(max(data.offset.max(), -data.offset.min()))
         self.rotated = False  # whether X holds the row space of a wider matrix
         self.deviations = np.ones(self.q)
         if deviations is not None:
             self.deviations[: self.d] = np.where(deviations > 0, deviations, 1.0)
         # columns that look constant
-        self.level = () if center is None else np.flatnonzero(deviations <= CONSTANT * np.abs(center))
+        self.level = () if center is None else np.flatnonzero((deviations <= CONSTANT * np.abs(center)) & (center != 0))
         self.sizes = np.minimum(1.0, self.deviations / SMALL) * self.unit()
         self.plain = self.sizes.min() == 1.0
 
     def unit(self) -> float:
-        """The size of a residual that counts as 1: where y of a gaussian is small, smaller."""
-        if self.family != "gaussian":
+        """The size of a derivative of the loss that counts as 1: where y has a unit and is small, smaller."""
+        y, weight = self.data.y, self.data.weight
+        if self.family == "tweedie":
+            size = float(np.average(y, weights=weight)) ** (2 - self.data.parameter)
+        elif self.family == "gamma_inverse":
+            size = float(deviation(y, weight))
+        elif self.family == "gaussian":
+            y = y if self.data.offset is None else y - self.data.offset[:, 0]
+            size = float(deviation(y - np.average(y, weights=weight) * self.data.intercept, weight))
+        else:
             return 1.0
-        y = self.data.y if self.data.offset is None else self.data.y - self.data.offset[:, 0]
-        size = float(deviation(y - np.average(y, weights=self.data.weight) * self.data.intercept, self.data.weight))
         if 0 < size < TINY:
             raise ValueError(f"y: expected values whose squares are numbers, got a deviation of {size:.0e}; scale y")
         return min(1.0, size / SMALL) or 1.0
@@ -84,15 +98,6 @@ class Objective:
         out = self.kernel.product(v.reshape(self.k, self.q), np.empty((self.k, self.q)))
         return self.penalize(out.reshape(-1), v)
 
-    def mean_squares(self) -> np.ndarray:
-        """Mean squares of the columns about the center; (d,)."""
-        if self.center is None:
-            return np.einsum("ij,ij->j", self.X, self.X, dtype=np.float64) / len(self.X)
-        total, rows = np.zeros(self.d), max(1, SLICE // self.d)
-        for i in range(0, len(self.X), rows):
-            total += ((self.X[i : i + rows] - self.center) ** 2).sum(axis=0)
-        return total / len(self.X)
-
     def seen(self, step) -> np.ndarray:
         """The part of a step that softmax sees, in place."""
         if self.k > 1:
@@ -103,18 +108,25 @@ class Objective:
     def empty(self, dtype) -> np.ndarray:
         return np.empty((self.k * self.q,) * 2, dtype)
 
-    def finish(self, hessian) -> np.ndarray:
-        """The lower triangle with the penalty, and, for softmax, regular along what softmax does not see."""
+    def penalized(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty."""
         if self.l2:
             on_diagonal = hessian.reshape(-1)[:: len(hessian) + 1].reshape(self.k, self.q)
             on_diagonal[:, : self.d] += hessian.dtype.type(self.l2)
-        if self.k > 1:
-            blocks = hessian.reshape(self.k, self.q, self.k, self.q)
-            column = np.arange(self.q)
-            ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)
-            for a in range(self.k):
-                blocks[a, column, : a + 1, column] += ridge[:, None]
         return hessian
+
+    def regular(self, hessian, column) -> np.ndarray:
+        """The lower triangle with a ridge, in some columns of each class, along what softmax does not see."""
+        blocks = hessian.reshape(self.k, self.q, self.k, self.q)
+        ridge = np.diagonal(hessian).reshape(self.k, self.q).mean(axis=0)[column]
+        for a in range(self.k):
+            blocks[a, column, : a + 1, column] += ridge[:, None]
+        return hessian
+
+    def finish(self, hessian) -> np.ndarray:
+        """The lower triangle with the penalty, and, for softmax, regular."""
+        hessian = self.penalized(hessian)
+        return self.regular(hessian, np.arange(self.q)) if self.k > 1 else hessian
 
     def hessian(self, dtype) -> np.ndarray:
         """The Hessian at the point of the last `value`."""
@@ -131,26 +143,26 @@ class Objective:
         residuals = math.sqrt(2 * loss if self.family == "gaussian" else self.variance)
         predictors = float(np.abs(theta) @ roots)
         if self.data.offset is not None:
-            predictors += residuals * float(np.abs(self.data.offset).max())
+            predictors += residuals * self.farthest
         terms = residuals + predictors
         return ROUNDINGS * EPS * (abs(loss) + residuals * terms), ROUNDINGS * EPS * terms
 
 
 def in_row_space(objective):
     """The objective to solve, and the way back from its theta; few rows are solved in the space that they span."""
-    X, k, d = objective.X, objective.k, objective.d
-    n = len(X)
+    design, k, d = objective.design, objective.k, objective.d
+    n, X = design.n, design.dense
     if objective.l2 == 0 and n < objective.q:
         raise ValueError(f"l2: expected more than 0 for fewer rows ({n}) than parameters ({objective.q}), got 0")
-    if n >= d or n > 20 * (10 + 4 * k):  # the factors would cost more than 30 passes
+    if design.entries is not None or n >= d or n > 20 * (10 + 4 * k):  # the factors would cost more than 30 passes
         return objective, lambda theta: theta
     with importing:
         from scipy.linalg import qr
 
-    check_finite(X)
+    design.check_finite()
     columns = X.T.astype(np.float64) if objective.center is None else X.T - objective.center[:, None]
     space, factor = qr(columns, mode="economic", overwrite_a=True, check_finite=False)
-    inner = Objective(objective.data._replace(X=np.ascontiguousarray(factor.T)), objective.l2)
+    inner = Objective(objective.data._replace(design=Design(np.ascontiguousarray(factor.T))), objective.l2)
     inner.rotated, inner.sizes = True, objective.sizes
 
     def back(theta):

@@ -16,20 +16,30 @@ import warnings
 import numpy as np
 
 from fastopt._conjugate_gradients import ConjugateGradients
-from fastopt.newton.glm_data import check_finite, is_constant
+from fastopt._forks import importing
+from fastopt.newton.glm_data import is_constant
 from fastopt.newton.glm_objective import EPS, TINY
 from fastopt.newton.steps import Factor, dot
 
 MOST_PASSES = 100  # a Hessian that costs more is not formed: all conjugate gradients of a fit mostly cost less
 ROUGH = 8  # 100 000 x 50: 28.5 -> 22.4 ms, 50 000 x 100: 24.4 -> 21.0, 20 000 x 200 and x 300: as without
 PAIRS = 10  # the most pairs of a step and its change of the gradient that correct the factor
+LOG_LINKS = ("poisson", "gamma", "tweedie", "negative_binomial")
 LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # of a column: 1 - R^2 on those before it
 
 
-def start(data) -> np.ndarray:
-    """The model without coefficients: the intercept of the mean, or zeros."""
+def start(objective, low=-np.inf, high=np.inf) -> np.ndarray:
+    """The model of the coefficients nearest to 0 in (low, high) (k, d), with the intercept of the mean."""
+    data, d = objective.data, objective.d
+    theta = np.zeros((data.k, objective.q))
+    theta[:, :d] = np.clip(0.0, low, high)
+    if theta.any():
+        offset = data.design.predictors(theta[:, :d])
+        offset -= 0.0 if objective.center is None else theta[:, :d] @ objective.center
+        data = data._replace(offset=offset if data.offset is None else offset + data.offset)
     family, y, weight = data.family, data.y, data.weight
-    theta = np.zeros((data.k, data.X.shape[1] + data.intercept))
+    if family == "gamma_inverse":
+        return start_in_domain(data, theta[0], low, high)
     if not data.intercept:
         return theta.reshape(-1)
     if family == "multinomial":
@@ -40,7 +50,7 @@ def start(data) -> np.ndarray:
         if family == "binomial":
             mean = mean / (1 - mean)
         theta[0, -1] = mean if family == "gaussian" else np.log(mean)
-    if data.offset is not None and family == "poisson":
+    if data.offset is not None and family in LOG_LINKS:
         largest = data.offset.max()
         theta[:, -1] -= largest + np.log(np.average(np.exp(data.offset - largest), axis=0, weights=weight))
     elif data.offset is not None:
@@ -48,9 +58,65 @@ def start(data) -> np.ndarray:
     return theta.reshape(-1)
 
 
+def start_in_domain(data, theta, low, high) -> np.ndarray:
+    """A start of the inverse link, all of whose predictors are above 0; the coefficients of theta are in the offset.
+
+    The intercept of the mean; without one a step of iteratively reweighted least squares from means halfway to y
+    (McCullagh & Nelder 1989, section 2.5), or what a linear program finds.
+    """
+    d, weight = data.design.d, np.ones(len(data.y)) if data.weight is None else data.weight
+    offset = np.zeros(len(data.y)) if data.offset is None else data.offset[:, 0]
+    level = 1 / np.average(data.y, weights=weight)
+    if data.intercept:
+        theta[d] = level - np.average(offset, weights=weight)
+        theta[d] = max(theta[d], 1e-3 * level - offset.min())
+        return theta
+    rows = weight > 0
+    X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
+    offset = offset - X @ theta
+    means = (y + 1 / level) / 2
+    scale = np.sqrt(weight) * means
+    theta = np.linalg.lstsq(X * scale[:, None], ((2 - y / means) / means - offset) * scale, rcond=None)[0]
+    low, high = np.broadcast_to(low, (1, d))[0], np.broadcast_to(high, (1, d))[0]
+    theta = np.clip(theta, low, high)
+    if (X @ theta + offset).min() > 0:
+        return theta
+    with importing:
+        from scipy.optimize import linprog
+
+    found = linprog(
+        np.append(np.zeros(d), -1.0),
+        np.column_stack([-X, np.ones(len(X))]),
+        offset,
+        bounds=[*zip(low, high, strict=True), (None, level)],
+    )
+    if found.x is None or not (X @ found.x[:d] + offset).min() > 0:
+        raise ValueError(
+            "X: expected rows whose linear predictors can all be above 0, as the inverse link asks, got none that are; "
+            "pass link='log' or fit_intercept=True"
+        )
+    return found.x[:d]
+
+
 def factored(hessian) -> Factor:
     """The factor of a Hessian, which it overwrites; its `minor` names the first column that depends on those before."""
     return Factor(hessian, overwrite=True, least=LEAST_PIVOT[hessian.dtype])
+
+
+def costs(objective) -> tuple[float, float]:
+    """What a row costs in a pass, and in a Hessian of one predictor, in multiply-adds of a float32 Hessian.
+
+    An element of X costs as much as 10 in a pass, and 3.5 more a predictor; one of the factor 14, of a solve as well.
+    100 000 x 50: a Hessian costs 1.9 passes, 20 000 x 300: 11 (measured 1.9 and 9). An entry costs 40 a predictor, and
+    two of a row 29 in a Hessian: 500 000 x 12 codes: 3.5 (measured 3.5).
+    """
+    design, k, q = objective.design, objective.k, objective.q
+    d = design.dense.shape[1]
+    of_row = d * (10 + 3.5 * k)
+    if design.entries is None:
+        return of_row, q * q / 2
+    entries = len(design.entries.columns) / design.n + objective.data.intercept
+    return of_row + 40 * k * entries + 250, d * d / 2 + 2 * d * entries + 29 * entries**2 / 2
 
 
 class Solver:
@@ -58,29 +124,38 @@ class Solver:
 
     def __init__(self, objective, tol, max_iter, verbose, hessian_dtype):
         self.objective, self.tol, self.max_iter, self.verbose = objective, tol, max_iter, verbose
-        self.dtype = np.dtype(hessian_dtype)
-        n, d, q, k = len(objective.X), objective.d, objective.q, objective.k
-        # Multiply-adds of a float32 Hessian and its factor, over those of a pass and a solve: an element of X costs as
-        # much as 10 in a pass, and 3.5 more a predictor, one of the factor 14. 100 000 x 50: 1.9, 20 000 x 300: 11
-        # (measured 1.9 and 9).
-        hessian = n * q * q * k * (k + 1) / 4 + (k * q) ** 3 / 4
-        self.ratio = hessian / (n * d * (10 + 3.5 * k))
+        # Sums over entries cost as much in float64, and only a penalty may tell the levels of several codes apart.
+        self.dtype = np.dtype(hessian_dtype if objective.design.entries is None else np.float64)
+        n, q, k = objective.design.n, objective.q, objective.k
+        of_row, of_hessian = costs(objective)
+        hessian = n * of_hessian * k * (k + 1) / 2 + (k * q) ** 3 / 4
+        self.ratio = hessian / (n * of_row)
         self.dense = self.ratio <= MOST_PASSES
-        self.ratio = hessian / (n * d * (10 + 3.5 * k) + 14 * (k * q) ** 2) if self.dense else self.ratio
+        self.ratio = hessian / (n * of_row + 14 * (k * q) ** 2) if self.dense else self.ratio
         self.rough = ROUGH if self.dense and objective.family != "gaussian" and n >= 4 * ROUGH * q else 1
+
+    @property
+    def active(self) -> np.ndarray | None:
+        """Which coefficients lie at a bound; here there are none."""
+        return None
+
+    def first_value(self, theta, hessian=None) -> tuple[float, np.ndarray]:
+        """Loss and gradient where the iteration starts."""
+        self.n_iter = self.passes = 0
+        self.converged = self.stuck = self.separated = False
+        loss, grad = self.objective.value(theta, hessian, self.rough)
+        if not (np.isfinite(loss) and np.isfinite(grad).all()):
+            self.objective.design.check_finite()
+            raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
+        self.first = self.objective.norm(grad)
+        return loss, grad
 
     def run(self, theta):
         objective, total = self.objective, self.objective.total
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []
         self.factor: Factor | None = None
-        self.n_iter = self.passes = 0
-        self.converged = self.stuck = self.separated = False
         hessian = objective.empty(self.dtype) if self.dense else None
-        loss, grad = objective.value(theta, hessian, self.rough)
-        if not (np.isfinite(loss) and np.isfinite(grad).all()):
-            check_finite(objective.X)
-            raise ValueError("X, y, offset: expected values whose losses can be added up, got too large ones")
-        self.first = objective.norm(grad)
+        loss, grad = self.first_value(theta, hessian)
         largest = float(np.abs(grad).max())
         self.unit = 1.0 if 1e-15 < largest < 1e30 else largest or 1.0  # that keeps gradients within float32
         if self.dense:
@@ -175,18 +250,18 @@ class Solver:
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
             self.dependent(factor.minor - 1)
-            factor = self.damped()
+            factor = self.damped(lambda: objective.hessian(np.float64))
         self.factor = factor
         if not rough:
             self.rough = 1
         self.pairs, self.passes = [], 0
 
-    def damped(self) -> Factor:
+    def damped(self, make) -> Factor:
         """The factor of a Hessian that only its penalty makes regular: without a ridge if its pivots are above
         rounding, else with the least ridge that rounding leaves alone.
         """
         for ridge in (0.0, 1e-10, 1e-8, 1e-6):
-            hessian = self.objective.hessian(np.float64)
+            hessian = make()
             hessian.reshape(-1)[:: len(hessian) + 1] *= 1 + ridge
             factor = factored(hessian) if ridge else Factor(hessian, overwrite=True)
             if not factor.minor:
@@ -206,16 +281,21 @@ class Solver:
         """One over the diagonal of the Hessian, as if all rows had the mean curvature of the intercept alone."""
         objective = self.objective
         squares = np.ones((objective.k, objective.q))
-        squares[:, : objective.d] = objective.mean_squares()
+        squares[:, : objective.d] = objective.design.mean_squares(objective.center)
         z = theta.reshape(objective.k, objective.q)[:, -1:] if objective.q > objective.d else np.zeros((objective.k, 1))
         if objective.data.offset is not None:
             z = z + objective.data.offset.mean(axis=0)[:, None]
         p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        parameter = objective.data.parameter
         level = {
             "gaussian": lambda: np.ones(1),
             "binomial": lambda: 1 / (2 + 2 * np.cosh(z)),
             "poisson": lambda: np.exp(z),
             "multinomial": lambda: p * (1 - p),
+            "gamma": lambda: np.ones(1),
+            "gamma_inverse": lambda: np.average(objective.data.y, weights=objective.data.weight) ** 2,
+            "tweedie": lambda: np.exp((2 - parameter) * z),
+            "negative_binomial": lambda: 1 / (np.exp(-z) + parameter),
         }[objective.family]()
         squares *= objective.total * level
         squares[:, : objective.d] += objective.l2
@@ -227,7 +307,7 @@ class Solver:
         """About a center, a constant column is rounding or 0, which need not look as if it depends on others."""
         objective = self.objective
         for column in objective.level if objective.l2 == 0 else ():
-            if is_constant(objective.X[:, column]):
+            if is_constant(objective.design.column(column)):
                 self.dependent(column)
 
     def dependent(self, column):
@@ -238,14 +318,14 @@ class Solver:
         if column < objective.d and not TINY <= objective.deviations[column] <= 1 / TINY:
             raise ValueError(
                 f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
-                f"in column {column}; scale it"
+                f"in {objective.data.called(column)}; scale it"
             )
-        which, way_out = f"column {column}, that depends on those before it", ""
-        if column == objective.d:
-            which = "columns that add up to a constant, as the intercept"
-        elif objective.data.intercept and is_constant(objective.X[:, column]):
-            which = f"columns that add up to a constant, as the intercept: column {column}"
-        elif not objective.data.intercept:
+        which, way_out = "columns that add up to a constant, as the intercept", ""
+        if column < objective.d:
+            called = objective.data.called(column)
+            constant = objective.data.intercept and is_constant(objective.design.column(column))
+            which = f"{which}: {called}" if constant else f"{called}, that depends on those before it"
+        if not objective.data.intercept:
             way_out = " (to rounding: that of columns far from zero hides how they differ; center them)"
         raise ValueError(
             f"X: expected linearly independent columns for l2=0, got {which}{way_out}; drop a column or pass l2 > 0"
@@ -260,8 +340,12 @@ class Solver:
         factor = factored(objective.hessian(np.float64)) if self.dense else None
         if factor is not None and factor.minor:
             return True
-        step = self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad)
-        step, theta = (np.abs(a).reshape(objective.k, objective.q) * objective.deviations for a in (step, theta))
+        return self.leads_on(theta, self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad))
+
+    def leads_on(self, theta, step) -> bool:
+        """Whether a step, in deviations of the columns, is no small part of the way so far."""
+        k, q, deviations = self.objective.k, self.objective.q, self.objective.deviations
+        step, theta = (np.abs(a).reshape(k, q) * deviations for a in (step, theta))
         return not step.max() <= 1e-3 * theta.max()
 
     def warn(self):
