@@ -1,0 +1,239 @@
+"""From a file to what a network is trained on: columns chosen, categories found, rows parted, numbers in place.
+
+- A file is read twice at most. First the target and the columns of text (survey.py), which say how many rows there
+  are, which go where, and which categories there are; then the columns of numbers.
+- A row is written once, where its part begins: first all rows to train on, in the order of the file, then those for
+  validation, then those for the test. So the parts are views of one array of float32, and there is no other.
+- Numbers are read in float64. float32 holds their distances from the median of the first rows, over a power of two
+  above the largest of those: digits of columns far from zero are kept. Columns of numbers are then standardized by the
+  rows to train on; those of categories stay 0 and 1, for a rare category over its small deviation would be large.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt._tables.columns import CLASSIFY, REGRESS, Column, Table, Target, check_range, missing_value
+from fastopt._tables.source import NUMBER, TEXT
+from fastopt._tables.survey import LIMIT, Survey
+from fastopt.nn.conditioning import column_statistics
+
+PARTS = TRAIN, VALIDATION, TEST = range(3)
+ROWS = 4096  # in float64 at a time
+SMALLEST = 1e-30  # deviation: below, float32 has lost a column
+
+
+class Wishes(NamedTuple):
+    """What a caller wants of a table; names are those of columns."""
+
+    target: str | None = None  # the last column for None
+    task: str | None = None
+    columns: Sequence[str] = ()  # to use; all for none
+    drop: Sequence[str] = ()
+    categories: Sequence[str] = ()  # columns whose numbers are codes
+    max_categories: int = 20
+    impute: str = "refuse"  # or "median"
+    validation: float = 0.0
+    test: float = 0.0
+    seed: int = 0
+
+
+class Training(NamedTuple):
+    """What `read_training` returns: rows, targets, and the table that says what they are."""
+
+    X: np.ndarray  # (n, features), float32, standardized: rows to train on, for validation, for the test
+    y: np.ndarray  # (n,) in the same order: classes as numbers, or values in float64 as the file has them
+    sizes: list[int]  # rows of the three parts
+    table: Table
+    guessed: bool  # whether the targets have decided the task
+    mean: np.ndarray  # (features,): X is (number - mean) * scale
+    scale: np.ndarray
+
+    def part(self, part) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and targets of a part of PARTS."""
+        first = sum(self.sizes[:part])
+        rows = slice(first, first + self.sizes[part])
+        return self.X[rows], self.y[rows]
+
+
+def read_training(source, wishes, version) -> Training:
+    """Read a table to train on: what `wishes` ask for of a `Source`; ValueError names what cannot be used."""
+    y_place, places = _chosen(source, wishes)
+    codes = {source.place("--categories", name) for name in wishes.categories}
+    kinds = _kinds(source, [*places, y_place], codes)
+    text = [place for place in places if kinds[place] == TEXT]
+    impute = wishes.impute == "median"
+    survey = Survey(source, text, y_place, kinds[y_place], codes, impute)
+    task = survey.task(wishes.task)
+    y, classes = survey.targets(task)
+    rng = np.random.default_rng(wishes.seed)
+    part = parted(np.zeros(len(y), np.intp) if classes is None else y, wishes.validation, wishes.test, rng)
+    kept = part == TRAIN
+    _check_parts(kept, y, classes, wishes)
+    rows = np.argsort(part, kind="stable")
+    place_of = np.empty(len(y), np.intp)
+    place_of[rows] = np.arange(len(y))
+
+    columns, firsts, width = [], [], 0
+    for place in places:
+        name = None if source.names is None else source.names[place]
+        is_number = kinds[place] == NUMBER
+        column = Column(name) if is_number else survey.column(place, name, kept, wishes.max_categories)
+        columns.append(column)
+        firsts.append(width)
+        width += column.width
+    X = np.zeros((len(y), width), np.float32)
+    numbers = []  # (place, feature, column)
+    for place, first, column in zip(places, firsts, columns, strict=True):
+        if column.categories is None:
+            numbers.append((place, first, column))
+        else:
+            survey.set_categories(place, column, X[:, first : first + column.width], place_of)
+    center, scale = _write_numbers(source, numbers, X, place_of, impute)
+    if impute:
+        _fill_in(source, numbers, X, int(kept.sum()), center, scale)
+    name = None if source.names is None else source.names[y_place]
+    table = Table(version, task, columns, _target(name, y[kept], task, classes), impute, source.fields.added)
+    mean, scale = _standardize(X, int(kept.sum()), numbers, center, scale)
+    sizes = np.bincount(part, minlength=len(PARTS)).tolist()
+    return Training(X, y[rows], sizes, table, wishes.task is None, mean, scale)
+
+
+def _chosen(source, wishes) -> tuple[int, list[int]]:
+    """The place of the target, and those of the columns to use."""
+    y_place = source.width - 1 if wishes.target is None else source.place("--target", wishes.target)
+    chosen = {source.place("--columns", name) for name in wishes.columns} or set(range(source.width))
+    left_out = {source.place("--drop", name) for name in wishes.drop}
+    if y_place in left_out:
+        raise ValueError(f"--drop: expected columns other than the target, got {source.label(y_place)}")
+    places = sorted(chosen - left_out - {y_place})
+    if not places:
+        got = "one column" if source.width == 1 else "the target only"
+        raise ValueError(f"{source.path}: expected columns of features and one of targets, got {got}")
+    return y_place, places
+
+
+def _kinds(source, places, codes) -> dict[int, str]:
+    """The kind of each column; those of `codes` are text."""
+    kinds = source.kinds([place for place in places if place not in codes]) | dict.fromkeys(codes, TEXT)
+    for place in places:
+        if place not in kinds:
+            found = "missing ones only; leave it out with --drop"
+            raise ValueError(f"{source.path}: column {source.label(place)}: expected values, got {found}")
+    return kinds
+
+
+def parted(strata, validation, test, rng) -> np.ndarray:
+    """The part of each row, of PARTS: shares of all rows at random, of each stratum as of all to within a row.
+
+    The only row of a stratum is one to train on.
+    """
+    part = np.full(len(strata), TRAIN)
+    several = np.bincount(strata)[strata] > 1
+    for which, share in ((TEST, test), (VALIDATION, validation)):
+        rest = rng.permutation(np.flatnonzero((part == TRAIN) & several))
+        rest = rest[np.argsort(strata[rest], kind="stable")]
+        wanted = min(round(share * len(strata)), len(rest))
+        if wanted:  # evenly spaced, from a random start
+            part[rest[((np.arange(wanted) + rng.random()) * (len(rest) / wanted)).astype(np.intp)]] = which
+    return part
+
+
+def _check_parts(kept, y, classes, wishes):
+    given = f"{wishes.validation:g}" + f" and --test {wishes.test:g}" * bool(wishes.test)
+    if not kept.any():
+        raise ValueError(f"--validation: expected a share that leaves a row to train on, got {given}")
+    if classes is not None:
+        counts = np.bincount(y[kept], minlength=len(classes))
+        if not counts.all():
+            label = classes[int(counts.argmin())]
+            raise ValueError(f"--validation: expected a share that leaves a row of class {label}, got {given}")
+
+
+def _target(name, y, task, classes) -> Target:
+    """What to predict, by the targets of the rows to train on: values are standardized."""
+    if task == CLASSIFY:
+        return Target(name, classes)
+    if task != REGRESS:
+        return Target(name, link="log")
+    return Target(name, mean=float(y.mean()), deviation=float(y.std()) or 1.0)
+
+
+def _write_numbers(source, numbers, X, place_of, impute) -> tuple[np.ndarray, np.ndarray]:
+    """Read columns of numbers into their features of X, NaN where one is missing; center and scale of all features."""
+    center, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+    places, at = [place for place, _, _ in numbers], np.array([feature for _, feature, _ in numbers], np.intp)
+    if not places:
+        return center, scale
+    unknown, start, every = np.full(len(at), True), 0, len(at) == X.shape[1]
+    for block in source.blocks(places, []):
+        values = block.numbers
+        check_range(block, places, LIMIT)
+        bad = np.isnan(values)
+        if bad.any() and not impute:
+            row, j = np.unravel_index(int(bad.argmax()), bad.shape)
+            raise missing_value(block, int(row), places[j])
+        for j in np.flatnonzero(unknown & ~bad.all(axis=0)):
+            center[at[j]], scale[at[j]] = _center_and_scale(values[:, j])
+            unknown[j] = False
+        rows = place_of[start : start + block.rows]
+        start += block.rows
+        if len(rows) < block.rows:
+            break
+        with np.errstate(over="ignore"):
+            values = ((values - center[at]) * scale[at]).astype(np.float32)
+        too_far = np.isinf(values)
+        if too_far.any():
+            row, j = np.unravel_index(int(too_far.argmax()), too_far.shape)
+            where = block.where(int(row), places[j])
+            raise ValueError(
+                f"{where}: expected numbers of one scale, got {block.numbers[row, j]:g} after others "
+                f"within {center[at[j]]:g} ± {1 / scale[at[j]]:.3g}; take logarithms"
+            )
+        if every:
+            X[rows] = values
+        else:
+            X[rows[:, None], at] = values
+    if start != len(X):
+        raise ValueError(
+            f"{source.path}: expected the {len(X)} rows it had at first, but the file has changed meanwhile"
+        )
+    return center, scale
+
+
+def _center_and_scale(column) -> tuple[float, float]:
+    """The median of numbers, and one over the power of two above their largest distance from it."""
+    column = column[~np.isnan(column)]
+    center = float(np.median(column))
+    with np.errstate(over="ignore"):
+        far = min(float(np.abs(column - center).max()), 2.0**1000)
+    return center, 2.0 ** -int(np.frexp(far)[1]) if far > 2.0**-1000 else 1.0
+
+
+def _fill_in(source, numbers, X, n_train, center, scale):
+    """Put medians of the rows to train on in the place of missing numbers, and into the columns."""
+    for place, j, column in numbers:
+        values = X[:, j]
+        bad = np.isnan(values)
+        kept = values[:n_train][~bad[:n_train]]
+        if not len(kept):
+            found = "missing ones only; leave it out with --drop"
+            raise ValueError(f"{source.path}: column {source.label(place)}: expected values to train on, got {found}")
+        column.median = float(np.median(kept)) / float(scale[j]) + float(center[j])
+        values[bad] = (column.median - center[j]) * scale[j]
+
+
+def _standardize(X, n_train, numbers, center, scale) -> tuple[np.ndarray, np.ndarray]:
+    """Standardize columns of numbers in place, by their first rows; mean and scale of all features in the file's units.
+
+    `center` and `scale` say how far that has been done already.
+    """
+    mean, deviation = column_statistics(X[:n_train])
+    of_categories = np.ones(X.shape[1], bool)
+    of_categories[[feature for _, feature, _ in numbers]] = False
+    mean[of_categories] = 0
+    factor = 1 / np.where(of_categories | (deviation == 0), 1, np.maximum(deviation, SMALLEST))
+    for start in range(0, len(X), ROWS):
+        X[start : start + ROWS] = (X[start : start + ROWS] - mean) * factor
+    return center + mean / scale, scale * factor
