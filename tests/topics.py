@@ -100,8 +100,10 @@ TOPICS = (
     without_kernels("files", "files", sanitizer=True),
     without_kernels("earlier_files", "files"),
     without_kernels("data", "cli"),
+    without_kernels("tables", "cli"),
     without_kernels("labels"),
     without_kernels("cli", "cli"),
+    without_kernels("cli_tables", "cli"),
     without_kernels("limits", "performance", MACHINE),
     without_kernels("bench", "performance", MACHINE),
     # ---------------------------------------------------------------- around the process

@@ -26,6 +26,7 @@ class Archive(Source):
     """The arrays X (n, features) and, unless only features are wanted, y (n,), which is then the last column."""
 
     names = None
+    is_archive = True
 
     def __init__(self, path, fields, with_target):
         self.path, self.fields = path, fields

@@ -11,8 +11,7 @@ import numpy as np
 
 from fastopt._files import MALFORMED, why
 from fastopt._numbers import finite_number, flag
-from fastopt._tables.fields import MISSING_ADVICE
-from fastopt._tables.source import some
+from fastopt._tables.source import check_range, missing_value, some
 
 CLASSIFY, REGRESS, COUNT = TASKS = "classify", "regress", "count"
 
@@ -53,6 +52,11 @@ class Column:
         self.other, self.missing = flag("other", self.other), flag("missing", self.missing)
         if self.median is not None:
             self.median = finite_number("median", self.median)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds numbers, and no categories."""
+        return self.categories is None
 
     @property
     def width(self) -> int:
@@ -158,20 +162,18 @@ class Table:
             stored["impute"] = True
         return stored | ({"missing": self.missing} if self.missing else {})
 
-    def places(self, source, target) -> list[int]:
-        """Where in a file the columns stand; `target` is the name of a column to leave out, or None."""
-        left_out = None if target is None else source.place("--target", target)
+    def places(self, source, left_out) -> list[int]:
+        """Where in a file the columns stand; `left_out` is the place of a column that is none of them, or None."""
         places = [place for place in range(source.width) if place != left_out]
         names, n = [column.name for column in self.columns], len(self.columns)
         if not self.named:
             if len(places) != n:
-                remedy = "; leave the target out with --target" if target is None and len(places) == n + 1 else ""
+                remedy = "; leave the target out with --target" if left_out is None and len(places) == n + 1 else ""
                 raise ValueError(f"{source.path}: expected {n} columns, as in training, got {len(places)}{remedy}")
             return places
         if source.names is None:
-            raise ValueError(
-                f"{source.path}: expected a first line with the names {some(names)}, got none; add that header"
-            )
+            remedy = "" if source.is_archive else "; add a first line with the names"
+            raise ValueError(f"{source.path}: expected columns named {some(names)}, got some without names{remedy}")
         found = {source.names[place]: place for place in places}
         absent = [name for name in names if name not in found]
         if absent:
@@ -226,8 +228,8 @@ class Encoder:
     def __init__(self, table, source, places, dtype):
         self.table, self.source, self.limit = table, source, np.finfo(dtype).max
         self.columns = list(zip(table.columns, places, strict=True))
-        self.numbers = [place for column, place in self.columns if column.categories is None]
-        self.words = [place for column, place in self.columns if column.categories is not None]
+        self.numbers = [place for column, place in self.columns if column.is_number]
+        self.words = [place for column, place in self.columns if not column.is_number]
         self.unseen: dict[str, Counter] = {}
 
     def blocks(self, words=()):
@@ -237,7 +239,7 @@ class Encoder:
             X = np.zeros((block.rows, self.table.width))
             first = number = word = 0
             for column, place in self.columns:
-                if column.categories is None:
+                if column.is_number:
                     X[:, first] = self._filled(column, place, block, number)
                     number += 1
                 else:
@@ -264,19 +266,3 @@ class Encoder:
         if len(rows) < len(words):
             unknown = [words[row] or "(missing)" for row in np.flatnonzero(offsets < 0)]
             self.unseen.setdefault(self.source.label(place), Counter()).update(unknown)
-
-
-def missing_value(block, row, place, advice=MISSING_ADVICE) -> ValueError:
-    """The error of a field that is missing."""
-    return ValueError(f"{block.where(row, place)}: expected a value, got a missing one; {advice}")
-
-
-def check_range(block, places, limit) -> None:
-    """Raise ValueError if a number is infinite or beyond a limit; NaN is missing, and none of it."""
-    bad = np.abs(block.numbers) > limit
-    if bad.any():
-        row, j = np.unravel_index(int(bad.argmax()), bad.shape)
-        found = block.numbers[row, j]
-        raise ValueError(
-            f"{block.where(int(row), places[j])}: expected a finite number within ±{limit:.3g}, got {found:g}"
-        )

@@ -106,5 +106,5 @@ def why_no_word(field) -> str | None:
 
 def no_number(where, field) -> ValueError:
     """The error of a field that should be a number."""
-    found = why_no_word(field) or f"{field!r}; if the column holds text beside numbers, say --categories NAME"
+    found = why_no_word(field) or f"{field!r}; --missing takes it for a missing value, train --categories for text"
     return ValueError(f"{where}: expected a number, got {found}")

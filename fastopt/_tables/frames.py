@@ -64,7 +64,7 @@ class Frame(Source):
 
 
 def _read(path, kind):
-    """(name, values) of every column: an array of numbers, a list of text, "" for what is missing, or a word for others."""
+    """(name, values) of every column: an array of numbers, a list of text, "" where none is, or a word for others."""
     with importing, contextlib.suppress(ImportError):
         import pandas
 
@@ -97,7 +97,7 @@ def _with_pandas(pandas, path, kind):
 
 def _with_polars(polars, path, kind):
     with _translated(path, kind):
-        frame = polars.read_parquet(path) if kind == "parquet" else polars.read_ipc(path, memory_map=False)
+        frame = polars.read_parquet(path) if kind == "parquet" else polars.read_ipc(path)
     columns = []
     for column in frame.iter_columns():
         dtype = column.dtype
@@ -132,10 +132,10 @@ def _translated(path, kind):
     """Whatever the readers raise for bytes that are none, as one ValueError."""
     try:
         yield
-    except (ImportError, OSError) as error:
-        if isinstance(error, ImportError) or error.errno is not None:
-            raise
-        raise ValueError(f"{path}: expected a .{kind} file, got one that is damaged or of another kind") from None
+    except (ImportError, TypeError, AttributeError):  # of the library, whatever the file
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         text = f"expected a .{kind} file, got one that is damaged or of another kind"
         raise ValueError(f"{path}: {text} ({' '.join(str(error).split())[:200]})") from None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._tables.fields import Fields
+from fastopt._tables.fields import MISSING_ADVICE, Fields
 
 NUMBER, TEXT = "number", "text"
 
@@ -30,6 +30,7 @@ class Source:
     names: list[str] | None
     width: int
     fields: Fields
+    is_archive = False  # arrays X and y, of which y is the target and nothing else
 
     def kinds(self, places) -> dict[int, str]:
         """NUMBER or TEXT for each of these columns by its first field that is not missing; none where all are."""
@@ -48,6 +49,8 @@ class Source:
 
     def place(self, option, name) -> int:
         """The column of this name, or in a file without names of this number; ValueError names the option."""
+        if self.is_archive and option == "--target":
+            raise ValueError(f"--target: expected a file of columns, got {self.path}, whose target is the array y")
         labels = [self.label(place) for place in range(self.width)]
         if name not in labels:
             raise ValueError(f"{option}: expected one of the columns {some(labels)} of {self.path}, got {name}")
@@ -65,6 +68,22 @@ def check_names(path, names) -> None:
         if name in seen:
             raise ValueError(f"{path}: line 1: expected names that differ, got {name!r} twice")
         seen.add(name)
+
+
+def missing_value(block, row, place, advice=MISSING_ADVICE) -> ValueError:
+    """The error of a field that is missing."""
+    return ValueError(f"{block.where(row, place)}: expected a value, got a missing one; {advice}")
+
+
+def check_range(block, places, limit) -> None:
+    """Raise ValueError if a number is infinite or beyond a limit; NaN is missing, and none of it."""
+    bad = np.abs(block.numbers) > limit
+    if bad.any():
+        row, j = np.unravel_index(int(bad.argmax()), bad.shape)
+        found = block.numbers[row, j]
+        raise ValueError(
+            f"{block.where(int(row), places[j])}: expected a finite number within ±{limit:.3g}, got {found:g}"
+        )
 
 
 def some(names) -> str:

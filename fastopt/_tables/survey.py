@@ -9,9 +9,9 @@ from collections import defaultdict
 
 import numpy as np
 
-from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, Column, missing_value
+from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, Column
 from fastopt._tables.fields import NotANumberError, no_number, why_no_word
-from fastopt._tables.source import NUMBER, some
+from fastopt._tables.source import NUMBER, missing_value, some
 
 MOST_TEXTS = 50_000  # different ones of a column
 FEW_ROWS = 20  # in so many, texts that all differ say nothing yet
@@ -107,6 +107,8 @@ class Survey:
             words = self._labels.words()
             order = sorted(range(len(words)), key=words.__getitem__)
             labels, y = [words[i] for i in order], np.argsort(order)[self._labels.codes()]
+        if len(labels) == len(y) > FEW_ROWS:
+            raise ValueError(f"column {name}: expected classes of several rows, got another in each of {len(y)}")
         if len(labels) < 2:
             way_out = "" if not self.y_is_number else "; predict values with --task regress"
             raise ValueError(f"column {name}: expected two classes or more, got {labels[0]} only{way_out}")

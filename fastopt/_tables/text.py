@@ -130,10 +130,14 @@ class Text(Source):
             while lines := stream.readlines(CHARACTERS):
                 if any('"' in line for line in lines):
                     part = self._quoted(lines, stream, number)
-                    blanks = [start for start, row in zip(part.starts, part.content, strict=True) if _is_blank(row)]
+                    blanks = [
+                        start
+                        for start, row in zip(part.starts, part.content, strict=True)
+                        if len(row) < 2 and not "".join(row).strip()
+                    ]
                 else:
                     part = _Part(lines, False, range(number, number + len(lines)))
-                    blanks = [start for start, line in zip(part.starts, lines, strict=True) if line.isspace()]
+                    blanks = [start for start, line in zip(part.starts, lines, strict=True) if self._is_blank(line)]
                 number += len(lines)  # those that quotes have taken from the stream are among them
                 n = len(part.content) - len(blanks)
                 if (blank is not None and n) or list(part.starts[n:]) != blanks:  # a row after a blank line
@@ -143,6 +147,9 @@ class Text(Source):
                     part = _Part(part.content[:n], part.quoted, part.starts[:n])
                     self._check_widths(part)
                     yield part
+
+    def _is_blank(self, line) -> bool:
+        return line.isspace() and self.delimiter not in line
 
     def _quoted(self, lines, stream, number) -> _Part:
         """The rows of lines some of which hold quotes; lines in which the last row goes on are added to `lines`."""
@@ -226,7 +233,7 @@ class Text(Source):
         return np.loadtxt(lines, delimiter=self.delimiter, comments=None, usecols=places, ndmin=2)
 
     def _with_nan(self, lines) -> list[str]:
-        return self.fields.empty_numbers(self.delimiter).sub("nan", "".join(lines)).removesuffix("\n").split("\n")
+        return self.fields.empty_numbers(self.delimiter).sub("nan", "".join(lines).removesuffix("\n")).split("\n")
 
     # ---------------------------------------------------------------- messages
 
@@ -237,10 +244,6 @@ class Text(Source):
     def error(self, number, text) -> ValueError:
         """A ValueError that names the line."""
         return ValueError(f"{self.path}: line {number}: {text}")
-
-
-def _is_blank(row) -> bool:
-    return not row or (len(row) == 1 and not row[0].strip())
 
 
 def _is_like_a_number(field) -> bool:

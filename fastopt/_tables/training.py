@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._tables.columns import CLASSIFY, REGRESS, Column, Table, Target, check_range, missing_value
-from fastopt._tables.source import NUMBER, TEXT
-from fastopt._tables.survey import LIMIT, Survey
+from fastopt._tables.columns import CLASSIFY, REGRESS, Column, Table, Target
+from fastopt._tables.source import NUMBER, TEXT, check_range, missing_value
+from fastopt._tables.survey import FEW_ROWS, LIMIT, Survey
 from fastopt.nn.conditioning import column_statistics
 
 PARTS = TRAIN, VALIDATION, TEST = range(3)
@@ -49,6 +49,7 @@ class Training(NamedTuple):
     guessed: bool  # whether the targets have decided the task
     mean: np.ndarray  # (features,): X is (number - mean) * scale
     scale: np.ndarray
+    counting: list[str]  # columns that number the rows
 
     def part(self, part) -> tuple[np.ndarray, np.ndarray]:
         """Rows and targets of a part of PARTS."""
@@ -75,29 +76,37 @@ def read_training(source, wishes, version) -> Training:
     place_of = np.empty(len(y), np.intp)
     place_of[rows] = np.arange(len(y))
 
-    columns, firsts, width = [], [], 0
-    for place in places:
-        name = None if source.names is None else source.names[place]
-        is_number = kinds[place] == NUMBER
-        column = Column(name) if is_number else survey.column(place, name, kept, wishes.max_categories)
-        columns.append(column)
-        firsts.append(width)
-        width += column.width
-    X = np.zeros((len(y), width), np.float32)
-    numbers = []  # (place, feature, column)
-    for place, first, column in zip(places, firsts, columns, strict=True):
-        if column.categories is None:
-            numbers.append((place, first, column))
-        else:
-            survey.set_categories(place, column, X[:, first : first + column.width], place_of)
-    center, scale = _write_numbers(source, numbers, X, place_of, impute)
-    if impute:
-        _fill_in(source, numbers, X, int(kept.sum()), center, scale)
-    name = None if source.names is None else source.names[y_place]
-    table = Table(version, task, columns, _target(name, y[kept], task, classes), impute, source.fields.added)
-    mean, scale = _standardize(X, int(kept.sum()), numbers, center, scale)
+    names = [None if source.names is None else source.names[place] for place in range(source.width)]
+    columns = [
+        Column(names[place])
+        if kinds[place] == NUMBER
+        else survey.column(place, names[place], kept, wishes.max_categories)
+        for place in places
+    ]
+    X, mean, scale, counting = _encoded(source, survey, places, columns, place_of, int(kept.sum()), impute)
+    target = _target(names[y_place], y[kept], task, classes)
+    table = Table(version, task, columns, target, impute, source.fields.added)
     sizes = np.bincount(part, minlength=len(PARTS)).tolist()
-    return Training(X, y[rows], sizes, table, wishes.task is None, mean, scale)
+    return Training(X, y[rows], sizes, table, wishes.task is None, mean, scale, counting)
+
+
+def _encoded(source, survey, places, columns, place_of, n_train, impute):
+    """The features of all rows at their places, standardized by the first `n_train`; mean, scale, counting columns."""
+    first = np.cumsum([0, *(column.width for column in columns)])
+    X = np.zeros((len(place_of), first[-1]), np.float32)
+    for place, column, start, stop in zip(places, columns, first[:-1], first[1:], strict=True):
+        if not column.is_number:
+            survey.set_categories(place, column, X[:, start:stop], place_of)
+    numbers = [
+        (place, j, column) for place, j, column in zip(places, first[:-1], columns, strict=True) if column.is_number
+    ]
+    writer = _Numbers(X, [place for place, _, _ in numbers], [j for _, j, _ in numbers])
+    if numbers:
+        writer.read(source, place_of, impute)
+    if impute:
+        _fill_in(source, numbers, X, n_train, writer.center, writer.scale)
+    counting = [source.label(place) for place, counts in zip(writer.places, writer.counting, strict=True) if counts]
+    return X, *_standardize(X, n_train, writer), counting if len(X) > FEW_ROWS else []
 
 
 def _chosen(source, wishes) -> tuple[int, list[int]]:
@@ -160,46 +169,64 @@ def _target(name, y, task, classes) -> Target:
     return Target(name, mean=float(y.mean()), deviation=float(y.std()) or 1.0)
 
 
-def _write_numbers(source, numbers, X, place_of, impute) -> tuple[np.ndarray, np.ndarray]:
-    """Read columns of numbers into their features of X, NaN where one is missing; center and scale of all features."""
-    center, scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
-    places, at = [place for place, _, _ in numbers], np.array([feature for _, feature, _ in numbers], np.intp)
-    if not places:
-        return center, scale
-    unknown, start, every = np.full(len(at), True), 0, len(at) == X.shape[1]
-    for block in source.blocks(places, []):
-        values = block.numbers
-        check_range(block, places, LIMIT)
-        bad = np.isnan(values)
-        if bad.any() and not impute:
-            row, j = np.unravel_index(int(bad.argmax()), bad.shape)
-            raise missing_value(block, int(row), places[j])
-        for j in np.flatnonzero(unknown & ~bad.all(axis=0)):
-            center[at[j]], scale[at[j]] = _center_and_scale(values[:, j])
-            unknown[j] = False
-        rows = place_of[start : start + block.rows]
-        start += block.rows
-        if len(rows) < block.rows:
-            break
+class _Numbers:
+    """Columns of numbers on their way into their features of X.
+
+    Attributes
+    ----------
+    center, scale : ndarray, shape (features,)
+        What X holds is (number - center) * scale; 0 and 1 of other features.
+    counting : ndarray of bool, shape (columns,)
+        Whether each number has been one more than that of the row before.
+    """
+
+    def __init__(self, X, places, features):
+        self.X, self.places, self.features = X, places, np.array(features, np.intp)
+        self.center, self.scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        self.unknown = np.full(len(places), True)  # columns of which no number has been seen
+        self.counting, self.last = np.full(len(places), True), None
+
+    def read(self, source, place_of, impute) -> None:
+        """Write the rows of a source to their places, NaN where a number is missing and may be."""
+        start = 0
+        for block in source.blocks(self.places, []):
+            check_range(block, self.places, LIMIT)
+            bad = np.isnan(block.numbers)
+            if bad.any() and not impute:
+                row, j = np.argwhere(bad)[0]
+                raise missing_value(block, int(row), self.places[j])
+            for j in np.flatnonzero(self.unknown & ~bad.all(axis=0)):
+                self.center[self.features[j]], self.scale[self.features[j]] = _center_and_scale(block.numbers[:, j])
+                self.unknown[j] = False
+            self._count(block.numbers)
+            rows = place_of[start : start + block.rows]
+            start += block.rows
+            if len(rows) == block.rows:
+                self._write(block, rows)
+        if start != len(self.X):
+            n = len(self.X)
+            raise ValueError(f"{source.path}: expected the {n} rows it had at first, but the file has changed since")
+
+    def _count(self, numbers):
+        steps = np.diff(numbers if self.last is None else np.vstack([self.last, numbers]), axis=0)
+        self.counting &= (steps == 1).all(axis=0)
+        self.last = numbers[-1]
+
+    def _write(self, block, rows):
+        at = self.features
         with np.errstate(over="ignore"):
-            values = ((values - center[at]) * scale[at]).astype(np.float32)
-        too_far = np.isinf(values)
-        if too_far.any():
-            row, j = np.unravel_index(int(too_far.argmax()), too_far.shape)
-            where = block.where(int(row), places[j])
+            values = ((block.numbers - self.center[at]) * self.scale[at]).astype(np.float32)
+        if np.isinf(values).any():
+            row, j = np.argwhere(np.isinf(values))[0]
+            others = f"{self.center[at[j]]:g} ± {1 / self.scale[at[j]]:.3g}"
             raise ValueError(
-                f"{where}: expected numbers of one scale, got {block.numbers[row, j]:g} after others "
-                f"within {center[at[j]]:g} ± {1 / scale[at[j]]:.3g}; take logarithms"
+                f"{block.where(int(row), self.places[j])}: expected a number of the size of others, within {others}, "
+                f"got {block.numbers[row, j]:g}; take logarithms"
             )
-        if every:
-            X[rows] = values
+        if len(at) == self.X.shape[1]:
+            self.X[rows] = values
         else:
-            X[rows[:, None], at] = values
-    if start != len(X):
-        raise ValueError(
-            f"{source.path}: expected the {len(X)} rows it had at first, but the file has changed meanwhile"
-        )
-    return center, scale
+            self.X[rows[:, None], at] = values
 
 
 def _center_and_scale(column) -> tuple[float, float]:
@@ -224,16 +251,16 @@ def _fill_in(source, numbers, X, n_train, center, scale):
         values[bad] = (column.median - center[j]) * scale[j]
 
 
-def _standardize(X, n_train, numbers, center, scale) -> tuple[np.ndarray, np.ndarray]:
+def _standardize(X, n_train, writer) -> tuple[np.ndarray, np.ndarray]:
     """Standardize columns of numbers in place, by their first rows; mean and scale of all features in the file's units.
 
-    `center` and `scale` say how far that has been done already.
+    What `writer` has done already is part of both.
     """
     mean, deviation = column_statistics(X[:n_train])
     of_categories = np.ones(X.shape[1], bool)
-    of_categories[[feature for _, feature, _ in numbers]] = False
+    of_categories[writer.features] = False
     mean[of_categories] = 0
     factor = 1 / np.where(of_categories | (deviation == 0), 1, np.maximum(deviation, SMALLEST))
     for start in range(0, len(X), ROWS):
         X[start : start + ROWS] = (X[start : start + ROWS] - mean) * factor
-    return center + mean / scale, scale * factor
+    return writer.center + mean / writer.scale, writer.scale * factor

@@ -29,9 +29,9 @@ def run(args) -> None:
     if table.task is None:
         table.task = CLASSIFY if net.out_features > 1 else REGRESS
     source = opened(args, table.missing, with_target=True)
-    target = args.target or table.target.name or source.label(source.width - 1)
-    y_place = source.place("--target", target)
-    encoder = encoder_of("evaluate", args, net, table, source, target)
+    name = args.target or table.target.name
+    y_place = source.width - 1 if name is None else source.place("--target", name)
+    encoder = encoder_of("evaluate", args, net, table, source, y_place)
     outputs, targets = [], []
     for first, X, block in numbered(encoder, [y_place]):
         targets.append(_targets(block, source, y_place, table, net))

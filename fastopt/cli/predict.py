@@ -40,7 +40,8 @@ def run(args) -> None:
         raise ValueError("--proba: expected a network with an output for each class, got one with a single output")
     table = table_of(args.model, net)
     source = opened(args, table.missing, with_target=False)
-    encoder = encoder_of("predict", args, net, table, source, args.target)
+    left_out = None if args.target is None else source.place("--target", args.target)
+    encoder = encoder_of("predict", args, net, table, source, left_out)
     parts = [predicted(net, X, args.data, first, args.proba) for first, X, _ in numbered(encoder)]
     mention_unseen("predict", args, encoder)
     result = np.concatenate(parts)
@@ -80,11 +81,13 @@ def _quoted(label) -> str:
 # ---------------------------------------------------------------- shared with evaluate
 
 
-def encoder_of(command, args, net, table, source, target) -> Encoder:
+def encoder_of(command, args, net, table, source, left_out) -> Encoder:
     """The rows of a file as the network reads them; columns that it ignores are mentioned on stderr."""
-    places = table.places(source, target)
+    places = table.places(source, left_out)
     if source.names is not None:
-        known = {*(column.name for column in table.columns), table.target.name, target}
+        known = {*(column.name for column in table.columns), table.target.name}
+        if left_out is not None:
+            known.add(source.names[left_out])
         ignored = [name for name in source.names if name not in known]
         if not table.named:
             note = f"the first line of {args.data} is taken for names, {some(source.names)}"

@@ -13,7 +13,7 @@ from fastopt._tables.archives import memory
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Wishes, read_training
-from fastopt.cli._options import DATA, add_json, add_reading, check_out, flush, opened, print_json
+from fastopt.cli._options import DATA, add_json, add_reading, check_out, flush, mention, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
@@ -109,6 +109,8 @@ def run(args) -> None:
     data = read_training(source, wishes, fo.__version__)
     table, task = data.table, data.table.task
     _check_task(args, task, _other_task(data))
+    for name in data.counting:
+        mention("train", f"column {name} of {args.data} numbers the rows; --drop {name} leaves it out")
     wanted = {
         name: default if getattr(args, name) is None else getattr(args, name) for name, default in NETWORK.items()
     }
