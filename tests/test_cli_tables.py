@@ -3,9 +3,12 @@
 import contextlib
 import io
 import json
+from csv import writer as csv_writer
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import datasets
 
 import fastopt as fo
@@ -392,6 +395,57 @@ def test_predict_prints_one_object_for_programs(model, tmp_path):
     data = csv(tmp_path / "t.csv", "1,2", "3,4")
     said = json.loads(ran("predict", tmp_path / "n.safetensors", data, "--json"))
     assert said == {"task": None, "classes": None, "predictions": [0.0, 0.0]}
+
+
+# ---------------------------------------------------------------- whatever a file holds
+
+fields = st.sampled_from(
+    ["0", "1", "2", "-3.5", "1e300", "inf", "", "NA", "a", "b, c", "a\nb", "2024-01-01", "1,5", "é"]
+)
+any_tables = st.integers(2, 4).flatmap(
+    lambda width: st.lists(st.lists(fields, min_size=width, max_size=width), min_size=1, max_size=12)
+)
+some_options = st.lists(
+    st.sampled_from(
+        [
+            ["--impute", "median"],
+            ["--categories", "c0"],
+            ["--task", "classify"],
+            ["--task", "regress"],
+            ["--task", "count"],
+            ["--validation", "0.3"],
+            ["--test", "0.3"],
+            ["--max-categories", "1"],
+            ["--missing", "a"],
+            ["--drop", "c0"],
+        ]
+    ),
+    max_size=3,
+    unique_by=tuple,
+)
+
+
+@settings(max_examples=150)
+@given(any_tables, some_options)
+def test_a_table_is_trained_on_and_predicted_or_refused_in_one_line(tmp_path_factory, rows, options):
+    data, model = (tmp_path_factory.getbasetemp() / name for name in ("any.csv", "any.safetensors"))
+    with open(data, "w", newline="", encoding="utf-8") as stream:
+        writer = csv_writer(stream)
+        writer.writerow([f"c{j}" for j in range(len(rows[0]))])
+        writer.writerows(rows)
+    argv = ["train", data, "--epochs", 1, "--hidden", "--out", model, *(word for pair in options for word in pair)]
+    status, out, err = run(*argv)
+    if status:
+        assert (status, err.count("\n")) == (2, 1), err
+        return
+    assert out.endswith(f"wrote {model}\n")
+    net = fo.nn.load(model)
+    printed = json.loads(ran("predict", model, data, "--json"))
+    assert len(printed["predictions"]) == len(rows)
+    labels = net.metadata["table"]["target"].get("classes")
+    assert labels is None or set(printed["predictions"]) <= set(labels)
+    assert json.loads(ran("evaluate", model, data, "--json"))["rows"] == len(rows)
+    assert ran("summary", model)
 
 
 # ---------------------------------------------------------------- mistakes
