@@ -329,6 +329,24 @@ def test_a_network_of_ones_own_is_measured_by_its_outputs(tmp_path):
     assert out.endswith(", rmse 0.5774, mae 0.3333\n")
 
 
+@pytest.mark.parametrize(
+    ("task", "outputs", "expected"), [("classify", 1, "an output for each class"), ("regress", 2, "one output")]
+)
+def test_evaluate_refuses_a_network_whose_outputs_do_not_fit_the_task(task, outputs, expected, tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(2, outputs)], rng=0)
+    table = {"task": task, "columns": [{"name": "a"}, {"name": "b"}], "target": {"name": "y"}}
+    net.save(tmp_path / "m.safetensors", metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a,b,y", "1,2,0")
+    assert f"expected {expected} of task {task}, got {outputs}" in refused("evaluate", tmp_path / "m.safetensors", data)
+
+
+@pytest.mark.parametrize("rule", [name for name in fo.optim.__all__ if name != "Optimizer"])
+def test_every_rule_trains_with_every_schedule(rule, shops, tmp_path):
+    argv = ["train", shops, "--epochs", 1, "--hidden", 4, "--optimizer", rule, "--out", tmp_path / "m.safetensors"]
+    for schedule in ("constant", "cosine", "one-cycle", "plateau"):
+        ran(*argv, "--schedule", schedule)
+
+
 def test_summary_shows_layers_columns_and_target(shops, tmp_path):
     lines = shops.read_text().splitlines()
     data = csv(tmp_path / "t.csv", *lines, ",Aix,small", "2,?,small", '"-",Aix,small')

@@ -20,7 +20,7 @@ from fastopt._tables import archives, open_table, text
 from fastopt._tables.fields import MISSING
 from fastopt._tables.source import NUMBER, TEXT
 from fastopt._tables.text import Reading
-from fastopt._tables.training import Wishes, read_training
+from fastopt._tables.training import Options, read_training
 
 TABLE = [[1.0, 2.5], [-3.0, 4e-3]]
 
@@ -48,10 +48,10 @@ def words(path, reading=None):
     return source.names, rows
 
 
-def train(path, **wishes):
+def train(path, **options):
     """The file as a table of values to train on, with all its rows."""
-    reading = wishes.pop("reading", None)
-    return read_training(open_table(path, reading, with_target=True), Wishes(**{"task": "regress"} | wishes), "0")
+    reading = options.pop("reading", None)
+    return read_training(open_table(path, reading, with_target=True), Options(**{"task": "regress"} | options), "0")
 
 
 def in_units(data):
@@ -334,7 +334,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(source, "kinds", changed)
     with pytest.raises(ValueError, match="expected the 2 rows it had at first, but the file has changed since"):
-        read_training(source, Wishes(task="regress"), "0")
+        read_training(source, Options(task="regress"), "0")
 
 
 # ---------------------------------------------------------------- .npz

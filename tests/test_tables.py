@@ -13,7 +13,7 @@ import fastopt as fo
 from fastopt._tables import open_table
 from fastopt._tables.columns import Column, Encoder, Table, Target, table_of
 from fastopt._tables.text import Reading
-from fastopt._tables.training import TEST, TRAIN, VALIDATION, Wishes, parted, read_training
+from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, parted, read_training
 
 
 def csv(path, *lines):
@@ -21,8 +21,8 @@ def csv(path, *lines):
     return path
 
 
-def train(path, reading=None, **wishes):
-    return read_training(open_table(path, reading, with_target=True), Wishes(**wishes), "0")
+def train(path, reading=None, **options):
+    return read_training(open_table(path, reading, with_target=True), Options(**options), "0")
 
 
 def described(data):
@@ -102,7 +102,7 @@ def test_columns_are_chosen_and_left_out_by_name_or_number(tmp_path):
     data = train(path, drop=("1", "3"))
     assert described(data) == [{"name": None}]
     np.testing.assert_allclose(data.X / data.scale + data.mean, [[1], [3]])
-    for wishes, message in (
+    for options, message in (
         ({"drop": ("z",)}, "--drop: expected one of the columns 1, 2, 3, 4 of .*, got z"),
         ({"columns": ("9",)}, "--columns: expected one of the columns"),
         ({"categories": ("9",)}, "--categories: expected one of the columns"),
@@ -110,7 +110,7 @@ def test_columns_are_chosen_and_left_out_by_name_or_number(tmp_path):
         ({"columns": ("4",)}, "expected columns of features and one of targets, got the target only"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(path, **wishes)
+            train(path, **options)
 
 
 def test_numbers_are_codes_where_the_caller_says_so(tmp_path):
@@ -182,7 +182,7 @@ def test_medians_are_those_of_the_rows_to_train_on(tmp_path):
 
 def test_a_target_that_is_missing_is_refused_and_a_column_without_values(tmp_path):
     path = csv(tmp_path / "t.csv", "a,b,y", "1,,0.5", "2,NA,")
-    for wishes, message in (
+    for options, message in (
         (
             {"drop": ("b",)},
             r"line 3, column 3 \(y\): expected a value, got a missing one; leave out rows without a target",
@@ -190,7 +190,7 @@ def test_a_target_that_is_missing_is_refused_and_a_column_without_values(tmp_pat
         ({"target": "a"}, "column b: expected values, got missing ones only; leave it out with --drop"),
     ):
         with pytest.raises(ValueError, match=message):
-            train(path, impute="median", **wishes)
+            train(path, impute="median", **options)
 
 
 # ---------------------------------------------------------------- digits and memory
@@ -224,9 +224,9 @@ def test_reading_takes_little_more_memory_than_the_rows_of_float32(tmp_path):
     program = """
 import resource, sys
 from fastopt._tables import open_table
-from fastopt._tables.training import Wishes, read_training
+from fastopt._tables.training import Options, read_training
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data = read_training(open_table(sys.argv[1], with_target=True), Wishes(validation=0.1), "0")
+data = read_training(open_table(sys.argv[1], with_target=True), Options(validation=0.1), "0")
 unit = 1 if sys.platform == "darwin" else 1024
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / data.X.nbytes, data.X.shape)
 """

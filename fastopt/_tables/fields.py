@@ -21,7 +21,7 @@ DATE = re.compile(
     r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?",  # a time of day
     re.ASCII | re.IGNORECASE,
 )
-DATES_ADVICE = "write it as numbers, such as days since one of them, or year and month, or leave it out with --drop"
+DATES_ADVICE = "write it as numbers, such as days since one of them, or year and month; or --drop or --categories NAME"
 
 
 class NotANumberError(ValueError):

@@ -51,7 +51,7 @@ class Survey:
             if None in words:
                 raise missing_value(block, words.index(None), y_place, "leave out rows without a target")
             if self.y_is_number:
-                values.extend(self._numbers(words, block))
+                values.frombytes(self._numbers(words, block).tobytes())
             else:
                 labels.add(words, block)
         self._labels, self._values = labels, np.frombuffer(values) if values else np.empty(0)

@@ -24,8 +24,8 @@ ROWS = 4096  # in float64 at a time
 SMALLEST = 1e-30  # deviation: below, float32 has lost a column
 
 
-class Wishes(NamedTuple):
-    """What a caller wants of a table; names are those of columns."""
+class Options(NamedTuple):
+    """What a caller wants of a table; names are those of columns, or their numbers in a file without names."""
 
     target: str | None = None  # the last column for None
     task: str | None = None
@@ -58,20 +58,20 @@ class Training(NamedTuple):
         return self.X[rows], self.y[rows]
 
 
-def read_training(source, wishes, version) -> Training:
-    """Read a table to train on: what `wishes` ask for of a `Source`; ValueError names what cannot be used."""
-    y_place, places = _chosen(source, wishes)
-    codes = {source.place("--categories", name) for name in wishes.categories}
+def read_training(source, options, version) -> Training:
+    """Read what the options ask for of a `Source`; ValueError names what cannot be used."""
+    y_place, places = _chosen(source, options)
+    codes = {source.place("--categories", name) for name in options.categories}
     kinds = _kinds(source, [*places, y_place], codes)
     text = [place for place in places if kinds[place] == TEXT]
-    impute = wishes.impute == "median"
+    impute = options.impute == "median"
     survey = Survey(source, text, y_place, kinds[y_place], codes, impute)
-    task = survey.task(wishes.task)
+    task = survey.task(options.task)
     y, classes = survey.targets(task)
-    rng = np.random.default_rng(wishes.seed)
-    part = parted(np.zeros(len(y), np.intp) if classes is None else y, wishes.validation, wishes.test, rng)
+    rng = np.random.default_rng(options.seed)
+    part = parted(np.zeros(len(y), np.intp) if classes is None else y, options.validation, options.test, rng)
     kept = part == TRAIN
-    _check_parts(kept, y, classes, wishes)
+    _check_parts(kept, y, classes, options)
     rows = np.argsort(part, kind="stable")
     place_of = np.empty(len(y), np.intp)
     place_of[rows] = np.arange(len(y))
@@ -80,14 +80,14 @@ def read_training(source, wishes, version) -> Training:
     columns = [
         Column(names[place])
         if kinds[place] == NUMBER
-        else survey.column(place, names[place], kept, wishes.max_categories)
+        else survey.column(place, names[place], kept, options.max_categories)
         for place in places
     ]
     X, mean, scale, counting = _encoded(source, survey, places, columns, place_of, int(kept.sum()), impute)
     target = _target(names[y_place], y[kept], task, classes)
     table = Table(version, task, columns, target, impute, source.fields.added)
     sizes = np.bincount(part, minlength=len(PARTS)).tolist()
-    return Training(X, y[rows], sizes, table, wishes.task is None, mean, scale, counting)
+    return Training(X, y[rows], sizes, table, options.task is None, mean, scale, counting)
 
 
 def _encoded(source, survey, places, columns, place_of, n_train, impute):
@@ -109,11 +109,11 @@ def _encoded(source, survey, places, columns, place_of, n_train, impute):
     return X, *_standardize(X, n_train, writer), counting if len(X) > FEW_ROWS else []
 
 
-def _chosen(source, wishes) -> tuple[int, list[int]]:
+def _chosen(source, options) -> tuple[int, list[int]]:
     """The place of the target, and those of the columns to use."""
-    y_place = source.width - 1 if wishes.target is None else source.place("--target", wishes.target)
-    chosen = {source.place("--columns", name) for name in wishes.columns} or set(range(source.width))
-    left_out = {source.place("--drop", name) for name in wishes.drop}
+    y_place = source.width - 1 if options.target is None else source.place("--target", options.target)
+    chosen = {source.place("--columns", name) for name in options.columns} or set(range(source.width))
+    left_out = {source.place("--drop", name) for name in options.drop}
     if y_place in left_out:
         raise ValueError(f"--drop: expected columns other than the target, got {source.label(y_place)}")
     places = sorted(chosen - left_out - {y_place})
@@ -149,8 +149,8 @@ def parted(strata, validation, test, rng) -> np.ndarray:
     return part
 
 
-def _check_parts(kept, y, classes, wishes):
-    given = f"{wishes.validation:g}" + f" and --test {wishes.test:g}" * bool(wishes.test)
+def _check_parts(kept, y, classes, options):
+    given = f"{options.validation:g}" + f" and --test {options.test:g}" * bool(options.test)
     if not kept.any():
         raise ValueError(f"--validation: expected a share that leaves a row to train on, got {given}")
     if classes is not None:

@@ -28,6 +28,9 @@ def run(args) -> None:
     table = table_of(args.model, net)
     if table.task is None:
         table.task = CLASSIFY if net.out_features > 1 else REGRESS
+    if (table.task == CLASSIFY) != (net.out_features > 1):
+        expected = "an output for each class" if table.task == CLASSIFY else "one output"
+        raise ValueError(f"{args.model}: expected {expected} of task {table.task}, got {net.out_features}")
     source = opened(args, table.missing, with_target=True)
     name = args.target or table.target.name
     y_place = source.width - 1 if name is None else source.place("--target", name)

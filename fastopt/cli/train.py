@@ -12,7 +12,7 @@ from fastopt._numbers import finite_number, whole_number
 from fastopt._tables.archives import memory
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
-from fastopt._tables.training import TEST, TRAIN, VALIDATION, Wishes, read_training
+from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
 from fastopt.cli._options import DATA, add_json, add_reading, check_out, flush, mention, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
@@ -22,6 +22,7 @@ HELP = "train a network on a data file and save it"
 CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
 RULES = [name for name in fo.optim.__all__ if name != "Optimizer"]
 SCHEDULES = ("constant", "cosine", "one-cycle", "plateau")
+FALLING = ("cosine", "one-cycle")  # schedules whose mean is half the learning rate
 ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 PLATEAU = 5  # epochs without a better loss before the learning rate falls
 WHAT = {CLASSIFY: "classes", REGRESS: "values", COUNT: "counts"}
@@ -105,8 +106,8 @@ def run(args) -> None:
     """Train, print how well, and write the model."""
     _check(args)
     source = opened(args, with_target=True)
-    wishes = Wishes(**{name: getattr(args, name) for name in Wishes._fields})
-    data = read_training(source, wishes, fo.__version__)
+    options = Options(**{name: getattr(args, name) for name in Options._fields})
+    data = read_training(source, options, fo.__version__)
     table, task = data.table, data.table.task
     _check_task(args, task, _other_task(data))
     for name in data.counting:
@@ -247,8 +248,9 @@ def _optimizer(net, wanted, steps):
     }[wanted["schedule"]]()
     decay = wanted["weight_decay"]
     if decay is None and rule is fo.optim.AdamW:
-        # What no gradient holds up shrinks by exp(-decay * sum of rates) in the run; a cosine's mean is half the first.
-        decay = min(DECAY, 2 / (value * steps)) if value else DECAY
+        # What no gradient holds up shrinks by exp(-decay * sum of rates) in the run (Loshchilov & Hutter 2019).
+        total = value * steps * (0.5 if wanted["schedule"] in FALLING else 1.0)
+        decay = min(DECAY, 1 / total) if total else DECAY
     return rule(net.parameters(), lr=lr, **({} if decay is None else {"weight_decay": decay}))
 
 
