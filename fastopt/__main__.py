@@ -1,4 +1,4 @@
-"""`python -m fastopt`: the command line of cli.py."""
+"""`python -m fastopt`: the command line of `cli`."""
 
 import sys
 

@@ -107,8 +107,10 @@ TOPICS = (
     without_kernels("estimators_mlp", "estimators"),
     without_kernels("estimators_glm", "estimators"),
     without_kernels("data", "cli"),
+    without_kernels("tables", "cli"),
     without_kernels("labels"),
     without_kernels("cli", "cli"),
+    without_kernels("cli_tables", "cli"),
     without_kernels("limits", "performance", MACHINE),
     without_kernels("bench", "performance", MACHINE),
     # ---------------------------------------------------------------- around the process

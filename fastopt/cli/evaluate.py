@@ -1,0 +1,82 @@
+"""`fastopt evaluate`: how well a saved network predicts the targets of a data file."""
+
+import numpy as np
+
+import fastopt as fo
+from fastopt._tables.columns import CLASSIFY, REGRESS, table_of
+from fastopt._tables.fields import NotANumberError, no_number
+from fastopt.cli._options import DATA, add_json, add_reading, opened, print_json
+from fastopt.cli._scores import scores, shown
+from fastopt.cli.predict import encoder_of, mention_unseen, numbered, predicted
+
+HELP = "measure a saved network on a data file with targets"
+
+
+def add_options(parser) -> None:
+    """The options of the command."""
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
+    parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
+    text = "the column of the target: its name, or its number in a file without names (default: as in training)"
+    parser.add_argument("--target", metavar="NAME", help=text)
+    add_reading(parser)
+    add_json(parser)
+
+
+def run(args) -> None:
+    """Read, predict, compare and print."""
+    net = fo.nn.load(args.model)
+    table = table_of(args.model, net)
+    if table.task is None:
+        table.task = CLASSIFY if net.out_features > 1 else REGRESS
+    if (table.task == CLASSIFY) != (net.out_features > 1):
+        expected = "an output for each class" if table.task == CLASSIFY else "one output"
+        raise ValueError(f"{args.model}: expected {expected} of task {table.task}, got {net.out_features}")
+    source = opened(args, table.missing, with_target=True)
+    name = args.target or table.target.name
+    y_place = source.width - 1 if name is None else source.place("--target", name)
+    encoder = encoder_of("evaluate", args, net, table, source, y_place)
+    outputs, targets = [], []
+    for first, X, block in numbered(encoder, [y_place]):
+        targets.append(_targets(block, source, y_place, table, net))
+        outputs.append(predicted(net, X, args.data, first))
+    mention_unseen("evaluate", args, encoder)
+    found, y = np.concatenate(outputs), np.concatenate(targets)
+    measured = scores(table, found, y)
+    if args.json:
+        print_json({"task": table.task, "rows": len(y), **measured, **_confusion(table, found, y)})
+    else:
+        print(f"{len(y)} rows: {shown(measured)}")
+
+
+def _targets(block, source, place, table, net) -> np.ndarray:
+    """The targets of a block: classes as numbers, or values."""
+    words = block.words[-1]
+    if None in words:
+        where = block.where(words.index(None), place)
+        raise ValueError(f"{where}: expected a target, got a missing value; leave out rows without one")
+    labels = table.target.classes or list(range(net.out_features))
+    by_text = table.task == CLASSIFY and isinstance(labels[0], str)
+    if by_text:
+        values = words
+    else:
+        try:
+            values = source.fields.numbers(words).tolist()
+        except NotANumberError as error:
+            raise no_number(block.where(error.place, place), words[error.place]) from None
+    if table.task != CLASSIFY:
+        return np.array(values)
+    number = {label: i for i, label in enumerate(labels)}
+    unknown = next((row for row, value in enumerate(values) if value not in number), None)
+    if unknown is not None:
+        where, shown_labels = block.where(unknown, place), ", ".join(map(str, labels[:5]))
+        raise ValueError(f"{where}: expected a class of the model, such as {shown_labels}, got {words[unknown]}")
+    return np.array([number[value] for value in values])
+
+
+def _confusion(table, outputs, y) -> dict:
+    """Rows by class, and by class predicted."""
+    if table.task != CLASSIFY:
+        return {}
+    k = outputs.shape[1]
+    counts = np.bincount(y * k + outputs.argmax(axis=1), minlength=k * k).reshape(k, k)
+    return {"classes": table.target.classes or list(range(k)), "confusion": counts.tolist()}
