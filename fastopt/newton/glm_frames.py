@@ -116,7 +116,7 @@ def by_name(labels) -> dict:
 
 
 def as_present(X, labels, names) -> np.ndarray:
-    """Columns of numbers, all of which are there and finite: a frame of them alone is an array already, or one at once."""
+    """Columns of numbers, all there and finite; a frame of them alone is an array already, or becomes one at once."""
     dense = as_numbers("X", X if names == list(labels) else X[[labels[name] for name in names]])
     with np.errstate(all="ignore"):
         if dense.dtype.kind != "f" or np.isfinite(dense.sum()):
