@@ -268,7 +268,7 @@ class GLMResult:
     def aic(self) -> float:
         """``-2 log_likelihood + 2 p``, p coefficients with the intercept, the dispersion not counted, as statsmodels.
 
-        R counts the dispersion of gaussian and gamma, which adds 2.
+        R counts that of gaussian and gamma, which adds 2, and takes deviance / n for gamma's.
         """
         return 2 * self._n_free - 2 * self.log_likelihood
 
