@@ -62,6 +62,11 @@ def glm_on_few_rows():
     return fo.newton.glm(np.hstack([X, X**2, X**3, X**4, X**5])[:80], LABELS[:80]).coef.tobytes()
 
 
+def glm_within_bounds():
+    design = fo.newton.Design(X, codes=np.arange(2 * N).reshape(N, 2) % 5)
+    return fo.newton.glm(design, LABELS, bounds=(-0.1, 0.1)).coef.tobytes()
+
+
 def glm_results():
     fit = fo.newton.glm(X, np.arange(N) % 3, "multinomial")
     return fit.covariance.tobytes() + np.float64(fit.condition_number).tobytes() + _fit.predict_proba(X).tobytes()
@@ -134,6 +139,7 @@ CALLS = {
         newton_step,
         glm,
         glm_on_few_rows,
+        glm_within_bounds,
         glm_results,
         minimize,
         spectrum,

@@ -934,3 +934,13 @@ def test_threads_that_ask_one_result_for_its_hessian_get_the_same():
         with ThreadPoolExecutor(4) as pool:
             for found in pool.map(lambda _, fit=fit: fit.hessian, range(4)):
                 np.testing.assert_array_equal(found, want)
+
+
+def test_amounts_that_need_no_coefficient_are_solved_at_any_tolerance():
+    """A gamma has a minimum whatever its columns are: no step tells of classes that can be separated."""
+    X, _ = problem("gamma")
+    y = np.random.default_rng(0).gamma(50, 1 / 50, len(X))
+    for options in ({}, {"bounds": (-1, 1)}):
+        assert fit_glm(X, y / y.mean(), "gamma", 0.0, tol=1e-2, **options).converged
+    with pytest.warns(RuntimeWarning, match="not converged .*; raise max_iter"):
+        fit_glm(X, y, "gamma", 0.0, max_iter=0)

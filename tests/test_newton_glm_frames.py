@@ -83,8 +83,9 @@ def test_every_family_takes_columns_of_categories(family):
     assert one.names == NAMES
 
 
-def test_a_model_is_fitted_to_columns_of_categories_alone_and_without_an_intercept():
-    one = fitted(pandas_frame()[["size", "color"]], fit_intercept=False)
+@every_frame
+def test_a_model_is_fitted_to_columns_of_categories_alone_and_without_an_intercept(kind):
+    one = fitted(FRAMES[kind]()[["size", "color"]], fit_intercept=False)
     other = fitted(ONE_HOT[:, [3, 4, 0, 1]], fit_intercept=False)
     close(one.coef, other.coef)
     close(one.covariance, other.covariance)
@@ -210,6 +211,7 @@ WRONG_FITS = {
         r"X\['color'\]: expected at least two levels, got \['red'\]; drop the column",
     ),
     "several types": (with_column(color=["a", 1] * 120), r"X\['color'\]: expected labels of one type"),
+    "no column": (pandas.DataFrame(index=range(N)), "X: expected at least one column, got a data frame without any"),
     "twice": (
         pandas.concat([pandas_frame(), pandas_frame()[["age"]]], axis=1),
         "X: expected columns of different names, got 'age' twice; rename one",

@@ -73,8 +73,8 @@ def glm(
     verbose : bool
         Print a line for each step.
     hessian_dtype : {"float32", "float64"}
-        What steps are computed with. Where columns are too much alike for float32, it is float64 in any
-        case; gradient, stopping rule and so the solution are float64 always.
+        What steps are computed with. With sparse columns, and where columns are too much alike for float32, it is
+        float64 in any case; gradient, stopping rule and so the solution are float64 always.
     offset : float or array_like, shape (n,), or (n, k) for multinomial, optional
         Added to the linear predictors, with no coefficient; columns in the order of the sorted classes. A model
         fitted with an offset predicts with one only.

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastopt._arrays import as_numbers
 from fastopt._conjugate_gradients import ConjugateGradients
-from fastopt.newton.glm_solver import Solver, factored
+from fastopt.newton.glm_solver import COERCIVE, Solver, factored
 from fastopt.newton.steps import dot
 
 NEAR = 1e-3  # in units that move the linear predictors by 1: nearer coefficients count as at their bound
@@ -87,7 +87,7 @@ class BoundedSolver(Solver):
                 break
             theta, loss, grad = new
             self.n_iter += 1
-        if self.converged and objective.l2 == 0 and objective.family != "gaussian":
+        if self.converged and objective.l2 == 0 and objective.family not in COERCIVE:
             self.separated = self.leads_on(theta, np.where(free, step, 0))
             self.converged = not self.separated
         if not self.converged:

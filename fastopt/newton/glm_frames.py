@@ -80,8 +80,8 @@ def in_theta(values, columns) -> np.ndarray:
     return placed
 
 
-def read(X, columns=None):
-    """The columns of a frame, and its rows: the columns of numbers, or a Design if others have levels.
+def read(X, columns=None) -> tuple[list[Column], np.ndarray | Design]:
+    """The columns of a frame, and its rows: an array if all are numbers, a Design if some have levels.
 
     Given the columns of a fitted model, they are found by name and have its levels; others are ignored.
     """
@@ -91,21 +91,18 @@ def read(X, columns=None):
         raise ValueError(f"X: expected the columns that the model was fitted to, got none named {absent[0]!r}")
     if columns is None:
         columns = [Column(name, [] if has_levels(name, X[label]) else None) for name, label in labels.items()]
+    if not columns:
+        raise ValueError("X: expected at least one column, got a data frame without any")
     numbers = [column.name for column in columns if column.levels is None]
-    dense, read = None, []
-    if numbers:
-        # a frame of these columns alone is an array already, or becomes one at once
-        dense = as_numbers("X", X if numbers == list(labels) else X[[labels[name] for name in numbers]])
-        check_present(dense, numbers)
-    codes, next_code = np.empty((len(X), len(columns) - len(numbers)), np.int32, order="F"), 0
-    for name, levels in columns:
-        if levels is not None:
-            codes[:, next_code], levels = coded(name, X[labels[name]], levels)
-            next_code += 1
-        read.append(Column(name, levels))
-    if not next_code:
-        return read, dense
-    return read, Design(dense, codes, [len(column.levels) - 1 for column in read if column.levels is not None])
+    if len(numbers) == len(columns):
+        return columns, as_present(X, labels, numbers)
+    dense = as_present(X, labels, numbers) if numbers else None
+    known = [column for column in columns if column.levels is not None]
+    codes, levels = np.empty((len(X), len(known)), np.int32, order="F"), {}
+    for j, (name, old) in enumerate(known):
+        codes[:, j], levels[name] = coded(name, X[labels[name]], old)
+    columns = [Column(name, levels.get(name)) for name, _ in columns]
+    return columns, Design(dense, codes, [len(found) - 1 for found in levels.values()])
 
 
 def by_name(labels) -> dict:
@@ -118,19 +115,19 @@ def by_name(labels) -> dict:
     return found
 
 
-def check_present(dense, names):
-    """Raise ValueError, naming column and row, where a number is missing or infinite."""
-    if dense.dtype.kind != "f":
-        return
+def as_present(X, labels, names) -> np.ndarray:
+    """Columns of numbers, all there and finite; a frame of them alone is an array already, or becomes one at once."""
+    dense = as_numbers("X", X if names == list(labels) else X[[labels[name] for name in names]])
     with np.errstate(all="ignore"):
-        if np.isfinite(dense.sum()):
-            return
+        if dense.dtype.kind != "f" or np.isfinite(dense.sum()):
+            return dense
     bad = np.argwhere(~np.isfinite(dense))
     if len(bad):
         row, column = bad[0]
         raise ValueError(
             f"X[{names[column]!r}]: expected finite values, got {dense[row, column]} in row {row}; {MISSING}"
         )
+    return dense
 
 
 # ---------------------------------------------------------------- columns of categories
@@ -140,12 +137,11 @@ def has_levels(name, column) -> bool:
     """Whether a column is one of categories: of a category type, text, or objects among which there is text."""
     dtype = column.dtype
     if hasattr(dtype, "is_numeric"):  # polars
-        number, levels = (
-            dtype.is_numeric() or str(dtype) == "Boolean",
-            str(dtype).startswith(("String", "Categorical", "Enum")),
-        )
+        number = dtype.is_numeric() or str(dtype) == "Boolean"
+        levels = str(dtype).startswith(("String", "Categorical", "Enum"))
     else:
-        number, levels = dtype.kind in "biufc", dtype.kind in "OUST" and not str(dtype).startswith("period")
+        number = dtype.kind in "biufc"
+        levels = dtype.kind in "OUST" and not str(dtype).startswith("period")
     if not (number or levels):
         raise TypeError(
             f"X[{name!r}]: expected numbers, text or categories, got {dtype}; pass the days since a date as a number"
@@ -164,12 +160,10 @@ def factorized(name, column) -> tuple[np.ndarray, list]:
         codes, levels = in_order(name, codes, found)
     else:
         codes, levels = factorized_polars(name, column)
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        raise ValueError(
-            f"X[{name!r}]: expected a value in every row, got a missing one in row {missing[0]}; {MISSING}"
-        )
-    return codes.astype(np.intp), levels
+    if codes.min(initial=0) < 0:
+        row = int(codes.argmin())
+        raise ValueError(f"X[{name!r}]: expected a value in every row, got a missing one in row {row}; {MISSING}")
+    return codes, levels
 
 
 def in_order(name, codes, found) -> tuple[np.ndarray, list]:

@@ -66,7 +66,7 @@ def blocks(design, intercept, center):
 # ---------------------------------------------------------------- measures of fit
 
 
-def measured(family, data, theta, center, freedom) -> Fit:
+def measured(formulas, data, theta, center, freedom) -> Fit:
     """The measures of a fit with `freedom` degrees left to the residuals.
 
     The dispersion is Pearson's chi2 / freedom where it is estimated. A gaussian's log-likelihood is that of the
@@ -77,13 +77,13 @@ def measured(family, data, theta, center, freedom) -> Fit:
         y, z, null, weight = kept(data, data.y, z, null)
         z, null = (a if data.family == "multinomial" else a[:, 0] for a in (z, null))
         deviance, null_deviance, chi2 = (
-            float(weight @ a) for a in (family.deviance(y, z), family.deviance(y, null), family.pearson(y, z))
+            float(weight @ a) for a in (formulas.deviance(y, z), formulas.deviance(y, null), formulas.pearson(y, z))
         )
         dispersion = 1.0
-        if family.estimated:
+        if formulas.estimated:
             dispersion = chi2 / freedom if freedom > 0 else np.nan
         most_likely = deviance / len(y) if data.family == "gaussian" else dispersion
-        log_likelihood = float(family.log_likelihood(y, z, weight, most_likely).sum())
+        log_likelihood = float(formulas.log_likelihood(y, z, weight, most_likely).sum())
     return Fit(deviance, null_deviance, chi2, log_likelihood, dispersion)
 
 
@@ -109,19 +109,19 @@ def observed_information(data, theta, center) -> np.ndarray:
     return symmetric(lower)
 
 
-def expected_information(family, data, theta, center) -> np.ndarray:
+def expected_information(formulas, data, theta, center) -> np.ndarray:
     """X^T W X, the expected Hessian of the loss; data.k is 1."""
-    information = family.information(predictors(data, theta, center)[:, 0])
+    information = formulas.information(predictors(data, theta, center)[:, 0])
     if data.weight is not None:
         information *= data.weight
     squares = data._replace(family="gaussian", weight=information, offset=None)
     return observed_information(squares, np.zeros_like(theta), center)
 
 
-def scores(family, data, theta, center, factor=None):
+def scores(formulas, data, theta, center, factor=None):
     """(slice, derivatives of each row's loss by theta (rows, k q)), a part of the rows at a time; `factor` (n,)."""
     z = predictors(data, theta, center)
-    score = family.score(data.y, z if data.family == "multinomial" else z[:, 0])
+    score = formulas.score(data.y, z if data.family == "multinomial" else z[:, 0])
     for more in (data.weight, factor):
         if more is not None:
             score *= more[:, None]
@@ -129,9 +129,9 @@ def scores(family, data, theta, center, factor=None):
         yield rows, (score[rows, :, None] * x[:, None]).reshape(len(x), -1)
 
 
-def leverages(family, data, theta, center, inverse) -> np.ndarray:
+def leverages(formulas, data, theta, center, inverse) -> np.ndarray:
     """w l'' x^T inverse x of each row; their sum is the number of parameters."""
-    curvature = family.curvature(data.y, predictors(data, theta, center)[:, 0])
+    curvature = formulas.curvature(data.y, predictors(data, theta, center)[:, 0])
     if data.weight is not None:
         curvature *= data.weight
     found = np.empty(len(data.y))
@@ -140,13 +140,13 @@ def leverages(family, data, theta, center, inverse) -> np.ndarray:
     return found
 
 
-def squares_of_scores(family, data, theta, center, cov_type, inverse, codes) -> np.ndarray:
+def squares_of_scores(formulas, data, theta, center, cov_type, inverse, codes) -> np.ndarray:
     """The sum of s s^T over rows, or over groups; s: scores, over (1 - leverage) ** power for HC2 and HC3."""
     factor, size = None, theta.size
     if ROBUST.get(cov_type):
-        factor = (1 - leverages(family, data, theta, center, inverse)) ** -ROBUST[cov_type]
+        factor = (1 - leverages(formulas, data, theta, center, inverse)) ** -ROBUST[cov_type]
     total = np.zeros((size if codes is None else codes.max() + 1, size))
-    for rows, s in scores(family, data, theta, center, factor):
+    for rows, s in scores(formulas, data, theta, center, factor):
         total += s.T @ s if codes is None else by_group(codes[rows], s, len(total))
     return total if codes is None else total.T @ total
 
@@ -154,9 +154,9 @@ def squares_of_scores(family, data, theta, center, cov_type, inverse, codes) -> 
 def group_codes(groups, data) -> np.ndarray:
     """The number of each row's group, of groups with positive weight; at least two of them."""
     codes = class_labels("groups", groups, len(data.y), "labels of groups")[1].astype(np.intp)
-    if data.weight is not None:  # rows without one are in any group
-        kept, codes = np.unique(codes[data.weight > 0], return_inverse=True)[0], codes
-        codes = np.minimum(np.searchsorted(kept, codes), len(kept) - 1)
+    if data.weight is not None:  # rows without weight may be in any group
+        found = np.unique(codes[data.weight > 0])
+        codes = np.minimum(np.searchsorted(found, codes), len(found) - 1)
     if not codes.any():
         raise ValueError("groups: expected at least two groups, got one")
     return codes
@@ -171,7 +171,9 @@ def by_group(codes, s, groups) -> np.ndarray:
 
 
 def correction(cov_type, rows, parameters, groups) -> float:
-    """What a robust covariance is multiplied by for small samples."""
+    """What a robust covariance is multiplied by for small samples; NaN where no rows are left."""
+    if rows <= parameters:
+        return np.nan if cov_type in ("HC1", "cluster") else 1.0
     if cov_type == "HC1":
         return rows / (rows - parameters)
     if cov_type == "cluster":

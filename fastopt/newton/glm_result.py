@@ -198,17 +198,14 @@ class GLMResult:
         z, use_t = self.decision_function(X, offset, exposure), flag("use_t", use_t)
         tail = 0.5 - 0.5 * level
         if kind == "prediction" and self.family != "gaussian":
-            ends = [formulas.quantile(share, z, self.dispersion) for share in (tail, 1 - tail)]
-            return np.column_stack(ends)
+            return np.column_stack([formulas.quantile(share, z, self.dispersion) for share in (tail, 1 - tail)])
         variance = self._variance(X) + (self.dispersion if kind == "prediction" else 0.0)
         df = self.df_resid if use_t or kind == "prediction" else None
         margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        ends[np.isnan(ends) & (z > 0)[:, None]] = (
-            np.inf
-        )  # the linear predictor's interval leaves an inverse link's domain
-        return np.sort(ends, axis=1)  # which an inverse link turns round
+        # an inverse link turns the ends round, and has none above where the lower one of z leaves its domain
+        return np.sort(np.where(np.isnan(ends) & (z > 0)[:, None], np.inf, ends), axis=1)
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row of a Design."""
@@ -271,7 +268,7 @@ class GLMResult:
     def aic(self) -> float:
         """``-2 log_likelihood + 2 p``, p coefficients with the intercept, the dispersion not counted, as statsmodels.
 
-        R counts the dispersion of gaussian and gamma, which adds 2.
+        R counts that of gaussian and gamma, which adds 2, and takes deviance / n for gamma's.
         """
         return 2 * self._n_free - 2 * self.log_likelihood
 

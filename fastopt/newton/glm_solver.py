@@ -25,6 +25,7 @@ MOST_PASSES = 100  # a Hessian that costs more is not formed: all conjugate grad
 ROUGH = 8  # 100 000 x 50: 28.5 -> 22.4 ms, 50 000 x 100: 24.4 -> 21.0, 20 000 x 200 and x 300: as without
 PAIRS = 10  # the most pairs of a step and its change of the gradient that correct the factor
 LOG_LINKS = ("poisson", "gamma", "tweedie", "negative_binomial")
+COERCIVE = ("gaussian", "gamma", "gamma_inverse")  # losses that grow on both sides: a minimum exists without a penalty
 LEAST_PIVOT = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-11}  # of a column: 1 - R^2 on those before it
 
 
@@ -186,7 +187,7 @@ class Solver:
             self.n_iter += 1
             if hessian is not None or self.pays(objective.norm(grad) / total):
                 self.take(objective.kernel.hessian(objective.empty(self.dtype)) if hessian is None else hessian)
-        if self.converged and objective.l2 == 0 and objective.family != "gaussian":
+        if self.converged and objective.l2 == 0 and objective.family not in COERCIVE:
             self.separated = self.has_no_optimum(theta, grad)
             self.converged = not self.separated
         if not self.converged:
@@ -350,7 +351,7 @@ class Solver:
 
     def warn(self):
         way_out = "raise max_iter"
-        if self.separated or (self.objective.l2 == 0 and self.objective.family != "gaussian"):
+        if self.separated or (self.objective.l2 == 0 and self.objective.family not in COERCIVE):
             way_out = "classes that can be separated have no finite solution: pass l2 > 0"
         elif self.stuck:
             way_out = "rounding hides what is left: center and scale the columns of X"

@@ -49,7 +49,7 @@ cdef class GlmData:
     def __cinit__(self, str family, X, y, weights, Py_ssize_t k, bint intercept, center=None, offset=None,
                   double parameter=0, entries=None):
         cdef GlmPlan* g = &self.plan
-        cdef Py_ssize_t m = 0, row
+        cdef Py_ssize_t m = 0, each = 0, least
         g.family, g.typenum = FAMILIES.index(family), float_type("X", X)
         X = as_input("X", X, g.typenum, (None, None))
         g.n, g.d, g.k = cnp.PyArray_DIM(<cnp.ndarray>X, 0), cnp.PyArray_DIM(<cnp.ndarray>X, 1), k
@@ -68,16 +68,18 @@ cdef class GlmData:
             values = optional_input("values", values, cnp.NPY_FLOAT64, (columns.size,))
             g.columns, g.values, g.starts = <int32_t*>data(columns), <double*>data_or_null(values), <int64_t*>data_or_null(starts)
             g.entries = columns.size // max(1, g.n)
+            each = g.entries + 1    # of a row, with the intercept
         self.holders = X, y, weights, center, offset, columns, values, starts
         g.x, g.y, g.weights = data(X), <double*>data(y), <double*>data_or_null(weights)
         g.center, g.offset = <double*>data_or_null(center), <double*>data_or_null(offset)
         g.hessian_type = g.buffer_type = -1
-        row = 0 if entries is None else g.entries + 1
-        self.work = 2 * (g.n * (g.d + 16) + GLM_ENTRY * g.n * row) * k
-        self.hessian_work = g.n * (g.panel_cols * g.panel_cols + row * (2 * g.d + GLM_ENTRY * row)) * k * (k + 1) // 4
-        # a chunk has rows enough to be worth its sums: of q^2 numbers, or fewer where rows are short
-        row = g.n * (g.d + row) // (max(1, g.q) * GLM_CHUNK_SQUARES * max(1, g.q)) if row else g.n // (GLM_CHUNK_SQUARES * max(1, g.q))
-        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, row)))
+        self.work = 2 * g.n * (g.d + 16 + GLM_ENTRY * each) * k
+        self.hessian_work = g.n * (g.panel_cols * g.panel_cols + each * (2 * g.d + GLM_ENTRY_PAIR * each)) * k * (k + 1) // 4
+        # rows whose Hessian costs far more than to clear and add the q^2 sums of a chunk: more of them where rows are short
+        least = GLM_CHUNK_SQUARES * max(1, g.q)
+        if entries is not None:
+            least = least * g.q // (g.d + each) + 1
+        g.chunks = max(1, min(GLM_CHUNKS, g.n // LANES, max(GLM_FEW_CHUNKS, g.n // least)))
         g.curvature = <double*>aligned_block(round_up(g.n, LANES) * g.k * sizeof(double))
         g.chunk_grad = <double*>aligned_block(g.chunks * (g.k * g.wide + 1 + LANES) * sizeof(double))
         g.chunk_loss = g.chunk_grad + g.chunks * g.k * g.wide
