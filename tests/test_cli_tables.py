@@ -428,6 +428,10 @@ def test_predict_prints_one_object_for_programs(model, tmp_path):
     assert said == {"task": None, "classes": None, "predictions": [0.0, 0.0]}
 
 
+def test_info_prints_one_object_for_programs():
+    assert json.loads(ran("info", "--json")) == json.loads(json.dumps(fo.config()))
+
+
 # ---------------------------------------------------------------- whatever a file holds
 
 fields = st.sampled_from(
