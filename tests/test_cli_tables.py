@@ -376,6 +376,19 @@ def test_summary_of_a_network_without_a_table(tmp_path):
     assert "columns: 3 without names" in ran("summary", tmp_path / "m.safetensors")
 
 
+def test_models_of_earlier_versions_are_asked_like_others(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(2, 2, bias=False)], rng=0)
+    net.layers[0].weight[:] = [[1, 0], [0, 1]]
+    table = {"version": "0", "task": "classify", "columns": [{"name": "a"}, {"name": "b"}], "target": {"name": "y"}}
+    net.save(tmp_path / "m.safetensors", metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "b,a,y", "9,1,1", "1,9,0", "9,1,0", "1,9,0")
+    model = tmp_path / "m.safetensors"
+    assert ran("predict", model, data) == "1\n0\n1\n0\n"
+    assert ran("predict", model, data, "--proba").count("\n") == 4  # classes 0, 1, ... need no line of labels
+    assert json.loads(ran("evaluate", model, data, "--json"))["confusion"] == [[2, 1], [0, 1]]
+    assert "target: y: classes 0, 1\n  a  number\n  b  number\n" in ran("summary", model)
+
+
 # ---------------------------------------------------------------- JSON
 
 
@@ -413,6 +426,10 @@ def test_predict_prints_one_object_for_programs(model, tmp_path):
     data = csv(tmp_path / "t.csv", "1,2", "3,4")
     said = json.loads(ran("predict", tmp_path / "n.safetensors", data, "--json"))
     assert said == {"task": None, "classes": None, "predictions": [0.0, 0.0]}
+
+
+def test_info_prints_one_object_for_programs():
+    assert json.loads(ran("info", "--json")) == json.loads(json.dumps(fo.config()))
 
 
 # ---------------------------------------------------------------- whatever a file holds

@@ -201,7 +201,7 @@ REFUSED = {
     "1,2,\n4,5,\n": "column 3: expected values, got missing ones only; leave it out with --drop",
     "1,2,3\n4,5,\n": "line 2, column 3: expected a value, got a missing one; leave out rows without a target",
     "a,b,\n4,5,\n": "line 1: expected a name for column 3, got none",
-    ",a,b\n0,4,5\n": "line 1: expected a name for column 1, got none (pandas: to_csv(index=False))",
+    ",a,b\n0,4,5\n": "line 1: expected a name for column 1, got none (pandas: to_csv(index=False), R:",
     "a,b,a\n1,2,3\n": "line 1: expected names that differ, got 'a' twice",
     "a,2\n1,2\n": "line 1: expected names or numbers, got both: 'a' and '2'; say --header or --no-header",
     "NA,2\n1,2\n": "line 1: expected names or numbers, got both: 'NA' and '2'",

@@ -132,8 +132,8 @@ class Survey:
 class _Texts:
     """The texts of a column as numbers, in the order in which they come."""
 
-    def __init__(self, source, place, may_hold_numbers):
-        self.source, self.place, self.may_hold_numbers = source, place, may_hold_numbers
+    def __init__(self, source, place, told):  # told: a caller has said that these are categories
+        self.source, self.place, self.told = source, place, told
         self._index: defaultdict[str | None, int] = defaultdict()
         self._index.default_factory = self._index.__len__
         self._codes = array.array("i")
@@ -144,9 +144,9 @@ class _Texts:
         if len(self._index) == known:
             return
         for word in list(self._index)[known:]:
-            if word is not None and not self.may_hold_numbers:
+            if word is not None and not self.told:
                 self._check(word, words, block)
-        if len(self._index) > MOST_TEXTS:
+        if len(self._index) > MOST_TEXTS and not self.told:
             raise self._too_many(f"more than {MOST_TEXTS} different texts")
 
     def _check(self, word, words, block):
@@ -162,7 +162,7 @@ class _Texts:
 
     def _too_many(self, what) -> ValueError:
         label = self.source.label(self.place)
-        way_out = f"leave it out with --drop {label}"
+        way_out = f"leave it out with --drop {label}, or keep it with --categories {label}"
         return ValueError(f"{self.source.path}: column {label}: expected categories, got {what}; {way_out}")
 
     def words(self) -> list:
@@ -176,8 +176,8 @@ class _Texts:
     def column(self, name, kept, most) -> Column:
         words, codes = self.words(), self.codes()
         n = len(codes)
-        if len(words) == n > max(most, FEW_ROWS) and not self.may_hold_numbers:
-            raise self._too_many(f"another text in each of {n} rows; or say --categories")
+        if len(words) == n > max(most, FEW_ROWS) and not self.told:
+            raise self._too_many(f"another text in each of {n} rows")
         counts = np.bincount(codes[kept], minlength=len(words))
         order = [i for i in np.argsort(-counts, kind="stable") if counts[i] and words[i] is not None]
         missing = None in self._index and bool(counts[self._index[None]])

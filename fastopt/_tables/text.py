@@ -101,7 +101,7 @@ class Text(Source):
 
     def _header(self, first) -> list[str]:
         first[0] = first[0].removeprefix("#").strip()  # numpy.savetxt writes it
-        check_names(self.path, first)
+        check_names(f"{self.path}: line 1", first)
         return first
 
     # ---------------------------------------------------------------- rows

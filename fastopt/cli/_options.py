@@ -19,7 +19,6 @@ EXAMPLES = """examples:
   fastopt tune --machine --out tuning.json
 """
 DATA = "a .csv, .tsv, .parquet or .feather file, or a .npz file with arrays X and y"
-LIST = "NAME"
 
 
 def add_reading(parser) -> None:

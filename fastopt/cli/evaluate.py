@@ -14,6 +14,7 @@ HELP = "measure a saved network on a data file with targets"
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s MODEL DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
     parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
     text = "the column of the target: its name, or its number in a file without names (default: as in training)"

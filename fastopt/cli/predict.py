@@ -16,6 +16,7 @@ HELP = "predict with a saved network, one line a row"
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s MODEL DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
     parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
     text = "a column to leave out: its name, or its number in a file without names"

@@ -50,6 +50,7 @@ NETWORK = {
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("data", metavar="DATA", help=DATA)
     group = parser.add_argument_group("what to learn, and from what")
     text = "the column of the target: its name, or its number in a file without names (default: the last)"
