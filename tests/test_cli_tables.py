@@ -376,6 +376,17 @@ def test_summary_of_a_network_without_a_table(tmp_path):
     assert "columns: 3 without names" in ran("summary", tmp_path / "m.safetensors")
 
 
+def test_columns_of_text_go_by_place_where_there_are_no_names(tmp_path):
+    data = csv(tmp_path / "t.csv", *(f"{('red', 'blue')[i % 2]},{i},{('yes', 'no')[i % 2]}" for i in range(40)))
+    model = tmp_path / "m.safetensors"
+    assert "got both: 'red' and '0'; say --header or --no-header" in refused("train", data)
+    ran("train", data, "--no-header", "--out", model)
+    new = csv(tmp_path / "new.csv", "blue,4", "red,5")
+    assert ran("predict", model, new, "--no-header") == "no\nyes\n"
+    assert "40 rows: loss" in ran("evaluate", model, data, "--no-header")
+    assert "columns: 2 without names\n  1  2 categories: red, blue\n" in ran("summary", model)
+
+
 def test_models_of_earlier_versions_are_asked_like_others(tmp_path):
     net = fo.nn.Sequential([fo.nn.Dense(2, 2, bias=False)], rng=0)
     net.layers[0].weight[:] = [[1, 0], [0, 1]]
