@@ -39,7 +39,7 @@ def run(args) -> None:
     outputs, targets = [], []
     for first, X, block in numbered(encoder, [y_place]):
         targets.append(_targets(block, source, y_place, table, net))
-        outputs.append(predicted(net, X, args.data, first))
+        outputs.append(predicted(net, table, X, args.data, first))
     mention_unseen("evaluate", args, encoder)
     found, y = np.concatenate(outputs), np.concatenate(targets)
     measured = scores(table, found, y)

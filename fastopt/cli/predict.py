@@ -43,7 +43,7 @@ def run(args) -> None:
     source = opened(args, table.missing, with_target=False)
     left_out = None if args.target is None else source.place("--target", args.target)
     encoder = encoder_of("predict", args, net, table, source, left_out)
-    parts = [predicted(net, X, args.data, first, args.proba) for first, X, _ in numbered(encoder)]
+    parts = [predicted(net, table, X, args.data, first, args.proba) for first, X, _ in numbered(encoder)]
     mention_unseen("predict", args, encoder)
     result = np.concatenate(parts)
     labels = table.target.classes
@@ -60,15 +60,16 @@ def run(args) -> None:
     elif args.out and Path(args.out).suffix == ".npy":
         np.save(args.out, result)
     else:
-        _write(args.out, result, names if args.proba and names != list(range(len(names))) else None)
+        header = names if args.proba and names != list(range(len(names))) else None
+        _write(args.out, result, header, labels is not None and not (args.proba or args.values))
 
 
-def _write(out, result, header):
-    """Rows as text, to a file or to stdout."""
+def _write(out, result, header, labels):
+    """Rows as text, to a file or to stdout; `labels` says whether they are those of classes."""
     if result.dtype.kind == "U":
         result, kind = np.array([_quoted(label) for label in result.tolist()]), "%s"
     else:
-        kind = "%d" if result.dtype.kind == "i" else "%.9g"
+        kind = "%d" if result.dtype.kind == "i" else "%s" if labels else "%.9g"  # labels are numbers to the last digit
     first = "" if header is None else ",".join(map(_quoted, header))
     np.savetxt(out or sys.stdout, result, kind, delimiter=",", header=first, comments="", encoding="utf-8")
 
@@ -106,14 +107,15 @@ def numbered(encoder, words=()):
         first += block.rows
 
 
-def predicted(net, X, path, first, proba=False) -> np.ndarray:
-    """Outputs of rows, the number of whose first is `first`; ValueError if one is not finite."""
+def predicted(net, table, X, path, first, proba=False) -> np.ndarray:
+    """Outputs of rows, the number of whose first is `first`; ValueError if one, or its value, is not finite."""
     outputs = net.predict_proba(X) if proba else net.predict(X)
-    finite = np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
+    values = outputs if proba else predictions(table, outputs)
+    finite = np.isfinite(values).all(axis=tuple(range(1, outputs.ndim)))
     if not finite.all():
         row = int(finite.argmin())
         raise ValueError(
-            f"{path}: row {first + row + 1}: expected finite outputs, got {outputs[row]}; scale its numbers"
+            f"{path}: row {first + row + 1}: expected finite outputs, got {values[row]}; scale its numbers"
         )
     return outputs
 
