@@ -161,6 +161,10 @@ class Solver:
         self.unit = 1.0 if 1e-15 < largest < 1e30 else largest or 1.0  # that keeps gradients within float32
         if self.dense:
             self.refuse_constants()
+            if self.rough > 1 and objective.design.entries is not None and grad[hessian.diagonal() == 0].any():
+                # a level that none of these rows has: a step by its penalty alone would lead far away
+                self.rough = 1
+                hessian = objective.kernel.hessian(hessian)
             self.take(hessian)
         else:
             self.scale = self.diagonal(theta)
