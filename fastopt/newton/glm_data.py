@@ -67,7 +67,7 @@ def as_family(family, link, power, alpha) -> Family:
         parameter = finite_number("power", power, 1, most=2)
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
-    return Family(family, link or LINKS[family][0], parameter)
+    return Family(str(family), str(link or LINKS[family][0]), parameter)
 
 
 def as_weight(weight, n) -> np.ndarray | None:
