@@ -250,16 +250,16 @@ class Solver:
             self.dtype, self.rough = self.dtype if rough else np.dtype(np.float64), 1
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
-            self.dependent(factor.minor - 1)
+            self.refuse_dependent()
             factor = self.damped(lambda: objective.hessian(np.float64))
-        self.factor = factor
+        self.factor = factor or self.factor
         if not rough:
             self.rough = 1
         self.pairs, self.passes = [], 0
 
-    def damped(self, make) -> Factor:
-        """The factor of a Hessian that only its penalty makes regular: without a ridge if its pivots are above
-        rounding, else with the least ridge that rounding leaves alone.
+    def damped(self, make) -> Factor | None:
+        """The factor of a Hessian that is singular to rounding: without a ridge if its pivots are above rounding, else
+        with the least ridge that rounding leaves alone; None where rounding hides the curvature of separated classes.
         """
         for ridge in (0.0, 1e-10, 1e-8, 1e-6):
             hessian = make()
@@ -267,6 +267,8 @@ class Solver:
             factor = factored(hessian) if ridge else Factor(hessian, overwrite=True)
             if not factor.minor:
                 return factor
+        if self.n_iter and self.objective.l2 == 0:
+            return None
         raise ValueError(
             "X: expected values whose squares can be added up, got a Hessian that is not positive definite"
         )
@@ -311,11 +313,26 @@ class Solver:
             if is_constant(objective.design.column(column)):
                 self.dependent(column)
 
-    def dependent(self, column):
+    def refuse_dependent(self, among=None):
+        """Raise ValueError if columns depend on each other, whatever their weights, and no penalty tells them apart.
+
+        A Hessian may be singular though they do not: where the means of separated counts fade, so do the rows.
+        """
         objective = self.objective
         if objective.l2 > 0:
             return
-        column %= objective.q
+        k, q = objective.k, objective.q
+        among = np.arange(q) if among is None else np.flatnonzero(among.reshape(k, q).any(axis=0))
+        data = objective.data._replace(family="gaussian", y=np.zeros(len(objective.data.y)), k=1, offset=None)
+        squares = np.empty((q, q))
+        data.bound(objective.center).value(np.zeros((1, q)), np.empty((1, q)), squares)
+        minor = factored(squares[np.ix_(among, among)]).minor
+        if minor:
+            self.dependent(among[minor - 1])
+
+    def dependent(self, column):
+        """Raise ValueError for a column that depends on others."""
+        objective = self.objective
         if column < objective.d and not TINY <= objective.deviations[column] <= 1 / TINY:
             raise ValueError(
                 f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
