@@ -195,7 +195,7 @@ def test_the_unit_of_a_gaussian_does_not_matter(scale):
 @pytest.mark.parametrize("tol", [1e-8, 1e-13])
 def test_independent_columns_of_separated_rows_are_not_called_dependent(family, bounds, tol):
     """Rows whose means fade out of the Hessian leave it singular: a warning, not an error about X."""
-    for seed in range(8):
+    for seed in range(3):
         rng = np.random.default_rng(seed)
         X = rng.normal(size=(12, 2))
         upper = X[:, 0] > np.quantile(X[:, 0], 0.7)

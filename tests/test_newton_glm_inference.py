@@ -532,3 +532,10 @@ def test_a_wrong_argument_of_an_interval_is_named():
     quasi = glm(X, RECORDED["poisson/y"], "tweedie", power=1.0)
     with pytest.raises(ValueError, match="tweedie of power 1; fit poisson"):
         quasi.predict_interval(NEW, kind="prediction")
+
+
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "tweedie"])
+def test_intervals_are_not_known_where_no_rows_are_left_for_the_dispersion(family):
+    fit = glm(np.array([[2.0], [5.0]]), [1.0, 3.0], family, l2=0.0)
+    for kind in ("confidence", "prediction"):
+        assert np.isnan(fit.predict_interval([[3.0]], kind)).all()

@@ -19,8 +19,9 @@ NEAR = 1e-3  # in units that move the linear predictors by 1: nearer coefficient
 
 def as_bounds(bounds, k, d) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest value of each coefficient, (k, d)."""
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds: expected a pair (low, high), each a number or an array, got {bounds!r}")
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        way_out = "; pass tuple(zip(*pairs)) of a list of pairs" if isinstance(bounds, list) else ""
+        raise ValueError(f"bounds: expected a tuple (low, high), each a number or an array, got {bounds!r}{way_out}")
     pair = []
     for name, side in zip(("low", "high"), bounds, strict=True):
         side = as_numbers(f"bounds, {name}", side)

@@ -55,19 +55,20 @@ class Family(NamedTuple):
 
 
 def as_family(family, link, power, alpha) -> Family:
-    if family not in LINKS:
+    if not isinstance(family, str) or family not in LINKS:
         raise ValueError(f"family: expected one of {', '.join(LINKS)}, got {family!r}")
-    if link is not None and link not in LINKS[family]:
+    family = str(family)  # NumPy's own strings come from arrays of names
+    if link is not None and not (isinstance(link, str) and link in LINKS[family]):
         raise ValueError(f"link: expected {' or '.join(map(repr, LINKS[family]))} for {family}, got {link!r}")
     for name, value, default, owner in (("power", power, 1.5, "tweedie"), ("alpha", alpha, 1.0, "negative_binomial")):
-        if family != owner and value != default:
+        if family != owner and not np.array_equal(value, default):
             raise ValueError(f"{name}: expected none for {family}, got {value!r}; it is an option of {owner}")
     parameter = None
     if family == "tweedie":
         parameter = finite_number("power", power, 1, most=2)
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
-    return Family(family, link or LINKS[family][0], parameter)
+    return Family(family, LINKS[family][0] if link is None else str(link), parameter)
 
 
 def as_weight(weight, n) -> np.ndarray | None:

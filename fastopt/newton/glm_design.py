@@ -78,6 +78,8 @@ def entries_of_codes(codes, levels) -> tuple[Entries, int]:
     n, c = codes.shape
     least, most = (codes.min(axis=0), codes.max(axis=0)) if n else (np.zeros(c, int), np.full(c, -1))
     levels = most + 1 if levels is None else levels
+    if not hasattr(levels, "__len__"):
+        raise TypeError(f"levels: expected a list of whole numbers, one for each column of codes, got {levels!r}")
     if len(levels) != c:
         raise ValueError(f"levels: expected one for each of {c} columns of codes, got {len(levels)}")
     levels = [whole_number(f"levels[{j}]", m, 0, MOST_COLUMNS) for j, m in enumerate(levels)]

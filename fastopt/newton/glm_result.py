@@ -204,8 +204,12 @@ class GLMResult:
         margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        # an inverse link turns the ends round, and has none above where the lower one of z leaves its domain
-        return np.sort(np.where(np.isnan(ends) & (z > 0)[:, None], np.inf, ends), axis=1)
+        if (
+            self.link == "inverse"
+        ):  # turns the ends round, and has none above where the lower one of z leaves its domain
+            ends[(z > 0) & (z <= margin), 0] = np.inf
+            ends = np.sort(ends, axis=1)
+        return ends
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row of a Design."""
