@@ -539,3 +539,37 @@ def test_intervals_are_not_known_where_no_rows_are_left_for_the_dispersion(famil
     fit = glm(np.array([[2.0], [5.0]]), [1.0, 3.0], family, l2=0.0)
     for kind in ("confidence", "prediction"):
         assert np.isnan(fit.predict_interval([[3.0]], kind)).all()
+
+
+@every_case
+def test_what_becomes_of_the_callers_arrays_changes_no_statistics_in_silence(case):
+    given = {"y": RECORDED[f"{case}/y"].copy(), "X": X.copy(), "sample_weight": np.linspace(1, 2, ROWS)}
+    given["offset"] = np.linspace(0, 0.01, ROWS)
+    want = str(fitted(case, **given).summary("HC3"))
+    for name, array in given.items():
+        fit, kept = fitted(case, **given), array.copy()
+        array[:] = array[::-1].copy()
+        if name == "X":
+            for ask in (
+                lambda fit=fit: fit.deviance,
+                lambda fit=fit: fit.covariance,
+                lambda fit=fit: fit.summary("HC0"),
+            ):
+                with pytest.raises(
+                    ValueError, match="X: expected the rows of the fit, got rows that were changed since"
+                ):
+                    ask()
+        array[:] = kept if name == "X" else array
+        assert str(fit.summary("HC3")) == want
+        array[:] = kept
+
+
+def test_rows_solved_in_their_own_space_are_known_again():
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(20, 40))
+    fit = glm(wide, wide[:, 0] > 0)
+    assert np.isfinite(fit.covariance).all()
+    fit = glm(wide, wide[:, 0] > 0)
+    wide[3] += 1
+    with pytest.raises(ValueError, match="X: expected the rows of the fit"):
+        fit.hessian  # noqa: B018

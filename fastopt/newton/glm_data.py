@@ -71,10 +71,15 @@ def as_family(family, link, power, alpha) -> Family:
     return Family(family, LINKS[family][0] if link is None else str(link), parameter)
 
 
+def as_own(name, values) -> np.ndarray:
+    """Numbers as the kernel takes them, in a copy: a fitted model reads them again, whatever became of the caller's."""
+    return np.array(as_numbers(name, values), np.float64, order="C")
+
+
 def as_weight(weight, n) -> np.ndarray | None:
     if weight is None:
         return None
-    weight = np.require(as_numbers("sample_weight", weight), np.float64, ["C", "A"])
+    weight = as_own("sample_weight", weight)
     if weight.shape != (n,):
         raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
     with np.errstate(over="ignore"):
@@ -86,7 +91,7 @@ def as_weight(weight, n) -> np.ndarray | None:
 
 def as_offset(offset, n, k, family) -> np.ndarray:
     """An offset as the kernel takes it, (n, k)."""
-    offset = as_numbers("offset", offset)
+    offset = as_own("offset", offset)
     shape = (n, k) if family == "multinomial" else (n,)
     if offset.shape not in ((), shape):
         raise ValueError(f"offset: expected a number or shape {shape} for X of {n} rows, got {offset.shape}")
@@ -129,7 +134,7 @@ def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
 
 def as_values(y, family, weight, n) -> np.ndarray:
     """y of a family of numbers."""
-    y = np.require(as_numbers("y", y), np.float64, ["C", "A"])
+    y = as_own("y", y)
     if y.shape != (n,):
         way_out = "; pass y.ravel()" if y.shape == (n, 1) else ""
         raise ValueError(f"y: expected shape ({n},) for {n} rows, got {y.shape}{way_out}")
