@@ -182,6 +182,14 @@ class Data(NamedTuple):
         given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
         return core.GlmData(self.family, dense, *given, design.entries and design.entries[:4])
 
+    def squares(self, weight, center) -> np.ndarray:
+        """The lower triangle of X^T diag(weight) X, the intercept's column included: the Hessian of a gaussian."""
+        q = self.design.d + self.intercept
+        lower, grad = np.empty((q, q)), np.empty((1, q))
+        gaussian = self._replace(family="gaussian", y=np.zeros(self.design.n), weight=weight, k=1, offset=None)
+        gaussian.bound(center).value(np.zeros((1, q)), grad, lower)
+        return lower
+
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:
     """The center to take the columns about, None if they lie near zero, and their deviations, as far as they are seen.

@@ -10,7 +10,6 @@ from fastopt.newton.glm_families import formulas, softmax, tail_quantile
 from fastopt.newton.glm_frames import Column, in_theta, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
-    blocks,
     by_columns,
     correction,
     covariance_by_columns,
@@ -18,6 +17,7 @@ from fastopt.newton.glm_inference import (
     group_codes,
     measured,
     observed_information,
+    quadratic_forms,
     squares_of_scores,
 )
 from fastopt.newton.glm_summary import GLMSummary, measures, notes
@@ -215,11 +215,9 @@ class GLMResult:
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row of a Design."""
-        covariance, parts = self.dispersion * self._unscaled, [np.empty(0)]
         with one_blas_thread:
-            for _, x in blocks(X, self._theta.shape[1] > X.d, self._center):
-                parts.append(np.einsum("ij,ij->i", x @ covariance, x))
-        return np.concatenate(parts)
+            covariance = self.dispersion * self._unscaled
+            return quadratic_forms(X, self._theta.shape[1] > X.d, self._center, covariance)
 
     # -- what is inferred from the data, computed when asked for
 

@@ -73,7 +73,9 @@ def start_in_domain(data, theta, low, high) -> np.ndarray:
         theta[d] = max(theta[d], 1e-3 * level - offset.min())
         return theta
     rows = weight > 0
-    X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
+    X = data.design.rows(0, data.design.n)
+    X = (X if isinstance(X, np.ndarray) else X.toarray())[rows]
+    y, offset, weight = data.y[rows], offset[rows], weight[rows]
     offset = offset - X @ theta
     means = (y + 1 / level) / 2
     scale = np.sqrt(weight) * means
@@ -323,9 +325,7 @@ class Solver:
             return
         k, q = objective.k, objective.q
         among = np.arange(q) if among is None else np.flatnonzero(among.reshape(k, q).any(axis=0))
-        data = objective.data._replace(family="gaussian", y=np.zeros(len(objective.data.y)), k=1, offset=None)
-        squares = np.empty((q, q))
-        data.bound(objective.center).value(np.zeros((1, q)), np.empty((1, q)), squares)
+        squares = objective.data.squares(objective.data.weight, objective.center)
         minor = factored(squares[np.ix_(among, among)]).minor
         if minor:
             self.dependent(among[minor - 1])
