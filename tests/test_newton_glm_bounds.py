@@ -232,8 +232,9 @@ def test_few_steps_warn_and_say_how_far_they_came(capsys):
 
 
 WRONG = {
-    "number": (1.0, r"bounds: expected a pair \(low, high\), each a number or an array, got 1.0"),
-    "three": ((0, 1, 2), r"bounds: expected a pair"),
+    "number": (1.0, r"bounds: expected a tuple \(low, high\), each a number or an array, got 1.0"),
+    "three": ((0, 1, 2), r"bounds: expected a tuple"),
+    "pairs": ([(0, 1), (0, 2)], r"bounds: expected a tuple \(low, high\), .*; pass tuple\(zip\(\*pairs\)\)"),
     "shape": ((np.zeros(5), 1), r"bounds, low: expected a number or shape \(3,\), got \(5,\)"),
     "text": ((0, "1"), "bounds, high: expected real numbers"),
     "None": ((None, 1), "bounds, low: expected real numbers"),

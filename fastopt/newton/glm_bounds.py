@@ -19,8 +19,9 @@ NEAR = 1e-3  # in units that move the linear predictors by 1: nearer coefficient
 
 def as_bounds(bounds, k, d) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest value of each coefficient, (k, d)."""
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds: expected a pair (low, high), each a number or an array, got {bounds!r}")
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        way_out = "; pass tuple(zip(*pairs)) of a list of pairs" if isinstance(bounds, list) else ""
+        raise ValueError(f"bounds: expected a tuple (low, high), each a number or an array, got {bounds!r}{way_out}")
     pair = []
     for name, side in zip(("low", "high"), bounds, strict=True):
         side = as_numbers(f"bounds, {name}", side)
@@ -54,6 +55,7 @@ class BoundedSolver(Solver):
     def run(self, theta):
         objective, total = self.objective, self.objective.total
         loss, grad = self.first_value(theta)
+        self.singular = False  # whether the last Hessian of the free coefficients was
         if self.dense:
             self.refuse_constants()
         else:
@@ -88,7 +90,7 @@ class BoundedSolver(Solver):
             theta, loss, grad = new
             self.n_iter += 1
         if self.converged and objective.l2 == 0 and objective.family not in COERCIVE:
-            self.separated = self.leads_on(theta, np.where(free, step, 0))
+            self.separated = self.singular or self.leads_on(theta, np.where(free, step, 0))
             self.converged = not self.separated
         if not self.converged:
             self.warn()
@@ -137,9 +139,13 @@ class BoundedSolver(Solver):
             return self.conjugate_gradients_of(-grad[free], free)
         hessian = self.regular(hessian, free)
         factor = factored(hessian[np.ix_(free, free)])
+        self.singular = bool(factor.minor)
         if factor.minor:
-            self.dependent(np.flatnonzero(free)[factor.minor - 1])
+            self.refuse_dependent(free)
             factor = self.damped(lambda: hessian[np.ix_(free, free)])
+        if factor is None:
+            diagonal = hessian.diagonal()[free]
+            return -grad[free] / np.where(diagonal > 0, diagonal, 1.0)
         return -factor.solve(grad[free])
 
     def conjugate_gradients_of(self, b, free) -> np.ndarray:

@@ -74,7 +74,9 @@ def start_in_domain(data, theta, low, high) -> np.ndarray:
         theta[d] = max(theta[d], 1e-3 * level - offset.min())
         return theta
     rows = weight > 0
-    X, y, offset, weight = data.design.block(0, data.design.n)[rows], data.y[rows], offset[rows], weight[rows]
+    X = data.design.rows(0, data.design.n)
+    X = (X if isinstance(X, np.ndarray) else X.toarray())[rows]
+    y, offset, weight = data.y[rows], offset[rows], weight[rows]
     offset = offset - X @ theta
     means = (y + 1 / level) / 2
     scale = np.sqrt(weight) * means
@@ -263,14 +265,14 @@ class Solver:
             self.dtype, self.parts = self.dtype if part > 1 else np.dtype(np.float64), []
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
-            self.dependent(factor.minor - 1)
+            self.refuse_dependent()
             factor = self.damped(lambda: objective.hessian(np.float64))
-        self.factor = factor
+        self.factor = factor or self.factor
         self.pairs, self.passes = [], 0
 
-    def damped(self, make) -> Factor:
-        """The factor of a Hessian that only its penalty makes regular: without a ridge if its pivots are above
-        rounding, else with the least ridge that rounding leaves alone.
+    def damped(self, make) -> Factor | None:
+        """The factor of a Hessian that is singular to rounding: without a ridge if its pivots are above rounding, else
+        with the least ridge that rounding leaves alone; None where rounding hides the curvature of separated classes.
         """
         for ridge in (0.0, 1e-10, 1e-8, 1e-6):
             hessian = make()
@@ -278,6 +280,8 @@ class Solver:
             factor = factored(hessian) if ridge else Factor(hessian, overwrite=True)
             if not factor.minor:
                 return factor
+        if self.n_iter and self.objective.l2 == 0:
+            return None
         raise ValueError(
             "X: expected values whose squares can be added up, got a Hessian that is not positive definite"
         )
@@ -322,11 +326,24 @@ class Solver:
             if is_constant(objective.design.column(column)):
                 self.dependent(column)
 
-    def dependent(self, column):
+    def refuse_dependent(self, among=None):
+        """Raise ValueError if columns depend on each other, whatever their weights, and no penalty tells them apart.
+
+        A Hessian may be singular though they do not: where the means of separated counts fade, so do the rows.
+        """
         objective = self.objective
         if objective.l2 > 0:
             return
-        column %= objective.q
+        k, q = objective.k, objective.q
+        among = np.arange(q) if among is None else np.flatnonzero(among.reshape(k, q).any(axis=0))
+        squares = objective.data.squares(objective.data.weight, objective.center)
+        minor = factored(squares[np.ix_(among, among)]).minor
+        if minor:
+            self.dependent(among[minor - 1])
+
+    def dependent(self, column):
+        """Raise ValueError for a column that depends on others."""
+        objective = self.objective
         if column < objective.d and not TINY <= objective.deviations[column] <= 1 / TINY:
             raise ValueError(
                 f"X: expected values whose squares are numbers, got a deviation of {objective.deviations[column]:.0e} "
