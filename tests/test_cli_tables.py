@@ -258,11 +258,20 @@ def test_options_change_what_is_learned(shops, tmp_path):
     assert len(printed) == 8
 
 
+@pytest.mark.parametrize(
+    ("hidden", "steps", "epochs"), [([4, 4], 10**5, 50), ([4], 10**5, 200), ([], 10**5, 200), ([4], 70, 7), ([4], 5, 4)]
+)
+def test_epochs_are_many_where_layers_or_rows_are_few(hidden, steps, epochs, shops, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.cli.train.STEPS", steps)  # 300 rows are 10 batches
+    said = ran("train", shops, "--hidden", *hidden, "--out", tmp_path / "m.safetensors", "--json")
+    assert len(json.loads(said)["history"]["loss"]) == epochs
+
+
 def test_patience_ends_training(shops, tmp_path):
-    options = ["--validation", 0.3, "--epochs", 200, "--schedule", "constant", "--lr", 0.1]
+    options = ["--validation", 0.3, "--epochs", 60, "--schedule", "constant", "--lr", 0.1]
     whole = json.loads(ran("train", shops, *options, "--out", tmp_path / "m.safetensors", "--json"))
     short = json.loads(ran("train", shops, *options, "--patience", 3, "--out", tmp_path / "m.safetensors", "--json"))
-    assert len(whole["history"]["loss"]) == 200
+    assert len(whole["history"]["loss"]) == 60
     assert len(short["history"]["loss"]) == short["best_epoch"] + 4
 
 
