@@ -112,9 +112,10 @@ class Survey:
         """The target of each row, and the labels of classes, whose numbers the targets are then."""
         name = self.source.label(self.y_place)
         if task != CLASSIFY:
-            bad = self._values[no_counts(self._values)] if task == COUNT else ()
-            if len(bad):
-                raise ValueError(f"column {name}: expected counts, whole numbers of at least 0, got {bad[0]:g}")
+            bad = no_counts(self._values)
+            if task == COUNT and bad.any():
+                got = self._values[bad.argmax()]
+                raise ValueError(f"column {name}: expected counts, whole numbers of at least 0, got {got:g}")
             return self._values, None
         if self.y_is_number:
             if np.abs(self._values).max() >= LARGEST:  # from there on, float64 makes one label of several

@@ -51,15 +51,15 @@ def run(args) -> None:
 
 def _targets(block, source, place, table, net) -> np.ndarray:
     """The targets of a block: classes as numbers, or values."""
-    labels = table.target.classes or list(range(net.out_features))
     if table.task != CLASSIFY:
-        values = target_numbers(source, block, place)
-        bad = no_counts(values) if table.task == COUNT else np.zeros(len(values), bool)
-        if bad.any():
+        numbers = target_numbers(source, block, place)
+        bad = no_counts(numbers)
+        if table.task == COUNT and bad.any():
             row = int(bad.argmax())
             found = f"expected a count, a whole number of at least 0, got {block.words[-1][row]}"
             raise ValueError(f"{block.where(row, place)}: {found}")
-        return values
+        return numbers
+    labels = table.target.classes or list(range(net.out_features))
     by_text = isinstance(labels[0], str)
     values = target_words(block, place) if by_text else target_numbers(source, block, place).tolist()
     number = {label: i for i, label in enumerate(labels)}
