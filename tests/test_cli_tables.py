@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from csv import reader as csv_reader
 from csv import writer as csv_writer
 
 import numpy as np
@@ -328,7 +329,7 @@ def test_evaluate_takes_the_target_it_is_told_and_refuses_what_is_none(model, sh
         "evaluate", model, other
     )
     missing = csv(tmp_path / "n.csv", *lines[:3], "1,Aix,")
-    assert "line 4, column 3 (kind): expected a target, got a missing value" in refused("evaluate", model, missing)
+    assert "line 4, column 3 (kind): expected a value, got a missing one" in refused("evaluate", model, missing)
 
 
 @pytest.mark.parametrize("task", ["classify", "regress"])
@@ -575,3 +576,84 @@ def test_options_of_text_files_are_heeded_by_every_command(tmp_path):
 def test_plot_without_matplotlib_says_what_to_install(shops, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert "--plot needs matplotlib; pip install matplotlib" in refused("train", shops, "--plot", "p.png")
+
+
+def test_a_picture_of_a_kind_that_matplotlib_does_not_write_is_refused_before_the_work(shops, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    model = tmp_path / "m.safetensors"
+    assert "--plot: expected a name that ends in one of" in refused("train", shops, "--plot", "p.xyz", "--out", model)
+    assert not model.exists()
+    fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0).save(model)
+    assert "--out: expected a name that ends in one of" in refused("tune", model, "--out", tmp_path / "p.xyz")
+
+
+# ---------------------------------------------------------------- digits, labels and ends of numbers
+
+
+def test_predictions_have_the_digits_that_tell_them_apart(tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i % 7},{1_700_000_000 + i % 7}.5" for i in range(60)))
+    model = tmp_path / "m.safetensors"
+    ran("train", data, "--epochs", 100, "--hidden", "--lr", 0.05, "--out", model)
+    assert len(set(ran("predict", model, data).split())) == 7
+    measured = json.loads(ran("evaluate", model, data, "--json"))
+    found = np.array(ran("predict", model, data).split(), float)
+    target = np.loadtxt(data, delimiter=",", skiprows=1)[:, 1]
+    assert np.abs(found - target).mean() == pytest.approx(measured["mae"], rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [["x", "x\0"], ["x\ry", "x"], [12345678901.25, 12345678901.5], [3, 4.5]], ids=repr)
+def test_labels_are_printed_as_they_are(labels, tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 2)], rng=0)
+    net.layers[0].weight[:] = [[-1], [1]]
+    table = {"task": "classify", "columns": [{"name": "a"}], "target": {"name": "t", "classes": labels}}
+    model, out = tmp_path / "m.safetensors", tmp_path / "p.csv"
+    net.save(model, metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "-1", "1")
+    ran("predict", model, data, "--out", out)
+    with out.open(newline="", encoding="utf-8") as stream:
+        assert [row[0] for row in csv_reader(stream)] == [str(label) for label in labels]
+    assert json.loads(ran("predict", model, data, "--json"))["predictions"] == labels
+
+
+def test_a_count_too_large_for_a_number_is_refused(tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i / 10},{i}" for i in range(30)))
+    model = tmp_path / "m.safetensors"
+    ran("train", data, "--task", "count", "--out", model)
+    large = csv(tmp_path / "large.csv", "a,t", "1,2", "1e6,3")
+    for command in ("predict", "evaluate"):
+        assert "row 2: expected finite outputs, got [inf]" in refused(command, model, large)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        ("count", "-3", "expected a count, a whole number of at least 0, got -3"),
+        ("count", "2.5", "expected a count, a whole number of at least 0, got 2.5"),
+        ("regress", "1e400", "expected a finite number within"),
+        ("regress", "-9", "expected a value, got a missing one"),
+    ],
+)
+def test_evaluate_refuses_targets_that_train_refuses(task, target, message, tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i / 10},{i}" for i in range(30)))
+    model = tmp_path / "m.safetensors"
+    options = [] if task == "count" else ["--epochs", 1, "--missing=-9"]
+    ran("train", data, "--task", task, *options, "--out", model)
+    other = csv(tmp_path / "other.csv", "a,t", "1,2", f"2,{target}")
+    assert f"line 3, column 2 (t): {message}" in refused("evaluate", model, other)
+
+
+def test_several_values_are_predicted_as_values(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 2)], rng=0)
+    net.layers[0].weight[:] = [[10], [100]]
+    model = tmp_path / "m.safetensors"
+    table = {"task": "regress", "columns": [{"name": "a"}], "target": {"name": None}}
+    net.save(model, metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "1", "2")
+    assert ran("predict", model, data) == "10,100\n20,200\n"
+    assert json.loads(ran("predict", model, data, "--json"))["predictions"] == [[10, 100], [20, 200]]
+    assert "an output for each class, got one of task regress" in refused("predict", model, data, "--proba")
+
+
+def test_predict_prints_nothing_where_stdout_is_closed(model, shops, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["predict", str(model), str(shops)]) == 0

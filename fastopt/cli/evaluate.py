@@ -3,8 +3,8 @@
 import numpy as np
 
 import fastopt as fo
-from fastopt._tables.columns import CLASSIFY, REGRESS, table_of
-from fastopt._tables.fields import NotANumberError, no_number
+from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, table_of
+from fastopt._tables.survey import no_counts, target_numbers, target_words
 from fastopt.cli._options import DATA, add_json, add_reading, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.cli.predict import encoder_of, mention_unseen, numbered, predicted
@@ -51,26 +51,22 @@ def run(args) -> None:
 
 def _targets(block, source, place, table, net) -> np.ndarray:
     """The targets of a block: classes as numbers, or values."""
-    words = block.words[-1]
-    if None in words:
-        where = block.where(words.index(None), place)
-        raise ValueError(f"{where}: expected a target, got a missing value; leave out rows without one")
-    labels = table.target.classes or list(range(net.out_features))
-    by_text = table.task == CLASSIFY and isinstance(labels[0], str)
-    if by_text:
-        values = words
-    else:
-        try:
-            values = source.fields.numbers(words).tolist()
-        except NotANumberError as error:
-            raise no_number(block.where(error.place, place), words[error.place]) from None
     if table.task != CLASSIFY:
-        return np.array(values)
+        numbers = target_numbers(source, block, place)
+        bad = no_counts(numbers)
+        if table.task == COUNT and bad.any():
+            row = int(bad.argmax())
+            found = f"expected a count, a whole number of at least 0, got {block.words[-1][row]}"
+            raise ValueError(f"{block.where(row, place)}: {found}")
+        return numbers
+    labels = table.target.classes or list(range(net.out_features))
+    by_text = isinstance(labels[0], str)
+    values = target_words(block, place) if by_text else target_numbers(source, block, place).tolist()
     number = {label: i for i, label in enumerate(labels)}
     unknown = next((row for row, value in enumerate(values) if value not in number), None)
     if unknown is not None:
-        where, shown_labels = block.where(unknown, place), ", ".join(map(str, labels[:5]))
-        raise ValueError(f"{where}: expected a class of the model, such as {shown_labels}, got {words[unknown]}")
+        expected = f"expected a class of the model, such as {', '.join(map(str, labels[:5]))}"
+        raise ValueError(f"{block.where(unknown, place)}: {expected}, got {block.words[-1][unknown]}")
     return np.array([number[value] for value in values])
 
 

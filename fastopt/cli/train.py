@@ -7,13 +7,12 @@ import numpy as np
 
 import fastopt as fo
 from fastopt import schedules
-from fastopt._forks import importing
 from fastopt._numbers import finite_number, whole_number
 from fastopt._tables.archives import memory
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
-from fastopt.cli._options import DATA, add_json, add_reading, check_out, flush, mention, opened, print_json
+from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, flush, mention, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
@@ -171,7 +170,7 @@ def _check(args):
     if args.patience is not None and args.validation == 0:
         raise ValueError("--patience: expected --validation above 0, for it goes by the loss of rows held out, got 0")
     if args.plot is not None:
-        _require_matplotlib()
+        check_plot("--plot", args.plot)
     _check_task(args, args.task)
 
 
@@ -323,18 +322,11 @@ def _report(args, data, history, losses, measured) -> dict:
     }
 
 
-def _require_matplotlib():
-    try:
-        with importing:
-            import matplotlib
-    except ImportError:
-        raise ImportError("--plot needs matplotlib; pip install matplotlib, or leave --plot out") from None
-    return matplotlib
-
-
 def _plot(history, path):
     """The losses over the epochs, and the epoch that is kept."""
-    _require_matplotlib().use("Agg")
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
