@@ -266,8 +266,9 @@ class Solver:
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
             self.refuse_dependent()
-            factor = self.damped(lambda: objective.hessian(np.float64))
-        self.factor = factor or self.factor
+            self.factor = self.damped(lambda: objective.hessian(np.float64)) or self.factor
+        else:
+            self.factor = factor
         self.pairs, self.passes = [], 0
 
     def damped(self, make) -> Factor | None:
