@@ -152,6 +152,22 @@ def test_whole_labels_need_no_numbering_from_zero(tmp_path):
     assert ran("predict", tmp_path / "m.safetensors", data, "--proba").startswith("-3,10,200\n")
 
 
+def test_labels_that_are_numbers_come_back_to_the_last_digit(tmp_path):
+    labels = ["0.1", "0.30000000000000004", "12345678901.5"]
+    data = csv(tmp_path / "t.csv", "a,y", *(f"{i % 3},{labels[i % 3]}" for i in range(60)))
+    ran("train", data, "--task", "classify", "--lr", 0.01, "--out", tmp_path / "m.safetensors")
+    assert set(ran("predict", tmp_path / "m.safetensors", data).split()) == set(labels)
+
+
+def test_a_count_beyond_all_numbers_is_an_error_that_names_the_row(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 1, bias=False)], rng=0)
+    net.layers[0].weight[:] = 1
+    table = {"task": "count", "columns": [{"name": "a"}], "target": {"name": "y", "link": "log"}}
+    net.save(tmp_path / "m.safetensors", metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "1", "1000")
+    assert "row 2: expected finite outputs, got [inf]" in refused("predict", tmp_path / "m.safetensors", data)
+
+
 def test_balanced_weights_count_every_class_alike(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(400) % 10 == 0
@@ -243,11 +259,20 @@ def test_options_change_what_is_learned(shops, tmp_path):
     assert len(printed) == 8
 
 
+@pytest.mark.parametrize(
+    ("hidden", "steps", "epochs"), [([4, 4], 10**5, 50), ([4], 10**5, 200), ([], 10**5, 200), ([4], 70, 7), ([4], 5, 4)]
+)
+def test_epochs_are_many_where_layers_or_rows_are_few(hidden, steps, epochs, shops, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.cli.train.STEPS", steps)  # 300 rows are 10 batches
+    said = ran("train", shops, "--hidden", *hidden, "--out", tmp_path / "m.safetensors", "--json")
+    assert len(json.loads(said)["history"]["loss"]) == epochs
+
+
 def test_patience_ends_training(shops, tmp_path):
-    options = ["--validation", 0.3, "--epochs", 200, "--schedule", "constant", "--lr", 0.1]
+    options = ["--validation", 0.3, "--epochs", 60, "--schedule", "constant", "--lr", 0.1]
     whole = json.loads(ran("train", shops, *options, "--out", tmp_path / "m.safetensors", "--json"))
     short = json.loads(ran("train", shops, *options, "--patience", 3, "--out", tmp_path / "m.safetensors", "--json"))
-    assert len(whole["history"]["loss"]) == 200
+    assert len(whole["history"]["loss"]) == 60
     assert len(short["history"]["loss"]) == short["best_epoch"] + 4
 
 
@@ -375,6 +400,17 @@ def test_summary_of_a_network_without_a_table(tmp_path):
     fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0).save(tmp_path / "m.safetensors")
     assert "task: not said" in ran("summary", tmp_path / "m.safetensors")
     assert "columns: 3 without names" in ran("summary", tmp_path / "m.safetensors")
+
+
+def test_columns_of_text_go_by_place_where_there_are_no_names(tmp_path):
+    data = csv(tmp_path / "t.csv", *(f"{('red', 'blue')[i % 2]},{i},{('yes', 'no')[i % 2]}" for i in range(40)))
+    model = tmp_path / "m.safetensors"
+    assert "got both: 'red' and '0'; say --header or --no-header" in refused("train", data)
+    ran("train", data, "--no-header", "--out", model)
+    new = csv(tmp_path / "new.csv", "blue,4", "red,5")
+    assert ran("predict", model, new, "--no-header") == "no\nyes\n"
+    assert "40 rows: loss" in ran("evaluate", model, data, "--no-header")
+    assert "columns: 2 without names\n  1  2 categories: red, blue\n" in ran("summary", model)
 
 
 def test_models_of_earlier_versions_are_asked_like_others(tmp_path):

@@ -438,6 +438,11 @@ def test_a_model_fitted_with_an_offset_does_not_predict_without_one():
     np.testing.assert_allclose(plain.predict(X, offset=offset), plain.predict(X) * np.exp(offset))
 
 
+def test_a_family_may_be_a_string_of_numpy():
+    X, y = problem("binomial", 30, 2)
+    assert type(fit_glm(X, y, np.str_("binomial")).family) is str
+
+
 def test_an_exposure_is_an_offset_by_its_logarithm():
     X, y = problem("poisson")
     offset = offsets(len(X))
@@ -756,9 +761,21 @@ def test_what_is_not_finite_is_an_error_that_names_the_column(bad, shape):
         fit_glm(X, y)
 
 
+def test_names_of_families_and_links_may_come_from_an_array():
+    X, y = problem("gamma", 30, 2)
+    family, link = np.array(["gamma", "inverse"])
+    fit = fit_glm(np.abs(X), y, family, link=link)
+    assert type(fit.family) is type(fit.link) is str
+    np.testing.assert_array_equal(fit.coef, fit_glm(np.abs(X), y, "gamma", link="inverse").coef)
+
+
 X, Y = problem("binomial", 20, 3)
 WRONG = {
     "family": ({"family": "logit"}, "family: expected one of gaussian, binomial, multinomial, .*, got 'logit'"),
+    "family that is no text": ({"family": ["poisson"]}, r"family: expected one of .*, got \['poisson'\]"),
+    "fit_intercept": ({"fit_intercept": "no"}, "fit_intercept: expected True or False, got 'no'"),
+    "names": ({"names": 7}, "names: expected 3 different strings, one a column of X, got 7"),
+    "powers": ({"power": np.ones(2)}, "power: expected none for binomial, got array.*; it is an option of tweedie"),
     "link": ({"link": "log"}, "link: expected 'logit' for binomial, got 'log'"),
     "link of gamma": ({"link": "identity", "family": "gamma"}, "link: expected 'log' or 'inverse' for gamma"),
     "power": ({"power": 1.7, "family": "poisson"}, "power: expected none for poisson, got 1.7; .* of tweedie"),

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pairs import pairwise
 from reference import FAMILIES, glm
 from test_newton_glm import as_theta, positive_problem, problem
@@ -185,6 +187,32 @@ def test_the_unit_of_a_column_does_not_matter(scale):
     np.testing.assert_array_equal(got.active, want.active)
 
 
+SIDES = st.sampled_from([(-np.inf, np.inf), (0, np.inf), (-0.01, 0.1), (-np.inf, 0), (-0.1, 0.3), (0, 0)])
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(st.integers(-3, 3), min_size=4, max_size=4),
+    st.lists(st.sampled_from([0.0, 1.0, 1e2, 1e4]), min_size=4, max_size=4),
+    st.lists(SIDES, min_size=4, max_size=4),
+    st.sampled_from([0.0, 1e-6, 1.0]),
+    st.sampled_from([0.3, 2.0]),
+)
+@example("multinomial", [3, 1, 0, 0], [0, 0, 0, 0], [(-0.01, 0.3), (-0.01, 0.3), (-0.1, 0), (0, 0)], 1e-6, 2.0)
+@example("multinomial", [-1, -1, 1, 0], [0, 0, 0, 0], [(-0.01, 0.1), (0, np.inf), (-np.inf, 0), (0, 0)], 1.0, 1.0)
+def test_scaled_shifted_columns_with_any_bounds_converge_without_a_warning(family, sizes, shifts, sides, l2, signal):
+    X, y = problem(family, 200, 4, 3, signal=signal)
+    sizes = 10.0 ** np.array(sizes)
+    low, high = np.array(sides).T / sizes
+    fit = fit_glm((X + shifts) * sizes, y, family, l2, bounds=(low, high))
+    assert fit.converged
+    assert (np.atleast_2d(fit.coef) >= low).all()
+    assert (np.atleast_2d(fit.coef) <= high).all()
+    if l2 == 0:
+        want = fit_glm(X, y, family, 0.0, bounds=(low * sizes, high * sizes), tol=1e-11)
+        assert fit.loss == pytest.approx(want.loss, rel=1e-8)
+
+
 def test_bits_do_not_depend_on_the_team_within_bounds():
     design, rows = drawn(9001, 9)
     y, _ = target("poisson", rows)
@@ -204,8 +232,9 @@ def test_few_steps_warn_and_say_how_far_they_came(capsys):
 
 
 WRONG = {
-    "number": (1.0, r"bounds: expected a pair \(low, high\), each a number or an array, got 1.0"),
-    "three": ((0, 1, 2), r"bounds: expected a pair"),
+    "number": (1.0, r"bounds: expected a tuple \(low, high\), each a number or an array, got 1.0"),
+    "three": ((0, 1, 2), r"bounds: expected a tuple"),
+    "pairs": ([(0, 1), (0, 2)], r"bounds: expected a tuple \(low, high\), .*; pass tuple\(zip\(\*pairs\)\)"),
     "shape": ((np.zeros(5), 1), r"bounds, low: expected a number or shape \(3,\), got \(5,\)"),
     "text": ((0, "1"), "bounds, high: expected real numbers"),
     "None": ((None, 1), "bounds, low: expected real numbers"),

@@ -190,6 +190,24 @@ def test_the_unit_of_a_gaussian_does_not_matter(scale):
     np.testing.assert_allclose(as_theta(got) / scale, as_theta(want), rtol=NEAR)
 
 
+@pytest.mark.parametrize("bounds", [None, (-np.inf, np.inf)])
+@pytest.mark.parametrize("family", ["binomial", "multinomial", "poisson", "negative_binomial", "tweedie"])
+@pytest.mark.parametrize("tol", [1e-8, 1e-13])
+def test_independent_columns_of_separated_rows_are_not_called_dependent(family, bounds, tol):
+    """Rows whose means fade out of the Hessian leave it singular: a warning, not an error about X."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(12, 2))
+        upper = X[:, 0] > np.quantile(X[:, 0], 0.7)
+        X[upper, 0] = X[:, 0].max()
+        y = np.where(upper, rng.integers(1, 4, 12), 0)
+        if family in ("binomial", "multinomial"):
+            y = np.where(upper, 2, 0 if family == "binomial" else rng.integers(0, 2, 12))
+        with pytest.warns(RuntimeWarning, match="can be separated"):
+            fit = fit_glm(X * [1e5, 1e-3], y, family, l2=0, tol=tol, bounds=bounds)
+        assert not fit.converged
+
+
 def test_classes_that_can_be_separated_are_told_beside_a_column_of_another_size():
     X, _, _ = drawn("binomial", 100, 2, False)
     y = X[:, 0] > 0

@@ -20,6 +20,7 @@ from fastopt._kernels import core
 from fastopt.newton import Design
 from fastopt.newton import glm as fit_glm
 from fastopt.newton.glm_data import Data
+from fastopt.newton.glm_objective import Objective
 
 RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 LEVELS = (3, 1, 6, 2)
@@ -40,6 +41,11 @@ def drawn(n, d=3, kind="codes", levels=LEVELS, seed=0, dtype=np.float64):
         return Design(dense, codes, levels), np.hstack([dense, rows])
     rows = rng.normal(size=(n, 9)) * (rng.uniform(size=(n, 9)) < 0.3)
     return Design(dense, sparse=scipy.sparse.csr_array(rows)), np.hstack([dense, rows])
+
+
+def dense_rows(design, i, j):
+    rows = design.rows(i, j)
+    return rows if isinstance(rows, np.ndarray) else rows.toarray()
 
 
 def target(family, rows, seed=1):
@@ -201,6 +207,20 @@ def test_levels_of_a_poisson_without_a_penalty_are_their_means():
     np.testing.assert_allclose(np.exp(fit.intercept + fit.coef), means[1:], rtol=1e-9)
 
 
+@pytest.mark.parametrize("l2", [0.0, 1e-6, 1.0])
+def test_a_level_that_the_first_hessian_does_not_see_costs_no_steps(l2, monkeypatch):
+    passes, value = [], Objective.value
+    monkeypatch.setattr(Objective, "value", lambda self, *given: passes.append(1) or value(self, *given))
+    rng = np.random.default_rng(0)
+    codes = np.column_stack([rng.integers(-1, 19, 12_800), np.full(12_800, -1)])
+    codes[100:120, 1] = 0  # in the second panel of rows, and the first Hessian is of every eighth
+    y = rng.poisson(np.where(codes[:, 1] == 0, 60, 1)).astype(float)
+    fit = fit_glm(Design(codes=codes), y, "poisson", l2)
+    assert fit.converged
+    assert fit.coef[-1] == pytest.approx(np.log(60), abs=0.1)
+    assert len(passes) <= 15  # 34 by a step of the penalty alone
+
+
 def test_thousands_of_columns_are_solved_by_products():
     rng = np.random.default_rng(0)
     columns = rng.integers(0, 20_000, (3000, 5))
@@ -314,8 +334,8 @@ def test_blocks_columns_and_predictors_are_those_of_the_dense_matrix():
     for kind in ("codes", "sparse"):
         design, rows = drawn(70, 2, kind)
         assert design.shape == rows.shape
-        np.testing.assert_array_equal(design.block(0, 70), rows)
-        np.testing.assert_array_equal(design.block(13, 31), rows[13:31])
+        np.testing.assert_array_equal(dense_rows(design, 0, 70), rows)
+        np.testing.assert_array_equal(dense_rows(design, 13, 31), rows[13:31])
         for j in range(design.d):
             np.testing.assert_array_equal(design.column(j), rows[:, j])
         for k in (1, 3):
@@ -323,7 +343,7 @@ def test_blocks_columns_and_predictors_are_those_of_the_dense_matrix():
             np.testing.assert_allclose(design.predictors(coef), rows @ coef.T, rtol=0, atol=1e-13)
         np.testing.assert_allclose(design.mean_squares(), (rows**2).mean(axis=0), rtol=1e-13)
         twin = pickle.loads(pickle.dumps(design))
-        np.testing.assert_array_equal(twin.block(0, 70), rows)
+        np.testing.assert_array_equal(dense_rows(twin, 0, 70), rows)
 
 
 def test_many_rows_are_predicted_piece_by_piece(monkeypatch):
@@ -339,10 +359,10 @@ def test_a_design_is_what_it_was_whatever_happens_to_its_arrays():
     codes = np.arange(20).reshape(10, 2) % 3
     matrix = scipy.sparse.csr_array(one_hot(codes, (3, 3)))
     designs = Design(codes=codes), Design(sparse=matrix)
-    want = designs[0].block(0, 10)
+    want = dense_rows(designs[0], 0, 10)
     codes[:], matrix.indices[:], matrix.indptr[1:-1] = 7, 9, 30
     for design in designs:
-        np.testing.assert_array_equal(design.block(0, 10), want)
+        np.testing.assert_array_equal(dense_rows(design, 0, 10), want)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -406,3 +426,21 @@ def test_columns_that_differ_from_those_of_the_fit_are_refused():
 
 def test_a_design_says_what_it_is():
     assert repr(drawn(50)[0]) == "Design(50 rows, 3 dense and 12 sparse columns)"
+
+
+@every
+@pytest.mark.parametrize("kind", ["codes", "sparse"])
+def test_robust_covariances_and_intervals_are_those_of_the_dense_matrix(family, kind):
+    design, rows = drawn(200, 3, kind)
+    y, k = target(family, rows)
+    rows[:, 0] += 1e4  # about a center
+    design.dense[:, 0] += 1e4
+    weight = np.random.default_rng(1).uniform(0.5, 2, 200)
+    weight[:5] = 0
+    one, other = (fit_glm(X, y, family, 0.1, sample_weight=weight, tol=1e-11) for X in (design, rows))
+    groups = np.arange(200) // 7
+    for cov_type in ("HC0", "HC1", "cluster") if k > 1 else ("HC0", "HC1", "HC2", "HC3", "cluster"):
+        got, want = (fit.summary(cov_type, groups if cov_type == "cluster" else None) for fit in (one, other))
+        np.testing.assert_allclose(got.standard_errors, want.standard_errors, rtol=1e-6)
+    if k == 1:
+        np.testing.assert_allclose(one.predict_interval(design), other.predict_interval(rows), rtol=1e-6)

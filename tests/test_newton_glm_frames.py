@@ -204,7 +204,11 @@ WRONG_FITS = {
     ),
     "dates": (
         with_column(age=pandas.date_range("2020-01-01", periods=N)),
-        r"X\['age'\]: expected numbers, text or categories, got datetime64.*pass the days since a date",
+        r"X\['age'\]: expected numbers, text or categories, got datetime64.*such as the days since a date",
+    ),
+    "intervals": (
+        with_column(age=pandas.interval_range(0, N)),
+        r"X\['age'\]: expected numbers, text or categories, got interval.*; pass numbers",
     ),
     "one level": (
         with_column(color="red"),
@@ -249,3 +253,16 @@ def test_rows_that_cannot_be_predicted_are_an_error_that_names_the_column(case):
     for predict in (fit.predict, fit.predict_interval):
         with pytest.raises((ValueError, TypeError), match=message):
             predict(rows)
+
+
+def test_frames_that_were_not_computed_yet_are_refused_with_the_way_out():
+    polars = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match=r"X: expected a data frame, got a LazyFrame; pass X.collect\(\)"):
+        fitted(polars.LazyFrame({"age": AGE}))
+
+
+def test_decimals_of_arrow_are_no_categories():
+    pyarrow = pytest.importorskip("pyarrow")
+    decimals = pandas.Series(np.arange(N)).astype(pandas.ArrowDtype(pyarrow.decimal128(25, 2)))
+    with pytest.raises(TypeError, match=r"X\['age'\]: expected numbers.*decimal128.*\.astype\(float\) of decimals"):
+        fitted(with_column(age=decimals))

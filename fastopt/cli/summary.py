@@ -30,10 +30,11 @@ def run(args) -> None:
         print(f"target: {target.name or '(no name)'}{_of(table, net)}")
     if not table.named:
         print(f"columns: {len(table.columns)} without names")
-    width = max(len(str(column.name)) for column in table.columns)
-    for number, column in enumerate(table.columns, 1):
-        if table.named or column.categories is not None:
-            print(f"  {(column.name or str(number)).ljust(width)}  {_column(column)}")
+    labels = [str(number) if column.name is None else column.name for number, column in enumerate(table.columns, 1)]
+    width = max(map(len, labels))
+    for label, column in zip(labels, table.columns, strict=True):
+        if table.named or not column.is_number:
+            print(f"  {label.ljust(width)}  {_column(column)}")
     if table.missing:
         print(f"missing values: also {some(table.missing)}")
 

@@ -26,7 +26,8 @@ ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 PLATEAU = 5  # epochs without a better loss before the learning rate falls
 WHAT = {CLASSIFY: "classes", REGRESS: "values", COUNT: "counts"}
 L2 = 1.0  # the penalty of a model of counts, of standardized columns
-EPOCHS, LEAST_EPOCHS, STEPS = 50, 4, 100_000  # fewer epochs where more steps would be taken
+EPOCHS, SHALLOW_EPOCHS = 50, 200  # of networks with two hidden layers and more, and of others, which learn more slowly
+LEAST_EPOCHS, STEPS = 4, 100_000  # fewer epochs where more steps would be taken
 DECAY = 1.0  # of AdamW: the most by default
 # what has no meaning for a model of counts, with the value that stands in where nobody has said any
 NETWORK = {
@@ -72,7 +73,9 @@ def add_options(parser) -> None:
     add_reading(parser)
     group = parser.add_argument_group("the network, and how it is trained (none of these for --task count)")
     group.add_argument("--hidden", nargs="*", type=int, metavar="N", help="hidden sizes (default: 128 64)")
-    text = f"passes over the data (default: {EPOCHS}, of many rows fewer: about {STEPS} batches)"
+    text = (
+        f"passes over the data (default: {EPOCHS}, with at most one hidden layer {SHALLOW_EPOCHS}; of many rows fewer)"
+    )
     group.add_argument("--epochs", type=int, metavar="N", help=text)
     text = f"{CLASS_LOSS} for classes; {', '.join(VALUE_LOSSES)} for values (default: the first of them)"
     group.add_argument("--loss", choices=(CLASS_LOSS, *VALUE_LOSSES), help=text)
@@ -221,7 +224,8 @@ def _fit(net, data, wanted, seed):
     """Train the network; the losses of its epochs."""
     table, (X, y) = data.table, data.part(TRAIN)
     batches = -(-len(X) // wanted["batch_size"])
-    epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(EPOCHS, STEPS // batches))
+    most = EPOCHS if len(wanted["hidden"]) > 1 else SHALLOW_EPOCHS
+    epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(most, STEPS // batches))
     optimizer = _optimizer(net, wanted, epochs * batches)
     trainer = fo.nn.Trainer(net, _loss(wanted, table, y), optimizer, seed=seed)
     X_held, y_held = data.part(VALIDATION)

@@ -6,7 +6,7 @@ What is given is checked here; the objective, glm_objective.py, is minimized by 
 
 import numpy as np
 
-from fastopt._numbers import finite_number, whole_number
+from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.newton.glm_bounds import BoundedSolver, as_bounds
 from fastopt.newton.glm_data import (
     Data,
@@ -127,7 +127,7 @@ def glm(
     """
     family = as_family(family, link, power, alpha)
     l2, tol = finite_number("l2", l2, 0), finite_number("tol", tol, 0)
-    max_iter = whole_number("max_iter", max_iter, 0)
+    max_iter, fit_intercept = whole_number("max_iter", max_iter, 0), flag("fit_intercept", fit_intercept)
     if hessian_dtype not in ("float32", "float64"):
         raise ValueError(f"hessian_dtype: expected 'float32' or 'float64', got {hessian_dtype!r}")
     columns, design = named_rows(X, names)
@@ -144,9 +144,7 @@ def glm(
     if weight is not None and not weight.all():  # rows of weight 0 are as if absent, however far out
         y = np.where(weight > 0, y, 0.0)
         offset = None if offset is None else offset * (weight > 0)[:, None]
-    data = Data(
-        family.loss, design, y, weight, k, bool(fit_intercept), offset, family.parameter or 0.0, by_theta(columns)
-    )
+    data = Data(family.loss, design, y, weight, k, fit_intercept, offset, family.parameter or 0.0, by_theta(columns))
     with one_blas_thread, np.errstate(all="ignore"):
         objective = Objective(data, l2, *located(data))
         if low is None:

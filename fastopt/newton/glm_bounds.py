@@ -3,7 +3,7 @@
 - Bertsekas 1982, Projected Newton methods for optimization problems with simple constraints, SIAM J. Control Optim. 20.
 - Coefficients that lie at a bound, and that the gradient pushes beyond it, stay; among all others Newton's step is
   taken, with the exact Hessian of these. What it would carry beyond a bound stops there.
-- "At" a bound means near it, the nearer the closer to the solution: a step that is cut short at once leads nowhere.
+- "Lies at" means near a bound, the nearer the closer to the solution: a step that is cut short at once leads nowhere.
 - The intercept has no bounds.
 """
 
@@ -19,8 +19,9 @@ NEAR = 1e-3  # in units that move the linear predictors by 1: nearer coefficient
 
 def as_bounds(bounds, k, d) -> tuple[np.ndarray, np.ndarray]:
     """The least and the largest value of each coefficient, (k, d)."""
-    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
-        raise ValueError(f"bounds: expected a pair (low, high), each a number or an array, got {bounds!r}")
+    if not isinstance(bounds, tuple) or len(bounds) != 2:
+        way_out = "; pass tuple(zip(*pairs)) of a list of pairs" if isinstance(bounds, list) else ""
+        raise ValueError(f"bounds: expected a tuple (low, high), each a number or an array, got {bounds!r}{way_out}")
     pair = []
     for name, side in zip(("low", "high"), bounds, strict=True):
         side = as_numbers(f"bounds, {name}", side)
@@ -54,6 +55,7 @@ class BoundedSolver(Solver):
     def run(self, theta):
         objective, total = self.objective, self.objective.total
         loss, grad = self.first_value(theta)
+        self.singular = False  # whether the last Hessian of the free coefficients was
         if self.dense:
             self.refuse_constants()
         else:
@@ -67,8 +69,8 @@ class BoundedSolver(Solver):
             self.roots = np.sqrt(diagonal)
             projected = self.projected(theta, grad)
             self.theta, self.loss, self.grad_norm = theta, loss, objective.norm(projected) / total
-            free, step = self.free(theta, grad, diagonal), -grad / diagonal
-            step[free] = self.newton(grad, free, hessian)
+            step = -grad / diagonal
+            free = self.move(theta, grad, self.free(theta, grad, diagonal), hessian, step)
             slope = dot(grad[free], step[free])
             if self.verbose:
                 print(f"{self.n_iter:4d}  loss {loss:.12g}  gradient {self.grad_norm:.2e}  decrement {-slope:.2e}")
@@ -88,7 +90,7 @@ class BoundedSolver(Solver):
             theta, loss, grad = new
             self.n_iter += 1
         if self.converged and objective.l2 == 0 and objective.family not in COERCIVE:
-            self.separated = self.leads_on(theta, np.where(free, step, 0))
+            self.separated = self.singular or self.leads_on(theta, np.where(free, step, 0))
             self.converged = not self.separated
         if not self.converged:
             self.warn()
@@ -113,8 +115,21 @@ class BoundedSolver(Solver):
             return hessian
         column = free.reshape(objective.k, objective.q).all(axis=0)
         if objective.l2:
-            column &= np.isinf(self.high - self.low).reshape(objective.k, objective.q).all(axis=0)
-        return objective.regular(hessian, np.flatnonzero(column))
+            column &= (np.isinf(self.low) & np.isinf(self.high)).reshape(objective.k, objective.q).all(axis=0)
+        return objective.regular(hessian.copy(), np.flatnonzero(column))
+
+    def move(self, theta, grad, free, hessian, step) -> np.ndarray:
+        """Fill in Newton's step; which coefficients take it.
+
+        One at its bound that the step of all would carry beyond it stays, and the others take the step of their own:
+        cut short, the step of all need not lead down.
+        """
+        while True:
+            step[free] = self.newton(grad, free, hessian)
+            beyond = free & (((theta <= self.low) & (step < 0)) | ((theta >= self.high) & (step > 0)))
+            if not beyond.any():
+                return free
+            step[beyond], free = 0.0, free & ~beyond
 
     def newton(self, grad, free, hessian) -> np.ndarray:
         """Newton's step of the free coefficients."""
@@ -124,9 +139,14 @@ class BoundedSolver(Solver):
             return self.conjugate_gradients_of(-grad[free], free)
         hessian = self.regular(hessian, free)
         factor = factored(hessian[np.ix_(free, free)])
+        self.singular = bool(factor.minor)
         if factor.minor:
-            self.dependent(np.flatnonzero(free)[factor.minor - 1])
-            factor = self.damped(lambda: hessian[np.ix_(free, free)])
+            self.refuse_dependent(free)
+            damped = self.damped(lambda: hessian[np.ix_(free, free)])
+            if damped is None:
+                diagonal = hessian.diagonal()[free]
+                return -grad[free] / np.where(diagonal > 0, diagonal, 1.0)
+            factor = damped
         return -factor.solve(grad[free])
 
     def conjugate_gradients_of(self, b, free) -> np.ndarray:

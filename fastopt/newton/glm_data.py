@@ -55,25 +55,31 @@ class Family(NamedTuple):
 
 
 def as_family(family, link, power, alpha) -> Family:
-    if family not in LINKS:
+    if not isinstance(family, str) or family not in LINKS:
         raise ValueError(f"family: expected one of {', '.join(LINKS)}, got {family!r}")
-    if link is not None and link not in LINKS[family]:
+    family = str(family)  # NumPy's own strings come from arrays of names
+    if link is not None and not (isinstance(link, str) and link in LINKS[family]):
         raise ValueError(f"link: expected {' or '.join(map(repr, LINKS[family]))} for {family}, got {link!r}")
     for name, value, default, owner in (("power", power, 1.5, "tweedie"), ("alpha", alpha, 1.0, "negative_binomial")):
-        if family != owner and value != default:
+        if family != owner and not np.array_equal(value, default):
             raise ValueError(f"{name}: expected none for {family}, got {value!r}; it is an option of {owner}")
     parameter = None
     if family == "tweedie":
         parameter = finite_number("power", power, 1, most=2)
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
-    return Family(family, link or LINKS[family][0], parameter)
+    return Family(str(family), LINKS[family][0] if link is None else str(link), parameter)
+
+
+def as_own(name, values) -> np.ndarray:
+    """Numbers as the kernel takes them, in a copy: a fitted model reads them again, whatever became of the caller's."""
+    return np.array(as_numbers(name, values), np.float64, order="C")
 
 
 def as_weight(weight, n) -> np.ndarray | None:
     if weight is None:
         return None
-    weight = np.require(as_numbers("sample_weight", weight), np.float64, ["C", "A"])
+    weight = as_own("sample_weight", weight)
     if weight.shape != (n,):
         raise ValueError(f"sample_weight: expected shape ({n},), got {weight.shape}")
     with np.errstate(over="ignore"):
@@ -85,7 +91,7 @@ def as_weight(weight, n) -> np.ndarray | None:
 
 def as_offset(offset, n, k, family) -> np.ndarray:
     """An offset as the kernel takes it, (n, k)."""
-    offset = as_numbers("offset", offset)
+    offset = as_own("offset", offset)
     shape = (n, k) if family == "multinomial" else (n,)
     if offset.shape not in ((), shape):
         raise ValueError(f"offset: expected a number or shape {shape} for X of {n} rows, got {offset.shape}")
@@ -128,7 +134,7 @@ def as_target(y, family, weight, n) -> tuple[np.ndarray, np.ndarray | None]:
 
 def as_values(y, family, weight, n) -> np.ndarray:
     """y of a family of numbers."""
-    y = np.require(as_numbers("y", y), np.float64, ["C", "A"])
+    y = as_own("y", y)
     if y.shape != (n,):
         way_out = "; pass y.ravel()" if y.shape == (n, 1) else ""
         raise ValueError(f"y: expected shape ({n},) for {n} rows, got {y.shape}{way_out}")
@@ -175,6 +181,14 @@ class Data(NamedTuple):
         center = None if center is None else center[: dense.shape[1]]
         given = self.y, self.weight, self.k, self.intercept, center, self.offset, self.parameter
         return core.GlmData(self.family, dense, *given, design.entries and design.entries[:4])
+
+    def squares(self, weight, center) -> np.ndarray:
+        """The lower triangle of X^T diag(weight) X, the intercept's column included: the Hessian of a gaussian."""
+        q = self.design.d + self.intercept
+        lower, grad = np.empty((q, q)), np.empty((1, q))
+        gaussian = self._replace(family="gaussian", y=np.zeros(self.design.n), weight=weight, k=1, offset=None)
+        gaussian.bound(center).value(np.zeros((1, q)), grad, lower)
+        return lower
 
 
 def located(data) -> tuple[np.ndarray | None, np.ndarray]:

@@ -78,6 +78,8 @@ def entries_of_codes(codes, levels) -> tuple[Entries, int]:
     n, c = codes.shape
     least, most = (codes.min(axis=0), codes.max(axis=0)) if n else (np.zeros(c, int), np.full(c, -1))
     levels = most + 1 if levels is None else levels
+    if not hasattr(levels, "__len__"):
+        raise TypeError(f"levels: expected a list of whole numbers, one for each column of codes, got {levels!r}")
     if len(levels) != c:
         raise ValueError(f"levels: expected one for each of {c} columns of codes, got {len(levels)}")
     levels = [whole_number(f"levels[{j}]", m, 0, MOST_COLUMNS) for j, m in enumerate(levels)]
@@ -196,14 +198,21 @@ class Design:
         rows = max(1, SLICE // max(1, width))
         return ((i, min(self.n, i + rows)) for i in range(0, self.n, rows))
 
-    def block(self, i, j) -> np.ndarray:
-        """Rows i to j with all columns, (j - i, d), float64."""
-        d, out = self.dense.shape[1], np.zeros((j - i, self.d + 2))
-        out[:, :d] = self.dense[i:j]
-        if self.entries is not None:
-            places, columns, values = self.entries.of_rows(np.arange(i, j))
-            out[places, d + columns] = values
-        return np.ascontiguousarray(out[:, : self.d])
+    def rows(self, i, j, center=None, intercept=False):
+        """Rows i to j about a center, with a 1 for an intercept: an array, or, if there are entries, a sparse one."""
+        d = self.dense.shape[1]
+        dense, ones = self.dense[i:j].astype(np.float64), np.ones((j - i, int(intercept)))
+        if center is not None:
+            dense -= center[:d]
+        if self.entries is None:
+            return np.hstack([dense, ones])
+        with importing:
+            from scipy.sparse import csr_array, hstack
+
+        places, columns, values = self.entries.of_rows(np.arange(i, j))
+        seen, values = columns < self.entries.m, np.broadcast_to(values, columns.shape)
+        entries = csr_array((values[seen], (places[seen], columns[seen])), shape=(j - i, self.entries.m))
+        return hstack([csr_array(dense), entries, csr_array(ones)], format="csr")
 
     def column(self, j) -> np.ndarray:
         """A column, (n,), float64."""

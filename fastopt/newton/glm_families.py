@@ -175,11 +175,12 @@ class NegativeBinomial(Formulas):
 
     def deviance(self, y, z):
         mean, size = self.mean(z), 1 / self.parameter
-        return 2 * (special().xlogy(y, y / mean) - (y + size) * np.log((y + size) / (mean + size)))
+        ratio = np.sign(y - mean) * np.log1p(np.abs(y - mean) / (np.minimum(y, mean) + size))
+        return 2 * (special().xlogy(y, y / mean) - (y + size) * ratio)
 
     def log_likelihood(self, y, z, weight, dispersion):
-        mean, size, gammaln = self.mean(z), 1 / self.parameter, special().gammaln
-        counts = gammaln(y + size) - gammaln(size) - gammaln(y + 1)
+        mean, size = self.mean(z), 1 / self.parameter
+        counts = -special().betaln(size, y + 1) - np.log(y + size)  # (y + size - 1)! / (size - 1)! / y!
         return weight * (counts + y * (z - np.log(mean + size)) - size * np.log1p(self.parameter * mean))
 
     def quantile(self, share, z, dispersion):
@@ -229,15 +230,16 @@ class Tweedie(Formulas):
         return (p - 1) * y * mean ** (1 - p) + (2 - p) * mean ** (2 - p)
 
     def deviance(self, y, z):
-        p, mean = self.parameter, self.mean(z)
-        to_mean = y * mean ** (1 - p) / (1 - p) - mean ** (2 - p) / (2 - p)
-        return 2 * (y ** (2 - p) / ((1 - p) * (2 - p)) - to_mean)
+        """2 y^(2 - p) ((e^((2 - p) t) - 1) / (2 - p) - (e^((1 - p) t) - 1) / (1 - p)), t = log(mean / y)."""
+        p, value, seen = self.parameter, 2 * self.mean(z) ** (2 - self.parameter) / (2 - self.parameter), y > 0
+        y, t = y[seen], z[seen] - np.log(y[seen])
+        value[seen] = 2 * y ** (2 - p) * (np.expm1((2 - p) * t) / (2 - p) - np.expm1((1 - p) * t) / (1 - p))
+        return value
 
     def log_likelihood(self, y, z, weight, dispersion):
-        p, mean, dispersion = self.parameter, self.mean(z), dispersion / weight
-        value = (y * mean ** (1 - p) / (1 - p) - mean ** (2 - p) / (2 - p)) / dispersion
-        seen = y > 0
-        value[seen] += log_series(y[seen], dispersion[seen], p) - np.log(y[seen])
+        dispersion, seen = dispersion / weight, y > 0
+        value = -0.5 * self.deviance(y, z) / dispersion
+        value[seen] += log_series(y[seen], dispersion[seen], self.parameter) - np.log(y[seen])
         return value
 
     def quantile(self, share, z, dispersion):
@@ -248,21 +250,23 @@ class Tweedie(Formulas):
 
 
 def log_series(y, dispersion, p) -> np.ndarray:
-    """log sum over j of W_j, the part of Tweedie's density that has no closed form (Dunn & Smyth 2005, section 4.2).
+    """The part of Tweedie's density that has no closed form, log sum over j of W_j (Dunn & Smyth 2005, section 4.2).
+
+    It comes less (1 + a) m, as the rest of the density has it where the mean is y.
 
     log W_j = j log z - log gamma(1 + j) - log gamma(a j), z = (y / (dispersion (p - 1)))^a / (dispersion (2 - p)),
-    a = (2 - p) / (p - 1). Its terms are close to those of a normal density about j = y^(2 - p) / (dispersion (2 - p)),
-    of variance j / (1 + a); those that are left out are less than 1e-16 of the sum. About more than 1e8 that density
-    itself is added up, by Stirling's formula.
+    a = (2 - p) / (p - 1). Its terms are close to those of a normal density about m = y^(2 - p) / (dispersion (2 - p)),
+    of variance m / (1 + a); those that are left out are less than 1e-16 of the sum. Where m is more than 1e8 that
+    density itself is added up, by Stirling's formula.
     """
     gammaln, a = special().gammaln, (2 - p) / (p - 1)
     log_z = a * np.log(y / (dispersion * (p - 1))) - np.log(dispersion * (2 - p))
     middle = y ** (2 - p) / (dispersion * (2 - p))
-    value = (1 + a) * middle + 0.5 * np.log(a * middle / (2 * math.pi * (1 + a)))
+    value = 0.5 * np.log(a * middle / (2 * math.pi * (1 + a)))
     for rows, j in about(middle, middle / (1 + a)):
         logs = j * log_z[rows, None] - gammaln(1 + j) - gammaln(a * j)
         largest = logs.max(axis=1)
-        value[rows] = largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1))
+        value[rows] = largest - (1 + a) * middle[rows] + np.log(np.exp(logs - largest[:, None]).sum(axis=1))
     return value
 
 

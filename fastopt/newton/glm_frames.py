@@ -14,6 +14,8 @@ from fastopt._forks import importing
 from fastopt._labels import class_labels
 from fastopt.newton.glm_design import Design, as_design
 
+LEVELED = ("object", "category", "str", "large_string", "dictionary")  # types of pandas and of Arrow in pandas
+INSTEAD = "pass numbers, such as the days since a date, or .astype(float) of decimals"
 MISSING = "fill or drop missing values first"
 
 
@@ -27,6 +29,8 @@ class Column(NamedTuple):
 
 
 def is_frame(X) -> bool:
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X: expected a data frame, got a LazyFrame; pass X.collect()")
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
@@ -42,10 +46,10 @@ def named_rows(X, names) -> tuple[list[Column] | None, Design]:
 
 
 def as_columns(names, d) -> list[Column]:
-    names = list(names) if not isinstance(names, str) else [names]
-    if len(names) != d or not all(isinstance(name, str) for name in names) or len(set(names)) < d:
+    given = [names] if isinstance(names, str) or not hasattr(names, "__iter__") else list(names)
+    if len(given) != d or not all(isinstance(name, str) for name in given) or len(set(given)) < d:
         raise ValueError(f"names: expected {d} different strings, one a column of X, got {names!r}")
-    return [Column(name, None) for name in names]
+    return [Column(str(name), None) for name in given]
 
 
 def by_theta(columns) -> list[str] | None:
@@ -140,12 +144,10 @@ def has_levels(name, column) -> bool:
         number = dtype.is_numeric() or str(dtype) == "Boolean"
         levels = str(dtype).startswith(("String", "Categorical", "Enum"))
     else:
-        number = dtype.kind in "biufc"
-        levels = dtype.kind in "OUST" and not str(dtype).startswith("period")
+        number = dtype.kind in "biufc" and not str(dtype).startswith("decimal")
+        levels = str(dtype).startswith(LEVELED) or dtype.kind in "UST"
     if not (number or levels):
-        raise TypeError(
-            f"X[{name!r}]: expected numbers, text or categories, got {dtype}; pass the days since a date as a number"
-        )
+        raise TypeError(f"X[{name!r}]: expected numbers, text or categories, got {dtype}; {INSTEAD}")
     if str(dtype) == "object":
         return any(isinstance(value, str | bytes) for value in column)
     return levels

@@ -3,7 +3,7 @@
 - Measures of fit are one pass over the linear predictors; formulas of the families: glm_families.py.
 - Matrices belong to theta, as the solver has it: coefficients and intercept, of the columns about their center where
   they lie far from zero. `covariance_by_columns` leads back.
-- The expected information X^T W X is the Hessian of a gaussian with the weights W: the same kernel.
+- The expected information X^T W X and the sums of squares of scores are Hessians of a gaussian: the same kernel.
 - Rows of weight 0 are as if absent.
 """
 
@@ -57,10 +57,15 @@ def predictors(data, theta, center) -> np.ndarray:
 def blocks(design, intercept, center):
     """(slice, rows about the center, with a 1 for an intercept), a part of the rows at a time."""
     for i, j in design.pieces(design.d):
-        x = design.block(i, j)
-        if center is not None:
-            x -= center
-        yield slice(i, j), np.column_stack([x, np.ones(j - i)]) if intercept else x
+        yield slice(i, j), design.rows(i, j, center, intercept)
+
+
+def quadratic_forms(design, intercept, center, matrix) -> np.ndarray:
+    """x^T matrix x of each row, (n,)."""
+    found = np.empty(design.n)
+    for rows, x in blocks(design, intercept, center):
+        found[rows] = (x * (x @ matrix)).sum(axis=1)  # of arrays and sparse ones alike
+    return found
 
 
 # ---------------------------------------------------------------- measures of fit
@@ -112,21 +117,7 @@ def observed_information(data, theta, center) -> np.ndarray:
 def expected_information(formulas, data, theta, center) -> np.ndarray:
     """X^T W X, the expected Hessian of the loss; data.k is 1."""
     information = formulas.information(predictors(data, theta, center)[:, 0])
-    if data.weight is not None:
-        information *= data.weight
-    squares = data._replace(family="gaussian", weight=information, offset=None)
-    return observed_information(squares, np.zeros_like(theta), center)
-
-
-def scores(formulas, data, theta, center, factor=None):
-    """(slice, derivatives of each row's loss by theta (rows, k q)), a part of the rows at a time; `factor` (n,)."""
-    z = predictors(data, theta, center)
-    score = formulas.score(data.y, z if data.family == "multinomial" else z[:, 0])
-    for more in (data.weight, factor):
-        if more is not None:
-            score *= more[:, None]
-    for rows, x in blocks(data.design, data.intercept, center):
-        yield rows, (score[rows, :, None] * x[:, None]).reshape(len(x), -1)
+    return symmetric(data.squares(information if data.weight is None else information * data.weight, center))
 
 
 def leverages(formulas, data, theta, center, inverse) -> np.ndarray:
@@ -134,21 +125,45 @@ def leverages(formulas, data, theta, center, inverse) -> np.ndarray:
     curvature = formulas.curvature(data.y, predictors(data, theta, center)[:, 0])
     if data.weight is not None:
         curvature *= data.weight
-    found = np.empty(len(data.y))
-    for rows, x in blocks(data.design, data.intercept, center):
-        found[rows] = curvature[rows] * np.einsum("ij,ij->i", x @ inverse, x)
-    return found
+    return curvature * quadratic_forms(data.design, data.intercept, center, inverse)
 
 
 def squares_of_scores(formulas, data, theta, center, cov_type, inverse, codes) -> np.ndarray:
     """The sum of s s^T over rows, or over groups; s: scores, over (1 - leverage) ** power for HC2 and HC3."""
-    factor, size = None, theta.size
+    z = predictors(data, theta, center)
+    score = formulas.score(data.y, z if data.family == "multinomial" else z[:, 0])  # by z, (n, k)
+    if data.weight is not None:
+        score *= data.weight[:, None]
     if ROBUST.get(cov_type):
-        factor = (1 - leverages(formulas, data, theta, center, inverse)) ** -ROBUST[cov_type]
-    total = np.zeros((size if codes is None else codes.max() + 1, size))
-    for rows, s in scores(formulas, data, theta, center, factor):
-        total += s.T @ s if codes is None else by_group(codes[rows], s, len(total))
-    return total if codes is None else total.T @ total
+        score *= ((1 - leverages(formulas, data, theta, center, inverse)) ** -ROBUST[cov_type])[:, None]
+    return squares_by_row(data, score, center) if codes is None else squares_by_group(data, score, center, codes)
+
+
+def squares_by_row(data, score, center) -> np.ndarray:
+    """The sum of s s^T over rows, (k q, k q): 2 a b = (a + b)^2 - a^2 - b^2 of two classes."""
+    of_class = [symmetric(data.squares(a * a, center)) for a in score.T]
+    total: list[list] = [[None] * data.k for _ in range(data.k)]
+    for a in range(data.k):
+        total[a][a] = of_class[a]
+        for b in range(a):
+            both = symmetric(data.squares((score[:, a] + score[:, b]) ** 2, center))
+            total[a][b] = total[b][a] = 0.5 * (both - of_class[a] - of_class[b])
+    return np.block(total)
+
+
+def squares_by_group(data, score, center, codes) -> np.ndarray:
+    """The sum of s s^T over groups, (k q, k q), s the sums of their rows' scores."""
+    with importing:
+        from scipy.sparse import csr_array
+
+    sums: list = [0] * data.k
+    for rows, x in blocks(data.design, data.intercept, center):
+        n = len(codes[rows])
+        for a in range(data.k):
+            in_group = csr_array((score[rows, a], (codes[rows], np.arange(n))), shape=(codes.max() + 1, n))
+            sums[a] += in_group @ x
+    products = [[one.T @ other for other in sums] for one in sums]
+    return np.block([[p if isinstance(p, np.ndarray) else p.toarray() for p in line] for line in products])
 
 
 def group_codes(groups, data) -> np.ndarray:
@@ -160,14 +175,6 @@ def group_codes(groups, data) -> np.ndarray:
     if not codes.any():
         raise ValueError("groups: expected at least two groups, got one")
     return codes
-
-
-def by_group(codes, s, groups) -> np.ndarray:
-    """Sums of the rows of s by group, (groups, ...)."""
-    with importing:
-        from scipy.sparse import csr_array
-
-    return csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(groups, len(codes))) @ s
 
 
 def correction(cov_type, rows, parameters, groups) -> float:

@@ -10,7 +10,6 @@ from fastopt.newton.glm_families import formulas, softmax, tail_quantile
 from fastopt.newton.glm_frames import Column, in_theta, is_frame, order, read
 from fastopt.newton.glm_inference import (
     ROBUST,
-    blocks,
     by_columns,
     correction,
     covariance_by_columns,
@@ -18,6 +17,7 @@ from fastopt.newton.glm_inference import (
     group_codes,
     measured,
     observed_information,
+    quadratic_forms,
     squares_of_scores,
 )
 from fastopt.newton.glm_summary import GLMSummary, measures, notes
@@ -84,6 +84,8 @@ class GLMResult:
         self._theta, self._l2, self._rows = theta.copy(), objective.l2, objective.rows
         self._center, (self._has_offset, self._has_exposure) = center, given
         self._data, self._weighted = objective.data, objective.data.weight is not None
+        # What tells whether the data are still those of the fit; that of rows in their own space has other roundings.
+        self._seen_loss = solver.loss if solver.objective is objective else self._loss_of(self._data)[0]
 
     def __getstate__(self):
         return self.__dict__ | {"_data": None}  # models are kept without the data
@@ -204,16 +206,18 @@ class GLMResult:
         margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        # an inverse link turns the ends round, and has none above where the lower one of z leaves its domain
-        return np.sort(np.where(np.isnan(ends) & (z > 0)[:, None], np.inf, ends), axis=1)
+        if (
+            self.link == "inverse"
+        ):  # turns the ends round, and has none above where the lower one of z leaves its domain
+            ends[(z > 0) & (z <= margin), 0] = np.inf
+            ends = np.sort(ends, axis=1)
+        return ends
 
     def _variance(self, X) -> np.ndarray:
         """That of the linear predictor of each row of a Design."""
-        covariance, parts = self.dispersion * self._unscaled, [np.empty(0)]
         with one_blas_thread:
-            for _, x in blocks(X, self._theta.shape[1] > X.d, self._center):
-                parts.append(np.einsum("ij,ij->i", x @ covariance, x))
-        return np.concatenate(parts)
+            covariance = self.dispersion * self._unscaled
+            return quadratic_forms(X, self._theta.shape[1] > X.d, self._center, covariance)
 
     # -- what is inferred from the data, computed when asked for
 
@@ -222,12 +226,24 @@ class GLMResult:
         return formulas(self.family, self.link, self.power if self.alpha is None else self.alpha)
 
     def _given(self, what):
-        """The data; ValueError if they are gone."""
+        """The data; ValueError if they are gone, or no longer those of the fit."""
         if self._data is None:
             raise ValueError(
                 f"{what}: expected to be asked for before the model was pickled or copied, for it needs the data"
             )
+        loss, penalty = self._loss_of(self._data)
+        if not abs(loss - self._seen_loss) <= 1e-14 * (abs(loss) + penalty):
+            raise ValueError(
+                f"X: expected the rows of the fit, got rows that were changed since; ask for {what} before"
+            )
         return self._data
+
+    def _loss_of(self, data) -> tuple[float, float]:
+        """The objective at theta, and its penalty, by one pass over the data."""
+        coef = self._theta[:, : self.coef.shape[-1]]
+        with one_blas_thread, np.errstate(all="ignore"):
+            penalty = 0.5 * self._l2 * float(np.vdot(coef, coef))
+            return data.bound(self._center).value(self._theta, np.empty_like(self._theta)) + penalty, penalty
 
     @computed_once
     def _fit(self):
