@@ -178,6 +178,8 @@ def test_the_score_of_constant_targets_is_zero_or_one(family, data):
     model = GLMRegressor(family).fit(X, counts + 1.0)
     assert model.score(X, np.full(len(X), 2.0)) == 0.0
     assert model.score(X[:1], [3.0]) == 0.0
+    if family == "poisson":
+        assert model.score(X, np.zeros(len(X))) == 0.0
     weights = np.arange(len(X)) < 1
     assert model.score(X, counts + 1.0, sample_weight=weights) == 0.0
     if family == "gaussian":

@@ -11,10 +11,9 @@ import zipfile
 
 import numpy as np
 
-from fastopt._tables.source import NUMBER, Block, Source
+from fastopt._tables.source import NUMBER, ROWS, Block, Source
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-ROWS = 4096  # of a block
 
 
 def memory() -> int:

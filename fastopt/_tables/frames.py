@@ -7,9 +7,8 @@ import numpy as np
 
 from fastopt._forks import importing
 from fastopt._tables.fields import DATES_ADVICE
-from fastopt._tables.source import NUMBER, TEXT, Block, Source, check_names
+from fastopt._tables.source import NUMBER, ROWS, TEXT, Block, Source, check_names
 
-ROWS = 4096  # of a block
 FORMATS = {".parquet": "parquet", ".feather": "feather"}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fastopt._tables.fields import MISSING_ADVICE, Fields
 
 NUMBER, TEXT = "number", "text"
+ROWS = 4096  # of a block of a file that is read whole
 
 
 class Block(NamedTuple):

@@ -297,7 +297,10 @@ class GLMRegressor(RegressorMixin, GLM):
         z, result = self._predicted("decision_function", X, offset=offset, exposure=exposure), self.result_
         weights = row_weights("sample_weight", sample_weight, z)
         parameter = result.power if result.alpha is None else result.alpha
-        y = as_target(column_or_1d(y, warn=True), Family(result.family, result.link, parameter), weights, len(z))[0]
+        y = column_or_1d(y, warn=True)
+        if result.family not in ("gaussian", "gamma") and len(y) == len(z) and not y.any():
+            return 0.0  # of zeros alone, which a fit refuses and a fold of rare events may hold
+        y = as_target(y, Family(result.family, result.link, parameter), weights, len(z))[0]
         deviance = formulas(result.family, result.link, parameter).deviance  # type: ignore[attr-defined]
         constant = np.full(len(y), LINKS[result.link](np.average(y, weights=weights)))
         mine, least = (np.average(deviance(y, some), weights=weights) for some in (z, constant))
