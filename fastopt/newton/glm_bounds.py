@@ -115,7 +115,8 @@ class BoundedSolver(Solver):
             return hessian
         column = free.reshape(objective.k, objective.q).all(axis=0)
         if objective.l2:
-            column &= np.isinf(self.high - self.low).reshape(objective.k, objective.q).all(axis=0)
+            unbounded = np.isinf(self.low) & np.isinf(self.high)
+            column &= unbounded.reshape(objective.k, objective.q).all(axis=0)
         return objective.regular(hessian, np.flatnonzero(column))
 
     def newton(self, grad, free, hessian) -> np.ndarray:
