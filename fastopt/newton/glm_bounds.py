@@ -130,10 +130,11 @@ class BoundedSolver(Solver):
         self.singular = bool(factor.minor)
         if factor.minor:
             self.refuse_dependent(free)
-            factor = self.damped(lambda: hessian[np.ix_(free, free)])
-        if factor is None:
-            diagonal = hessian.diagonal()[free]
-            return -grad[free] / np.where(diagonal > 0, diagonal, 1.0)
+            damped = self.damped(lambda: hessian[np.ix_(free, free)])
+            if damped is None:
+                diagonal = hessian.diagonal()[free]
+                return -grad[free] / np.where(diagonal > 0, diagonal, 1.0)
+            factor = damped
         return -factor.solve(grad[free])
 
     def conjugate_gradients_of(self, b, free) -> np.ndarray:

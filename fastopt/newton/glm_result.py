@@ -85,7 +85,7 @@ class GLMResult:
         self._center, (self._has_offset, self._has_exposure) = center, given
         self._data, self._weighted = objective.data, objective.data.weight is not None
         # What tells whether the data are still those of the fit; that of rows in their own space has other roundings.
-        self._seen_loss = solver.loss if solver.objective is objective else self._loss_of_data()[0]
+        self._seen_loss = solver.loss if solver.objective is objective else self._loss_of(self._data)[0]
 
     def __getstate__(self):
         return self.__dict__ | {"_data": None}  # models are kept without the data
@@ -231,19 +231,19 @@ class GLMResult:
             raise ValueError(
                 f"{what}: expected to be asked for before the model was pickled or copied, for it needs the data"
             )
-        loss, penalty = self._loss_of_data()
+        loss, penalty = self._loss_of(self._data)
         if not abs(loss - self._seen_loss) <= 1e-14 * (abs(loss) + penalty):
             raise ValueError(
                 f"X: expected the rows of the fit, got rows that were changed since; ask for {what} before"
             )
         return self._data
 
-    def _loss_of_data(self) -> tuple[float, float]:
+    def _loss_of(self, data) -> tuple[float, float]:
         """The objective at theta, and its penalty, by one pass over the data."""
         coef = self._theta[:, : self.coef.shape[-1]]
         with one_blas_thread, np.errstate(all="ignore"):
             penalty = 0.5 * self._l2 * float(np.vdot(coef, coef))
-            return self._data.bound(self._center).value(self._theta, np.empty_like(self._theta)) + penalty, penalty
+            return data.bound(self._center).value(self._theta, np.empty_like(self._theta)) + penalty, penalty
 
     @computed_once
     def _fit(self):

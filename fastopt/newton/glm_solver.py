@@ -253,8 +253,9 @@ class Solver:
             return self.take(objective.kernel.hessian(objective.empty(self.dtype)))
         if factor.minor:
             self.refuse_dependent()
-            factor = self.damped(lambda: objective.hessian(np.float64))
-        self.factor = factor or self.factor
+            self.factor = self.damped(lambda: objective.hessian(np.float64)) or self.factor
+        else:
+            self.factor = factor
         if not rough:
             self.rough = 1
         self.pairs, self.passes = [], 0
