@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from csv import reader as csv_reader
 from csv import writer as csv_writer
 
 import numpy as np
@@ -151,6 +152,22 @@ def test_whole_labels_need_no_numbering_from_zero(tmp_path):
     assert ran("predict", tmp_path / "m.safetensors", data, "--proba").startswith("-3,10,200\n")
 
 
+def test_labels_that_are_numbers_come_back_to_the_last_digit(tmp_path):
+    labels = ["0.1", "0.30000000000000004", "12345678901.5"]
+    data = csv(tmp_path / "t.csv", "a,y", *(f"{i % 3},{labels[i % 3]}" for i in range(60)))
+    ran("train", data, "--task", "classify", "--lr", 0.01, "--out", tmp_path / "m.safetensors")
+    assert set(ran("predict", tmp_path / "m.safetensors", data).split()) == set(labels)
+
+
+def test_a_count_beyond_all_numbers_is_an_error_that_names_the_row(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 1, bias=False)], rng=0)
+    net.layers[0].weight[:] = 1
+    table = {"task": "count", "columns": [{"name": "a"}], "target": {"name": "y", "link": "log"}}
+    net.save(tmp_path / "m.safetensors", metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "1", "1000")
+    assert "row 2: expected finite outputs, got [inf]" in refused("predict", tmp_path / "m.safetensors", data)
+
+
 def test_balanced_weights_count_every_class_alike(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(400) % 10 == 0
@@ -242,11 +259,20 @@ def test_options_change_what_is_learned(shops, tmp_path):
     assert len(printed) == 8
 
 
+@pytest.mark.parametrize(
+    ("hidden", "steps", "epochs"), [([4, 4], 10**5, 50), ([4], 10**5, 200), ([], 10**5, 200), ([4], 70, 7), ([4], 5, 4)]
+)
+def test_epochs_are_many_where_layers_or_rows_are_few(hidden, steps, epochs, shops, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.cli.train.STEPS", steps)  # 300 rows are 10 batches
+    said = ran("train", shops, "--hidden", *hidden, "--out", tmp_path / "m.safetensors", "--json")
+    assert len(json.loads(said)["history"]["loss"]) == epochs
+
+
 def test_patience_ends_training(shops, tmp_path):
-    options = ["--validation", 0.3, "--epochs", 200, "--schedule", "constant", "--lr", 0.1]
+    options = ["--validation", 0.3, "--epochs", 60, "--schedule", "constant", "--lr", 0.1]
     whole = json.loads(ran("train", shops, *options, "--out", tmp_path / "m.safetensors", "--json"))
     short = json.loads(ran("train", shops, *options, "--patience", 3, "--out", tmp_path / "m.safetensors", "--json"))
-    assert len(whole["history"]["loss"]) == 200
+    assert len(whole["history"]["loss"]) == 60
     assert len(short["history"]["loss"]) == short["best_epoch"] + 4
 
 
@@ -303,7 +329,7 @@ def test_evaluate_takes_the_target_it_is_told_and_refuses_what_is_none(model, sh
         "evaluate", model, other
     )
     missing = csv(tmp_path / "n.csv", *lines[:3], "1,Aix,")
-    assert "line 4, column 3 (kind): expected a target, got a missing value" in refused("evaluate", model, missing)
+    assert "line 4, column 3 (kind): expected a value, got a missing one" in refused("evaluate", model, missing)
 
 
 @pytest.mark.parametrize("task", ["classify", "regress"])
@@ -376,6 +402,30 @@ def test_summary_of_a_network_without_a_table(tmp_path):
     assert "columns: 3 without names" in ran("summary", tmp_path / "m.safetensors")
 
 
+def test_columns_of_text_go_by_place_where_there_are_no_names(tmp_path):
+    data = csv(tmp_path / "t.csv", *(f"{('red', 'blue')[i % 2]},{i},{('yes', 'no')[i % 2]}" for i in range(40)))
+    model = tmp_path / "m.safetensors"
+    assert "got both: 'red' and '0'; say --header or --no-header" in refused("train", data)
+    ran("train", data, "--no-header", "--out", model)
+    new = csv(tmp_path / "new.csv", "blue,4", "red,5")
+    assert ran("predict", model, new, "--no-header") == "no\nyes\n"
+    assert "40 rows: loss" in ran("evaluate", model, data, "--no-header")
+    assert "columns: 2 without names\n  1  2 categories: red, blue\n" in ran("summary", model)
+
+
+def test_models_of_earlier_versions_are_asked_like_others(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(2, 2, bias=False)], rng=0)
+    net.layers[0].weight[:] = [[1, 0], [0, 1]]
+    table = {"version": "0", "task": "classify", "columns": [{"name": "a"}, {"name": "b"}], "target": {"name": "y"}}
+    net.save(tmp_path / "m.safetensors", metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "b,a,y", "9,1,1", "1,9,0", "9,1,0", "1,9,0")
+    model = tmp_path / "m.safetensors"
+    assert ran("predict", model, data) == "1\n0\n1\n0\n"
+    assert ran("predict", model, data, "--proba").count("\n") == 4  # classes 0, 1, ... need no line of labels
+    assert json.loads(ran("evaluate", model, data, "--json"))["confusion"] == [[2, 1], [0, 1]]
+    assert "target: y: classes 0, 1\n  a  number\n  b  number\n" in ran("summary", model)
+
+
 # ---------------------------------------------------------------- JSON
 
 
@@ -413,6 +463,10 @@ def test_predict_prints_one_object_for_programs(model, tmp_path):
     data = csv(tmp_path / "t.csv", "1,2", "3,4")
     said = json.loads(ran("predict", tmp_path / "n.safetensors", data, "--json"))
     assert said == {"task": None, "classes": None, "predictions": [0.0, 0.0]}
+
+
+def test_info_prints_one_object_for_programs():
+    assert json.loads(ran("info", "--json")) == json.loads(json.dumps(fo.config()))
 
 
 # ---------------------------------------------------------------- whatever a file holds
@@ -522,3 +576,84 @@ def test_options_of_text_files_are_heeded_by_every_command(tmp_path):
 def test_plot_without_matplotlib_says_what_to_install(shops, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert "--plot needs matplotlib; pip install matplotlib" in refused("train", shops, "--plot", "p.png")
+
+
+def test_a_picture_of_a_kind_that_matplotlib_does_not_write_is_refused_before_the_work(shops, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    model = tmp_path / "m.safetensors"
+    assert "--plot: expected a name that ends in one of" in refused("train", shops, "--plot", "p.xyz", "--out", model)
+    assert not model.exists()
+    fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0).save(model)
+    assert "--out: expected a name that ends in one of" in refused("tune", model, "--out", tmp_path / "p.xyz")
+
+
+# ---------------------------------------------------------------- digits, labels and ends of numbers
+
+
+def test_predictions_have_the_digits_that_tell_them_apart(tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i % 7},{1_700_000_000 + i % 7}.5" for i in range(60)))
+    model = tmp_path / "m.safetensors"
+    ran("train", data, "--epochs", 100, "--hidden", "--lr", 0.05, "--out", model)
+    assert len(set(ran("predict", model, data).split())) == 7
+    measured = json.loads(ran("evaluate", model, data, "--json"))
+    found = np.array(ran("predict", model, data).split(), float)
+    target = np.loadtxt(data, delimiter=",", skiprows=1)[:, 1]
+    assert np.abs(found - target).mean() == pytest.approx(measured["mae"], rel=1e-4)
+
+
+@pytest.mark.parametrize("labels", [["x", "x\0"], ["x\ry", "x"], [12345678901.25, 12345678901.5], [3, 4.5]], ids=repr)
+def test_labels_are_printed_as_they_are(labels, tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 2)], rng=0)
+    net.layers[0].weight[:] = [[-1], [1]]
+    table = {"task": "classify", "columns": [{"name": "a"}], "target": {"name": "t", "classes": labels}}
+    model, out = tmp_path / "m.safetensors", tmp_path / "p.csv"
+    net.save(model, metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "-1", "1")
+    ran("predict", model, data, "--out", out)
+    with out.open(newline="", encoding="utf-8") as stream:
+        assert [row[0] for row in csv_reader(stream)] == [str(label) for label in labels]
+    assert json.loads(ran("predict", model, data, "--json"))["predictions"] == labels
+
+
+def test_a_count_too_large_for_a_number_is_refused(tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i / 10},{i}" for i in range(30)))
+    model = tmp_path / "m.safetensors"
+    ran("train", data, "--task", "count", "--out", model)
+    large = csv(tmp_path / "large.csv", "a,t", "1,2", "1e6,3")
+    for command in ("predict", "evaluate"):
+        assert "row 2: expected finite outputs, got [inf]" in refused(command, model, large)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "message"),
+    [
+        ("count", "-3", "expected a count, a whole number of at least 0, got -3"),
+        ("count", "2.5", "expected a count, a whole number of at least 0, got 2.5"),
+        ("regress", "1e400", "expected a finite number within"),
+        ("regress", "-9", "expected a value, got a missing one"),
+    ],
+)
+def test_evaluate_refuses_targets_that_train_refuses(task, target, message, tmp_path):
+    data = csv(tmp_path / "t.csv", "a,t", *(f"{i / 10},{i}" for i in range(30)))
+    model = tmp_path / "m.safetensors"
+    options = [] if task == "count" else ["--epochs", 1, "--missing=-9"]
+    ran("train", data, "--task", task, *options, "--out", model)
+    other = csv(tmp_path / "other.csv", "a,t", "1,2", f"2,{target}")
+    assert f"line 3, column 2 (t): {message}" in refused("evaluate", model, other)
+
+
+def test_several_values_are_predicted_as_values(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(1, 2)], rng=0)
+    net.layers[0].weight[:] = [[10], [100]]
+    model = tmp_path / "m.safetensors"
+    table = {"task": "regress", "columns": [{"name": "a"}], "target": {"name": None}}
+    net.save(model, metadata={"table": table})
+    data = csv(tmp_path / "t.csv", "a", "1", "2")
+    assert ran("predict", model, data) == "10,100\n20,200\n"
+    assert json.loads(ran("predict", model, data, "--json"))["predictions"] == [[10, 100], [20, 200]]
+    assert "an output for each class, got one of task regress" in refused("predict", model, data, "--proba")
+
+
+def test_predict_prints_nothing_where_stdout_is_closed(model, shops, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["predict", str(model), str(shops)]) == 0

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fastopt._tables import archives, open_table, text
 from fastopt._tables.fields import MISSING
+from fastopt._tables.fields import NUMBER as NUMBER_RULE
 from fastopt._tables.source import NUMBER, TEXT
 from fastopt._tables.text import Reading
 from fastopt._tables.training import Options, read_training
@@ -201,7 +202,7 @@ REFUSED = {
     "1,2,\n4,5,\n": "column 3: expected values, got missing ones only; leave it out with --drop",
     "1,2,3\n4,5,\n": "line 2, column 3: expected a value, got a missing one; leave out rows without a target",
     "a,b,\n4,5,\n": "line 1: expected a name for column 3, got none",
-    ",a,b\n0,4,5\n": "line 1: expected a name for column 1, got none (pandas: to_csv(index=False))",
+    ",a,b\n0,4,5\n": "line 1: expected a name for column 1, got none (pandas: to_csv(index=False), R:",
     "a,b,a\n1,2,3\n": "line 1: expected names that differ, got 'a' twice",
     "a,2\n1,2\n": "line 1: expected names or numbers, got both: 'a' and '2'; say --header or --no-header",
     "NA,2\n1,2\n": "line 1: expected names or numbers, got both: 'NA' and '2'",
@@ -314,6 +315,24 @@ def test_a_file_of_any_fields_is_read_by_the_plain_rules_or_refused(tmp_path_fac
     else:
         if '"' not in content:
             np.testing.assert_array_equal(found, want if np.isfinite(found).all() else found)
+
+
+@settings(max_examples=200)
+@given(
+    st.text("0123456789.eE+-_naifty xX\t\x0c\u00a0\u0661()", max_size=6) | st.sampled_from(["nan(1)", "0x1p3", "1d5"])
+)
+def test_a_field_is_a_number_by_one_rule_whichever_parser_reads_it(tmp_path_factory, field):
+    path = tmp_path_factory.getbasetemp() / "field.csv"
+    found = []
+    for quote in ("", '"'):
+        written(path, f"n,w\n{quote}{field}{quote},1\n")
+        try:
+            found.append(numbers(path, Reading(delimiter=","))[0, 0])
+        except ValueError:
+            found.append(None)
+    np.testing.assert_equal(found[0], found[1])
+    there = NUMBER_RULE.fullmatch(field.strip()) or field.strip() in MISSING
+    assert (found[0] is not None) is bool(there)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):

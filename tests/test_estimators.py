@@ -185,3 +185,62 @@ def test_convergence_warnings_are_scikit_learns(iris):
         MLPClassifier(4, max_iter=2).fit(*iris)
     assert [w.category for w in caught] == [ConvergenceWarning]
     assert os.path.basename(caught[0].filename) == os.path.basename(__file__)
+
+
+# ---------------------------------------------------------------- what a fit refuses, and leaves as it was
+
+
+def targets_of(estimator):
+    """Targets of 40 rows."""
+    rng = np.random.default_rng(1)
+    return np.array(["no", "yes"])[rng.integers(0, 2, 40)] if is_classifier(estimator) else rng.normal(size=40)
+
+
+@pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)
+def test_masked_elements_are_refused_and_not_read(estimator):
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), targets_of(estimator)
+    mask = np.arange(40) == 2
+    masked = {
+        "X": np.ma.masked_array(X, X > 1),
+        "y": np.ma.masked_array(y, mask),
+        "sample_weight": np.ma.masked_array(np.ones(40), mask),
+    }
+    for name, array in masked.items():
+        with pytest.raises(TypeError, match=f"{name}: expected an array without masked elements"):
+            clone(estimator).fit(**{"X": X, "y": y, name: array})
+    fitted = clone(estimator).fit(np.ma.masked_array(X, False), y)
+    np.testing.assert_array_equal(fitted.predict(X), clone(estimator).fit(X, y).predict(X))
+    with pytest.raises(TypeError, match="X: expected an array without masked elements"):
+        fitted.predict(masked["X"])
+
+
+@pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)
+def test_targets_that_pandas_has_as_missing_are_refused_by_row(estimator):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    y = pandas.Series(targets_of(estimator), dtype="string" if is_classifier(estimator) else "Float64")
+    y[3] = pandas.NA
+    with pytest.raises(ValueError, match="y: expected values, got a missing one in row 3"):
+        clone(estimator).fit(np.ones((40, 2)), y)
+
+
+@pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)
+def test_a_fit_that_fails_leaves_the_columns_of_the_one_before(estimator):
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), targets_of(estimator)
+    fitted = clone(estimator).fit(X, y)
+    before = fitted.predict(X)
+    for fault in ({"sample_weight": -np.ones(40)}, {"X": np.full((40, 2), np.nan)}):
+        with pytest.raises(ValueError, match=r"weights of at least 0|contains NaN"):
+            fitted.fit(**{"X": X[:, :2], "y": y, **fault})
+        assert fitted.n_features_in_ == 3
+        np.testing.assert_array_equal(fitted.predict(X), before)
+    new = clone(estimator)
+    with pytest.raises(ValueError, match="weights of at least 0"):
+        new.fit(X, y, sample_weight=-np.ones(40))
+    assert not hasattr(new, "n_features_in_")
+
+
+@pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)
+def test_weights_whose_sum_is_no_number_are_refused(estimator):
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), targets_of(estimator)
+    with pytest.raises(ValueError, match=r"sample_weight: expected weights whose sum is a number, got 1e\+308"):
+        clone(estimator).fit(X, y, sample_weight=np.full(40, 1e308))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor, Ridge, TweedieRegressor
 
 import fastopt as fo
@@ -170,3 +170,22 @@ def test_a_fit_that_fails_leaves_the_one_before(data):
     np.testing.assert_array_equal(model.predict(X), before.predict(X))
     with pytest.raises(NotFittedError):
         GLMClassifier().predict(X)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma"])
+def test_the_score_of_constant_targets_is_zero_or_one(family, data):
+    X, _, _, counts, _ = data
+    model = GLMRegressor(family).fit(X, counts + 1.0)
+    assert model.score(X, np.full(len(X), 2.0)) == 0.0
+    assert model.score(X[:1], [3.0]) == 0.0
+    weights = np.arange(len(X)) < 1
+    assert model.score(X, counts + 1.0, sample_weight=weights) == 0.0
+    if family == "gaussian":
+        assert GLMRegressor().fit(X, np.full(len(X), 3.0)).score(X, np.full(len(X), 3.0)) == 1.0
+
+
+def test_score_takes_a_column_of_targets_as_fit_does(data):
+    X, _, _, counts, _ = data
+    model = GLMRegressor("poisson").fit(X, counts)
+    with pytest.warns(DataConversionWarning, match="A column-vector y was passed"):
+        assert model.score(X, counts[:, None]) == model.score(X, counts)

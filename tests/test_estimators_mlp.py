@@ -592,3 +592,40 @@ def test_nothing_is_predicted_before_a_fit(data):
         with pytest.raises(NotFittedError):
             method(data[0])
     assert not hasattr(model, "coefs_")
+
+
+@pytest.mark.parametrize("change", [{"standardize": False}, {"dtype": "float32"}, {"dtype": "float16"}], ids=str)
+def test_options_set_after_a_fit_do_not_change_what_it_predicts(change, data):
+    X, classes, _, _ = data
+    X = 1e9 + 1e3 * X  # of which float32 loses the digits
+    mlp = MLPClassifier(4, max_iter=3, standardize=True, dtype="float64", random_state=0).fit(X, classes)
+    before = mlp.predict_proba(X)
+    np.testing.assert_array_equal(mlp.set_params(**change).predict_proba(X), before)
+
+
+@pytest.mark.parametrize("dtype", [None, "junk", "int32", "float16", 3], ids=repr)
+def test_a_dtype_that_networks_do_not_have_is_refused(dtype, data):
+    with pytest.raises(ValueError, match="dtype: expected float32 or float64, got"):
+        MLPClassifier(dtype=dtype).fit(*data[:2])
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300])
+def test_weights_that_float32_does_not_hold_are_refused(size, data):
+    X, classes, _, values = data
+    for network, y in ((MLPClassifier(4, max_iter=2), classes), (MLPRegressor(max_iter=2), values)):
+        with pytest.raises(ValueError, match=r"sample_weight: expected a largest one from 1e-30 to 1e\+30, got 1e"):
+            network.fit(X, y, sample_weight=np.full(len(X), size))
+
+
+def test_values_too_small_for_their_squares_are_refused(data):
+    X, _, _, values = data
+    with pytest.raises(ValueError, match="y: expected values whose squares are numbers, got too small ones"):
+        MLPRegressor(max_iter=2).fit(X, 1e-300 * values)
+    constant = MLPRegressor(max_iter=2, random_state=0).fit(X, np.full(len(X), 1e-300))
+    assert np.isfinite(constant.predict(X)).all()
+
+
+def test_a_single_row_to_stop_by_is_refused_where_the_score_takes_two(data):
+    X, _, _, values = data
+    with pytest.raises(ValueError, match="X_val, y_val: expected two rows or more, which R² takes, got 1"):
+        MLPRegressor(early_stopping=True).fit(X, values, X_val=X[:1], y_val=values[:1])

@@ -438,6 +438,11 @@ def test_a_model_fitted_with_an_offset_does_not_predict_without_one():
     np.testing.assert_allclose(plain.predict(X, offset=offset), plain.predict(X) * np.exp(offset))
 
 
+def test_a_family_may_be_a_string_of_numpy():
+    X, y = problem("binomial", 30, 2)
+    assert type(fit_glm(X, y, np.str_("binomial")).family) is str
+
+
 def test_an_exposure_is_an_offset_by_its_logarithm():
     X, y = problem("poisson")
     offset = offsets(len(X))

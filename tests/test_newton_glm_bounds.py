@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pairs import pairwise
 from reference import FAMILIES, glm
 from test_newton_glm import as_theta, positive_problem, problem
@@ -192,6 +194,32 @@ def test_the_unit_of_a_column_does_not_matter(scale):
     got = fit_glm(X * sizes, y, "poisson", 0.0, bounds=(-0.1 / sizes, 0.2 / sizes), tol=1e-11 * max(1, scale))
     np.testing.assert_allclose(got.coef * sizes, want.coef, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(got.active, want.active)
+
+
+SIDES = st.sampled_from([(-np.inf, np.inf), (0, np.inf), (-0.01, 0.1), (-np.inf, 0), (-0.1, 0.3), (0, 0)])
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(st.integers(-3, 3), min_size=4, max_size=4),
+    st.lists(st.sampled_from([0.0, 1.0, 1e2, 1e4]), min_size=4, max_size=4),
+    st.lists(SIDES, min_size=4, max_size=4),
+    st.sampled_from([0.0, 1e-6, 1.0]),
+    st.sampled_from([0.3, 2.0]),
+)
+@example("multinomial", [3, 1, 0, 0], [0, 0, 0, 0], [(-0.01, 0.3), (-0.01, 0.3), (-0.1, 0), (0, 0)], 1e-6, 2.0)
+@example("multinomial", [-1, -1, 1, 0], [0, 0, 0, 0], [(-0.01, 0.1), (0, np.inf), (-np.inf, 0), (0, 0)], 1.0, 1.0)
+def test_scaled_shifted_columns_with_any_bounds_converge_without_a_warning(family, sizes, shifts, sides, l2, signal):
+    X, y = problem(family, 200, 4, 3, signal=signal)
+    sizes = 10.0 ** np.array(sizes)
+    low, high = np.array(sides).T / sizes
+    fit = fit_glm((X + shifts) * sizes, y, family, l2, bounds=(low, high))
+    assert fit.converged
+    assert (np.atleast_2d(fit.coef) >= low).all()
+    assert (np.atleast_2d(fit.coef) <= high).all()
+    if l2 == 0:
+        want = fit_glm(X, y, family, 0.0, bounds=(low * sizes, high * sizes), tol=1e-11)
+        assert fit.loss == pytest.approx(want.loss, rel=1e-8)
 
 
 def test_bits_do_not_depend_on_the_team_within_bounds():

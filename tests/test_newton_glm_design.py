@@ -20,6 +20,7 @@ from fastopt._kernels import core
 from fastopt.newton import Design
 from fastopt.newton import glm as fit_glm
 from fastopt.newton.glm_data import Data
+from fastopt.newton.glm_objective import Objective
 
 RTOL = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-13}
 LEVELS = (3, 1, 6, 2)
@@ -204,6 +205,20 @@ def test_levels_of_a_poisson_without_a_penalty_are_their_means():
     means = [y[codes[:, 0] == level].mean() for level in range(-1, 40)]
     np.testing.assert_allclose(np.exp(fit.intercept), means[0], rtol=1e-9)
     np.testing.assert_allclose(np.exp(fit.intercept + fit.coef), means[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-6, 1.0])
+def test_a_level_that_the_first_hessian_does_not_see_costs_no_steps(l2, monkeypatch):
+    passes, value = [], Objective.value
+    monkeypatch.setattr(Objective, "value", lambda self, *given: passes.append(1) or value(self, *given))
+    rng = np.random.default_rng(0)
+    codes = np.column_stack([rng.integers(-1, 19, 12_800), np.full(12_800, -1)])
+    codes[100:120, 1] = 0  # in the second panel of rows, and the first Hessian is of every eighth
+    y = rng.poisson(np.where(codes[:, 1] == 0, 60, 1)).astype(float)
+    fit = fit_glm(Design(codes=codes), y, "poisson", l2)
+    assert fit.converged
+    assert fit.coef[-1] == pytest.approx(np.log(60), abs=0.1)
+    assert len(passes) <= 15  # 34 by a step of the penalty alone
 
 
 def test_thousands_of_columns_are_solved_by_products():

@@ -1,5 +1,6 @@
 """Tables to train on and to predict: parts, categories, missing values, digits, and what the model file says."""
 
+import decimal
 import json
 import subprocess
 import sys
@@ -65,6 +66,38 @@ def test_rows_stand_in_the_parts_in_the_order_of_the_file(tmp_path):
     assert (other.y != data.y).any()
 
 
+def test_a_share_that_holds_no_row_out_is_refused(tmp_path):
+    path = csv(tmp_path / "t.csv", "a,y", "1,0.5", "2,1.5", "3,2.5")
+    for name in ("validation", "test"):
+        with pytest.raises(ValueError, match=f"--{name}: expected a share that holds a row out, got 0.1 of 3 rows"):
+            train(path, **{name: 0.1})
+
+
+def test_thousands_separators_are_refused_where_the_decimal_sign_is_a_comma(tmp_path):
+    reading = Reading(decimal=",")
+    path = csv(tmp_path / "t.csv", "a;y", "2,5;1,5", "1.500;2,5")
+    with pytest.raises(ValueError, match=r"line 3, column 1 .a.: expected a number, got a number with points"):
+        train(path, reading)
+    path = csv(tmp_path / "t.csv", "a;y", "1.500,25;1,5", "1.600,5;2,5")
+    with pytest.raises(ValueError, match=r"column 1 .a.: expected a number or text, got a number with points"):
+        train(path, reading)
+    path = csv(tmp_path / "t.csv", "a.y", "2,5.1,5", "3,5.2,5")
+    assert train(path, Reading(delimiter=".", decimal=",")).table.target.mean == 2.0
+
+
+def test_labels_that_float64_cannot_tell_apart_are_refused(tmp_path):
+    path = csv(tmp_path / "t.csv", "a,y", *(f"{i},{2**53 + i % 2}" for i in range(30)))
+    with pytest.raises(ValueError, match=r"column y: expected labels below 2\*\*53, got larger ones; --categories y"):
+        train(path, task="classify")
+    assert train(path, categories=("y",)).table.target.classes == [str(2**53), str(2**53 + 1)]
+
+
+def test_a_target_that_a_number_says_is_missing_is_refused_as_missing(tmp_path):
+    path = csv(tmp_path / "t.csv", "a,y", "1,0.5", "2,-9.0")
+    with pytest.raises(ValueError, match=r"line 3, column 2 .y.: expected a value, got a missing one"):
+        train(path, Reading(missing=("-9",)))
+
+
 def test_shares_that_leave_a_class_without_a_row_are_refused(tmp_path):
     path = csv(tmp_path / "t.csv", "a,y", *(f"{i},{i % 2}" for i in range(4)))
     with pytest.raises(ValueError, match=r"--validation: expected a share that leaves a row of class [01], got 0\.75"):
@@ -125,6 +158,12 @@ MIXED = {
         ["x", "7"],
         "line 3, column 1 .a.: expected text, as in rows before, got both: 'x' and '7'",
     ),
+    "a month": (["2024-01", "2024-02"], "got a date or time, '2024-01'"),
+    "a day of the week": (["Thu 29 Feb 2024 10:30", "Fri 1 Mar 2024 10:30"], "got a date or time, 'Thu 29 Feb"),
+    "dates of a log": (["29/Feb/2024:10:00:00 +0000"] * 2, "got a date or time, '29/Feb"),
+    "spans of time": (["1 days 00:30:00", "2 days 01:00:00"], "got a date or time, '1 days"),
+    "amounts of money": (["$5", "$6"], r"got a number with its unit, '\$5'; leave the unit out"),
+    "percentages": (["5 %", "6 %"], "got a number with its unit, '5 %'; leave the unit out"),
     "another text in each row": ([f"id{i}" for i in range(30)], "column a: expected categories, got another text in"),
 }
 
@@ -216,24 +255,52 @@ def test_a_number_of_another_order_than_the_first_rows_is_refused(tmp_path, monk
         train(path)
 
 
-def test_reading_takes_little_more_memory_than_the_rows_of_float32(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((4000, 50)) * 1000
-    text = "".join(",".join(f"{v:.4f}" for v in row) + "\n" for row in rows)
-    (tmp_path / "t.csv").write_text(text * 25)
-    program = """
-import resource, sys
+PEAK = """
+import pathlib, resource, sys
+{run}
+status = pathlib.Path("/proc/self/status")
+if status.exists():  # ru_maxrss would count the parent's memory, too
+    print(int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+READ = """
 from fastopt._tables import open_table
 from fastopt._tables.training import Options, read_training
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-data = read_training(open_table(sys.argv[1], with_target=True), Options(validation=0.1), "0")
-unit = 1 if sys.platform == "darwin" else 1024
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / data.X.nbytes, data.X.shape)
+if sys.argv[1:]:
+    read_training(open_table(sys.argv[1], with_target=True), Options(validation=0.1), "0")
 """
-    command = [sys.executable, "-c", program, str(tmp_path / "t.csv")]
-    share, shape = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(" ", 1)
-    assert shape == "(100000, 49)\n"
-    assert float(share) < 2
+TRAIN_COMMAND = """
+from fastopt.cli import main
+out, *options = "m.safetensors", "--epochs", "1", "--hidden", "8", "--batch-size", "256", "--test", "0.1", "--json"
+assert main(["train", sys.argv[1], *options, "--out", sys.argv[1] + out]) == 0
+"""
+
+
+def peak(run, *argv):
+    """Bytes of memory that a program needs at most."""
+    command = [sys.executable, "-c", PEAK.format(run=run), *map(str, argv)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def large(path, repeats):
+    """A file of 4000 rows of 50 numbers, many times."""
+    rows = np.random.default_rng(0).standard_normal((4000, 50)) * 1000
+    lines = "".join(",".join(f"{v:.4f}" for v in row) + "\n" for row in rows)
+    with open(path, "w") as stream:
+        stream.writelines([lines] * repeats)
+    return path
+
+
+def test_reading_takes_the_memory_of_the_rows_of_float32_and_of_a_few_blocks(tmp_path):
+    path = large(tmp_path / "t.csv", 25)
+    assert peak(READ, path) - peak(READ) < 4 * 49 * 100_000 + 32 * 2**20
+
+
+@pytest.mark.slow
+def test_train_takes_at_most_2_2_times_the_memory_of_the_rows_of_float32(tmp_path):
+    path = large(tmp_path / "t.csv", 150)
+    assert peak(TRAIN_COMMAND, path) < 2.2 * (4 * 49 * 600_000)
 
 
 # ---------------------------------------------------------------- the target
@@ -571,6 +638,39 @@ def test_typed_files_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match=r"expected a \.parquet file, got one that is damaged or of another kind"):
         train(tmp_path / "damaged.parquet")
+
+
+def test_typed_columns_keep_their_values_and_say_what_is_missing(tmp_path):
+    pandas = frame_library("pandas", "pyarrow")
+    columns = {
+        "big": np.array([2**63, 2**63 + 2**12, 2**63 + 2**13], np.uint64),
+        "exact": [decimal.Decimal("1.5"), decimal.Decimal("2.5"), None],
+        "flag": pandas.array([True, None, False], "boolean"),
+        "text": pandas.array(["u", None, "v"], "string"),
+        "lists": [[1, 2], [3], []],
+        "y": [1.5, 2.5, 3.5],
+    }
+    pandas.DataFrame(columns).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="column lists: expected numbers or text, got ndarray; leave it out"):
+        train(tmp_path / "t.parquet", impute="median")
+    data = train(tmp_path / "t.parquet", impute="median", drop=("lists",))
+    big, exact, flag, text = data.table.columns
+    assert np.all(np.diff(data.X[:, 0]) > 0)
+    assert (big.median, exact.median) == (2.0**63 + 2**12, 2.0)
+    assert (flag.categories, flag.missing) == (["True", "False"], True)
+    assert (text.categories, text.missing) == (["u", "v"], True)
+
+
+@pytest.mark.parametrize("reader", ["pandas", "polars"])
+def test_the_index_of_a_frame_is_no_column(reader, tmp_path, monkeypatch):
+    pandas, polars = frame_library("pandas", "pyarrow"), frame_library("polars")
+    frame = pandas.DataFrame({"id": [7, 8, 9], "a": [1.0, 2.0, 4.0], "y": [1.5, 2.5, 3.5]})
+    frame.set_index("id").to_parquet(tmp_path / "named.parquet")
+    frame[["a", "y"]].set_index(pandas.Index([4, 1, 2])).to_parquet(tmp_path / "plain.parquet")
+    monkeypatch.setitem(sys.modules, (polars if reader == "pandas" else pandas).__name__, None)
+    for name in ("named", "plain"):
+        table = train(tmp_path / f"{name}.parquet").table
+        assert ([column.name for column in table.columns], table.target.name) == (["a"], "y")
 
 
 def test_typed_files_need_a_library_that_reads_them(tmp_path, monkeypatch):

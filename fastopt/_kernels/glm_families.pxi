@@ -46,7 +46,7 @@ cdef inline double glm_element(Family* tag, double z, double y, double parameter
                                double* curvature) noexcept nogil:
     # the loss of the linear predictor z with target y, its first and second derivative by z; parameter and shift: those
     # of GlmPlan
-    cdef double value, a, q = 0
+    cdef double value, a, t, q = 0
     if Family is GaussianFamily:
         derivative[0] = z - y
         curvature[0] = 1.0
@@ -82,13 +82,13 @@ cdef inline double glm_element(Family* tag, double z, double y, double parameter
         curvature[0] = (parameter - 1.0) * a + (2.0 - parameter) * q
         return a / (parameter - 1.0) + q / (2.0 - parameter)
     else:                                   # log(1 + e^t) = log(1 + e^-|t|) + max(t, 0), t = z - log s
-        z = z - shift
-        a = absolute(z)
-        value = softplus_of(exp_below(-a), &q) + (z if z > 0.0 else 0.0)
+        t = z - shift
+        a = absolute(t)
+        value = (y + parameter) * softplus_of(exp_below(-a), &q)
         a = (y + parameter) * q             # q = e^-|t| / (1 + e^-|t|)
-        derivative[0] = parameter - a if z > 0.0 else a - y
+        derivative[0] = parameter - a if t > 0.0 else a - y
         curvature[0] = a * (1.0 - q)
-        return (y + parameter) * value - y * (z + shift)
+        return value + (parameter * t - y * shift if t > 0.0 else -y * z)   # y t, which cancels, is left out
 
 
 cdef noinline_void family_block(Family* tag, const double* z, const double* y, const double* w, double parameter,

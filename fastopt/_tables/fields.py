@@ -13,14 +13,19 @@ MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 MISSING_ADVICE = "--impute median fills missing values in; or leave the row out"
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 WITH_COMMAS = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?", re.ASCII)
+WITH_UNIT = re.compile(r"[+-]?[$€£¥] ?[+-]?\d[\d.,]*|[+-]?\d[\d.,]* ?[$€£¥%]", re.ASCII)
+_DAY = r"((mon|tue|wed|thu|fri|sat|sun)[a-z]*,? )?"
 _MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 DATE = re.compile(
-    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"  # 2024-02-29, also with a time
+    r"(19|20)\d{2}-(0\d|1[0-2])"  # a month, 2024-02
+    r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].*)?"  # 2024-02-29, also with a time
     r"|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})( .*)?"  # 29.02.2024, 2/29/24
-    rf"|\d{{1,2}}[. -]+{_MONTH}[ -]+\d{{2,4}}( .*)?|{_MONTH} +\d{{1,2}}(st|nd|rd|th)?,? +\d{{4}}( .*)?"
-    r"|\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?",  # a time of day
+    rf"|{_DAY}\d{{1,2}}[. /-]+{_MONTH}[ /-]+\d{{2,4}}([ :].*)?"  # Thu, 29 Feb 2024 10:30
+    rf"|{_DAY}{_MONTH}[ -]+\d{{1,2}}(st|nd|rd|th)?,?[ -]+\d{{4}}( .*)?"  # February 29, 2024
+    r"|(\d+ days? )?\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?( ?[ap]m)?",  # a time of day, or a span of time
     re.ASCII | re.IGNORECASE,
 )
+POINTS_AND_COMMAS = str.maketrans(".,", ",.")
 DATES_ADVICE = "write it as numbers, such as days since one of them, or year and month; or --drop or --categories NAME"
 
 
@@ -59,8 +64,8 @@ class Fields:
         return NUMBER.fullmatch(self.with_point(field)) is not None
 
     def with_point(self, text) -> str:
-        """Text whose numbers have a decimal point."""
-        return text if self.decimal == "." else text.replace(self.decimal, ".")
+        """Text whose numbers have a decimal point; a point that was none has become a comma, which no number has."""
+        return text if self.decimal == "." else text.translate(POINTS_AND_COMMAS)
 
     def numbers(self, fields) -> np.ndarray:
         """Fields, stripped, in float64, NaN where one is missing; raises `NotANumberError`."""
@@ -94,17 +99,20 @@ class Fields:
         edge = re.escape(delimiter)
         return re.compile(rf"(?:^|(?<={edge}))[^\S\n{edge}]*(?:{words})[^\S\n{edge}]*(?=$|{edge})", re.MULTILINE)
 
+    def why_no_word(self, field) -> str | None:
+        """What a field that is no number is instead of a word, with advice; None for a word."""
+        if DATE.fullmatch(field):
+            return f"a date or time, {field!r}; {DATES_ADVICE}"
+        if WITH_COMMAS.fullmatch(self.with_point(field)):
+            if self.decimal == ".":
+                way_out = "of a decimal comma, say --decimal ,; leave thousands separators out"
+                return f"a number with commas, {field!r}; {way_out}"
+            return f"a number with points, {field!r}; its decimal sign is a comma, so leave thousands separators out"
+        if WITH_UNIT.fullmatch(field):
+            return f"a number with its unit, {field!r}; leave the unit out; or --drop or --categories NAME"
+        return None
 
-def why_no_word(field) -> str | None:
-    """What a field that is no number is instead of a word, with advice; None for a word."""
-    if DATE.fullmatch(field):
-        return f"a date or time, {field!r}; {DATES_ADVICE}"
-    if WITH_COMMAS.fullmatch(field):
-        return f"a number with commas, {field!r}; of a decimal comma, say --decimal ,; leave thousands separators out"
-    return None
-
-
-def no_number(where, field) -> ValueError:
-    """The error of a field that should be a number."""
-    found = why_no_word(field) or f"{field!r}; --missing takes it for a missing value, train --categories for text"
-    return ValueError(f"{where}: expected a number, got {found}")
+    def no_number(self, where, field) -> ValueError:
+        """The error of a field that should be a number."""
+        advice = "--missing takes it for a missing value, train --categories for text"
+        return ValueError(f"{where}: expected a number, got {self.why_no_word(field) or f'{field!r}; {advice}'}")

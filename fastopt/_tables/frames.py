@@ -1,6 +1,7 @@
 """Parquet and Feather files, read whole through pandas or polars, whichever is installed."""
 
 import contextlib
+import json
 
 import numpy as np
 
@@ -82,15 +83,23 @@ def _with_pandas(pandas, path, kind):
     columns = []
     for name, column in frame.items():
         types = pandas.api.types
-        if types.is_bool_dtype(column) or isinstance(column.dtype, pandas.CategoricalDtype):
-            values = _texts(column.astype(object))
-        elif types.is_numeric_dtype(column) and not types.is_complex_dtype(column):
-            whole = types.is_integer_dtype(column) and not column.isna().any()
-            values = column.to_numpy(np.int64 if whole else np.float64, **({} if whole else {"na_value": np.nan}))
-        elif types.is_string_dtype(column) or column.dtype == object:
-            values = _texts(column.astype(object))
+        missing = column.isna()
+        if types.is_numeric_dtype(column) and not (types.is_bool_dtype(column) or types.is_complex_dtype(column)):
+            whole = types.is_integer_dtype(column) and not missing.any()
+            kind = (np.uint64 if types.is_unsigned_integer_dtype(column) else np.int64) if whole else np.float64
+            values = column.to_numpy(kind, **({} if whole else {"na_value": np.nan}))
+        elif column.dtype == object and types.infer_dtype(column, skipna=True) == "decimal":
+            values = column.to_numpy(np.float64, na_value=np.nan)
+        elif (
+            types.is_string_dtype(column)
+            or types.is_bool_dtype(column)
+            or isinstance(column.dtype, pandas.CategoricalDtype)
+            or column.dtype == object
+        ):
+            values = _texts(column.astype(object).where(~missing, None))
         else:
-            values = _no_kind(types.is_datetime64_any_dtype(column), column.dtype)
+            dates = types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column)
+            values = _no_kind(dates, column.dtype)
         columns.append((name, values))
     return columns
 
@@ -98,6 +107,10 @@ def _with_pandas(pandas, path, kind):
 def _with_polars(polars, path, kind):
     with _translated(path, kind):
         frame = polars.read_parquet(path) if kind == "parquet" else polars.read_ipc(path)
+        if kind == "parquet" and hasattr(polars, "read_parquet_metadata"):  # versions before 1.20 have none
+            stored = json.loads(polars.read_parquet_metadata(path).get("pandas", '{"index_columns": []}'))
+            index = [name for name in stored["index_columns"] if name in frame.columns]
+            frame = frame.drop(index)  # which pandas takes for the names of rows
     columns = []
     for column in frame.iter_columns():
         dtype = column.dtype
@@ -113,13 +126,12 @@ def _with_polars(polars, path, kind):
 
 
 def _texts(values):
-    """A list of stripped text, empty for what is missing; a word for a column of other objects."""
+    """A list of stripped text, empty for None; a word for a column of other objects."""
     texts = []
     for value in values:
-        missing = value is None or (not isinstance(value, str | bytes) and bool(value != value))
-        if not missing and not isinstance(value, str | bool | np.bool_ | int | float):
+        if not (value is None or isinstance(value, str | bool | np.bool_ | int | float)):
             return _no_kind(hasattr(value, "isoformat"), type(value).__name__)
-        texts.append("" if missing else str(value).strip())
+        texts.append("" if value is None else str(value).strip())
     return texts
 
 

@@ -57,16 +57,15 @@ class Source:
         return labels.index(name)
 
 
-def check_names(path, names) -> None:
-    """Raise ValueError unless every column has a name of its own."""
+def check_names(where, names) -> None:
+    """Raise ValueError, which starts with `where`, unless every column has a name of its own."""
     seen: set[str] = set()
     for place, name in enumerate(names):
         if not name:
-            raise ValueError(
-                f"{path}: line 1: expected a name for column {place + 1}, got none (pandas: to_csv(index=False))"
-            )
+            way_out = "pandas: to_csv(index=False), R: row.names=FALSE"
+            raise ValueError(f"{where}: expected a name for column {place + 1}, got none ({way_out})")
         if name in seen:
-            raise ValueError(f"{path}: line 1: expected names that differ, got {name!r} twice")
+            raise ValueError(f"{where}: expected names that differ, got {name!r} twice")
         seen.add(name)
 
 

@@ -9,13 +9,44 @@ from collections import defaultdict
 
 import numpy as np
 
+from fastopt._numbers import LARGEST
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, Column
-from fastopt._tables.fields import NotANumberError, no_number, why_no_word
+from fastopt._tables.fields import NotANumberError
 from fastopt._tables.source import NUMBER, missing_value, some
 
 MOST_TEXTS = 50_000  # different ones of a column
 FEW_ROWS = 20  # in so many, texts that all differ say nothing yet
 LIMIT = float(np.finfo(np.float32).max)
+
+
+def target_words(block, place) -> list[str]:
+    """The targets of a block, its last words, none of them missing."""
+    words = block.words[-1]
+    if None in words:
+        raise missing_value(block, words.index(None), place, "leave out rows without a target")
+    return words
+
+
+def target_numbers(source, block, place) -> np.ndarray:
+    """The targets of a block as finite numbers, none of them missing."""
+    words = target_words(block, place)
+    try:
+        values = source.fields.numbers(words)
+    except NotANumberError as error:
+        raise source.fields.no_number(block.where(error.place, place), words[error.place]) from None
+    bad = ~(np.abs(values) <= LIMIT)
+    if bad.any():
+        row = int(bad.argmax())
+        if np.isnan(values[row]):
+            raise missing_value(block, row, place, "leave out rows without a target")
+        found = f"expected a finite number within ±{LIMIT:.3g}, got {words[row]}"
+        raise ValueError(f"{block.where(row, place)}: {found}")
+    return values
+
+
+def no_counts(values) -> np.ndarray:
+    """Where values are no counts, which are whole numbers of at least 0."""
+    return (values < 0) | (values != np.floor(values))
 
 
 class Survey:
@@ -48,27 +79,12 @@ class Survey:
                     raise missing_value(block, words.index(None), place)
                 texts.add(words, block)
             words = block.words[-1]
-            if None in words:
-                raise missing_value(block, words.index(None), y_place, "leave out rows without a target")
             if self.y_is_number:
-                values.frombytes(self._numbers(words, block).tobytes())
+                values.frombytes(target_numbers(source, block, y_place).tobytes())
+                self.whole = self.whole and all(word.lstrip("+-").isdigit() for word in words)
             else:
-                labels.add(words, block)
+                labels.add(target_words(block, y_place), block)
         self._labels, self._values = labels, np.frombuffer(values) if values else np.empty(0)
-
-    def _numbers(self, words, block) -> np.ndarray:
-        """Targets as numbers."""
-        try:
-            values = self.source.fields.numbers(words)
-        except NotANumberError as error:
-            raise no_number(block.where(error.place, self.y_place), words[error.place]) from None
-        bad = ~(np.abs(values) <= LIMIT)
-        if bad.any():
-            row = int(bad.argmax())
-            where = block.where(row, self.y_place)
-            raise ValueError(f"{where}: expected a finite number within ±{LIMIT:.3g}, got {words[row]}")
-        self.whole = self.whole and all(word.lstrip("+-").isdigit() for word in words)
-        return values
 
     # ---------------------------------------------------------------- the target
 
@@ -96,11 +112,14 @@ class Survey:
         """The target of each row, and the labels of classes, whose numbers the targets are then."""
         name = self.source.label(self.y_place)
         if task != CLASSIFY:
-            if task == COUNT and not (np.all(self._values >= 0) and np.all(self._values == np.floor(self._values))):
-                bad = self._values[~((self._values >= 0) & (self._values == np.floor(self._values)))][0]
-                raise ValueError(f"column {name}: expected counts, whole numbers of at least 0, got {bad:g}")
+            bad = no_counts(self._values)
+            if task == COUNT and bad.any():
+                got = self._values[bad.argmax()]
+                raise ValueError(f"column {name}: expected counts, whole numbers of at least 0, got {got:g}")
             return self._values, None
         if self.y_is_number:
+            if np.abs(self._values).max() >= LARGEST:  # from there on, float64 makes one label of several
+                raise ValueError(f"column {name}: expected labels below 2**53, got larger ones; --categories {name}")
             present, y = np.unique(self._values, return_inverse=True)
             labels = [int(label) if label == int(label) else float(label) for label in present.tolist()]
         else:
@@ -132,8 +151,8 @@ class Survey:
 class _Texts:
     """The texts of a column as numbers, in the order in which they come."""
 
-    def __init__(self, source, place, may_hold_numbers):
-        self.source, self.place, self.may_hold_numbers = source, place, may_hold_numbers
+    def __init__(self, source, place, told):  # told: a caller has said that these are categories
+        self.source, self.place, self.told = source, place, told
         self._index: defaultdict[str | None, int] = defaultdict()
         self._index.default_factory = self._index.__len__
         self._codes = array.array("i")
@@ -144,9 +163,9 @@ class _Texts:
         if len(self._index) == known:
             return
         for word in list(self._index)[known:]:
-            if word is not None and not self.may_hold_numbers:
+            if word is not None and not self.told:
                 self._check(word, words, block)
-        if len(self._index) > MOST_TEXTS:
+        if len(self._index) > MOST_TEXTS and not self.told:
             raise self._too_many(f"more than {MOST_TEXTS} different texts")
 
     def _check(self, word, words, block):
@@ -156,13 +175,13 @@ class _Texts:
             other = next(known for known in self._index if known is not None and known != word)
             way_out = "--categories NAME takes both for text, --missing WORD a word for a missing number"
             raise ValueError(f"{where}: expected text, as in rows before, got both: {other!r} and {word!r}; {way_out}")
-        why = why_no_word(word)
+        why = self.source.fields.why_no_word(word)
         if why is not None:
             raise ValueError(f"{where}: expected a number or text, got {why}")
 
     def _too_many(self, what) -> ValueError:
         label = self.source.label(self.place)
-        way_out = f"leave it out with --drop {label}"
+        way_out = f"leave it out with --drop {label}, or keep it with --categories {label}"
         return ValueError(f"{self.source.path}: column {label}: expected categories, got {what}; {way_out}")
 
     def words(self) -> list:
@@ -176,8 +195,8 @@ class _Texts:
     def column(self, name, kept, most) -> Column:
         words, codes = self.words(), self.codes()
         n = len(codes)
-        if len(words) == n > max(most, FEW_ROWS) and not self.may_hold_numbers:
-            raise self._too_many(f"another text in each of {n} rows; or say --categories")
+        if len(words) == n > max(most, FEW_ROWS) and not self.told:
+            raise self._too_many(f"another text in each of {n} rows")
         counts = np.bincount(codes[kept], minlength=len(words))
         order = [i for i in np.argsort(-counts, kind="stable") if counts[i] and words[i] is not None]
         missing = None in self._index and bool(counts[self._index[None]])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt._tables.fields import Fields, NotANumberError, no_number
+from fastopt._tables.fields import Fields, NotANumberError
 from fastopt._tables.source import NUMBER, TEXT, Block, Source, check_names
 
 DELIMITERS = ",;\t|"
@@ -101,7 +101,7 @@ class Text(Source):
 
     def _header(self, first) -> list[str]:
         first[0] = first[0].removeprefix("#").strip()  # numpy.savetxt writes it
-        check_names(self.path, first)
+        check_names(f"{self.path}: line 1", first)
         return first
 
     # ---------------------------------------------------------------- rows
@@ -224,13 +224,15 @@ class Text(Source):
             try:
                 values[:, j] = self.fields.numbers(column)
             except NotANumberError as error:
-                raise no_number(self._place_of(part.starts[error.place], place), column[error.place]) from None
+                where = self._place_of(part.starts[error.place], place)
+                raise self.fields.no_number(where, column[error.place]) from None
         return values
 
     def _parsed(self, lines, places):
         if self.fields.decimal != ".":
             lines = map(self.fields.with_point, lines)
-        return np.loadtxt(lines, delimiter=self.delimiter, comments=None, usecols=places, ndmin=2)
+        delimiter = self.fields.with_point(self.delimiter)
+        return np.loadtxt(lines, delimiter=delimiter, comments=None, usecols=places, ndmin=2)
 
     def _with_nan(self, lines) -> list[str]:
         return self.fields.empty_numbers(self.delimiter).sub("nan", "".join(lines).removesuffix("\n")).split("\n")

@@ -71,7 +71,7 @@ def read_training(source, options, version) -> Training:
     rng = np.random.default_rng(options.seed)
     part = parted(np.zeros(len(y), np.intp) if classes is None else y, options.validation, options.test, rng)
     kept = part == TRAIN
-    _check_parts(kept, y, classes, options)
+    _check_parts(part, y, classes, options)
     rows = np.argsort(part, kind="stable")
     place_of = np.empty(len(y), np.intp)
     place_of[rows] = np.arange(len(y))
@@ -149,8 +149,12 @@ def parted(strata, validation, test, rng) -> np.ndarray:
     return part
 
 
-def _check_parts(kept, y, classes, options):
+def _check_parts(part, y, classes, options):
+    kept = part == TRAIN
     given = f"{options.validation:g}" + f" and --test {options.test:g}" * bool(options.test)
+    for name, share, which in (("validation", options.validation, VALIDATION), ("test", options.test, TEST)):
+        if share and which not in part:
+            raise ValueError(f"--{name}: expected a share that holds a row out, got {share:g} of {len(part)} rows")
     if not kept.any():
         raise ValueError(f"--validation: expected a share that leaves a row to train on, got {given}")
     if classes is not None:

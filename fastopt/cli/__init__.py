@@ -1,4 +1,4 @@
-"""The command line: `train`, `predict`, `evaluate`, `summary`, `info`, `bench` and `tune`, a file for each or two.
+"""The command line: `train`, `predict`, `evaluate`, `summary`, `info`, `bench` and `tune`, a file for each.
 
 Reads data files (`_tables`), calls the library and prints; it adds nothing that the library does not do. Whatever a
 user can get wrong ends in one line on stderr and exit status 2, before the data are read where that is possible.
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 import fastopt as fo
-from fastopt.cli import bench, evaluate, predict, summary, train, tune
+from fastopt.cli import bench, evaluate, info, predict, summary, train, tune
 from fastopt.cli._options import EXAMPLES, flush
 
 FAULTS = (OSError, ValueError, TypeError, ImportError, ArithmeticError, MemoryError, RecursionError)
@@ -60,17 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastopt {fo.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    def add(name, text, add_options=None, run=None):
+    for module in (train, predict, evaluate, summary, info, bench, tune):
+        text = module.HELP
         command = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES, formatter_class=form
+            module.__name__.rpartition(".")[2],
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=EXAMPLES,
+            formatter_class=form,
         )
-        if add_options is not None:
-            add_options(command)
-        command.set_defaults(run=run)
-
-    for module in (train, predict, evaluate, summary):
-        add(module.__name__.rpartition(".")[2], module.HELP, module.add_options, module.run)
-    add("info", "instruction set, threads and runtimes of this build and process", run=lambda args: fo.show_config())
-    for module in (bench, tune):
-        add(module.__name__.rpartition(".")[2], module.HELP, module.add_options, module.run)
+        module.add_options(command)
+        command.set_defaults(run=module.run)
     return parser

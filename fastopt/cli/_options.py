@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from fastopt._forks import importing
 from fastopt._tables import open_table
 from fastopt._tables.text import Reading
 
@@ -19,7 +20,6 @@ EXAMPLES = """examples:
   fastopt tune --machine --out tuning.json
 """
 DATA = "a .csv, .tsv, .parquet or .feather file, or a .npz file with arrays X and y"
-LIST = "NAME"
 
 
 def add_reading(parser) -> None:
@@ -77,6 +77,18 @@ def check_out(option, out, *inputs) -> None:
     for path in inputs:
         if out.exists() and Path(path).exists() and out.samefile(path):
             raise ValueError(f"{option}: expected another file than {path}, which is read")
+
+
+def check_plot(option, path) -> None:
+    """Refuse a picture that matplotlib cannot write, before the work."""
+    try:
+        with importing:
+            import matplotlib.backend_bases
+    except ImportError:
+        raise ImportError(f"{option} needs matplotlib; pip install matplotlib, or leave {option} out") from None
+    kinds = sorted(matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes())
+    if Path(path).suffix.lower() not in ("", *(f".{kind}" for kind in kinds)):
+        raise ValueError(f"{option}: expected a name that ends in one of .{', .'.join(kinds)}, got {path}")
 
 
 def mention(command, text) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 
 import fastopt as fo
-from fastopt._tables.columns import CLASSIFY, REGRESS, table_of
-from fastopt._tables.fields import NotANumberError, no_number
+from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, table_of
+from fastopt._tables.survey import no_counts, target_numbers, target_words
 from fastopt.cli._options import DATA, add_json, add_reading, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.cli.predict import encoder_of, mention_unseen, numbered, predicted
@@ -14,6 +14,7 @@ HELP = "measure a saved network on a data file with targets"
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s MODEL DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
     parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
     text = "the column of the target: its name, or its number in a file without names (default: as in training)"
@@ -38,7 +39,7 @@ def run(args) -> None:
     outputs, targets = [], []
     for first, X, block in numbered(encoder, [y_place]):
         targets.append(_targets(block, source, y_place, table, net))
-        outputs.append(predicted(net, X, args.data, first))
+        outputs.append(predicted(net, table, X, args.data, first))
     mention_unseen("evaluate", args, encoder)
     found, y = np.concatenate(outputs), np.concatenate(targets)
     measured = scores(table, found, y)
@@ -50,26 +51,22 @@ def run(args) -> None:
 
 def _targets(block, source, place, table, net) -> np.ndarray:
     """The targets of a block: classes as numbers, or values."""
-    words = block.words[-1]
-    if None in words:
-        where = block.where(words.index(None), place)
-        raise ValueError(f"{where}: expected a target, got a missing value; leave out rows without one")
-    labels = table.target.classes or list(range(net.out_features))
-    by_text = table.task == CLASSIFY and isinstance(labels[0], str)
-    if by_text:
-        values = words
-    else:
-        try:
-            values = source.fields.numbers(words).tolist()
-        except NotANumberError as error:
-            raise no_number(block.where(error.place, place), words[error.place]) from None
     if table.task != CLASSIFY:
-        return np.array(values)
+        numbers = target_numbers(source, block, place)
+        bad = no_counts(numbers)
+        if table.task == COUNT and bad.any():
+            row = int(bad.argmax())
+            found = f"expected a count, a whole number of at least 0, got {block.words[-1][row]}"
+            raise ValueError(f"{block.where(row, place)}: {found}")
+        return numbers
+    labels = table.target.classes or list(range(net.out_features))
+    by_text = isinstance(labels[0], str)
+    values = target_words(block, place) if by_text else target_numbers(source, block, place).tolist()
     number = {label: i for i, label in enumerate(labels)}
     unknown = next((row for row, value in enumerate(values) if value not in number), None)
     if unknown is not None:
-        where, shown_labels = block.where(unknown, place), ", ".join(map(str, labels[:5]))
-        raise ValueError(f"{where}: expected a class of the model, such as {shown_labels}, got {words[unknown]}")
+        expected = f"expected a class of the model, such as {', '.join(map(str, labels[:5]))}"
+        raise ValueError(f"{block.where(unknown, place)}: {expected}, got {block.words[-1][unknown]}")
     return np.array([number[value] for value in values])
 
 

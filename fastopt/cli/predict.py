@@ -1,12 +1,15 @@
 """`fastopt predict`: what a saved network makes of a data file, one line a row."""
 
+import math
 import sys
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 import fastopt as fo
-from fastopt._tables.columns import Encoder, table_of
+from fastopt._tables.columns import CLASSIFY, Encoder, table_of
 from fastopt._tables.source import some
 from fastopt.cli._options import DATA, add_json, add_reading, check_out, mention, opened, print_json
 from fastopt.cli._scores import predictions
@@ -16,6 +19,7 @@ HELP = "predict with a saved network, one line a row"
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s MODEL DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
     parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
     text = "a column to leave out: its name, or its number in a file without names"
@@ -36,46 +40,47 @@ def run(args) -> None:
     if args.json and args.out is not None:
         raise ValueError(f"--json: expected to be printed, without --out, got --out {args.out}")
     net = fo.nn.load(args.model)
-    if args.proba and net.out_features == 1:
-        raise ValueError("--proba: expected a network with an output for each class, got one with a single output")
     table = table_of(args.model, net)
+    decides = net.out_features > 1 and table.task in (None, CLASSIFY)
+    if args.proba and not decides:
+        got = "one with a single output" if net.out_features == 1 else f"one of task {table.task}"
+        raise ValueError(f"--proba: expected a network with an output for each class, got {got}")
     source = opened(args, table.missing, with_target=False)
     left_out = None if args.target is None else source.place("--target", args.target)
     encoder = encoder_of("predict", args, net, table, source, left_out)
-    parts = [predicted(net, X, args.data, first, args.proba) for first, X, _ in numbered(encoder)]
+    parts = [predicted(net, table, X, args.data, first, args.proba) for first, X, _ in numbered(encoder)]
     mention_unseen("predict", args, encoder)
     result = np.concatenate(parts)
-    labels = table.target.classes
-    names = labels or list(range(net.out_features))
-    if net.out_features > 1 and not args.proba and not args.values:
-        classes = result.argmax(axis=1)
-        result = classes if labels is None else np.array(labels)[classes]
-    elif not args.proba:
+    if not args.proba:
         result = predictions(table, result)
+    names = table.target.classes or list(range(net.out_features))
+    labels = None  # of each row, where classes are asked for
+    if decides and not args.proba and not args.values:
+        labels = [names[code] for code in result.argmax(axis=1)]
     if args.json:
-        found = result[:, 0] if result.ndim == 2 and result.shape[1] == 1 else result
+        found = labels or (result[:, 0] if result.shape[1] == 1 else result).tolist()
         key = "probabilities" if args.proba else "predictions"
-        print_json({"task": table.task, "classes": names if net.out_features > 1 else None, key: found.tolist()})
+        print_json({"task": table.task, "classes": names if decides else None, key: found})
     elif args.out and Path(args.out).suffix == ".npy":
-        np.save(args.out, result)
+        np.save(args.out, result if labels is None else np.array(labels))
     else:
-        _write(args.out, result, names if args.proba and names != list(range(len(names))) else None)
+        far = abs(table.target.mean) / table.target.deviation  # digits that all values share
+        digits = min(9 + math.ceil(math.log10(max(far, 1))), 17)
+        rows = ([f"{value:.{digits}g}" for value in row.tolist()] for row in result)
+        header = [map(str, names)] if args.proba and names != list(range(len(names))) else []
+        _write(args.out, chain(header, rows if labels is None else ([str(label)] for label in labels)))
 
 
-def _write(out, result, header):
-    """Rows as text, to a file or to stdout."""
-    if result.dtype.kind == "U":
-        result, kind = np.array([_quoted(label) for label in result.tolist()]), "%s"
-    else:
-        kind = "%d" if result.dtype.kind == "i" else "%.9g"
-    first = "" if header is None else ",".join(map(_quoted, header))
-    np.savetxt(out or sys.stdout, result, kind, delimiter=",", header=first, comments="", encoding="utf-8")
+def _write(out, rows):
+    """Rows of text as lines, to a file or to stdout."""
+    with open(out, "w", encoding="utf-8") if out else nullcontext(sys.stdout) as stream:
+        for row in rows:
+            print(",".join(map(_quoted, row)), file=stream)
 
 
-def _quoted(label) -> str:
+def _quoted(text) -> str:
     """A field of a .csv file."""
-    text = str(label)
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
 # ---------------------------------------------------------------- shared with evaluate
@@ -105,15 +110,15 @@ def numbered(encoder, words=()):
         first += block.rows
 
 
-def predicted(net, X, path, first, proba=False) -> np.ndarray:
-    """Outputs of rows, the number of whose first is `first`; ValueError if one is not finite."""
+def predicted(net, table, X, path, first, proba=False) -> np.ndarray:
+    """Outputs of rows, the number of whose first is `first`; ValueError if one, or what it says, is not finite."""
     outputs = net.predict_proba(X) if proba else net.predict(X)
-    finite = np.isfinite(outputs).all(axis=tuple(range(1, outputs.ndim)))
+    said = outputs if proba else predictions(table, outputs)
+    finite = np.isfinite(said).all(axis=1)
     if not finite.all():
         row = int(finite.argmin())
-        raise ValueError(
-            f"{path}: row {first + row + 1}: expected finite outputs, got {outputs[row]}; scale its numbers"
-        )
+        where = f"{path}: row {first + row + 1}"
+        raise ValueError(f"{where}: expected finite outputs, got {said[row]}; scale its numbers")
     return outputs
 
 

@@ -27,20 +27,22 @@ def run(args) -> None:
     print(f"\ntask: {table.task or 'not said'}; written by fastopt {table.version or '(not said)'}")
     target = table.target
     if target.name is not None or target.classes is not None:
-        print(f"target: {target.name or '(no name)'}{_of(target)}")
+        print(f"target: {target.name or '(no name)'}{_of(table, net)}")
     if not table.named:
         print(f"columns: {len(table.columns)} without names")
-    width = max(len(str(column.name)) for column in table.columns)
-    for number, column in enumerate(table.columns, 1):
-        if table.named or column.categories is not None:
-            print(f"  {(column.name or str(number)).ljust(width)}  {_column(column)}")
+    labels = [str(number) if column.name is None else column.name for number, column in enumerate(table.columns, 1)]
+    width = max(map(len, labels))
+    for label, column in zip(labels, table.columns, strict=True):
+        if table.named or not column.is_number:
+            print(f"  {label.ljust(width)}  {_column(column)}")
     if table.missing:
         print(f"missing values: also {some(table.missing)}")
 
 
-def _of(target) -> str:
-    if target.classes is not None:
-        return f": classes {some(target.classes)}"
+def _of(table, net) -> str:
+    target = table.target
+    if target.classes is not None or net.out_features > 1:
+        return f": classes {some(target.classes or list(range(net.out_features)))}"
     if target.link == "log":
         return ": counts, the exponential of the output"
     return f": values of mean {target.mean:.6g} and deviation {target.deviation:.6g}"

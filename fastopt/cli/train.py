@@ -7,13 +7,12 @@ import numpy as np
 
 import fastopt as fo
 from fastopt import schedules
-from fastopt._forks import importing
 from fastopt._numbers import finite_number, whole_number
 from fastopt._tables.archives import memory
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
-from fastopt.cli._options import DATA, add_json, add_reading, check_out, flush, mention, opened, print_json
+from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, flush, mention, opened, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
@@ -27,7 +26,8 @@ ADAM = 4  # arrays for each weight: itself, its gradient and two moments
 PLATEAU = 5  # epochs without a better loss before the learning rate falls
 WHAT = {CLASSIFY: "classes", REGRESS: "values", COUNT: "counts"}
 L2 = 1.0  # the penalty of a model of counts, of standardized columns
-EPOCHS, LEAST_EPOCHS, STEPS = 50, 4, 100_000  # fewer epochs where more steps would be taken
+EPOCHS, SHALLOW_EPOCHS = 50, 200  # of networks with two hidden layers and more, and of others, which learn more slowly
+LEAST_EPOCHS, STEPS = 4, 100_000  # fewer epochs where more steps would be taken
 DECAY = 1.0  # of AdamW: the most by default
 # what has no meaning for a model of counts, with the value that stands in where nobody has said any
 NETWORK = {
@@ -50,6 +50,7 @@ NETWORK = {
 
 def add_options(parser) -> None:
     """The options of the command."""
+    parser.usage = "%(prog)s DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("data", metavar="DATA", help=DATA)
     group = parser.add_argument_group("what to learn, and from what")
     text = "the column of the target: its name, or its number in a file without names (default: the last)"
@@ -72,7 +73,9 @@ def add_options(parser) -> None:
     add_reading(parser)
     group = parser.add_argument_group("the network, and how it is trained (none of these for --task count)")
     group.add_argument("--hidden", nargs="*", type=int, metavar="N", help="hidden sizes (default: 128 64)")
-    text = f"passes over the data (default: {EPOCHS}, of many rows fewer: about {STEPS} batches)"
+    text = (
+        f"passes over the data (default: {EPOCHS}, with at most one hidden layer {SHALLOW_EPOCHS}; of many rows fewer)"
+    )
     group.add_argument("--epochs", type=int, metavar="N", help=text)
     text = f"{CLASS_LOSS} for classes; {', '.join(VALUE_LOSSES)} for values (default: the first of them)"
     group.add_argument("--loss", choices=(CLASS_LOSS, *VALUE_LOSSES), help=text)
@@ -167,7 +170,7 @@ def _check(args):
     if args.patience is not None and args.validation == 0:
         raise ValueError("--patience: expected --validation above 0, for it goes by the loss of rows held out, got 0")
     if args.plot is not None:
-        _require_matplotlib()
+        check_plot("--plot", args.plot)
     _check_task(args, args.task)
 
 
@@ -221,7 +224,8 @@ def _fit(net, data, wanted, seed):
     """Train the network; the losses of its epochs."""
     table, (X, y) = data.table, data.part(TRAIN)
     batches = -(-len(X) // wanted["batch_size"])
-    epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(EPOCHS, STEPS // batches))
+    most = EPOCHS if len(wanted["hidden"]) > 1 else SHALLOW_EPOCHS
+    epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(most, STEPS // batches))
     optimizer = _optimizer(net, wanted, epochs * batches)
     trainer = fo.nn.Trainer(net, _loss(wanted, table, y), optimizer, seed=seed)
     X_held, y_held = data.part(VALIDATION)
@@ -318,18 +322,11 @@ def _report(args, data, history, losses, measured) -> dict:
     }
 
 
-def _require_matplotlib():
-    try:
-        with importing:
-            import matplotlib
-    except ImportError:
-        raise ImportError("--plot needs matplotlib; pip install matplotlib, or leave --plot out") from None
-    return matplotlib
-
-
 def _plot(history, path):
     """The losses over the epochs, and the epoch that is kept."""
-    _require_matplotlib().use("Agg")
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")

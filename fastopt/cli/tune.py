@@ -5,7 +5,7 @@ import json
 import fastopt as fo
 from fastopt import _files, bench
 from fastopt._numbers import whole_number
-from fastopt.cli._options import check_out, flush
+from fastopt.cli._options import check_out, check_plot, flush
 
 HELP = "measure rows per second of a saved network over batch sizes and threads, or the numbers of this processor"
 TUNING = "tuning.json"
@@ -34,6 +34,8 @@ def run(args) -> None:
         for n in numbers or ():
             whole_number(option, n)
     check_out("--out", args.out, args.model)
+    if args.out:
+        check_plot("--out", args.out)
     sizes = {} if args.batch_sizes is None else {"batch_sizes": args.batch_sizes}
     tuning = fo.nn.tune(fo.nn.load(args.model), train=args.train, threads=args.threads, **sizes)
     print(tuning.table())

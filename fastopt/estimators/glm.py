@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from fastopt._numbers import finite_number, number_or_infinity
+from fastopt.estimators.inputs import check_present, columns_kept
 from fastopt.estimators.targets import labels_apart, sorted_labels
 from fastopt.estimators.weights import class_weights, row_weights, with_class_weights
 from fastopt.newton import glm
@@ -30,6 +31,7 @@ class GLM(BaseEstimator):
     """What both estimators share: data read as `newton.glm` takes them, and the result's own predictions."""
 
     def _read(self, X, y="no_validation", **options):
+        check_present(X=X, y=y)
         return validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C", **options)
 
     def _solved(self, X, y, family, l2, weights, **options):
@@ -136,11 +138,12 @@ class GLMClassifier(ClassifierMixin, GLM):
             The fit did not converge, as when classes can be separated and there is no penalty.
         """
         l2 = 1 / number_or_infinity("C", self.C, above=0)
-        X, y = self._read(X, labels_apart(y))
-        classes, codes = sorted_labels("y", y)
-        weights = row_weights("sample_weight", sample_weight, X)
-        weights = with_class_weights(weights, class_weights(self.class_weight, classes, codes, weights), codes)
-        self._solved(X, codes, "binomial" if len(classes) == 2 else "multinomial", l2, weights, offset=offset)
+        with columns_kept(self):
+            X, y = self._read(X, labels_apart(y))
+            classes, codes = sorted_labels("y", y)
+            weights = row_weights("sample_weight", sample_weight, X)
+            weights = with_class_weights(weights, class_weights(self.class_weight, classes, codes, weights), codes)
+            self._solved(X, codes, "binomial" if len(classes) == 2 else "multinomial", l2, weights, offset=offset)
         self.classes_ = classes
         self.coef_, self.intercept_ = np.atleast_2d(self.result_.coef), np.atleast_1d(self.result_.intercept)
         return self
@@ -264,11 +267,12 @@ class GLMRegressor(RegressorMixin, GLM):
         if self.family in ("binomial", "multinomial"):
             raise ValueError(f"family: expected one of numbers, got {self.family!r}; use GLMClassifier")
         alpha = finite_number("alpha", self.alpha, 0)
-        X, y = self._read(X, y, y_numeric=True)
-        weights = row_weights("sample_weight", sample_weight, X)
-        l2 = alpha * (X.shape[0] if weights is None else weights.sum())
         own = {"tweedie": {"power": self.power}, "negative_binomial": {"alpha": self.theta}}.get(str(self.family), {})
-        self._solved(X, y, self.family, l2, weights, link=self.link, offset=offset, exposure=exposure, **own)
+        with columns_kept(self):
+            X, y = self._read(X, y, y_numeric=True)
+            weights = row_weights("sample_weight", sample_weight, X)
+            l2 = alpha * (X.shape[0] if weights is None else weights.sum())
+            self._solved(X, y, self.family, l2, weights, link=self.link, offset=offset, exposure=exposure, **own)
         self.coef_, self.intercept_ = self.result_.coef, self.result_.intercept
         return self
 
@@ -287,15 +291,19 @@ class GLMRegressor(RegressorMixin, GLM):
         Returns
         -------
         float
-            ``1 - deviance(y, prediction) / deviance(y, mean of y)``.
+            ``1 - deviance(y, prediction) / deviance(y, mean of y)``; of a constant y 0, or 1 where it is predicted.
         """
+        check_present(y=y)
         z, result = self._predicted("decision_function", X, offset=offset, exposure=exposure), self.result_
         weights = row_weights("sample_weight", sample_weight, z)
         parameter = result.power if result.alpha is None else result.alpha
-        y = as_target(y, Family(result.family, result.link, parameter), weights, len(z))[0]
+        y = as_target(column_or_1d(y, warn=True), Family(result.family, result.link, parameter), weights, len(z))[0]
         deviance = formulas(result.family, result.link, parameter).deviance  # type: ignore[attr-defined]
         constant = np.full(len(y), LINKS[result.link](np.average(y, weights=weights)))
         mine, least = (np.average(deviance(y, some), weights=weights) for some in (z, constant))
+        counted = y if weights is None else y[weights > 0]
+        if counted.min() == counted.max():  # as scikit-learn's r2_score has it
+            return float(mine == 0)
         return float(1 - mine / least)
 
     def __sklearn_tags__(self):

@@ -27,7 +27,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from fastopt import nn, optim
 from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
+from fastopt.estimators.inputs import check_present, columns_kept
 from fastopt.estimators.progress import Progress, Watch
+from fastopt.estimators.targets import Values
 from fastopt.estimators.weights import row_weights, with_class_weights
 from fastopt.nn import files
 from fastopt.schedules import Schedule
@@ -36,6 +38,7 @@ AUTO_BATCH = 200  # scikit-learn's
 ROWS = 4096  # of a sparse matrix that are dense at a time
 RULES = {name.lower(): getattr(optim, name) for name in optim.__all__ if name not in ("Optimizer", "NewtonCG")}
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in core.ACTIVATIONS if name != "softmax"}}
+LEAST, MOST = 1e-30, 1e30  # of the largest weight of a row, which networks hold in float32
 RATES = ("constant", "invscaling", "adaptive")
 MOMENTS = (0.9, 0.999)  # betas of the rules that scikit-learn's beta_1 and beta_2 are for
 # The penalty is the weight decay of the rule, which costs a step of a small network 5 % where that of a layer costs 15.
@@ -103,10 +106,16 @@ class MLP(BaseEstimator):
             "batch_norm": self.batch_norm,
             "standardize": self.standardize,
             "init": self.init,
-            "dtype": np.dtype(self.dtype),
+            "dtype": self._dtype(),
             "solver": self._rule(),
             "solver_options": self._solver_options(),
         }
+
+    def _dtype(self) -> np.dtype:
+        for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+            if self.dtype is not None and self.dtype == dtype:
+                return dtype
+        raise ValueError(f"dtype: expected float32 or float64, got {self.dtype!r}")
 
     def _rule(self) -> type[optim.Optimizer]:
         if not (isinstance(self.solver, str) and self.solver.lower() in RULES):
@@ -132,8 +141,8 @@ class MLP(BaseEstimator):
 
     # -- data
 
-    def _read(self, X, y="no_validation", *, reset=False):
-        """X as the network reads it, in rows; and y, if it is given."""
+    def _read(self, X, y="no_validation", *, made, reset=False):
+        """X as a network that is made so reads it, in rows; and y, if it is given."""
         return validate_data(
             self,
             X,
@@ -141,13 +150,14 @@ class MLP(BaseEstimator):
             reset=reset,
             **({} if isinstance(y, str) else {"multi_output": True, "y_numeric": self._y_numeric}),
             accept_sparse=("csr", "csc"),
-            dtype=(np.float64, np.float32) if self.standardize else np.dtype(self.dtype),  # or the first layer reads it
+            dtype=(np.float64, np.float32) if made["standardize"] else made["dtype"],  # or the first layer reads it
             order="C",
         )
 
-    def _rows(self, X, y, sample_weight, validation, classes, incremental, goes_on, seed):
+    def _rows(self, X, y, sample_weight, validation, made, classes, incremental, goes_on, seed):
         """What y means, the rows to train on, and those to hold out, if any; `classes` where y may lack some."""
-        X, y = self._read(X, y, reset=not goes_on)
+        check_present(X=X, y=y, X_val=validation[0], y_val=validation[1])
+        X, y = self._read(X, y, made=made, reset=not goes_on)
         weights = row_weights("sample_weight", sample_weight, X)
         if goes_on:
             targets, codes = self._targets, self._targets.codes("y", y)
@@ -155,12 +165,15 @@ class MLP(BaseEstimator):
             targets, codes = self._targets_of(y, weights, classes)
         of_class = self._class_weights(targets, codes, weights, incremental)
         rows = Rows(_dense(X), codes, with_class_weights(weights, of_class, codes))
-        held = self._held_out(targets, of_class, *validation)
+        if rows.weights is not None and not LEAST <= rows.weights.max() <= MOST:
+            got = f"{rows.weights.max():.3g}"
+            raise ValueError(f"sample_weight: expected a largest one from {LEAST} to {MOST}, got {got}; scale them")
+        held = self._held_out(made, targets, of_class, *validation)
         if self.early_stopping and held is None:
             rows, held = self._parted(rows, seed)
         return targets, rows, held
 
-    def _held_out(self, targets, of_class, X_val, y_val, sample_weight_val) -> Rows | None:
+    def _held_out(self, made, targets, of_class, X_val, y_val, sample_weight_val) -> Rows | None:
         """The validation rows that a caller gives."""
         if X_val is None and y_val is None and sample_weight_val is None:
             return None
@@ -168,8 +181,10 @@ class MLP(BaseEstimator):
             raise ValueError(f"{'X_val' if X_val is None else 'y_val'}: expected X_val and y_val, or neither, got None")
         if not self.early_stopping:
             raise ValueError("X_val, y_val: expected early_stopping=True, for that is what they are for, got False")
-        X, y = self._read(X_val, y_val)
+        X, y = self._read(X_val, y_val, made=made)
         codes = targets.codes("y_val", y)
+        if len(codes) < 2 and isinstance(targets, Values):
+            raise ValueError(f"X_val, y_val: expected two rows or more, which R² takes, got {len(codes)}")
         weights = with_class_weights(row_weights("sample_weight_val", sample_weight_val, X), of_class, codes)
         return Rows(_dense(X), codes, weights)
 
@@ -197,29 +212,32 @@ class MLP(BaseEstimator):
             raise ValueError("early_stopping: expected False for partial_fit, whose calls are an epoch each, got True")
         goes_on = (self.warm_start or incremental) and hasattr(self, "net_")
         *seeds, split_seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=3).tolist()
-        targets, rows, held = self._rows(X, y, sample_weight, validation, classes, incremental, goes_on, split_seed)
-        batch = min(len(rows.X), AUTO_BATCH if self.batch_size == "auto" else self.batch_size)
-        progress = self._progress if goes_on else Progress()
-        if goes_on and made == self._made:
-            trainer = self._trainer
-        else:
-            trainer = self._new_trainer(made, goes_on, targets, rows, batch, progress, seeds)
-        net = trainer.net
-        score = None if held is None else lambda: targets.score(net.predict(held.X), held.codes, held.weights)
-        watch = Watch(progress, self, len(rows.X), score)
-        try:
-            trainer.fit(
-                rows.X,
-                targets.encoded(rows.codes, net.dtype),
-                epochs=1 if incremental else self.max_iter,
-                batch_size=batch,
-                sample_weight=rows.weights,
-                shuffle=self.shuffle,
-                callbacks=watch,
+        with columns_kept(self):
+            targets, rows, held = self._rows(
+                X, y, sample_weight, validation, made, classes, incremental, goes_on, split_seed
             )
-        except BaseException:
-            trainer.abandon_fit()
-            raise
+            batch = min(len(rows.X), AUTO_BATCH if self.batch_size == "auto" else self.batch_size)
+            progress = self._progress if goes_on else Progress()
+            if goes_on and made == self._made:
+                trainer = self._trainer
+            else:
+                trainer = self._new_trainer(made, goes_on, targets, rows, batch, progress, seeds)
+            net = trainer.net
+            score = None if held is None else lambda: targets.score(net.predict(held.X), held.codes, held.weights)
+            watch = Watch(progress, self, len(rows.X), score)
+            try:
+                trainer.fit(
+                    rows.X,
+                    targets.encoded(rows.codes, net.dtype),
+                    epochs=1 if incremental else self.max_iter,
+                    batch_size=batch,
+                    sample_weight=rows.weights,
+                    shuffle=self.shuffle,
+                    callbacks=watch,
+                )
+            except BaseException:
+                trainer.abandon_fit()
+                raise
         if held is not None:
             progress.restore(net)
         self._made, self._trainer, self._targets, self._progress = made, trainer, targets, progress
@@ -280,7 +298,8 @@ class MLP(BaseEstimator):
     def _output(self, X) -> np.ndarray:
         """What the network makes of X, before a softmax or sigmoid."""
         check_is_fitted(self)
-        X = self._read(X)
+        check_present(X=X)
+        X = self._read(X, made=self._made)
         if not issparse(X):
             return self.net_.predict(X)
         output = np.empty((X.shape[0], self.n_outputs_), self.net_.dtype)

@@ -94,8 +94,11 @@ class Values:
         self.mean = np.average(columns, axis=0, weights=weights)
         with np.errstate(over="ignore"):
             deviation = np.sqrt(np.average((columns - self.mean) ** 2, axis=0, weights=weights))
-        if not np.isfinite(deviation).all():
-            raise ValueError("y: expected values whose squares are numbers, got too large ones; scale them")
+        counted = columns if weights is None else columns[weights > 0]
+        vanished = (deviation == 0) & (counted.min(axis=0) < counted.max(axis=0))
+        if vanished.any() or not np.isfinite(deviation).all():
+            size = "small" if vanished.any() else "large"
+            raise ValueError(f"y: expected values whose squares are numbers, got too {size} ones; scale them")
         self.deviation = np.where(deviation > 0, deviation, 1.0)  # a constant stays 0
         # of the loss, the mean over the outputs, over that of scikit-learn, the sum of half squares
         self.loss_scale = (2 if loss == "mse" else 1) / self.outputs

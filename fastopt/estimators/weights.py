@@ -4,15 +4,23 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
 from fastopt._numbers import finite_number
+from fastopt.estimators.inputs import check_present
 
 
 def row_weights(name, weights, X) -> np.ndarray | None:
     """Weights of the rows of X in float64, or None; ValueError unless they are at least 0 and one is above."""
     if weights is None:
         return None
+    check_present(**{name: weights})
     weights = _check_sample_weight(weights, X, dtype=np.float64)
     if not (weights.min() >= 0 and weights.any()):
         raise ValueError(f"{name}: expected weights of at least 0, not all of them zero, got {weights.min()} as least")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            f"{name}: expected weights whose sum is a number, got {weights.max():g} as largest; scale them"
+        )
     return weights
 
 

@@ -3,7 +3,7 @@
 - Bertsekas 1982, Projected Newton methods for optimization problems with simple constraints, SIAM J. Control Optim. 20.
 - Coefficients that lie at a bound, and that the gradient pushes beyond it, stay; among all others Newton's step is
   taken, with the exact Hessian of these. What it would carry beyond a bound stops there.
-- "At" a bound means near it, the nearer the closer to the solution: a step that is cut short at once leads nowhere.
+- "Lies at" means near a bound, the nearer the closer to the solution: a step that is cut short at once leads nowhere.
 - The intercept has no bounds.
 """
 
@@ -69,8 +69,8 @@ class BoundedSolver(Solver):
             self.roots = np.sqrt(diagonal)
             projected = self.projected(theta, grad)
             self.theta, self.loss, self.grad_norm = theta, loss, objective.norm(projected) / total
-            free, step = self.free(theta, grad, diagonal), -grad / diagonal
-            step[free] = self.newton(grad, free, hessian)
+            step = -grad / diagonal
+            free = self.move(theta, grad, self.free(theta, grad, diagonal), hessian, step)
             slope = dot(grad[free], step[free])
             if self.verbose:
                 print(f"{self.n_iter:4d}  loss {loss:.12g}  gradient {self.grad_norm:.2e}  decrement {-slope:.2e}")
@@ -115,9 +115,21 @@ class BoundedSolver(Solver):
             return hessian
         column = free.reshape(objective.k, objective.q).all(axis=0)
         if objective.l2:
-            unbounded = np.isinf(self.low) & np.isinf(self.high)
-            column &= unbounded.reshape(objective.k, objective.q).all(axis=0)
-        return objective.regular(hessian, np.flatnonzero(column))
+            column &= (np.isinf(self.low) & np.isinf(self.high)).reshape(objective.k, objective.q).all(axis=0)
+        return objective.regular(hessian.copy(), np.flatnonzero(column))
+
+    def move(self, theta, grad, free, hessian, step) -> np.ndarray:
+        """Fill in Newton's step; which coefficients take it.
+
+        One at its bound that the step of all would carry beyond it stays, and the others take the step of their own:
+        cut short, the step of all need not lead down.
+        """
+        while True:
+            step[free] = self.newton(grad, free, hessian)
+            beyond = free & (((theta <= self.low) & (step < 0)) | ((theta >= self.high) & (step > 0)))
+            if not beyond.any():
+                return free
+            step[beyond], free = 0.0, free & ~beyond
 
     def newton(self, grad, free, hessian) -> np.ndarray:
         """Newton's step of the free coefficients."""

@@ -68,7 +68,7 @@ def as_family(family, link, power, alpha) -> Family:
         parameter = finite_number("power", power, 1, most=2)
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
-    return Family(family, LINKS[family][0] if link is None else str(link), parameter)
+    return Family(str(family), LINKS[family][0] if link is None else str(link), parameter)
 
 
 def as_own(name, values) -> np.ndarray:
