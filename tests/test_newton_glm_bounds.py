@@ -130,6 +130,15 @@ def test_bounds_and_the_domain_of_an_inverse_link(intercept):
     assert np.abs(grad).max() <= 1e-8 * len(y)
 
 
+def test_classes_with_a_penalty_and_bounds_on_one_side_converge_in_a_few_steps():
+    """The penalty tells the classes apart where bounds break the symmetry: no ridge takes its place."""
+    for seed in (1, 3, 5):
+        X = np.random.default_rng(seed).normal(size=(30, 4)) * [1, 1, 1, 1e3]
+        fit = fit_glm(X, np.arange(30) % 3, "multinomial", 34.0, False, bounds=(0, np.inf), tol=1e-10)
+        assert fit.converged
+        assert fit.n_iter < 30
+
+
 @every
 def test_bounds_that_hold_nothing_change_nothing(family):
     X, y = problem(family, 300, 5, 3)

@@ -600,3 +600,17 @@ def test_tweedie_of_a_small_dispersion_is_close_to_a_normal_distribution(power):
         np.testing.assert_allclose(tweedie.deviance(y, np.log(mean)), dispersion * steps**2, rtol=1e-3, atol=1e-20)
         density = tweedie.log_likelihood(y, np.log(mean), np.ones(3), dispersion)
         np.testing.assert_allclose(density, scipy.stats.norm.logpdf(y, mean, sd), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("family", "unit"), [("gamma", 1e300), ("gamma", 1e-300), ("tweedie", 1e-250), ("tweedie", 1e250)]
+)
+def test_the_unit_of_amounts_does_not_matter_to_their_statistics(family, unit):
+    y = np.random.default_rng(0).gamma(2, 3, ROWS)
+    one, other = (glm(X, y * scale, family, l2=0.0, tol=1e-11) for scale in (1.0, unit))
+    for cov_type in ("nonrobust", "HC3"):
+        a, b = (fit.summary(cov_type).standard_errors for fit in (one, other))
+        np.testing.assert_allclose(b, a, rtol=1e-6)
+    if family == "gamma":
+        assert other.pearson_chi2 == pytest.approx(one.pearson_chi2, rel=1e-7)
+        assert other.log_likelihood == pytest.approx(one.log_likelihood - ROWS * np.log(unit), rel=1e-7)

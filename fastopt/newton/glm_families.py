@@ -196,11 +196,17 @@ class Gamma(Formulas):
     def variance(self, mean):
         return mean * mean
 
-    def slope_to_variance(self, z):
-        return np.exp(-z) if self.link == "log" else -np.ones_like(z)
+    def score(self, y, z):
+        return (1 - y * np.exp(-z) if self.link == "log" else y - 1 / z)[:, None]
+
+    def information(self, z):
+        return np.ones_like(z) if self.link == "log" else 1 / (z * z)
 
     def curvature(self, y, z):
-        return y / self.mean(z) if self.link == "log" else self.information(z)
+        return y * np.exp(-z) if self.link == "log" else self.information(z)
+
+    def pearson(self, y, z):
+        return (y / self.mean(z) - 1) ** 2
 
     def deviance(self, y, z):
         ratio = y / self.mean(z)
@@ -222,12 +228,24 @@ class Tweedie(Formulas):
     def variance(self, mean):
         return mean**self.parameter
 
-    def slope_to_variance(self, z):
-        return np.exp((1 - self.parameter) * z)
+    def parts(self, y, z):
+        """y mean^(1 - p), 0 where y is, and mean^(2 - p): whatever y is, one of them may leave the range of numbers."""
+        p = self.parameter
+        return np.where(y > 0, y * np.exp((1 - p) * z), 0.0), np.exp((2 - p) * z)
+
+    def score(self, y, z):
+        seen, expected = self.parts(y, z)
+        return (expected - seen)[:, None]
+
+    def information(self, z):
+        return np.exp((2 - self.parameter) * z)
 
     def curvature(self, y, z):
-        p, mean = self.parameter, self.mean(z)
-        return (p - 1) * y * mean ** (1 - p) + (2 - p) * mean ** (2 - p)
+        seen, expected = self.parts(y, z)
+        return (self.parameter - 1) * seen + (2 - self.parameter) * expected
+
+    def pearson(self, y, z):
+        return (np.where(y > 0, y / self.mean(z), 0.0) - 1) ** 2 * self.information(z)
 
     def deviance(self, y, z):
         """2 y^(2 - p) ((e^((2 - p) t) - 1) / (2 - p) - (e^((1 - p) t) - 1) / (1 - p)), t = log(mean / y)."""

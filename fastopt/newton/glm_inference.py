@@ -141,14 +141,14 @@ def squares_of_scores(formulas, data, theta, center, cov_type, inverse, codes) -
 
 def squares_by_row(data, score, center) -> np.ndarray:
     """The sum of s s^T over rows, (k q, k q): 2 a b = (a + b)^2 - a^2 - b^2 of two classes."""
-    of_class = [symmetric(data.squares(a * a, center)) for a in score.T]
-    total: list[list] = [[None] * data.k for _ in range(data.k)]
-    for a in range(data.k):
-        total[a][a] = of_class[a]
+    k, q = data.k, data.design.d + data.intercept
+    total = np.empty((k, q, k, q))
+    for a in range(k):
+        total[a, :, a] = symmetric(data.squares(score[:, a] ** 2, center))
         for b in range(a):
             both = symmetric(data.squares((score[:, a] + score[:, b]) ** 2, center))
-            total[a][b] = total[b][a] = 0.5 * (both - of_class[a] - of_class[b])
-    return np.block(total)
+            total[a, :, b] = total[b, :, a] = 0.5 * (both - total[a, :, a] - total[b, :, b])
+    return total.reshape(k * q, k * q)
 
 
 def squares_by_group(data, score, center, codes) -> np.ndarray:
