@@ -48,3 +48,12 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
 }
 html_sidebars = {page: [] for page in ("index", "install", "quick_start", "embedding", "design")}
+
+
+def skip_members_of_scikit_learn(app, what, name, member, skip, options):
+    """Leave out what estimators inherit from scikit-learn: it is documented there, by links that lead nowhere here."""
+    return skip or (getattr(member, "__module__", None) or "").startswith("sklearn") or None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_members_of_scikit_learn)
