@@ -477,6 +477,7 @@ class GLMResult:
         names, classes = self.names, [None] if self.family != "multinomial" else self.classes
         names = [*names, "intercept"] if self._theta.shape[1] > len(names) else names
         coef = np.column_stack([np.atleast_2d(self.coef), np.atleast_1d(self.intercept)])[:, : len(names)]
+        terms = [name for name, has in (("offset", self._has_offset), ("log(exposure)", self._has_exposure)) if has]
         return GLMSummary(
             [name if label is None else f"{label}: {name}" for label in classes for name in names],
             coef.reshape(-1),
@@ -485,5 +486,5 @@ class GLMResult:
             level,
             df_t,
             measures(self, cov_type if codes is None else f"{cov_type}, {codes.max() + 1} groups"),
-            notes(self),
+            notes(self, self._l2, self._columns, terms, self._weighted),
         )

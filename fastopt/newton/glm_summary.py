@@ -106,24 +106,23 @@ def measures(fit, cov_type) -> dict:
     }
 
 
-def notes(fit) -> list[str]:
-    """What is unusual about a fit."""
-    terms = [name for name, has in (("offset", fit._has_offset), ("log(exposure)", fit._has_exposure)) if has]
-    levels = [f"{c.name} = {c.levels[0]}" for c in fit._columns or () if c.levels is not None]
+def notes(fit, l2, columns, terms, weighted) -> list[str]:
+    """What is unusual about a fit; `columns` are those of its frame, `terms` what has no coefficient."""
+    levels = [f"{c.name} = {c.levels[0]}" for c in columns or () if c.levels is not None]
     held = fit.active is not None and fit.active.any()
     classes = [None] if fit.classes is None else fit.classes.tolist()
     every = (
         ("The fit has not converged: nothing here holds.", not fit.converged),
         (
-            f"Coefficients are shrunk by l2={fit._l2:g}; pass l2=0 for maximum likelihood, as statsmodels and R. "
+            f"Coefficients are shrunk by l2={l2:g}; pass l2=0 for maximum likelihood, as statsmodels and R. "
             "Standard errors and tests take the penalty for part of the likelihood.",
-            fit._l2 > 0,
+            l2 > 0,
         ),
         ("Coefficients at a bound have no standard error; those of the others take them as known.", held),
         (f"Coefficients are those of the log-odds of {classes[-1]!r}.", fit.family == "binomial" and classes != [0, 1]),
         (f"Reference levels: {', '.join(levels)}.", levels),
         (f"Linear predictors include {' and '.join(terms)}, without a coefficient.", terms),
-        ("A row of weight w has the variance of the others over w.", fit._weighted),
+        ("A row of weight w has the variance of the others over w.", weighted),
         ("Coefficients have sum zero over the classes.", fit.family == "multinomial"),
     )
     return [note for note, holds in every if holds]
