@@ -155,14 +155,24 @@ class BoundedSolver(Solver):
             whole[free] = v
             return self.objective.product(whole)[free]
 
-        cg = ConjugateGradients(product, b, dot, scale=self.scale[free])
+        cg = ConjugateGradients(product, self.seen(b, free), dot, scale=self.scale[free])
         tol = min(0.5, np.sqrt(self.grad_norm * self.objective.total / self.first)) if self.first else 0.5
         goal = tol**2 * cg.rz
         for _ in range(10 * len(b)):
             if cg.rz <= goal or not cg.look() > 0:
                 break
             cg.move()
-        return cg.x if cg.x.any() else cg.z
+        return self.seen(cg.x if cg.x.any() else cg.z, free)
+
+    def seen(self, step, free) -> np.ndarray:
+        """The part of a step of the free coefficients that softmax sees, where no penalty tells the classes apart."""
+        objective = self.objective
+        if objective.k == 1 or objective.l2:
+            return step
+        whole, column = np.zeros((objective.k, objective.q)), free.reshape(objective.k, objective.q).all(axis=0)
+        whole.reshape(-1)[free] = step
+        whole[:, column] -= whole[:, column].mean(axis=0)
+        return whole.reshape(-1)[free]
 
     def expected(self, theta, grad, step, free, t) -> tuple[np.ndarray, float]:
         """The point at t of the arc, and how the loss changes there by its gradient (Bertsekas, equation 36)."""

@@ -370,7 +370,10 @@ class Solver:
         factor = factored(objective.hessian(np.float64)) if self.dense else None
         if factor is not None and factor.minor:
             return True
-        return self.leads_on(theta, self.conjugate_gradients(grad, 1e-3) if factor is None else factor.solve(grad))
+        if factor is not None:
+            return self.leads_on(theta, factor.solve(grad))
+        # what rounding has left of a gradient that softmax does not see would lead on for ever
+        return self.leads_on(theta, objective.seen(self.conjugate_gradients(objective.seen(grad.copy()), 1e-3)))
 
     def leads_on(self, theta, step) -> bool:
         """Whether a step, in deviations of the columns, is no small part of the way so far."""
