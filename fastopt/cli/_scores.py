@@ -6,6 +6,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt._tables.columns import CLASSIFY, COUNT
+from fastopt.newton.glm_families import formulas
 
 
 def predictions(table, outputs) -> np.ndarray:
@@ -41,7 +42,7 @@ def scores(table, outputs, y) -> dict[str, float]:
 
 def _deviance(y, mean) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(2 * np.mean(np.where(y > 0, y * np.log(y / mean), 0.0) - (y - mean)))
+        return float(np.mean(formulas("poisson", "log").deviance(y, np.log(mean))))
 
 
 def shown(measures) -> str:

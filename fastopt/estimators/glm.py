@@ -301,7 +301,7 @@ class GLMRegressor(RegressorMixin, GLM):
         if result.family not in ("gaussian", "gamma") and len(y) == len(z) and not y.any():
             return 0.0  # of zeros alone, which a fit refuses and a fold of rare events may hold
         y = as_target(y, Family(result.family, result.link, parameter), weights, len(z))[0]
-        deviance = formulas(result.family, result.link, parameter).deviance  # type: ignore[attr-defined]
+        deviance = formulas(result.family, result.link, parameter).deviance
         constant = np.full(len(y), LINKS[result.link](np.average(y, weights=weights)))
         mine, least = (np.average(deviance(y, some), weights=weights) for some in (z, constant))
         counted = y if weights is None else y[weights > 0]

@@ -235,6 +235,11 @@ class MLPClassifier(ClassifierMixin, MLP):
         output = self._output(X)
         return output[:, 0] if self._targets.two else output
 
+    def _columns(self, X) -> np.ndarray:
+        """What the network makes of X, a column for each class, also of two."""
+        output = self._output(X)
+        return np.column_stack([-output, output]) if self._targets.two else output
+
     def predict_proba(self, X):
         """The probability of each class (n, n_classes), two columns for two; of several labels a row, of each label.
 
@@ -242,9 +247,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         ----------
         X : array_like or sparse matrix, shape (n, n_features)
         """
-        output = self._output(X)
-        if self._targets.two:
-            output = np.column_stack([-output, output])
+        output = self._columns(X)
         return core.activation(output, self._targets.link, output)
 
     def predict_log_proba(self, X):
@@ -254,9 +257,7 @@ class MLPClassifier(ClassifierMixin, MLP):
         ----------
         X : array_like or sparse matrix, shape (n, n_features)
         """
-        output = self._output(X)
-        if self._targets.two:
-            output = np.column_stack([-output, output])
+        output = self._columns(X)
         return log_softmax(output, axis=1) if self._targets.link == "softmax" else log_expit(output)
 
     def __sklearn_tags__(self):

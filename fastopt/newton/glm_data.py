@@ -18,9 +18,8 @@ from fastopt.newton.glm_design import Design
 # Places of the sampled rows, as shares of all: the golden ratio spreads them, which follows no period of the data.
 # The mean of n rows is at most sqrt(n / 128) deviations from that of 128.
 SHARES = np.arange(128) * 0.6180339887498949 % 1
-SAMPLED = (
-    1 << 15
-)  # the most elements of a sample that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows
+# The most elements of a sample that leaves LEAST rows: 128 of 1000 columns took a third of a fit of 100 rows.
+SAMPLED = 1 << 15
 LEAST = 32
 LINKS = {  # the links of each family, the default first
     "gaussian": ("identity",),
@@ -68,7 +67,7 @@ def as_family(family, link, power, alpha) -> Family:
         parameter = finite_number("power", power, 1, most=2)
     elif family == "negative_binomial":
         parameter = finite_number("alpha", alpha, above=0)
-    return Family(str(family), LINKS[family][0] if link is None else str(link), parameter)
+    return Family(family, LINKS[family][0] if link is None else str(link), parameter)
 
 
 def as_own(name, values) -> np.ndarray:

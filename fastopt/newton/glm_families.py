@@ -65,6 +65,10 @@ class Formulas:
         """That of y of weight 1, over the dispersion."""
         return np.ones_like(mean)
 
+    def deviance(self, y, z):
+        """The unit deviance: twice what the log-likelihood lacks of that of a mean of y, times the dispersion."""
+        raise NotImplementedError
+
     def slope_to_variance(self, z):
         """mean' / variance(mean), which is 1, or -1, where the link is the canonical one."""
         return np.ones_like(z)

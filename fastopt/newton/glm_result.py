@@ -206,9 +206,7 @@ class GLMResult:
         margin = np.sqrt(variance) * tail_quantile(tail, df)
         with np.errstate(over="ignore"):
             ends = formulas.mean(np.column_stack([z - margin, z + margin]))
-        if (
-            self.link == "inverse"
-        ):  # turns the ends round, and has none above where the lower one of z leaves its domain
+        if self.link == "inverse":  # turns the ends round; no upper one where the lower end of z leaves the domain
             ends[(z > 0) & (z <= margin), 0] = np.inf
             ends = np.sort(ends, axis=1)
         return ends
