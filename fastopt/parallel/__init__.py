@@ -1,0 +1,8 @@
+"""Training on the ranks of an MPI job, on one machine or many.
+
+Needs mpi4py and an MPI (`pip install "fastopt[mpi]"`); `import fastopt` never loads them.
+"""
+
+from fastopt.parallel.communicator import Communicator
+
+__all__ = ["Communicator"]

