@@ -7,7 +7,9 @@
   between: a rank in a blocking call of MPI would burn its core, and Ctrl-C would not reach it.
 - Nothing is decided by a maximum or minimum of what may be NaN, for MPI implementations differ there: every rank gets
   all numbers, and all of them come to the same decision.
-- Messages travel on a duplicate of the caller's communicator, so they never meet his.
+- Messages travel on duplicates of the caller's communicator, so they never meet his. MPI wants all ranks to start
+  collectives of one communicator in the same order; those that a rank starts when a message has come, which is sooner
+  on one than on another, have a duplicate of their own.
 """
 
 import builtins
@@ -74,7 +76,7 @@ class Communicator:
             raise TypeError(f"comm: expected a communicator of mpi4py, like MPI.COMM_WORLD, got {type(comm).__name__}")
         if comm == MPI.COMM_NULL:
             raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
-        self.mpi, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
+        self.mpi, self._answers, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self._known: BaseException | None = None  # the error that all ranks have been told last
@@ -182,8 +184,8 @@ class Communicator:
         return self.mpi.Ialltoallv([parts, (counts, starts)], [mine, received])
 
     def gather_parts(self, parts, counts, starts):
-        """Start: every rank's own part of `parts` goes to all others, in place."""
-        return self.mpi.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
+        """Start, when a sum is there: every rank's own part of `parts` goes to all others, in place."""
+        return self._answers.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
 
     def gather_all(self, array, everyones):
         """Start: a whole array of every rank goes to all, `everyones` (size, len(array))."""
@@ -254,12 +256,12 @@ class Undisturbed:
 
 
 def _duplicate(comm):
-    """A duplicate of a communicator, made once, and (rank, size) on this machine; the machine's cores are divided."""
+    """Two duplicates of a communicator, made once, and (rank, size) on this machine; its cores are divided."""
     known = comm.Get_attr(_keyval())
     if known is None:
-        mine, node = comm.Dup(), comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
-        known = mine, (node.rank, node.size)
+        known = comm.Dup(), comm.Dup(), (node.rank, node.size)
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
