@@ -4,5 +4,6 @@ Needs mpi4py and an MPI (`pip install "fastopt[mpi]"`); `import fastopt` never l
 """
 
 from fastopt.parallel.communicator import Communicator
+from fastopt.parallel.data_parallel import DataParallel
 
-__all__ = ["Communicator"]
+__all__ = ["Communicator", "DataParallel"]

@@ -56,6 +56,8 @@ class Communicator:
         Number of this rank, and how many there are.
     node_rank, node_size : int
         The same among the ranks on this machine.
+    rounds : int
+        Rounds that this rank has opened.
     mpi : mpi4py.MPI.Intracomm
         A duplicate of the caller's communicator, for messages of ours.
 
@@ -80,6 +82,7 @@ class Communicator:
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self._known: BaseException | None = None  # the error that all ranks have been told last
+        self.rounds = 0  # that this rank has opened
 
     # --- rounds
 
@@ -138,7 +141,7 @@ class Communicator:
         A value may be a digest of an array; it is shown only where it is short.
         """
         own = json.dumps(facts).encode()
-        digests = self.gathered(what, _digest(own))
+        digests = self.gathered(what, digest(own))
         if len(set(digests)) == 1:
             return
         everyones = [json.loads(text) for text in self.gathered(what, own)]
@@ -204,6 +207,7 @@ class Telling:
         own[0], own[1 : 1 + len(numbers)] = code, numbers
         self.comm, self.reason, self.n = comm, reason, len(numbers)
         self.everyones = np.empty((comm.size, 1 + NUMBERS))
+        comm.rounds += 1
         self.request = comm.mpi.Iallgather(own, self.everyones)
 
     def finish(self) -> np.ndarray:
@@ -277,7 +281,8 @@ def _keyval() -> int:
     return _KEYVAL[0]
 
 
-def _digest(data: bytes) -> bytes:
+def digest(data) -> bytes:
+    """Sixteen bytes that differ where the bytes of `data` do, a buffer."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 

@@ -109,4 +109,4 @@ class _Slices:
         return None if self.small else self.comm.gather_parts(self.bucket, self.counts, self.starts)
 
 
-SUMS = {"ordered": OrderedSum, "fast": FastSum}
+SUMS: dict[str, type] = {"ordered": OrderedSum, "fast": FastSum}

@@ -32,10 +32,11 @@ def run_rank(arguments) -> int:
     from mpi4py import MPI
 
     shown = os.dup(1)
-    with tempfile.TemporaryFile() as kept:
+    options = ["-q", "-x", "--color=no", "-p", "no:cacheprovider"]
+    with tempfile.TemporaryFile() as kept, tempfile.TemporaryDirectory() as own:
         if MPI.COMM_WORLD.rank:
             os.dup2(kept.fileno(), 1)
-        code = pytest.main([str(HERE), "-q", "-x", "--color=no", "-p", "no:cacheprovider", *arguments])
+        code = pytest.main([str(HERE), *options, f"--basetemp={own}/tests", *arguments])
         sys.stdout.flush()
         if code and MPI.COMM_WORLD.rank:
             kept.seek(0)
