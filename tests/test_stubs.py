@@ -59,7 +59,7 @@ def described(body, prefix=""):
 
 
 def type_named(annotation) -> str:
-    return ast.unparse(annotation).partition("[")[0]
+    return ast.unparse(annotation).partition("[")[0].rpartition(".")[2]
 
 
 def module(names) -> dict:
