@@ -18,6 +18,17 @@ except ImportError as error:
     print(error)
 """
 
+ONE_RANK = """
+import numpy as np, fastopt as fo
+from fastopt.parallel import DataParallel
+made = []
+for wrap in (lambda trainer: trainer, DataParallel):
+    net = fo.nn.Sequential([fo.nn.Dense(3, 4), fo.nn.Dense(4, 1)], rng=0)
+    wrap(fo.nn.Trainer(net, "mse", "adam")).fit(np.eye(3), np.ones(3), epochs=3, batch_size=2)
+    made.append([a.tobytes() for a in net.parameters()])
+print(made[0] == made[1], fo.config()["node_ranks"])
+"""
+
 
 def test_without_mpi4py_the_import_says_what_to_install(python):
     said = python(WITHOUT)
@@ -34,6 +45,13 @@ def test_one_file_knows_mpi4py():
     importing = re.compile(r"^\s*(import|from) mpi4py", re.MULTILINE)
     knowing = {path.name for path in root.rglob("*.py") if importing.search(path.read_text())}
     assert knowing == {"communicator.py"}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed: make test-mpi runs the tests of ranks"
+)
+def test_one_process_is_a_job_of_one_rank(python):
+    assert python(ONE_RANK) == "True 1\n"
 
 
 @pytest.mark.parametrize(
