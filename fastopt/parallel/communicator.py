@@ -7,9 +7,9 @@
   between: a rank in a blocking call of MPI would burn its core, and Ctrl-C would not reach it.
 - Nothing is decided by a maximum or minimum of what may be NaN, for MPI implementations differ there: every rank gets
   all numbers, and all of them come to the same decision.
-- Messages travel on duplicates of the caller's communicator, so they never meet his. MPI wants all ranks to start
-  collectives of one communicator in the same order; those that a rank starts when a message has come, which is sooner
-  on one than on another, have a duplicate of their own.
+- Messages travel on a duplicate of the caller's communicator, so they never meet his. MPI wants all ranks to start
+  the collectives of one communicator in the same order; what a rank sends when something has come, sooner on one rank
+  than on another, goes by send and receive.
 """
 
 import builtins
@@ -37,6 +37,7 @@ except ImportError as missing:
     ) from None
 
 SPIN = 1e-3  # seconds of looking without a sleep: most waits of a training step are shorter
+SLOWEST = 1e8  # bytes a second of messages that are under way
 NAP = 1e-4  # seconds of sleep then, so a rank that waits takes a few percent of a core
 FAILED = -1.0  # in the place of what a rank is about to do
 NUMBERS = 3  # that a rank may tell the others at the start of a round
@@ -56,6 +57,8 @@ class Communicator:
         Number of this rank, and how many there are.
     node_rank, node_size : int
         The same among the ranks on this machine.
+    others : list of int
+        Numbers of the other ranks.
     rounds : int
         Rounds that this rank has opened.
     mpi : mpi4py.MPI.Intracomm
@@ -78,9 +81,10 @@ class Communicator:
             raise TypeError(f"comm: expected a communicator of mpi4py, like MPI.COMM_WORLD, got {type(comm).__name__}")
         if comm == MPI.COMM_NULL:
             raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
-        self.mpi, self._answers, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
+        self.mpi, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
+        self.others = [rank for rank in range(self.size) if rank != self.rank]
         self._known: BaseException | None = None  # the error that all ranks have been told last
         self.rounds = 0  # that this rank has opened
 
@@ -131,7 +135,7 @@ class Communicator:
     def _gathered(self, data, lengths) -> list[bytes]:
         counts = [int(n) for n in lengths]
         everything = np.empty(sum(counts), np.uint8)
-        wait(self.mpi.Iallgatherv(np.frombuffer(data, np.uint8), [everything, counts]))
+        wait(self.mpi.Iallgatherv(np.frombuffer(data, np.uint8), [everything, counts]), n_bytes=everything.size)
         ends = np.cumsum(counts)
         return [everything[end - n : end].tobytes() for n, end in zip(counts, ends, strict=True)]
 
@@ -179,24 +183,27 @@ class Communicator:
         )
         raise self._known
 
-    # --- data, for sums in an order of ours (reduction.py); each returns a request to `wait` for
+    # --- data of one round; all but `sum_all` start, and return a request to `wait` for
 
-    def scatter_parts(self, parts, counts, starts, mine):
-        """Start: part m of `parts` goes to rank m; `mine` (size, own count) receives this rank's part of all."""
-        received = np.full(self.size, mine.shape[1]), np.arange(self.size) * mine.shape[1]
-        return self.mpi.Ialltoallv([parts, (counts, starts)], [mine, received])
+    def send(self, array, rank, tag):
+        """Send an array to a rank."""
+        return self.mpi.Isend(array, rank, tag)
 
-    def gather_parts(self, parts, counts, starts):
-        """Start, when a sum is there: every rank's own part of `parts` goes to all others, in place."""
-        return self._answers.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
+    def receive(self, array, rank, tag):
+        """Receive an array of this size from a rank."""
+        return self.mpi.Irecv(array, rank, tag)
 
     def gather_all(self, array, everyones):
-        """Start: a whole array of every rank goes to all, `everyones` (size, len(array))."""
+        """Send an array to all; `everyones` (size, len(array)) receives all of them."""
         return self.mpi.Iallgather(array, everyones)
 
+    def gather_parts(self, parts, counts, starts):
+        """Send this rank's part of an array to all, and receive those of the others, in place."""
+        return self.mpi.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
+
     def sum_all(self, array):
-        """Start: the sum over ranks, in place, in the order that this MPI prefers."""
-        return self.mpi.Iallreduce(MPI.IN_PLACE, array, MPI.SUM)
+        """The sum over ranks, in place, in the order that this MPI prefers."""
+        self.mpi.Allreduce(MPI.IN_PLACE, array, MPI.SUM)
 
 
 class Telling:
@@ -219,9 +226,12 @@ class Telling:
         return self.everyones[:, 1 : 1 + self.n]
 
 
-def wait(*requests) -> None:
-    """Wait for messages; for longer than SPIN with sleeps in between, so that the core is free for others."""
-    soon = time.perf_counter() + SPIN
+def wait(*requests, n_bytes=0) -> None:
+    """Wait for messages of so many bytes; for longer than these take with sleeps in between, so that the core is free.
+
+    A long message moves piece by piece, and only while both its ranks look: they do not sleep before it can be there.
+    """
+    soon = time.perf_counter() + SPIN + n_bytes / SLOWEST
     for request in requests:
         while not request.Test():
             if time.perf_counter() > soon:
@@ -260,12 +270,12 @@ class Undisturbed:
 
 
 def _duplicate(comm):
-    """Two duplicates of a communicator, made once, and (rank, size) on this machine; its cores are divided."""
+    """A duplicate of a communicator, made once, and (rank, size) on this machine, whose cores are divided."""
     known = comm.Get_attr(_keyval())
     if known is None:
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
-        known = comm.Dup(), comm.Dup(), (node.rank, node.size)
+        known = comm.Dup(), (node.rank, node.size)
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)

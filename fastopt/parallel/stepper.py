@@ -147,7 +147,8 @@ class Stepper:
             counts = [each * (end - start) for start, end in zip(starts, ends, strict=True)]
             with Undisturbed():
                 self.comm.tell("predict", n)
-                wait(self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts]))
+                request = self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
+                wait(request, n_bytes=out.nbytes)
         return out
 
 

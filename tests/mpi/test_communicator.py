@@ -8,9 +8,9 @@ import pytest
 from mpi4py import MPI
 
 import fastopt as fo
-from fastopt.parallel import Communicator
+from fastopt.parallel import Communicator, reduction
 from fastopt.parallel.communicator import NUMBERS, Undisturbed, wait
-from fastopt.parallel.reduction import SMALL, SUMS
+from fastopt.parallel.reduction import SHORT, SUMS
 
 
 def several(comm):
@@ -101,7 +101,7 @@ def test_bytes_of_all_ranks_arrive_whole(comm):
 
 # ---------------------------------------------------------------- sums
 
-SIZES = [0, 1, 7, 16, 1000, SMALL // 4 + 3, 300_001]
+SIZES = [0, 1, 7, 16, 1000, SHORT // 4 + 3, 30_001]
 
 
 @pytest.mark.parametrize("sum_of", SUMS)
@@ -118,7 +118,9 @@ def test_sums_are_those_of_float64_to_rounding(comm, dtype, sum_of):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_ordered_sums_have_the_bits_of_adding_in_rank_order(comm, dtype, size):
+@pytest.mark.parametrize("piece", [1 << 22, 1 << 14])
+def test_ordered_sums_have_the_bits_of_adding_in_rank_order(comm, dtype, size, piece, monkeypatch):
+    monkeypatch.setattr(reduction, "PIECE", piece)
     everyones = [np.random.default_rng(rank).normal(size=size).astype(dtype) for rank in range(comm.size)]
     bucket, expected = everyones[comm.rank].copy(), everyones[0].copy()
     for part in everyones[1:]:
