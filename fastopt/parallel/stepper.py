@@ -46,7 +46,8 @@ class Stepper:
         rows = len(batch[0])
         if 0 < rows < self.net.least_rows:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
-        loss, _ = self._step(batch, rows)
+        with Undisturbed():
+            loss, _ = self._step(batch, rows)
         self.training.batches += self.comm.size
         if in_epoch:
             self.training.position += rows
@@ -55,39 +56,40 @@ class Stepper:
     def end(self) -> None:
         """This rank has no more batches in this epoch; a step of the others, unless they have ended too."""
         self.optimizer.prepare()
-        if self._step(None, ENDED)[1]:
-            self.training.batches += self.comm.size
+        with Undisturbed():
+            _, stepped = self._step(None, ENDED)
+        self.training.batches += self.comm.size * stepped
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:
         """Steps on checked data, the same on all ranks, in `order`: of the coming batches each rank takes its own."""
         size, rank, training, done = self.comm.size, self.comm.rank, self.training, 0
         until = time.perf_counter() + seconds
-        while done == 0 or done + size <= len(sizes):
-            first, taken = training.position, sizes[done : done + size]
-            ends = np.minimum(first + np.cumsum(taken), len(x)).tolist()  # the last batch may be smaller
-            starts = [first, *ends[:-1]]
-            rows = ends[rank] - starts[rank] if rank < len(ends) else 0
-            self._step((x, targets, weights), rows, order, starts[rank] if rows else 0)
-            done += len(taken)
-            training.batches += len(taken)
-            training.position = ends[-1]
-            if training.position >= len(x):
-                self.average_statistics()
-                return
-            if time.perf_counter() > until:
-                return
-            self.optimizer.prepare()
+        with Undisturbed():
+            while done == 0 or done + size <= len(sizes):
+                first, taken = training.position, sizes[done : done + size]
+                ends = np.minimum(first + np.cumsum(taken), len(x)).tolist()  # the last batch may be smaller
+                starts = [first, *ends[:-1]]
+                rows = ends[rank] - starts[rank] if rank < len(ends) else 0
+                self._step((x, targets, weights), rows, order, starts[rank] if rows else 0)
+                done += len(taken)
+                training.batches += len(taken)
+                training.position = ends[-1]
+                if training.position >= len(x) or time.perf_counter() > until:
+                    break
+                self.optimizer.prepare()
+        if training.position >= len(x):
+            self.average_statistics()
 
     def _step(self, batch, rows, order=None, position=0):
         """A step; returns the mean loss, and whether there was one: not all ranks have ended."""
-        with Undisturbed(), self.optimizer.compiled_update:
+        with self.optimizer.compiled_update:
             try:
-                return self._undisturbed(batch, rows, order, position)
+                return self._parts(batch, rows, order, position)
             except BaseException:
                 self.parted.give_up()
                 raise
 
-    def _undisturbed(self, batch, rows, order, position):
+    def _parts(self, batch, rows, order, position):
         parted, comm, training = self.parted, self.comm, self.training
         loss = weight = 0.0
         if rows > 0:
