@@ -18,10 +18,13 @@ class History(dict):
         `fit` that this call went on with had the best epoch.
     best_loss : float or None
         The loss of the best epoch, whichever call had it.
+    staleness : dict or None
+        Of `parallel.ParameterServer`: how many gradients were applied so many updates late.
     """
 
     best_epoch: int | None = None
     best_loss: float | None = None
+    staleness: dict[int, int] | None = None
 
 
 class ProgressBar:

@@ -5,5 +5,6 @@ Needs mpi4py and an MPI (`pip install "fastopt[mpi]"`); `import fastopt` never l
 
 from fastopt.parallel.communicator import Communicator
 from fastopt.parallel.data_parallel import DataParallel
+from fastopt.parallel.parameter_server import ParameterServer
 
-__all__ = ["Communicator", "DataParallel"]
+__all__ = ["Communicator", "DataParallel", "ParameterServer"]

@@ -174,7 +174,7 @@ class Communicator:
             if alike and isinstance(reason, BaseException):
                 self._known = reason
                 raise reason
-            self._known = _error(kind, f"rank {rank}: {text}")
+            self._known = error_named(kind, f"rank {rank}: {text}")
             raise self._known from (reason if isinstance(reason, BaseException) else None)
         other = next(rank for rank, report in enumerate(reports) if report != reports[0])
         self._known = RuntimeError(
@@ -296,12 +296,17 @@ def digest(data) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _error(kind: str, text: str) -> BaseException:
+def error_named(kind: str, text: str) -> BaseException:
     """An error of a built-in kind that takes a text; of another kind a RuntimeError that names it."""
     found = getattr(builtins, kind, None)
     if isinstance(found, type) and issubclass(found, BaseException) and not issubclass(found, UnicodeError):
         return found(text)
     return RuntimeError(f"{text} ({kind})")
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether a message failed because the rank at its other end is gone, as Open MPI's fault tolerance tells."""
+    return isinstance(error, MPI.Exception) and error.Get_error_class() == MPI.ERR_PROC_FAILED
 
 
 def _shown(value: str) -> str:

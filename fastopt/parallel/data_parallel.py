@@ -160,20 +160,20 @@ class DataParallel:
         with comm.together("fit"):
             facts = {
                 "epochs": repr(epochs),
-                "batch_size": _text(batch_size),
+                "batch_size": text_of(batch_size),
                 "kind": "batches" if y is None else "rows",
             }
-            facts |= {name: _text(value) for name, value in options.items() if name != "validation"}
+            facts |= {name: text_of(value) for name, value in options.items() if name != "validation"}
             validation = options.get("validation")
             if y is None:
                 X = Batches(self._stepper, checked_batches(X, sample_weight, epochs))
             else:
                 X, y, sample_weight = trainer.compiled_training.check(X, y, sample_weight)
-                facts |= _sample("X", X) | _sample("y", y) | _sample("sample_weight", sample_weight)
+                facts |= sample_of("X", X) | sample_of("y", y) | sample_of("sample_weight", sample_weight)
                 facts["position"] = str(trainer.compiled_training.position)
             if isinstance(validation, tuple | list):
                 for name, data in zip(("X", "y", "sample_weight"), validation, strict=False):
-                    facts |= _sample(f"validation {name}", data)
+                    facts |= sample_of(f"validation {name}", data)
             comm.agree("options of fit", facts, SAME_ROWS)
             self._require_equal()
             with trainer.stepping(self._stepper, self._stepper.predict):
@@ -222,36 +222,40 @@ class DataParallel:
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
-        trainer, net = self.trainer, self.trainer.net
-        optimizer = trainer.optimizer.__getstate__()  # its options for all groups as well
-        moments, state = pack_state(optimizer["state"])
-        facts = {
-            "version of fastopt": fastopt.__version__,
-            "instruction set (FASTOPT_ISA)": isa,
-            "reduce": self.reduce,
-            "dtype": str(net.dtype),
-            "input_shape": str(net.input_shape),
-            **{f"layers.{i}": repr(layer) for i, layer in enumerate(net.layers)},
-            "loss": str(describe_loss(trainer.loss)),
-            "rule": state["rule"],
-            "options of the optimizer": f"{state['param_groups']} {optimizer['_shared']}",
-            "steps": str((state["steps"], state["accumulated"], state["state"])),
-            "seed": str(trainer.seed),
-            "epoch": str((trainer.epoch, trainer.compiled_training.batches)),
-        }
-        arrays = {**files.arrays_of(net), **moments}
-        facts |= {name: f"{a.dtype} {a.shape} {digest(np.ascontiguousarray(a)).hex()}" for name, a in arrays.items()}
-        self.comm.agree("network and optimizer", facts, WAY_OUT)
+        self.comm.agree("network and optimizer", {"reduce": self.reduce} | facts_of(self.trainer), WAY_OUT)
 
 
-def _text(value) -> str:
+def facts_of(trainer, with_state=True) -> dict[str, str]:
+    """Facts of a trainer that all ranks must share; the optimizer's state is left out where ranks divide it."""
+    net, optimizer = trainer.net, trainer.optimizer.__getstate__()  # its options for all groups as well
+    moments, state = pack_state(optimizer["state"])
+    arrays = files.arrays_of(net)
+    facts = {
+        "version of fastopt": fastopt.__version__,
+        "instruction set (FASTOPT_ISA)": isa,
+        "dtype": str(net.dtype),
+        "input_shape": str(net.input_shape),
+        **{f"layers.{i}": repr(layer) for i, layer in enumerate(net.layers)},
+        "loss": str(describe_loss(trainer.loss)),
+        "rule": state["rule"],
+        "options of the optimizer": f"{state['param_groups']} {optimizer['_shared']}",
+        "seed": str(trainer.seed),
+        "epoch": str((trainer.epoch, trainer.compiled_training.batches)),
+    }
+    if with_state:
+        facts["steps"] = str((state["steps"], state["accumulated"], state["state"]))
+        arrays |= moments
+    return facts | {name: f"{a.dtype} {a.shape} {digest(np.ascontiguousarray(a)).hex()}" for name, a in arrays.items()}
+
+
+def text_of(value) -> str:
     """An option as text: a schedule by its options, an object of another kind by its type."""
     if isinstance(value, Schedule):
         return str(value.config())
     return repr(value) if isinstance(value, int | float | bool | None) else type(value).__name__
 
 
-def _sample(name, data) -> dict[str, str]:
+def sample_of(name, data) -> dict[str, str]:
     """Facts of data that all ranks must share: shape, and a digest of some of the rows."""
     if data is None:
         return {name: "none"}

@@ -1,0 +1,336 @@
+"""What servers and workers of a parameter server do, in place of a Trainer's steps.
+
+- Rank 0 is the first server and decides: which batch a worker takes next, when a gradient is applied, when a worker
+  waits. The other servers do with their shards what it says, so all shards make the same steps in the same order, and
+  a worker gets parameters of one moment.
+- A worker asks rank 0 for work, gets a batch with all shards, and sends its gradient to all servers. Batches are given
+  out one by one, so a slow worker has fewer, and one that a lost worker has left goes to another.
+- A run, the batches of an epoch, starts and ends with the same parameters on all ranks. In between the parameters are
+  the servers'; after an error every rank is where the run began.
+"""
+
+import pickle
+import warnings
+from collections import Counter, deque
+from functools import cached_property
+
+import numpy as np
+
+from fastopt._kernels import core
+from fastopt.nn.fit_data import checked_callbacks
+from fastopt.nn.layers import BatchNorm, chain
+from fastopt.parallel.peers import LOST, Message, Peers
+from fastopt.parallel.shards import Shard, take_over
+
+# kinds of messages
+READY, PUSH = 1, 2  # from a worker: it wants a batch; a gradient, with the version it was found at, loss and weight
+GO, SHARD = 3, 4  # to a worker: a batch, and the version of the parameters; parameters, of any server
+APPLY, SEND, FINISH = 5, 6, 7  # from rank 0: gradients to apply; a worker that gets parameters; the run is over
+STATE, AVERAGES, FINAL = 8, 9, 10  # what rank 0 gets of a server and of a worker at the end of a run, and gives
+MEET = 11  # every rank has come to the same place
+
+
+def role_of(job):
+    """The role of this rank in a `ParameterServer`, for one fit."""
+    if job.comm.rank == 0:
+        return Coordinator(job)
+    return Server(job) if job.comm.rank < job.servers else Worker(job)
+
+
+class Role:
+    """What all ranks do: a run with its begin and end, and meetings."""
+
+    def __init__(self, job):
+        self.job, self.trainer, self.layout = job, job.trainer, job.layout
+        self.training, self.net = job.trainer.compiled_training, job.trainer.net
+        self.rank, servers, size = job.comm.rank, range(job.servers), job.comm.size
+        self.workers = range(job.servers, size)
+        self.others = [j for j in servers if j not in (0, self.rank)]  # servers, besides rank 0
+        own = range(size) if self.rank in servers else servers
+        self.peers = Peers(job.comm, set(own) - {self.rank}, servers)
+        self.staleness: Counter[int] = Counter()  # how many gradients were applied so many updates late
+        self.n_lost = 0  # workers, as all ranks have been told
+        self.ended: set[int] = set()  # servers whose shards have come in
+        self.flat = np.zeros(self.layout.size, self.layout.dtype)  # parameters, as they come in
+        self.params = self.net.parameters()
+        self.averages = [
+            a
+            for layer in chain.walk(self.net.layers)
+            if isinstance(layer, BatchNorm)
+            for a in (layer.running_mean, layer.running_var)
+        ]
+
+    def run(self, x, targets, weights, order, sizes, seconds) -> None:
+        """Steps of all workers on checked data, the same on all ranks, in `order`; as `Training.run`, but all sizes."""
+        ends = np.minimum(self.training.position + np.cumsum(sizes), len(x)).tolist()
+        batches = list(zip([self.training.position, *ends[:-1]], ends, strict=True))
+        arrays = [*self.params, *self.averages]
+        before = [a.copy() for a in arrays]
+        try:
+            self.make_steps((x, targets, weights), order, batches)
+            final = self.end_run()
+        except BaseException:
+            core.copy_arrays(arrays, before)
+            raise
+        self.staleness.update(final["staleness"])
+        core.copy_arrays(arrays, [*self.layout.views(self.flat), *final["averages"]])
+        self.training.loss_sum += final["loss_sum"]
+        self.training.weight_sum += final["weight_sum"]
+        self.training.batches += len(batches)
+        self.training.position = ends[-1]
+
+    def make_steps(self, data, order, batches) -> None:
+        """Do this rank's part until the batches are used up."""
+        raise NotImplementedError
+
+    def end_run(self) -> dict:
+        """Fill `flat` with the shards of all servers; returns what rank 0 says of the run."""
+        for j in self.others:
+            if j not in self.ended:
+                self.put_shard(j, self.peers.take(j))
+        final = pickle.loads(self.peers.take(0).data.tobytes())
+        self.flat[self.layout.shards[0]] = final["shard"]
+        return final
+
+    def put_shard(self, server, message) -> None:
+        """Take the shard in, as a server has sent it."""
+        self.flat[self.layout.shards[server]] = message.data.view(self.flat.dtype)
+
+    def meet(self, wish) -> bool:
+        """Wait for all ranks; returns whether one of them has a wish."""
+        self.peers.send(0, MEET, wish)
+        wish, n_lost, _ = self.peers.take(0).numbers
+        self.n_lost = int(n_lost)
+        return bool(wish)
+
+    def shared(self, callbacks):
+        """One callback that calls those of this rank, and wishes to stop where any rank does."""
+        own = checked_callbacks(callbacks)
+
+        def call(trainer, history):
+            wishes = [callback(trainer, history) for callback in own]
+            return self.meet(any(isinstance(wish, bool | np.bool_) and wish for wish in wishes))
+
+        return call
+
+
+class Worker(Role):
+    """Finds the gradients of batches by the parameters of the servers."""
+
+    @cached_property
+    def gradients(self):
+        """The network's program bound to the loss, without an optimizer; made once layers are calibrated."""
+        return self.net.bind(self.trainer.loss)
+
+    def make_steps(self, data, order, batches):
+        training = self.gradients
+        defined = core.PartedStep(self.training)
+        self.peers.send(0, READY)
+        while (message := self.peers.take(0)).kind == GO:
+            number, version = int(message.numbers[0]), message.numbers[1]
+            self.put_shard(0, message)
+            for j in self.others:
+                self.put_shard(j, self.peers.take(j))
+            core.copy_arrays(self.params, self.layout.views(self.flat))
+            rows = order[slice(*batches[number])]
+            training.batches = self.training.batches + number
+            loss = training.step(*(None if a is None else a[rows] for a in data))
+            defined.require_defined([loss])
+            training.finish()
+            for j, shard in enumerate(self.layout.shards):
+                self.peers.send(j, PUSH, version, loss, training.batch_weight, data=training.gradient[shard])
+
+    def end_run(self):
+        self.peers.send(0, AVERAGES, data=pickle.dumps(self.averages))
+        return super().end_run()
+
+
+class Server(Role):
+    """Has a shard of the parameters, and does with it what rank 0 says."""
+
+    def make_steps(self, data, order, batches):
+        self.start()
+        commands: deque = deque()
+        while True:
+            message = self.peers.receive()
+            if message.kind == PUSH:
+                self.pushed[message.rank] = message
+            elif message.kind == SHARD:  # of another server, which has ended the run
+                self.put_shard(message.rank, message)
+                self.ended.add(message.rank)
+            elif message.kind != LOST:
+                factors = message.data.view(np.float64).tolist() if message.kind == APPLY else []
+                commands.append((message.kind, message.numbers[0], factors))
+            while commands:
+                kind, number, factors = commands[0]
+                if kind == FINISH:
+                    return
+                if kind == SEND:
+                    self.peers.send(int(number), SHARD, data=self.shard.weights.copy())
+                elif not self.apply(factors, number):
+                    break  # a gradient that rank 0 has is still on its way to this rank
+                commands.popleft()
+
+    def start(self):
+        """What a run begins with."""
+        self.shard = Shard(self.trainer, self.layout, self.rank)
+        self.pushed: dict[int, Message] = {}  # messages with gradients, by worker
+        self.ended = set()
+
+    def apply(self, factors, divisor) -> bool:
+        """A step by the gradients of workers with a factor above -1; returns whether all of them were there."""
+        wanted = [(w, factor) for w, factor in zip(self.workers, factors, strict=True) if factor >= 0]
+        if any(w not in self.pushed and w in self.peers.alive for w, _ in wanted):
+            return False
+        there = [(f, self.pushed.pop(w).data.view(self.flat.dtype)) for w, f in wanted if w in self.pushed]
+        if there:  # not those of a lost worker that have not come so far
+            self.shard.step(there, divisor)
+        return True
+
+    def end_run(self):
+        for rank in self.peers.alive:
+            if rank:
+                self.peers.send(rank, SHARD, data=self.shard.weights)
+        self.peers.send(0, STATE, data=self.shard.weights.tobytes() + self.shard.state())
+        self.flat[self.layout.shards[self.rank]] = self.shard.weights
+        final = super().end_run()
+        take_over(self.trainer.optimizer, [self.shard.state()])
+        return final
+
+
+class Coordinator(Server):
+    """The first server, which says what all do."""
+
+    def __init__(self, job):
+        super().__init__(job)
+        self.lost: list[int] = []
+
+    def make_steps(self, data, order, batches):
+        self.start()
+        self.left = deque(range(len(batches)))
+        self.version = 0  # updates in this run
+        self.ready: set[int] = set()  # workers that wait for a batch
+        self.given: dict[int, int] = {}  # batches that workers have
+        self.clocks = dict.fromkeys((w for w in self.workers if w in self.peers.alive), 0)  # their updates
+        self.measured: list = [None] * len(batches)  # loss and weight
+        self.late: Counter[int] = Counter()
+        self.note_losses()
+        while self.left or self.given:
+            message = self.peers.receive()
+            if message.kind == READY:
+                self.ready.add(message.rank)
+            elif message.kind == PUSH:
+                self.pushed[message.rank] = message
+            else:
+                self.note_losses()
+            self.update()
+            self.give_out()
+
+    def note_losses(self) -> None:
+        """Leave lost workers out of the run, and give their batches to the others."""
+        self.warn_of_losses()
+        for w in self.lost:
+            self.clocks.pop(w, None)
+            self.pushed.pop(w, None)
+            self.ready.discard(w)
+            if w in self.given:
+                self.left.appendleft(self.given.pop(w))
+        if not self.clocks:
+            raise RuntimeError(
+                "workers: expected one at least, but all of them are gone; go on from the last file that was saved"
+            )
+
+    def warn_of_losses(self) -> None:
+        """Say which workers are gone that were there before."""
+        for w in [w for w in self.workers if w not in self.peers.alive and w not in self.lost]:
+            self.lost.append(w)
+            warnings.warn(f"rank {w} was lost; the other workers go on with its batches", UserWarning, stacklevel=2)
+
+    def update(self) -> None:
+        """Apply the gradients that have come: each by itself, or in step, the mean of those of all workers."""
+        if self.job.max_staleness != 0:
+            for w in list(self.pushed):
+                self.apply_all({w: 1.0})
+        elif self.pushed and self.pushed.keys() == self.given.keys():
+            counts = {w: self.pushed[w].numbers[2] for w in sorted(self.pushed)}
+            total = sum(counts.values())
+            self.apply_all({w: n / total if total else 1 / len(counts) for w, n in counts.items()})
+
+    def apply_all(self, factors) -> None:
+        """One update on all servers by the gradients of these workers."""
+        divisor = 1.0
+        for w in factors:
+            version, *measured = self.pushed[w].numbers
+            staleness = self.version - int(version)
+            self.late[staleness] += 1
+            self.measured[self.given.pop(w)] = measured
+            self.clocks[w] += 1
+            self.ready.add(w)
+            if self.job.divide_by_staleness:
+                divisor = max(1.0, staleness)
+        everyones = np.array([factors.get(w, -1.0) for w in self.workers])
+        for j in self.others:
+            self.peers.send(j, APPLY, divisor, data=everyones)
+        self.apply(everyones.tolist(), divisor)
+        self.version += 1
+
+    def give_out(self) -> None:
+        """Give batches to workers that wait for one and are not too far ahead of the slowest."""
+        bound = self.job.max_staleness
+        if bound == 0 and len(self.ready) < len(self.clocks):
+            return
+        slowest = min(self.clocks.values())
+        for w in sorted(self.ready, key=lambda w: (self.clocks[w], w)):
+            if self.left and (bound is None or self.clocks[w] - slowest <= bound):
+                self.ready.remove(w)
+                self.given[w] = self.left.popleft()
+                for j in self.others:
+                    self.peers.send(j, SEND, w)
+                self.peers.send(w, GO, self.given[w], self.version, data=self.shard.weights.copy())
+
+    def end_run(self):
+        for rank in self.peers.alive:
+            self.peers.send(rank, FINISH)
+        states: dict[int, bytes] = {}
+        averages: dict[int, list] = {}
+        while len(states) < len(self.others) or any(w not in averages for w in self.peers.alive if w in self.workers):
+            message = self.peers.receive()
+            if message.kind == STATE:
+                n = self.shard_bytes(message.rank)
+                self.put_shard(message.rank, message._replace(data=message.data[:n]))
+                states[message.rank] = message.data[n:].tobytes()
+            elif message.kind == AVERAGES:
+                averages[message.rank] = pickle.loads(message.data.tobytes())
+            elif message.kind == LOST:
+                self.note_losses()
+        everyones = [averages[w] for w in sorted(averages)]
+        self.flat[self.layout.shards[0]] = self.shard.weights
+        final = {
+            "loss_sum": sum(loss * weight for loss, weight in self.measured),
+            "weight_sum": sum(weight for _, weight in self.measured),
+            "shard": self.shard.weights,
+            "averages": [
+                np.mean(same, axis=0, dtype=np.float64).astype(same[0].dtype) for same in zip(*everyones, strict=True)
+            ],
+            "staleness": self.late,
+        }
+        data = pickle.dumps(final)
+        for rank in self.peers.alive:
+            self.peers.send(rank, FINAL, data=data)
+        take_over(self.trainer.optimizer, [self.shard.state(), *(states[j] for j in self.others)])
+        return final
+
+    def shard_bytes(self, server) -> int:
+        """Of the parameters of a server."""
+        place = self.layout.shards[server]
+        return (place.stop - place.start) * self.flat.itemsize
+
+    def meet(self, wish):
+        for rank in list(self.peers.alive):
+            message = self.peers.take(rank)
+            wish = wish or (message.kind == MEET and bool(message.numbers[0]))
+        self.warn_of_losses()
+        self.n_lost = len(self.lost)
+        for rank in self.peers.alive:
+            self.peers.send(rank, MEET, wish, self.n_lost)
+        return bool(wish)
