@@ -6,7 +6,7 @@
   be lost meanwhile. The survivors of a fit go on with a communicator of their own.
 """
 
-from fastopt._numbers import flag, whole_number
+from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import Trainer
 from fastopt.nn.layers import chain
 from fastopt.parallel.communicator import Communicator
@@ -39,6 +39,12 @@ class ParameterServer:
         As of `nn.Trainer`.
     divide_by_staleness : bool
         Divide a step by the number of updates since its worker got the parameters (Zhang et al. 2016).
+    elastic : float, optional
+        Average elastically (Zhang, Choromanska & LeCun 2015): workers train by themselves and meet the parameters on
+        the servers, the center, from time to time. Both then move toward each other by this share of the distance;
+        0.9 divided by the number of workers is usual.
+    period : int
+        With `elastic`: batches between two such meetings of a worker.
     seed : int
         Of the order of the rows.
 
@@ -63,6 +69,10 @@ class ParameterServer:
 
     A server sees the gradient of its shard only: options that need all of it (`max_norm`, `check_finite`)
     are for ``servers=1``; layers that limit the norm of rows are for none.
+
+    With `elastic` each worker has an optimizer of its own, of any rule, momentum included, which counts that worker's
+    steps; what a file holds of the optimizer is then how it started. Staleness is that of meetings, and at the end of
+    an epoch all workers go back to the center.
 
     The order in which gradients come is another in every run unless ``max_staleness=0``, and so are the parameters.
 
@@ -91,6 +101,8 @@ class ParameterServer:
         *,
         loss="cross_entropy",
         divide_by_staleness=False,
+        elastic=None,
+        period=1,
         seed=0,
     ):
         self.comm = Communicator(comm)
@@ -103,8 +115,16 @@ class ParameterServer:
                 )
             self.max_staleness = None if max_staleness is None else whole_number("max_staleness", max_staleness, 0)
             self.divide_by_staleness = flag("divide_by_staleness", divide_by_staleness)
+            self.elastic = None if elastic is None else finite_number("elastic", elastic, above=0, most=1)
+            self.period = whole_number("period", period)
+            if elastic is None and self.period > 1:
+                raise ValueError(f"period: expected 1 without elastic=, for gradients go batch by batch, got {period}")
+            if elastic is not None and divide_by_staleness:
+                raise ValueError("divide_by_staleness: expected False with elastic=, for servers make no steps, got True")
             self.trainer = Trainer(net, loss, optimizer, max_batch=0, seed=seed)
-            _require_parts(self.trainer, self.servers)
+            _require_steps(self.trainer)
+            if elastic is None:
+                _require_parts(self.trainer, self.servers)
             training = self.trainer.compiled_training
             self.layout = Layout(training.gradient, training.grads, self.servers)
             self._require_equal()
@@ -220,18 +240,24 @@ class ParameterServer:
             "servers": str(self.servers),
             "max_staleness": str(self.max_staleness),
             "divide_by_staleness": str(self.divide_by_staleness),
+            "elastic": str((self.elastic, self.period)),
         }
         self.comm.agree("network and optimizer", mine | facts_of(self.trainer, with_state=False), WAY_OUT)
 
 
-def _require_parts(trainer, servers) -> None:
-    """Raise an error unless servers can make the steps of this network and optimizer."""
+def _require_steps(trainer) -> None:
+    """Raise TypeError unless the optimizer steps by gradients."""
     optimizer = trainer.optimizer
     if optimizer.compiled_update is None:
         raise TypeError(
             f"optimizer: expected one that steps by gradients, got {type(optimizer).__name__}, whose steps need the "
             "curvature of all rows"
         )
+
+
+def _require_parts(trainer, servers) -> None:
+    """Raise ValueError unless servers can make the steps of this network and optimizer, each those of its shard."""
+    optimizer = trainer.optimizer
     if any(group.get("nesterov") == "interim" for group in optimizer.param_groups):
         raise ValueError("nesterov: expected True or False, for workers do not know the velocity, got 'interim'")
     if any(getattr(layer, "max_norm", None) for layer in chain.walk(trainer.net.layers)):

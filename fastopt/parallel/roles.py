@@ -5,6 +5,8 @@
   a worker gets parameters of one moment.
 - A worker asks rank 0 for work, gets a batch with all shards, and sends its gradient to all servers. Batches are given
   out one by one, so a slow worker has fewer, and one that a lost worker has left goes to another.
+- Under elastic averaging a worker steps by itself for some batches and sends its parameters; servers move them and the
+  center toward each other, and what comes back is the worker's own, moved.
 - A run, the batches of an epoch, starts and ends with the same parameters on all ranks. In between the parameters are
   the servers'; after an error every rank is where the run began.
 """
@@ -20,7 +22,7 @@ from fastopt._kernels import core
 from fastopt.nn.fit_data import checked_callbacks
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel.peers import LOST, Message, Peers
-from fastopt.parallel.shards import Shard, take_over
+from fastopt.parallel.shards import Center, Shard, take_over
 
 # kinds of messages
 READY, PUSH = 1, 2  # from a worker: it wants a batch; a gradient, with the version it was found at, loss and weight
@@ -64,10 +66,11 @@ class Role:
         """Steps of all workers on checked data, the same on all ranks, in `order`; as `Training.run`, but all sizes."""
         ends = np.minimum(self.training.position + np.cumsum(sizes), len(x)).tolist()
         batches = list(zip([self.training.position, *ends[:-1]], ends, strict=True))
+        tasks = [batches[k : k + self.job.period] for k in range(0, len(batches), self.job.period)]
         arrays = [*self.params, *self.averages]
         before = [a.copy() for a in arrays]
         try:
-            self.make_steps((x, targets, weights), order, batches)
+            self.make_steps((x, targets, weights), order, tasks)
             final = self.end_run()
         except BaseException:
             core.copy_arrays(arrays, before)
@@ -79,8 +82,8 @@ class Role:
         self.training.batches += len(batches)
         self.training.position = ends[-1]
 
-    def make_steps(self, data, order, batches) -> None:
-        """Do this rank's part until the batches are used up."""
+    def make_steps(self, data, order, tasks) -> None:
+        """Do this rank's part until the tasks, some batches (start, stop) each, are used up."""
         raise NotImplementedError
 
     def end_run(self) -> dict:
@@ -122,9 +125,8 @@ class Worker(Role):
         """The network's program bound to the loss, without an optimizer; made once layers are calibrated."""
         return self.net.bind(self.trainer.loss)
 
-    def make_steps(self, data, order, batches):
-        training = self.gradients
-        defined = core.PartedStep(self.training)
+    def make_steps(self, data, order, tasks):
+        work = self.find_gradient if self.job.elastic is None else self.step_alone
         self.peers.send(0, READY)
         while (message := self.peers.take(0)).kind == GO:
             number, version = int(message.numbers[0]), message.numbers[1]
@@ -132,13 +134,34 @@ class Worker(Role):
             for j in self.others:
                 self.put_shard(j, self.peers.take(j))
             core.copy_arrays(self.params, self.layout.views(self.flat))
-            rows = order[slice(*batches[number])]
-            training.batches = self.training.batches + number
-            loss = training.step(*(None if a is None else a[rows] for a in data))
-            defined.require_defined([loss])
-            training.finish()
+            pushed, loss, weight = work(data, order, tasks[number], self.training.batches + number * self.job.period)
             for j, shard in enumerate(self.layout.shards):
-                self.peers.send(j, PUSH, version, loss, training.batch_weight, data=training.gradient[shard])
+                self.peers.send(j, PUSH, version, loss, weight, data=pushed[shard])
+
+    def find_gradient(self, data, order, task, before):
+        """The gradient of a batch, its loss, and what it counts; `before` it were so many batches."""
+        gradients, rows = self.gradients, order[slice(*task[0])]
+        gradients.batches = before
+        loss = gradients.step(*(None if a is None else a[rows] for a in data))
+        core.PartedStep(self.training).require_defined([loss])
+        gradients.finish()
+        return gradients.gradient, loss, gradients.batch_weight
+
+    def step_alone(self, data, order, task, before):
+        """The parameters after steps on these batches, with this rank's own optimizer; else as `find_gradient`."""
+        training = self.training
+        present = {name: getattr(training, name) for name in ("position", "batches", "loss_sum", "weight_sum")}
+        training.position, training.batches, training.loss_sum, training.weight_sum = task[0][0], before, 0, 0
+        try:
+            for start, stop in task:
+                self.trainer.optimizer.prepare()
+                training.run(*data, order, [stop - start], np.inf)
+            loss, weight = training.loss_sum, training.weight_sum
+        finally:
+            for name, value in present.items():
+                setattr(training, name, value)
+        core.copy_arrays(self.layout.views(self.flat), self.params)
+        return self.flat, loss / weight if weight else 0.0, weight
 
     def end_run(self):
         self.peers.send(0, AVERAGES, data=pickle.dumps(self.averages))
@@ -148,7 +171,7 @@ class Worker(Role):
 class Server(Role):
     """Has a shard of the parameters, and does with it what rank 0 says."""
 
-    def make_steps(self, data, order, batches):
+    def make_steps(self, data, order, tasks):
         self.start()
         commands: deque = deque()
         while True:
@@ -166,14 +189,15 @@ class Server(Role):
                 if kind == FINISH:
                     return
                 if kind == SEND:
-                    self.peers.send(int(number), SHARD, data=self.shard.weights.copy())
+                    self.peers.send(int(number), SHARD, data=self.shard.weights_for(int(number)))
                 elif not self.apply(factors, number):
                     break  # a gradient that rank 0 has is still on its way to this rank
                 commands.popleft()
 
     def start(self):
         """What a run begins with."""
-        self.shard = Shard(self.trainer, self.layout, self.rank)
+        place = self.trainer, self.layout, self.rank
+        self.shard = Shard(*place) if self.job.elastic is None else Center(*place, self.job.elastic)
         self.pushed: dict[int, Message] = {}  # messages with gradients, by worker
         self.ended = set()
 
@@ -182,9 +206,9 @@ class Server(Role):
         wanted = [(w, factor) for w, factor in zip(self.workers, factors, strict=True) if factor >= 0]
         if any(w not in self.pushed and w in self.peers.alive for w, _ in wanted):
             return False
-        there = [(f, self.pushed.pop(w).data.view(self.flat.dtype)) for w, f in wanted if w in self.pushed]
-        if there:  # not those of a lost worker that have not come so far
-            self.shard.step(there, divisor)
+        there = {w: (f, self.pushed.pop(w).data.view(self.flat.dtype)) for w, f in wanted if w in self.pushed}
+        if there:  # not that of a lost worker which has not come so far
+            self.shard.update(there, divisor)
         return True
 
     def end_run(self):
@@ -194,7 +218,8 @@ class Server(Role):
         self.peers.send(0, STATE, data=self.shard.weights.tobytes() + self.shard.state())
         self.flat[self.layout.shards[self.rank]] = self.shard.weights
         final = super().end_run()
-        take_over(self.trainer.optimizer, [self.shard.state()])
+        if self.job.elastic is None:
+            take_over(self.trainer.optimizer, [self.shard.state()])
         return final
 
 
@@ -205,14 +230,14 @@ class Coordinator(Server):
         super().__init__(job)
         self.lost: list[int] = []
 
-    def make_steps(self, data, order, batches):
+    def make_steps(self, data, order, tasks):
         self.start()
-        self.left = deque(range(len(batches)))
+        self.left = deque(range(len(tasks)))
         self.version = 0  # updates in this run
-        self.ready: set[int] = set()  # workers that wait for a batch
-        self.given: dict[int, int] = {}  # batches that workers have
+        self.ready: set[int] = set()  # workers that wait for a task
+        self.given: dict[int, int] = {}  # tasks that workers have
         self.clocks = dict.fromkeys((w for w in self.workers if w in self.peers.alive), 0)  # their updates
-        self.measured: list = [None] * len(batches)  # loss and weight
+        self.measured: list = [None] * len(tasks)  # loss and weight
         self.late: Counter[int] = Counter()
         self.note_losses()
         while self.left or self.given:
@@ -227,7 +252,7 @@ class Coordinator(Server):
             self.give_out()
 
     def note_losses(self) -> None:
-        """Leave lost workers out of the run, and give their batches to the others."""
+        """Leave lost workers out of the run, and give their tasks to the others."""
         self.warn_of_losses()
         for w in self.lost:
             self.clocks.pop(w, None)
@@ -275,7 +300,7 @@ class Coordinator(Server):
         self.version += 1
 
     def give_out(self) -> None:
-        """Give batches to workers that wait for one and are not too far ahead of the slowest."""
+        """Give tasks to workers that wait for one and are not too far ahead of the slowest."""
         bound = self.job.max_staleness
         if bound == 0 and len(self.ready) < len(self.clocks):
             return
@@ -286,7 +311,7 @@ class Coordinator(Server):
                 self.given[w] = self.left.popleft()
                 for j in self.others:
                     self.peers.send(j, SEND, w)
-                self.peers.send(w, GO, self.given[w], self.version, data=self.shard.weights.copy())
+                self.peers.send(w, GO, self.given[w], self.version, data=self.shard.weights_for(w))
 
     def end_run(self):
         for rank in self.peers.alive:
@@ -317,7 +342,8 @@ class Coordinator(Server):
         data = pickle.dumps(final)
         for rank in self.peers.alive:
             self.peers.send(rank, FINAL, data=data)
-        take_over(self.trainer.optimizer, [self.shard.state(), *(states[j] for j in self.others)])
+        if self.job.elastic is None:
+            take_over(self.trainer.optimizer, [self.shard.state(), *(states[j] for j in self.others)])
         return final
 
     def shard_bytes(self, server) -> int:

