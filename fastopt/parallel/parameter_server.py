@@ -120,7 +120,9 @@ class ParameterServer:
             if elastic is None and self.period > 1:
                 raise ValueError(f"period: expected 1 without elastic=, for gradients go batch by batch, got {period}")
             if elastic is not None and divide_by_staleness:
-                raise ValueError("divide_by_staleness: expected False with elastic=, for servers make no steps, got True")
+                raise ValueError(
+                    "divide_by_staleness: expected False with elastic=, for servers make no steps, got True"
+                )
             self.trainer = Trainer(net, loss, optimizer, max_batch=0, seed=seed)
             _require_steps(self.trainer)
             if elastic is None:

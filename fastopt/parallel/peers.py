@@ -6,7 +6,7 @@
   rank is noticed by the header that every rank waits for from it, and shows as a message of its own.
 - Every stream ends with CLOSED or FAILED and is read until then, also after an error: the next streams between the
   same ranks meet no message of these.
-- A rank that waits looks again and again and soon sleeps in between, see `communicator.wait`.
+- A rank that waits looks again and again and soon sleeps in between, the longer the longer it has waited.
 """
 
 import json
@@ -20,6 +20,7 @@ import numpy as np
 from fastopt.parallel.communicator import NAP, SPIN, Undisturbed, error_named, is_loss
 
 TAG = 1
+LONGEST_NAP = 1e-3  # seconds of sleep between two looks
 NUMBERS = 3  # of a message, besides its kind and its bytes
 CLOSED, FAILED, LOST = -1, -2, -3  # kinds; those of the caller are above 0
 NOTHING = np.empty(0, np.uint8)
@@ -107,14 +108,15 @@ class Peers:
         self._drain()
 
     def _until(self, condition):
-        soon = time.perf_counter() + SPIN
+        began = time.perf_counter()
         while not condition():
             with Undisturbed():
                 found = self._poll()
+            now = time.perf_counter()
             if found:
-                soon = time.perf_counter() + SPIN
-            elif time.perf_counter() > soon:
-                time.sleep(NAP)
+                began = now
+            elif now - began > SPIN:
+                time.sleep(min(max(NAP, (now - began) / 10), LONGEST_NAP))
             else:
                 os.sched_yield()
             if self.error is not None:

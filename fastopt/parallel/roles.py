@@ -190,7 +190,7 @@ class Server(Role):
                     return
                 if kind == SEND:
                     self.peers.send(int(number), SHARD, data=self.shard.weights_for(int(number)))
-                elif not self.apply(factors, number):
+                elif self.apply(factors, number) is None:
                     break  # a gradient that rank 0 has is still on its way to this rank
                 commands.popleft()
 
@@ -201,15 +201,14 @@ class Server(Role):
         self.pushed: dict[int, Message] = {}  # messages with gradients, by worker
         self.ended = set()
 
-    def apply(self, factors, divisor) -> bool:
-        """A step by the gradients of workers with a factor above -1; returns whether all of them were there."""
+    def apply(self, factors, divisor) -> bool | None:
+        """A step by the gradients of workers whose factor is not -1; whether it counts, or None if one is not there."""
         wanted = [(w, factor) for w, factor in zip(self.workers, factors, strict=True) if factor >= 0]
         if any(w not in self.pushed and w in self.peers.alive for w, _ in wanted):
-            return False
+            return None
         there = {w: (f, self.pushed.pop(w).data.view(self.flat.dtype)) for w, f in wanted if w in self.pushed}
-        if there:  # not that of a lost worker which has not come so far
-            self.shard.update(there, divisor)
-        return True
+        # the gradient of a lost worker may not have come so far
+        return self.shard.update(there, divisor) if there else False
 
     def end_run(self):
         for rank in self.peers.alive:
@@ -283,21 +282,19 @@ class Coordinator(Server):
 
     def apply_all(self, factors) -> None:
         """One update on all servers by the gradients of these workers."""
-        divisor = 1.0
-        for w in factors:
-            version, *measured = self.pushed[w].numbers
-            staleness = self.version - int(version)
-            self.late[staleness] += 1
-            self.measured[self.given.pop(w)] = measured
-            self.clocks[w] += 1
-            self.ready.add(w)
-            if self.job.divide_by_staleness:
-                divisor = max(1.0, staleness)
+        told = {w: self.pushed[w].numbers for w in factors}
+        staleness = [self.version - int(version) for version, *_ in told.values()]
+        self.late.update(staleness)
+        divisor = max(1.0, *staleness) if self.job.divide_by_staleness else 1.0
         everyones = np.array([factors.get(w, -1.0) for w in self.workers])
         for j in self.others:
             self.peers.send(j, APPLY, divisor, data=everyones)
-        self.apply(everyones.tolist(), divisor)
+        counts = self.apply(everyones.tolist(), divisor)
         self.version += 1
+        for w, (_, *measured) in told.items():
+            self.measured[self.given.pop(w)] = measured if counts else (0.0, 0.0)
+            self.clocks[w] += 1
+            self.ready.add(w)
 
     def give_out(self) -> None:
         """Give tasks to workers that wait for one and are not too far ahead of the slowest."""

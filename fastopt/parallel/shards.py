@@ -85,18 +85,19 @@ class Shard:
         self.optimizer = _part_of(trainer.optimizer, self.pieces, self.weights)
         self.optimizer.bind([piece.inside(self.gradient) for piece in self.pieces])
 
-    def update(self, pushed, divisor) -> None:
-        """One step by the sum of gradients, {worker: (factor, gradient)}, a divisor-th of it."""
+    def update(self, pushed, divisor) -> bool:
+        """A divisor-th of a step by the sum of gradients, {worker: (factor, gradient)}; False if it is left out."""
         (factor, first), *others = pushed.values()
         np.multiply(first, self.gradient.dtype.type(factor), out=self.gradient)
         for factor, gradient in others:
             self.gradient += self.gradient.dtype.type(factor) * gradient
-        before = self.weights.copy() if divisor > 1 else None
+        before, skipped = self.weights.copy() if divisor > 1 else None, self.optimizer.skipped
         self.optimizer.step()
         if before is not None:
             self.weights -= before
             self.weights /= self.weights.dtype.type(divisor)
             self.weights += before
+        return self.optimizer.skipped == skipped
 
     def weights_for(self, worker) -> np.ndarray:
         """What a worker gets, a copy."""
@@ -115,13 +116,14 @@ class Center:
         self.rate = self.weights.dtype.type(rate)
         self.moved: dict[int, np.ndarray] = {}  # the parameters of workers that have been here
 
-    def update(self, pushed, divisor) -> None:
+    def update(self, pushed, divisor) -> bool:
         """Move the center and the parameters of workers, {worker: (factor, parameters)}, toward each other."""
         # difference = rate * (x - center); x -= difference; center += difference of all
         differences = {w: self.rate * (theirs - self.weights) for w, (_, theirs) in pushed.items()}
         for w, difference in differences.items():
             self.moved[w] = pushed[w][1] - difference
             self.weights += difference
+        return True
 
     def weights_for(self, worker) -> np.ndarray:
         """A worker's own parameters, moved; the center's for one that is new."""

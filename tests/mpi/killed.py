@@ -1,7 +1,7 @@
 """A job in which some workers are killed: killed.py DATA FILE STALENESS SERVERS EPOCHS [RANK SECONDS ...]
 
-Every rank trains on the digits in DATA; rank 0 saves FILE after each epoch, and at the end prints what it has as JSON. Each
-RANK is killed so many SECONDS after the first epoch.
+Every rank trains on the digits in DATA; rank 0 saves FILE after each epoch, and at the end prints what it has as JSON.
+Each RANK is killed so many SECONDS after the first epoch.
 """
 
 import json

@@ -156,6 +156,30 @@ def test_workers_at_their_own_pace_learn_by_elastic_averaging(comm, servers):
     require_equal_on_all(comm, net)
 
 
+def test_three_workers_with_bounded_staleness_are_as_accurate_as_one(comm):
+    if comm.size != 4:
+        pytest.skip("three workers and a server are four ranks")
+    X, y = comm.mpi.bcast(digits() if comm.rank == 0 else None)
+    train, test, losses = (X[:1400], y[:1400]), (X[1400:], y[1400:]), []
+    for seed in range(3):
+        scores = []
+        for make in (nn.Trainer, lambda net, loss, rule, seed: ParameterServer(net, rule, max_staleness=4, seed=seed)):
+            net = nn.Sequential([nn.Dense(64, 128, activation="relu"), nn.Dense(128, 10)], rng=seed)
+            make(net, "cross_entropy", optim.Adagrad(net.parameters(), lr=0.02), seed=seed).fit(*train, epochs=25)
+            scores.append(fo.metrics.accuracy(test[1], net.predict(test[0])))
+        losses.append(scores[0] - scores[1])
+    assert scores[0] > 0.96
+    assert np.mean(losses) <= 0.005
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(X))
+    return (X[order] / 16).astype(np.float32), y[order]
+
+
 def test_a_slow_worker_holds_nobody_up_unless_staleness_is_bounded(comm):
     if comm.size < 3:
         pytest.skip("a slow worker and another beside a server are three ranks")
@@ -255,16 +279,32 @@ def test_an_error_of_one_rank_ends_all_with_it(comm, workers, where):
     require_equal_on_all(comm, net)
 
 
-def test_a_loss_that_is_not_defined_ends_all_where_the_epoch_began(comm, workers):
+@pytest.mark.parametrize(
+    ("check_finite", "text"),
+    [(None, "expected one that is defined, got nan"), ("raise", "grads.*expected finite values")],
+)
+def test_a_loss_that_is_not_defined_ends_all_where_the_epoch_began(comm, workers, check_finite, text):
     X, y = data(B * 12)
     X[40] = np.nan
     net = network()
     before = bits(net)
-    server = ParameterServer(net)
-    with pytest.raises(FloatingPointError, match="expected one that is defined, got nan"):
+    server = ParameterServer(net, optim.SGD(net.parameters(), lr=0.1, check_finite=check_finite))
+    with pytest.raises(FloatingPointError, match=text):  # a worker's, or the server's
         server.fit(X, y, batch_size=B)
     assert bits(net) == before
     server.fit(np.nan_to_num(X), y, batch_size=B)
+
+
+def test_steps_that_are_not_finite_are_left_out_as_by_a_trainer(comm):
+    if comm.size != 2:
+        pytest.skip("one server and one worker are two ranks")
+    X, y = data(B * 12)
+    X[40] = np.nan
+    nets = [network(np.float32) for _ in range(2)]
+    rules = [optim.Adagrad(net.parameters(), check_finite="skip") for net in nets]
+    expected = nn.Trainer(nets[0], "cross_entropy", rules[0]).fit(X, y, epochs=2, batch_size=B)
+    assert ParameterServer(nets[1], rules[1]).fit(X, y, epochs=2, batch_size=B) == expected
+    assert bits(nets[1]) == bits(nets[0])
 
 
 def test_ranks_that_differ_are_named(comm, workers):
