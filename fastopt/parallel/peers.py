@@ -52,6 +52,7 @@ class Peers:
         self._incoming = {rank: _Incoming(comm.mpi, rank) for rank in self.alive}
         self._outgoing: dict[int, list] = {rank: [] for rank in self.alive}  # (request, what it reads) by peer
         self._queue: deque[Message] = deque()
+        self._ending = False
         self.error: BaseException | None = None  # that a peer has told
 
     def send(self, rank, kind, *numbers, data=None) -> None:
@@ -73,10 +74,6 @@ class Peers:
             outgoing.pop(0)
         return not outgoing
 
-    def wait_sent(self, rank) -> None:
-        """Wait until `sent`, while messages of all peers come in."""
-        self._until(lambda: self.sent(rank))
-
     def receive(self) -> Message:
         """The next message of any peer."""
         self._until(lambda: self._queue)
@@ -93,25 +90,20 @@ class Peers:
 
     def close(self) -> None:
         """End all streams, once every peer has come so far; raises the error that one has told instead."""
-        for rank in self.alive:
-            self.send(rank, CLOSED)
-        self._drain()
+        self._end(CLOSED)
         if self.error is not None:
             raise self.error
 
     def fail(self, error) -> None:
         """End all streams with an error, which the peers raise as well."""
         text = str(error) if error is self.error else f"rank {self.comm.rank}: {error}"
-        for rank in self.alive:
-            self.send(rank, FAILED, data=json.dumps([type(error).__name__, text]).encode())
         self.needed = set()
-        self._drain()
+        self._end(FAILED, json.dumps([type(error).__name__, text]).encode())
 
     def _until(self, condition):
         began = time.perf_counter()
         while not condition():
-            with Undisturbed():
-                found = self._poll()
+            found = self._poll()
             now = time.perf_counter()
             if found:
                 began = now
@@ -122,8 +114,12 @@ class Peers:
             if self.error is not None:
                 raise self.error
 
-    def _drain(self):
-        """Read every stream to its end, and wait until everything has been sent."""
+    def _end(self, kind, data=None):
+        """Send the last message, read every stream to its end, and wait until everything has been sent."""
+        if not self._ending:
+            self._ending = True
+            for rank in self.alive:
+                self.send(rank, kind, data=data)
         while any(not self._incoming[rank].ended or not self.sent(rank) for rank in self.alive):
             if not self._poll():
                 time.sleep(NAP)
@@ -132,23 +128,25 @@ class Peers:
     def _poll(self) -> bool:
         """Let messages move, queue those that have come, and tell whether there was one."""
         found = False
-        for rank in list(self.alive):
-            try:
-                message = self._incoming[rank].poll()
-                self.sent(rank)
-            except Exception as error:
-                if not is_loss(error):
-                    raise
-                message = self._lose(rank)
-            if message is None:
-                continue
-            found = True
-            if message.kind == FAILED:
-                if self.error is None:
-                    self.error = error_named(*json.loads(message.data.tobytes()))
-            elif message.kind != CLOSED:
-                self._queue.append(message)
+        with Undisturbed():
+            for rank in list(self.alive):
+                try:
+                    message = self._incoming[rank].poll()
+                    self.sent(rank)
+                except Exception as error:
+                    if not is_loss(error):
+                        raise
+                    message = self._lose(rank)
+                if message is not None:
+                    found = True
+                    self._take_in(message)
         return found
+
+    def _take_in(self, message):
+        if message.kind == FAILED:
+            self.error = self.error or error_named(*json.loads(message.data.tobytes()))
+        elif message.kind != CLOSED:
+            self._queue.append(message)
 
     def _lose(self, rank):
         self.alive.remove(rank)

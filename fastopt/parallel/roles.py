@@ -53,7 +53,6 @@ class Role:
         self.staleness: Counter[int] = Counter()  # how many gradients were applied so many updates late
         self.n_lost = 0  # workers, as all ranks have been told
         self.ended: set[int] = set()  # servers whose shards have come in
-        self.flat = np.zeros(self.layout.size, self.layout.dtype)  # parameters, as they come in
         self.params = self.net.parameters()
         self.averages = [
             a
@@ -76,7 +75,7 @@ class Role:
             core.copy_arrays(arrays, before)
             raise
         self.staleness.update(final["staleness"])
-        core.copy_arrays(arrays, [*self.layout.views(self.flat), *final["averages"]])
+        core.copy_arrays(self.averages, final["averages"])
         self.training.loss_sum += final["loss_sum"]
         self.training.weight_sum += final["weight_sum"]
         self.training.batches += len(batches)
@@ -87,17 +86,19 @@ class Role:
         raise NotImplementedError
 
     def end_run(self) -> dict:
-        """Fill `flat` with the shards of all servers; returns what rank 0 says of the run."""
+        """Get the parameters of all servers; returns what rank 0 says of the run."""
         for j in self.others:
             if j not in self.ended:
-                self.put_shard(j, self.peers.take(j))
+                self.put_shard(j, self.peers.take(j).data)
         final = pickle.loads(self.peers.take(0).data.tobytes())
-        self.flat[self.layout.shards[0]] = final["shard"]
+        self.put_shard(0, final["shard"])
         return final
 
-    def put_shard(self, server, message) -> None:
-        """Take the shard in, as a server has sent it."""
-        self.flat[self.layout.shards[server]] = message.data.view(self.flat.dtype)
+    def put_shard(self, server, weights) -> None:
+        """Write a server's shard, as numbers or bytes, to this rank's parameters."""
+        weights = weights.view(self.layout.dtype)
+        for piece in self.layout.pieces(self.layout.shards[server]):
+            piece.of(self.params[piece.k])[:] = piece.inside(weights)
 
     def meet(self, wish) -> bool:
         """Wait for all ranks; returns whether one of them has a wish."""
@@ -130,10 +131,9 @@ class Worker(Role):
         self.peers.send(0, READY)
         while (message := self.peers.take(0)).kind == GO:
             number, version = int(message.numbers[0]), message.numbers[1]
-            self.put_shard(0, message)
+            self.put_shard(0, message.data)
             for j in self.others:
-                self.put_shard(j, self.peers.take(j))
-            core.copy_arrays(self.params, self.layout.views(self.flat))
+                self.put_shard(j, self.peers.take(j).data)
             pushed, loss, weight = work(data, order, tasks[number], self.training.batches + number * self.job.period)
             for j, shard in enumerate(self.layout.shards):
                 self.peers.send(j, PUSH, version, loss, weight, data=pushed[shard])
@@ -160,8 +160,8 @@ class Worker(Role):
         finally:
             for name, value in present.items():
                 setattr(training, name, value)
-        core.copy_arrays(self.layout.views(self.flat), self.params)
-        return self.flat, loss / weight if weight else 0.0, weight
+        core.copy_arrays(training.grads, self.params)  # whose room is free between steps
+        return training.gradient, loss / weight if weight else 0.0, weight
 
     def end_run(self):
         self.peers.send(0, AVERAGES, data=pickle.dumps(self.averages))
@@ -179,7 +179,7 @@ class Server(Role):
             if message.kind == PUSH:
                 self.pushed[message.rank] = message
             elif message.kind == SHARD:  # of another server, which has ended the run
-                self.put_shard(message.rank, message)
+                self.put_shard(message.rank, message.data)
                 self.ended.add(message.rank)
             elif message.kind != LOST:
                 factors = message.data.view(np.float64).tolist() if message.kind == APPLY else []
@@ -206,7 +206,7 @@ class Server(Role):
         wanted = [(w, factor) for w, factor in zip(self.workers, factors, strict=True) if factor >= 0]
         if any(w not in self.pushed and w in self.peers.alive for w, _ in wanted):
             return None
-        there = {w: (f, self.pushed.pop(w).data.view(self.flat.dtype)) for w, f in wanted if w in self.pushed}
+        there = {w: (f, self.pushed.pop(w).data.view(self.layout.dtype)) for w, f in wanted if w in self.pushed}
         # the gradient of a lost worker may not have come so far
         return self.shard.update(there, divisor) if there else False
 
@@ -214,8 +214,8 @@ class Server(Role):
         for rank in self.peers.alive:
             if rank:
                 self.peers.send(rank, SHARD, data=self.shard.weights)
-        self.peers.send(0, STATE, data=self.shard.weights.tobytes() + self.shard.state())
-        self.flat[self.layout.shards[self.rank]] = self.shard.weights
+        self.peers.send(0, STATE, data=pickle.dumps((self.shard.weights, self.shard.state())))
+        self.put_shard(self.rank, self.shard.weights)
         final = super().end_run()
         if self.job.elastic is None:
             take_over(self.trainer.optimizer, [self.shard.state()])
@@ -241,12 +241,14 @@ class Coordinator(Server):
         self.note_losses()
         while self.left or self.given:
             message = self.peers.receive()
-            if message.kind == READY:
-                self.ready.add(message.rank)
+            if message.kind == LOST:
+                self.note_losses()
+            elif message.rank not in self.clocks:
+                continue  # it was lost since it sent this
             elif message.kind == PUSH:
                 self.pushed[message.rank] = message
             else:
-                self.note_losses()
+                self.ready.add(message.rank)
             self.update()
             self.give_out()
 
@@ -318,15 +320,14 @@ class Coordinator(Server):
         while len(states) < len(self.others) or any(w not in averages for w in self.peers.alive if w in self.workers):
             message = self.peers.receive()
             if message.kind == STATE:
-                n = self.shard_bytes(message.rank)
-                self.put_shard(message.rank, message._replace(data=message.data[:n]))
-                states[message.rank] = message.data[n:].tobytes()
+                weights, states[message.rank] = pickle.loads(message.data.tobytes())
+                self.put_shard(message.rank, weights)
             elif message.kind == AVERAGES:
                 averages[message.rank] = pickle.loads(message.data.tobytes())
             elif message.kind == LOST:
                 self.note_losses()
         everyones = [averages[w] for w in sorted(averages)]
-        self.flat[self.layout.shards[0]] = self.shard.weights
+        self.put_shard(0, self.shard.weights)
         final = {
             "loss_sum": sum(loss * weight for loss, weight in self.measured),
             "weight_sum": sum(weight for _, weight in self.measured),
@@ -342,11 +343,6 @@ class Coordinator(Server):
         if self.job.elastic is None:
             take_over(self.trainer.optimizer, [self.shard.state(), *(states[j] for j in self.others)])
         return final
-
-    def shard_bytes(self, server) -> int:
-        """Of the parameters of a server."""
-        place = self.layout.shards[server]
-        return (place.stop - place.start) * self.flat.itemsize
 
     def meet(self, wish):
         for rank in list(self.peers.alive):

@@ -25,7 +25,6 @@ class Layout:
     def __init__(self, gradient, grads, servers):
         begin, self.size, self.dtype = gradient.ctypes.data, gradient.size, gradient.dtype
         self.starts = [(grad.ctypes.data - begin) // grad.itemsize for grad in grads]
-        self.shapes = [grad.shape for grad in grads]
         self.sizes = [grad.size for grad in grads]
         bounds = [self.size * j // servers for j in range(servers + 1)]
         self.shards = [slice(low, high) for low, high in pairwise(bounds)]
@@ -42,11 +41,6 @@ class Layout:
             if first < stop:
                 found.append(Piece(k, first, stop, start + first - shard.start))
         return found
-
-    def views(self, flat) -> list[np.ndarray]:
-        """The parameters in a flat array, in their shapes."""
-        parts = zip(self.starts, self.sizes, self.shapes, strict=True)
-        return [flat[start : start + size].reshape(shape) for start, size, shape in parts]
 
 
 class Piece(NamedTuple):
