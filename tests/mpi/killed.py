@@ -1,7 +1,7 @@
-"""A job in which some workers are killed: killed.py DATA FILE STALENESS SERVERS EPOCHS [RANK SECONDS ...]
+"""A job in which some workers are killed: killed.py DATA FILE STALENESS SERVERS EPOCHS [RANK WHEN ...]
 
 Every rank trains on the digits in DATA; rank 0 saves FILE after each epoch, and at the end prints what it has as JSON.
-Each RANK is killed so many SECONDS after the first epoch.
+Each RANK is killed at WHEN, in epochs: at 7.4 in the eighth.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -24,13 +25,15 @@ def main(data, path, staleness, servers, epochs, *kills):
     bound = None if staleness == "None" else int(staleness)
     server = ParameterServer(net, fo.optim.Adagrad(net.parameters(), lr=0.05), None, int(servers), bound)
     rank = server.comm.rank
-    after = {int(who): float(seconds) for who, seconds in zip(kills[::2], kills[1::2], strict=True)}
+    when = {int(who): float(epochs) for who, epochs in zip(kills[::2], kills[1::2], strict=True)}.get(rank, np.inf)
+    began = [time.perf_counter()]
 
     def each_epoch(trainer, history):
         if rank == 0:
             trainer.save(path)
-        if rank in after and len(history["loss"]) == 1:
-            killing = threading.Timer(after[rank], os.kill, (os.getpid(), signal.SIGKILL))
+        began.append(time.perf_counter())
+        if len(history["loss"]) == when // 1:
+            killing = threading.Timer((began[-1] - began[-2]) * (when % 1), os.kill, (os.getpid(), signal.SIGKILL))
             killing.daemon = True
             killing.start()
 
