@@ -168,7 +168,7 @@ class ParameterServer:
         ------
         Exception
             As by `Trainer.fit`: what one rank raises, callbacks included, is raised on all. Parameters and optimizer
-            are on all ranks those of the last epoch that all have ended.
+            are on all ranks those of the last epoch that all have ended, but for a worker's own optimizer (`elastic`).
         RuntimeError
             A server is lost, or all workers are.
 

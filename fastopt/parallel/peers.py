@@ -56,7 +56,7 @@ class Peers:
         self.error: BaseException | None = None  # that a peer has told
 
     def send(self, rank, kind, *numbers, data=None) -> None:
-        """Start a message, also to a rank that is lost; `data` is left alone until it has gone, see `sent`."""
+        """Start a message, also to a rank that is lost; the caller leaves `data` alone until the rank has it."""
         if rank not in self.alive:
             return
         header = np.zeros(2 + NUMBERS)
@@ -64,15 +64,12 @@ class Peers:
         header[0], header[1], header[2 : 2 + len(numbers)] = kind, data.size, numbers
         with Undisturbed():
             for part in (header, data):
-                if part.size:
-                    self._outgoing[rank].append((self.comm.mpi.Isend(part, rank, TAG), part))
-
-    def sent(self, rank) -> bool:
-        """Whether all messages to a rank have gone, so that their data may change."""
-        outgoing = self._outgoing.get(rank, [])
-        while outgoing and outgoing[0][0].Test():
-            outgoing.pop(0)
-        return not outgoing
+                try:
+                    if part.size:
+                        self._outgoing[rank].append((self.comm.mpi.Isend(part, rank, TAG), part))
+                except Exception as error:
+                    if not is_loss(error):  # which shows where messages come in
+                        raise
 
     def receive(self) -> Message:
         """The next message of any peer."""
@@ -81,7 +78,6 @@ class Peers:
 
     def take(self, rank) -> Message:
         """The next message of one peer; others keep their place."""
-
         self._until(lambda: any(message.rank == rank for message in self._queue))
         place = [message.rank for message in self._queue].index(rank)
         message = self._queue[place]
@@ -120,7 +116,7 @@ class Peers:
             self._ending = True
             for rank in self.alive:
                 self.send(rank, kind, data=data)
-        while any(not self._incoming[rank].ended or not self.sent(rank) for rank in self.alive):
+        while any(not self._incoming[rank].ended or self._outgoing[rank] for rank in self.alive):
             if not self._poll():
                 time.sleep(NAP)
             self._queue.clear()
@@ -132,7 +128,9 @@ class Peers:
             for rank in list(self.alive):
                 try:
                     message = self._incoming[rank].poll()
-                    self.sent(rank)
+                    outgoing = self._outgoing[rank]
+                    while outgoing and outgoing[0][0].Test():
+                        outgoing.pop(0)
                 except Exception as error:
                     if not is_loss(error):
                         raise
