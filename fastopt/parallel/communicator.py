@@ -38,7 +38,8 @@ except ImportError as missing:
 
 SPIN = 1e-3  # seconds of looking without a sleep: most waits of a training step are shorter
 SLOWEST = 1e8  # bytes a second of messages that are under way
-NAP = 1e-4  # seconds of sleep then, so a rank that waits takes a few percent of a core
+NAP = 1e-4, 1e-3  # seconds of sleep then: at first, and after a long wait, which takes a few percent of a core
+PART = 0.05  # of the time waited so far that a sleep lasts
 FAILED = -1.0  # in the place of what a rank is about to do
 NUMBERS = 3  # that a rank may tell the others at the start of a round
 
@@ -70,10 +71,10 @@ class Communicator:
 
     Examples
     --------
-    >>> from fastopt.parallel import Communicator  # doctest: +SKIP
-    >>> comm = Communicator()  # doctest: +SKIP
-    >>> comm.rank, comm.size  # doctest: +SKIP
-    (0, 1)
+    >>> from fastopt.parallel import Communicator
+    >>> comm = Communicator()
+    >>> bool(comm.tell("count", comm.rank).sum() == sum(range(comm.size)))
+    True
     """
 
     def __init__(self, comm=None):
@@ -85,7 +86,6 @@ class Communicator:
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self.others = [rank for rank in range(self.size) if rank != self.rank]
-        self._known: BaseException | None = None  # the error that all ranks have been told last
         self.rounds = 0  # that this rank has opened
 
     # --- rounds
@@ -120,7 +120,7 @@ class Communicator:
         except MPI.Exception:  # the other ranks cannot be told
             raise
         except BaseException as error:
-            if error is not self._known:
+            if getattr(error, "known_to", None) is not self.mpi:
                 self.fail(error)
             raise
 
@@ -154,11 +154,9 @@ class Communicator:
             for name in dict.fromkeys((*first, *theirs)):
                 mine, other = first.get(name, "none"), theirs.get(name, "none")
                 if mine != other:
-                    self._known = ValueError(
-                        f"{name}: expected the same on all ranks, got {_shown(mine)} on rank 0 and {_shown(other)} on "
-                        f"rank {rank}{'; ' * bool(way_out)}{way_out}"
-                    )
-                    raise self._known
+                    text = f"got {_shown(mine)} on rank 0 and {_shown(other)} on rank {rank}"
+                    way_out = f"; {way_out}" if way_out else ""
+                    raise self._known(ValueError(f"{name}: expected the same on all ranks, {text}{way_out}"))
 
     def _raise(self, reason) -> None:
         """Raise on every rank the error of the first rank that has one, or say that they do different things."""
@@ -172,16 +170,17 @@ class Communicator:
             rank, kind, text = failed[0]
             alike = all(report == reports[0] for report in reports)
             if alike and isinstance(reason, BaseException):
-                self._known = reason
-                raise reason
-            self._known = _error(kind, f"rank {rank}: {text}")
-            raise self._known from (reason if isinstance(reason, BaseException) else None)
+                raise self._known(reason)
+            cause = reason if isinstance(reason, BaseException) else None
+            raise self._known(_error(kind, f"rank {rank}: {text}")) from cause
         other = next(rank for rank, report in enumerate(reports) if report != reports[0])
-        self._known = RuntimeError(
-            f"expected all ranks to do the same, got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank "
-            f"{other}"
-        )
-        raise self._known
+        text = f"got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank {other}"
+        raise self._known(RuntimeError(f"expected all ranks to do the same, {text}"))
+
+    def _known(self, error):
+        """An error, marked as one that all ranks raise: blocks around this one need not tell of it."""
+        error.known_to = self.mpi
+        return error
 
     # --- data of one round; all but `sum_all` start, and return a request to `wait` for
 
@@ -231,11 +230,12 @@ def wait(*requests, n_bytes=0) -> None:
 
     A long message moves piece by piece, and only while both its ranks look: they do not sleep before it can be there.
     """
-    soon = time.perf_counter() + SPIN + n_bytes / SLOWEST
+    began = time.perf_counter()
     for request in requests:
         while not request.Test():
-            if time.perf_counter() > soon:
-                time.sleep(NAP)
+            waited = time.perf_counter() - began
+            if waited > SPIN + n_bytes / SLOWEST:
+                time.sleep(min(max(PART * waited, NAP[0]), NAP[1]))
             else:
                 os.sched_yield()
 

@@ -61,14 +61,16 @@ class DataParallel:
 
     Examples
     --------
-    Started by ``mpiexec -n 4 python -m mpi4py train.py``, each rank takes every fourth batch of 32 rows:
+    Of a script that is started by ``mpiexec -n 4 python -m mpi4py train.py``; each rank takes every fourth batch:
 
     >>> import numpy as np, fastopt as fo
-    >>> from fastopt.parallel import DataParallel  # doctest: +SKIP
+    >>> from fastopt.parallel import DataParallel
     >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
-    >>> parallel = DataParallel(fo.nn.Trainer(net, "mse", "adam"))  # doctest: +SKIP
+    >>> parallel = DataParallel(fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1)))
     >>> X = np.random.default_rng(0).normal(size=(256, 2))
-    >>> history = parallel.fit(X, X @ [1.0, 2.0], epochs=5, batch_size=32)  # doctest: +SKIP
+    >>> history = parallel.fit(X, X @ [1.0, 2.0], epochs=20, batch_size=16)
+    >>> net.layers[0].weight.round(2)
+    array([[1., 2.]], dtype=float32)
     """
 
     def __init__(self, trainer, comm=None, reduce="ordered"):

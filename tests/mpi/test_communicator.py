@@ -79,6 +79,14 @@ def test_blocks_within_blocks_raise_once(comm):
     comm.tell("in step")
 
 
+def test_an_error_that_another_communicator_of_the_same_ranks_has_told_is_not_told_again(comm):
+    with pytest.raises(ValueError, match="inner"), comm.together():
+        if comm.rank == 0:
+            raise ValueError("inner")
+        Communicator().tell("deep within")
+    comm.tell("in step")
+
+
 def test_ranks_that_do_different_things_are_told_so(comm):
     several(comm)
     with pytest.raises(RuntimeError, match=r"got 'step' on rank 0 and 'save' on rank 1$"):
