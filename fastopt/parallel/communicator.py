@@ -62,6 +62,8 @@ class Communicator:
         Numbers of the other ranks.
     rounds : int
         Rounds that this rank has opened.
+    interrupts : context manager
+        A block in which Ctrl-C is told to the other ranks in the next round; `together` is one.
     mpi : mpi4py.MPI.Intracomm
         A duplicate of the caller's communicator, for messages of ours.
 
@@ -87,6 +89,7 @@ class Communicator:
         self.node_rank, self.node_size = node
         self.others = [rank for rank in range(self.size) if rank != self.rank]
         self.rounds = 0  # that this rank has opened
+        self.interrupts = Interrupts()
 
     # --- rounds
 
@@ -109,20 +112,24 @@ class Communicator:
 
     def start_telling(self, doing: str, *numbers: float) -> "Telling":
         """`tell` in two parts, between which this rank can work."""
+        if self.interrupts.pending:
+            self.interrupts.pending = False
+            return Telling(self, FAILED, KeyboardInterrupt(), numbers)
         return Telling(self, float(zlib.crc32(doing.encode())), doing, numbers)
 
     @contextlib.contextmanager
     def together(self, doing: str = "finish"):
         """A block that all ranks enter, with any number of rounds in it; an error on one of them is raised on all."""
-        try:
-            yield
-            self.tell(doing)
-        except MPI.Exception:  # the other ranks cannot be told
-            raise
-        except BaseException as error:
-            if getattr(error, "known_to", None) is not self.mpi:
-                self.fail(error)
-            raise
+        with self.interrupts:
+            try:
+                yield
+                self.tell(doing)
+            except MPI.Exception:  # the other ranks cannot be told
+                raise
+            except BaseException as error:
+                if getattr(error, "known_to", None) is not self.mpi:
+                    self.fail(error)
+                raise
 
     def fail(self, error: BaseException):
         """Tell the other ranks of an error in the round that they open next, and raise it."""
@@ -240,29 +247,33 @@ def wait(*requests, n_bytes=0) -> None:
                 os.sched_yield()
 
 
-class Undisturbed:
-    """A block in which Ctrl-C waits for the end, so that no rank leaves a round that the others are in.
+class Interrupts:
+    """A block in which Ctrl-C is told to the other ranks in the round that comes next, so that all end at one place.
 
     A second Ctrl-C is not waited with: the others may be gone.
     """
 
+    def __init__(self):
+        self.pending, self.before, self.depth = False, None, 0
+
     def __enter__(self):
-        self.came = False
-        self.before = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.getsignal(signal.SIGINT)
-            if callable(self.before):  # else it is ignored, or not Python's
-                signal.signal(signal.SIGINT, self._note)
+        self.depth += 1
+        if self.depth == 1 and threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._note)
+            if not callable(self.before):  # it is ignored, or not Python's
+                signal.signal(signal.SIGINT, self.before)
 
     def _note(self, number, frame):
-        if self.came:
+        if self.pending:
             raise KeyboardInterrupt
-        self.came = True
+        self.pending = True
 
     def __exit__(self, kind, error, traceback):
-        if callable(self.before):
+        self.depth -= 1
+        if self.depth == 0 and callable(self.before):
             signal.signal(signal.SIGINT, self.before)
-            if self.came and error is None:
+            pending, self.pending = self.pending, False
+            if pending and error is None:
                 self.before(signal.SIGINT, None)
 
 

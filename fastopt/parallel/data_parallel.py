@@ -111,7 +111,7 @@ class DataParallel:
         """
         rounds = self.comm.rounds
         try:
-            with self.trainer.stepping(self._stepper, self._stepper.predict):
+            with self.comm.interrupts, self.trainer.stepping(self._stepper, self._stepper.predict):
                 return self.trainer.step(x, y, sample_weight)
         except BaseException as error:
             if self.comm.rounds == rounds:  # the other ranks are waiting
