@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -287,10 +288,25 @@ def _duplicate(comm):
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
         known = comm.Dup(), (node.rank, node.size)
+        _end_job_on_errors()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
     return known
+
+
+def _end_job_on_errors() -> None:
+    """End all ranks where one ends by an error that the others do not know of, which would wait for it for ever."""
+    show = sys.excepthook
+
+    def end(kind, error, traceback):
+        show(kind, error, traceback)
+        if MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
+            sys.stderr.flush()
+            MPI.COMM_WORLD.Abort(1)
+
+    if show.__name__ != end.__name__ or show.__module__ != __name__:
+        sys.excepthook = end
 
 
 _KEYVAL: list[int] = []

