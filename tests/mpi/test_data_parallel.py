@@ -145,12 +145,18 @@ def test_images_and_statistics_of_batches_train_together(comm):
 
     alone, together = make(accumulate=comm.size), make()
     alone.fit(X, y, epochs=2, batch_size=4)
-    DataParallel(together).fit(X, y, epochs=2, batch_size=4)
+    parallel, layer = DataParallel(together), together.net.layers[1]
+    parallel.fit(X, y, epochs=1, batch_size=4)
+    assert len(set(comm.gathered("averages", layer.running_var.tobytes()))) == 1
+    parallel.fit(X, y, epochs=1, batch_size=4)
     assert bits(together) == bits(alone)
-    layer = together.net.layers[1]
-    comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
     if comm.size == 1:
         assert layer.running_var.tobytes() == alone.net.layers[1].running_var.tobytes()
+    mine = slice(4 * comm.rank, 4 * comm.rank + 4)
+    parallel.step(X[mine], y[mine])
+    assert len(set(comm.gathered("averages", layer.running_var.tobytes()))) == comm.size
+    parallel.fit(X, y, batch_size=4)  # from averages that all ranks have
+    comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
 
 
 def test_many_buckets_have_the_bits_of_one(comm, monkeypatch):
