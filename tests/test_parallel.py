@@ -70,6 +70,7 @@ ENDS = {
     "outside": "if rank == 1: raise ValueError('no such file')\nparallel.step(np.eye(3), np.ones(3))",
     "in step": "parallel.step(np.eye(3 + rank), np.ones(3 + rank))",
     "in fit": "parallel.fit(np.eye(3), np.ones(3), callbacks=lambda t, h: 1 / (1 - rank))",
+    "sooner": "if rank == 0: parallel.step(np.eye(3), np.ones(3))",
     "exit": "if rank == 0: parallel.step(np.eye(3), np.ones(3))\nelse: parallel.step(None, None)",
 }
 
@@ -88,6 +89,7 @@ def test_a_job_whose_rank_fails_ends_with_its_error(how):
         "outside": "no such file",
         "in step": "rank 1: x: ",
         "in fit": "rank 1: division by zero",
+        "sooner": "got 'step' on rank 0 and 'end the program' on rank 1",
         "exit": "rank 1: x: ",
     }
     assert expected[how] in done.stderr

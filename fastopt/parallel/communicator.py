@@ -12,6 +12,7 @@
   than on another, goes by send and receive.
 """
 
+import atexit
 import builtins
 import contextlib
 import hashlib
@@ -40,6 +41,7 @@ except (ImportError, RuntimeError) as missing:  # no mpi4py, or no library of MP
 SPIN = 1e-3  # seconds of looking without a sleep: most waits of a training step are shorter
 SLOWEST = 1e8  # bytes a second of messages that are under way
 NAP = 1e-4, 1e-3  # seconds of sleep then: at first, and after a long wait, which takes a few percent of a core
+LAST_WORDS = 0.5  # seconds in which a launcher passes on what a rank has printed: MPICH's loses it in an abort
 PART = 0.05  # of the time waited so far that a sleep lasts
 FAILED = -1.0  # in the place of what a rank is about to do
 NUMBERS = 3  # that a rank may tell the others at the start of a round
@@ -131,6 +133,12 @@ class Communicator:
                 if getattr(error, "known_to", None) is not self.mpi:
                     self.fail(error)
                 raise
+
+    def end_together(self) -> None:
+        """Let the end of the process be a round, so that a rank which ends before the others is an error for them."""
+        if self.mpi not in _ENDING:
+            _ENDING.append(self.mpi)
+            atexit.register(_end, self, os.getpid())
 
     def fail(self, error: BaseException):
         """Tell the other ranks of an error in the round that they open next, and raise it."""
@@ -295,6 +303,17 @@ def _duplicate(comm):
     return known
 
 
+_ENDING: list = []  # communicators whose ranks end together
+
+
+def _end(comm, process) -> None:
+    """The last round of a rank; as long as others do something else, an error tells them."""
+    while os.getpid() == process and not MPI.Is_finalized():
+        with contextlib.suppress(Exception):
+            comm.tell("end the program")
+            return
+
+
 def _end_job_on_errors() -> None:
     """End all ranks where one ends by an error that the others do not know of, which would wait for it for ever."""
     show = sys.excepthook
@@ -303,6 +322,7 @@ def _end_job_on_errors() -> None:
         show(kind, error, traceback)
         if MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
             sys.stderr.flush()
+            time.sleep(LAST_WORDS)
             MPI.COMM_WORLD.Abort(1)
 
     if show.__name__ != end.__name__ or show.__module__ != __name__:

@@ -85,6 +85,7 @@ class DataParallel:
                 )
             if reduce not in tuple(SUMS):
                 raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            self.comm.end_together()
             self.trainer, self.reduce = trainer, reduce
             self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
             self._require_equal()
