@@ -1,10 +1,15 @@
 """What of `fastopt.parallel` needs no MPI job; tests/mpi holds the rest, which `make test-mpi` runs."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from mpi.run import launcher
 
 from fastopt import threads
 
@@ -52,6 +57,42 @@ def test_one_file_knows_mpi4py():
 )
 def test_one_process_is_a_job_of_one_rank(python):
     assert python(ONE_RANK) == "True 1\n"
+
+
+JOB = """
+import sys, numpy as np, fastopt as fo
+from fastopt.parallel import DataParallel
+net = fo.nn.Sequential([fo.nn.Dense(3, 1)], rng=0)
+parallel = DataParallel(fo.nn.Trainer(net, "mse", "adam"))
+rank = parallel.comm.rank
+"""
+ENDS = {
+    "outside": "if rank == 1: raise ValueError('no such file')\nparallel.step(np.eye(3), np.ones(3))",
+    "in step": "parallel.step(np.eye(3 + rank), np.ones(3 + rank))",
+    "in fit": "parallel.fit(np.eye(3), np.ones(3), callbacks=lambda t, h: 1 / (1 - rank))",
+    "sooner": "if rank == 0: parallel.step(np.eye(3), np.ones(3))",
+    "exit": "if rank == 0: parallel.step(np.eye(3), np.ones(3))\nelse: parallel.step(None, None)",
+}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed: see make test-mpi")
+@pytest.mark.parametrize("how", ENDS)
+def test_a_job_whose_rank_fails_ends_with_its_error(how):
+    command = [*launcher(2), sys.executable, "-c", JOB + ENDS[how]]
+    began = time.monotonic()
+    root = str(Path(importlib.util.find_spec("fastopt").origin).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - began < 20
+    assert done.returncode != 0
+    expected = {
+        "outside": "no such file",
+        "in step": "rank 1: x: ",
+        "in fit": "rank 1: division by zero",
+        "sooner": "got 'step' on rank 0 and 'end the program' on rank 1",
+        "exit": "rank 1: x: ",
+    }
+    assert expected[how] in done.stderr
 
 
 @pytest.mark.parametrize(

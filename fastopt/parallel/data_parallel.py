@@ -54,21 +54,23 @@ class DataParallel:
 
     Notes
     -----
-    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch;
-    at the end of an epoch of `fit`, and in `save`, all ranks get their mean.
+    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch
+    and after `step`; at the start of `fit`, at the end of its epochs and in `save` all ranks get their mean.
 
     `Dropout` and augmentation draw other numbers on each rank: those that one Trainer draws for the same batches.
 
     Examples
     --------
-    Started by ``mpiexec -n 4 python -m mpi4py train.py``, each rank takes every fourth batch of 32 rows:
+    Of a script that is started by ``mpiexec -n 4 python -m mpi4py train.py``; each rank takes every fourth batch:
 
     >>> import numpy as np, fastopt as fo
-    >>> from fastopt.parallel import DataParallel  # doctest: +SKIP
+    >>> from fastopt.parallel import DataParallel
     >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
-    >>> parallel = DataParallel(fo.nn.Trainer(net, "mse", "adam"))  # doctest: +SKIP
+    >>> parallel = DataParallel(fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1)))
     >>> X = np.random.default_rng(0).normal(size=(256, 2))
-    >>> history = parallel.fit(X, X @ [1.0, 2.0], epochs=5, batch_size=32)  # doctest: +SKIP
+    >>> history = parallel.fit(X, X @ [1.0, 2.0], epochs=20, batch_size=16)
+    >>> net.layers[0].weight.round(2)
+    array([[1., 2.]], dtype=float32)
     """
 
     def __init__(self, trainer, comm=None, reduce="ordered"):
@@ -83,6 +85,7 @@ class DataParallel:
                 )
             if reduce not in tuple(SUMS):
                 raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            self.comm.end_together()
             self.trainer, self.reduce = trainer, reduce
             self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
             self._require_equal()
@@ -109,7 +112,7 @@ class DataParallel:
         """
         rounds = self.comm.rounds
         try:
-            with self.trainer.stepping(self._stepper, self._stepper.predict):
+            with self.comm.interrupts, self.trainer.stepping(self._stepper, self._stepper.predict):
                 return self.trainer.step(x, y, sample_weight)
         except BaseException as error:
             if self.comm.rounds == rounds:  # the other ranks are waiting
@@ -175,6 +178,7 @@ class DataParallel:
                 for name, data in zip(("X", "y", "sample_weight"), validation, strict=False):
                     facts |= sample_of(f"validation {name}", data)
             comm.agree("options of fit", facts, SAME_ROWS)
+            self._stepper.average_statistics()
             self._require_equal()
             with trainer.stepping(self._stepper, self._stepper.predict):
                 return trainer.fit(

@@ -10,17 +10,15 @@
 """
 
 import json
-import os
 import time
 from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.parallel.communicator import NAP, SPIN, Undisturbed, error_named, is_loss
+from fastopt.parallel.communicator import Interrupts, error_named, is_loss, pause
 
 TAG = 1
-LONGEST_NAP = 1e-3  # seconds of sleep between two looks
 NUMBERS = 3  # of a message, besides its kind and its bytes
 CLOSED, FAILED, LOST = -1, -2, -3  # kinds; those of the caller are above 0
 NOTHING = np.empty(0, np.uint8)
@@ -52,6 +50,7 @@ class Peers:
         self._incoming = {rank: _Incoming(comm.mpi, rank) for rank in self.alive}
         self._outgoing: dict[int, list] = {rank: [] for rank in self.alive}  # (request, what it reads) by peer
         self._queue: deque[Message] = deque()
+        self._interrupts = Interrupts()  # a Ctrl-C waits until a message is whole
         self._ending = False
         self.error: BaseException | None = None  # that a peer has told
 
@@ -62,7 +61,7 @@ class Peers:
         header = np.zeros(2 + NUMBERS)
         data = NOTHING if data is None else np.frombuffer(data, np.uint8)
         header[0], header[1], header[2 : 2 + len(numbers)] = kind, data.size, numbers
-        with Undisturbed():
+        with self._interrupts:
             for part in (header, data):
                 try:
                     if part.size:
@@ -94,19 +93,16 @@ class Peers:
         """End all streams with an error, which the peers raise as well."""
         text = str(error) if error is self.error else f"rank {self.comm.rank}: {error}"
         self.needed = set()
+        error.known_to = self.comm.mpi  # type: ignore[attr-defined]  # see `Communicator`
         self._end(FAILED, json.dumps([type(error).__name__, text]).encode())
 
     def _until(self, condition):
         began = time.perf_counter()
         while not condition():
-            found = self._poll()
-            now = time.perf_counter()
-            if found:
-                began = now
-            elif now - began > SPIN:
-                time.sleep(min(max(NAP, (now - began) / 10), LONGEST_NAP))
+            if self._poll():
+                began = time.perf_counter()
             else:
-                os.sched_yield()
+                pause(time.perf_counter() - began)
             if self.error is not None:
                 raise self.error
 
@@ -116,15 +112,16 @@ class Peers:
             self._ending = True
             for rank in self.alive:
                 self.send(rank, kind, data=data)
+        began = time.perf_counter()
         while any(not self._incoming[rank].ended or self._outgoing[rank] for rank in self.alive):
-            if not self._poll():
-                time.sleep(NAP)
+            self._poll()
             self._queue.clear()
+            pause(time.perf_counter() - began)
 
     def _poll(self) -> bool:
         """Let messages move, queue those that have come, and tell whether there was one."""
         found = False
-        with Undisturbed():
+        with self._interrupts:
             for rank in list(self.alive):
                 try:
                     message = self._incoming[rank].poll()

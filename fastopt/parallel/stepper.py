@@ -16,7 +16,7 @@ import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
-from fastopt.parallel.communicator import Undisturbed, wait
+from fastopt.parallel.communicator import wait
 from fastopt.parallel.reduction import SUMS
 
 BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
@@ -46,8 +46,7 @@ class Stepper:
         rows = len(batch[0])
         if 0 < rows < self.net.least_rows:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
-        with Undisturbed():
-            loss, _ = self._step(batch, rows)
+        loss, _ = self._step(batch, rows)
         self.training.batches += self.comm.size
         if in_epoch:
             self.training.position += rows
@@ -56,27 +55,25 @@ class Stepper:
     def end(self) -> None:
         """This rank has no more batches in this epoch; a step of the others, unless they have ended too."""
         self.optimizer.prepare()
-        with Undisturbed():
-            _, stepped = self._step(None, ENDED)
+        _, stepped = self._step(None, ENDED)
         self.training.batches += self.comm.size * stepped
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:
         """Steps on checked data, the same on all ranks, in `order`: of the coming batches each rank takes its own."""
         size, rank, training, done = self.comm.size, self.comm.rank, self.training, 0
         until = time.perf_counter() + seconds
-        with Undisturbed():
-            while done == 0 or done + size <= len(sizes):
-                first, taken = training.position, sizes[done : done + size]
-                ends = np.minimum(first + np.cumsum(taken), len(x)).tolist()  # the last batch may be smaller
-                starts = [first, *ends[:-1]]
-                rows = ends[rank] - starts[rank] if rank < len(ends) else 0
-                self._step((x, targets, weights), rows, order, starts[rank] if rows else 0)
-                done += len(taken)
-                training.batches += len(taken)
-                training.position = ends[-1]
-                if training.position >= len(x) or time.perf_counter() > until:
-                    break
-                self.optimizer.prepare()
+        while done == 0 or done + size <= len(sizes):
+            first, taken = training.position, sizes[done : done + size]
+            ends = np.minimum(first + np.cumsum(taken), len(x)).tolist()  # the last batch may be smaller
+            starts = [first, *ends[:-1]]
+            rows = ends[rank] - starts[rank] if rank < len(ends) else 0
+            self._step((x, targets, weights), rows, order, starts[rank] if rows else 0)
+            done += len(taken)
+            training.batches += len(taken)
+            training.position = ends[-1]
+            if training.position >= len(x) or time.perf_counter() > until:
+                break
+            self.optimizer.prepare()
         if training.position >= len(x):
             self.average_statistics()
 
@@ -129,11 +126,11 @@ class Stepper:
         """Give all ranks the mean of their running averages of `BatchNorm`, each of which saw its own batches."""
         if not self.averages or self.comm.size == 1:
             return
-        with Undisturbed():
-            self.comm.tell("average statistics")
-            for average in self.averages:
-                everyones = np.empty((self.comm.size, average.size), average.dtype)
-                wait(self.comm.gather_all(average, everyones))
+        self.comm.tell("average statistics")
+        for average in self.averages:
+            everyones = np.empty((self.comm.size, average.size), average.dtype)
+            wait(self.comm.gather_all(average, everyones))
+            if not (everyones == everyones[0]).all():  # a mean of equal numbers may differ from them in its last bit
                 average[...] = everyones.mean(axis=0, dtype=np.float64)
 
     def predict(self, x) -> np.ndarray:
@@ -147,10 +144,9 @@ class Stepper:
         if blocks:
             each = out[0].size
             counts = [each * (end - start) for start, end in zip(starts, ends, strict=True)]
-            with Undisturbed():
-                self.comm.tell("predict", n)
-                request = self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
-                wait(request, n_bytes=out.nbytes)
+            self.comm.tell("predict", n)
+            request = self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
+            wait(request, n_bytes=out.nbytes)
         return out
 
 

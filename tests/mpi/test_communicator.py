@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 import fastopt as fo
 from fastopt.parallel import Communicator, reduction
-from fastopt.parallel.communicator import NUMBERS, Undisturbed, wait
+from fastopt.parallel.communicator import NUMBERS, wait
 from fastopt.parallel.reduction import SHORT, SUMS
 
 
@@ -76,6 +76,14 @@ def test_blocks_within_blocks_raise_once(comm):
     with pytest.raises(ValueError, match="inner"), comm.together(), comm.together("inner"):
         if comm.rank == 0:
             raise ValueError("inner")
+    comm.tell("in step")
+
+
+def test_an_error_that_another_communicator_of_the_same_ranks_has_told_is_not_told_again(comm):
+    with pytest.raises(ValueError, match="inner"), comm.together():
+        if comm.rank == 0:
+            raise ValueError("inner")
+        Communicator().tell("deep within")
     comm.tell("in step")
 
 
@@ -161,10 +169,21 @@ def test_the_ranks_of_a_machine_divide_its_cores(comm):
     assert told[:, 0].sum() <= max(comm.size, told[:, 1].max())
 
 
-def test_an_interrupt_waits_for_the_end_of_a_round(comm):
-    with pytest.raises(KeyboardInterrupt), Undisturbed():
-        signal.raise_signal(signal.SIGINT)
+def test_an_interrupt_of_one_rank_is_raised_on_all_in_the_next_round(comm):
+    before, done = signal.getsignal(signal.SIGINT), False
+    with pytest.raises(KeyboardInterrupt), comm.together():
+        if comm.rank == comm.size - 1:
+            signal.raise_signal(signal.SIGINT)
         wait(comm.mpi.Ibarrier())
         done = True
+        comm.tell("not heard")
+        done = False
     assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_is_not_waited_with(comm):
+    with pytest.raises(KeyboardInterrupt), comm.interrupts:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    comm.tell("in step")

@@ -1,9 +1,11 @@
 """DataParallel: the same steps as one worker, the same bits on all ranks, one error on all of them."""
 
+import signal
 import time
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 import fastopt as fo
 from fastopt import nn, optim, schedules
@@ -121,6 +123,17 @@ def test_batches_of_their_own_may_end_sooner_on_some_ranks(comm):
     require_equal_on_all(comm, together)
 
 
+def test_ranks_and_accumulation_together_take_the_mean_of_all(comm):
+    X, y = data(B * comm.size * 2, np.random.default_rng(21))
+    alone = trainer(net=network(np.float64), accumulate=2 * comm.size)
+    together = trainer(net=network(np.float64), accumulate=2)
+    alone.fit(X, y, epochs=3, batch_size=B)
+    DataParallel(together).fit(X, y, epochs=3, batch_size=B)
+    assert together.optimizer.steps == alone.optimizer.steps == 3
+    for a, b in zip(together.net.parameters(), alone.net.parameters(), strict=True):
+        assert np.allclose(a, b, rtol=0, atol=1e-9)
+
+
 def test_images_and_statistics_of_batches_train_together(comm):
     rng = np.random.default_rng(8)
     X, y = rng.normal(size=(4 * comm.size * 3, 8, 8, 1)).astype(np.float32), rng.integers(0, 3, 12 * comm.size)
@@ -132,12 +145,18 @@ def test_images_and_statistics_of_batches_train_together(comm):
 
     alone, together = make(accumulate=comm.size), make()
     alone.fit(X, y, epochs=2, batch_size=4)
-    DataParallel(together).fit(X, y, epochs=2, batch_size=4)
+    parallel, layer = DataParallel(together), together.net.layers[1]
+    parallel.fit(X, y, epochs=1, batch_size=4)
+    assert len(set(comm.gathered("averages", layer.running_var.tobytes()))) == 1
+    parallel.fit(X, y, epochs=1, batch_size=4)
     assert bits(together) == bits(alone)
-    layer = together.net.layers[1]
-    comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
     if comm.size == 1:
         assert layer.running_var.tobytes() == alone.net.layers[1].running_var.tobytes()
+    mine = slice(4 * comm.rank, 4 * comm.rank + 4)
+    parallel.step(X[mine], y[mine])
+    assert len(set(comm.gathered("averages", layer.running_var.tobytes()))) == comm.size
+    parallel.fit(X, y, batch_size=4)  # from averages that all ranks have
+    comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
 
 
 def test_many_buckets_have_the_bits_of_one(comm, monkeypatch):
@@ -254,6 +273,42 @@ def test_a_rank_that_raises_in_a_callback_ends_fit_on_all(comm):
     require_equal_on_all(comm, trained)
 
 
+def test_an_interrupt_on_one_rank_ends_fit_on_all_and_fit_goes_on_with_the_bits_it_would_have_had(comm):
+    X, y = data(9 * B, np.random.default_rng(22))
+    whole, stopped = trainer(), trainer()
+    DataParallel(whole).fit(X, y, epochs=4, batch_size=B)
+    parallel, calls = DataParallel(stopped), []
+
+    def interrupt(trainer, history):
+        calls.append(1)
+        if len(calls) == 2 and comm.rank == comm.size - 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.fit(X, y, epochs=4, batch_size=B, callbacks=interrupt)
+    assert stopped.epoch == 2
+    parallel.fit(X, y, epochs=2, batch_size=B)
+    assert bits(stopped) == bits(whole)
+
+
+def test_an_interrupt_within_an_epoch_leaves_all_ranks_at_the_same_step(comm):
+    several(comm)
+    X, y = data(400 * B, np.random.default_rng(23))
+    trained = trainer()
+    parallel = DataParallel(trained)
+    if comm.rank == 1:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        before = signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        parallel.fit(X, y, epochs=10**6, batch_size=B)
+    if comm.rank == 1:
+        signal.signal(signal.SIGALRM, before)
+    training = trained.compiled_training
+    comm.agree("place", {"position": str(training.position), "epoch": str(trained.epoch)})
+    require_equal_on_all(comm, trained)
+    assert parallel.step(X[:B], y[:B]) > 0
+
+
 def test_a_wish_to_stop_of_one_rank_stops_all(comm):
     X, y = data(4 * B, np.random.default_rng(15))
     history = DataParallel(trainer()).fit(
@@ -304,9 +359,12 @@ def test_a_run_goes_on_with_the_bits_it_would_have_had(comm, tmp_path_factory):
     parallel.resume(path)
     parallel.fit(X, y, epochs=2, batch_size=B)
     assert bits(second) == bits(whole)
-    alone = trainer()  # another number of ranks: one
+    half = DataParallel(trainer(), MPI.COMM_WORLD.Split(comm.rank < (comm.size + 1) // 2))  # other numbers of ranks
+    half.resume(path)
+    assert half.trainer.epoch == 2
+    half.fit(X, y, batch_size=B)
+    alone = trainer()
     alone.resume(path)
-    assert alone.epoch == 2
     alone.fit(X, y, batch_size=B)
     with pytest.raises(OSError, match="nowhere"):
         parallel.resume(path + "/nowhere")
