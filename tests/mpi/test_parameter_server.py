@@ -189,7 +189,7 @@ def test_a_slow_worker_holds_nobody_up_unless_staleness_is_bounded(comm):
         net = network()
         server = ParameterServer(net, max_staleness=bound)
         if comm.rank == comm.size - 1:
-            slow_down(server, 0.02)
+            slow_down(server, [0.2, 0.2])
         history = server.fit(X, y, epochs=1, batch_size=B)
         taken[bound] = max(history.staleness)
     assert taken[None] > 5  # the slow one's gradient came after so many of the others
@@ -197,7 +197,7 @@ def test_a_slow_worker_holds_nobody_up_unless_staleness_is_bounded(comm):
 
 
 def slow_down(server, seconds):
-    """Let this rank's steps take longer."""
+    """Let this rank's first steps take so many seconds longer."""
     bind = server.trainer.net.bind
 
     class Slow:
@@ -211,7 +211,7 @@ def slow_down(server, seconds):
             setattr(self.training, name, value)
 
         def step(self, *batch):
-            time.sleep(seconds)
+            time.sleep(seconds.pop() if seconds else 0)
             return self.training.step(*batch)
 
     server.trainer.net.bind = lambda loss: Slow(bind(loss))
