@@ -1,5 +1,8 @@
 """ParameterServer: the steps of one worker where workers wait for each other, bounded staleness where they do not."""
 
+import os
+import signal
+import threading
 import time
 
 import numpy as np
@@ -293,6 +296,17 @@ def test_a_loss_that_is_not_defined_ends_all_where_the_epoch_began(comm, workers
         server.fit(X, y, batch_size=B)
     assert bits(net) == before
     server.fit(np.nan_to_num(X), y, batch_size=B)
+
+
+def test_ctrl_c_on_one_rank_ends_all_and_they_can_go_on(comm, workers):
+    X, y = data(B * 12)
+    server = ParameterServer(network())
+    if comm.rank == workers:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        server.fit(X, y, epochs=100_000, batch_size=B)
+    require_equal_on_all(comm, server.trainer.net)
+    server.fit(X, y, batch_size=B)
 
 
 def test_steps_that_are_not_finite_are_left_out_as_by_a_trainer(comm):
