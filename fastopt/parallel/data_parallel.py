@@ -161,22 +161,12 @@ class DataParallel:
         """
         trainer, comm = self.trainer, self.comm
         with comm.together("fit"):
-            facts = {
-                "epochs": repr(epochs),
-                "batch_size": text_of(batch_size),
-                "kind": "batches" if y is None else "rows",
-            }
-            facts |= {name: text_of(value) for name, value in options.items() if name != "validation"}
-            validation = options.get("validation")
+            rows = None
             if y is None:
                 X = Batches(self._stepper, checked_batches(X, sample_weight, epochs))
             else:
-                X, y, sample_weight = trainer.compiled_training.check(X, y, sample_weight)
-                facts |= sample_of("X", X) | sample_of("y", y) | sample_of("sample_weight", sample_weight)
-                facts["position"] = str(trainer.compiled_training.position)
-            if isinstance(validation, tuple | list):
-                for name, data in zip(("X", "y", "sample_weight"), validation, strict=False):
-                    facts |= sample_of(f"validation {name}", data)
+                X, y, sample_weight = rows = trainer.compiled_training.check(X, y, sample_weight)
+            facts = facts_of_fit(trainer, rows, epochs, batch_size, options)
             comm.agree("options of fit", facts, SAME_ROWS)
             self._stepper.average_statistics()
             self._require_equal()
@@ -229,6 +219,22 @@ class DataParallel:
         self.comm.agree("network and optimizer", {"reduce": self.reduce} | facts_of(self.trainer), WAY_OUT)
 
 
+def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:
+    """Facts of the arguments of `fit` that all ranks must share; `rows` (X, y, sample_weight) are None for batches."""
+    facts = {"epochs": repr(epochs), "batch_size": _text(batch_size), "kind": "batches" if rows is None else "rows"}
+    facts |= {name: _text(value) for name, value in options.items() if name != "validation"}
+    names = ("X", "y", "sample_weight")
+    if rows is not None:
+        for name, data in zip(names, rows, strict=True):
+            facts |= _sample(name, data)
+        facts["position"] = str(trainer.compiled_training.position)
+    validation = options.get("validation")
+    if isinstance(validation, tuple | list):
+        for name, data in zip(names, validation, strict=False):
+            facts |= _sample(f"validation {name}", data)
+    return facts
+
+
 def facts_of(trainer, with_state=True) -> dict[str, str]:
     """Facts of a trainer that all ranks must share; the optimizer's state is left out where ranks divide it."""
     net, optimizer = trainer.net, trainer.optimizer.__getstate__()  # its options for all groups as well
@@ -252,14 +258,14 @@ def facts_of(trainer, with_state=True) -> dict[str, str]:
     return facts | {name: f"{a.dtype} {a.shape} {digest(np.ascontiguousarray(a)).hex()}" for name, a in arrays.items()}
 
 
-def text_of(value) -> str:
+def _text(value) -> str:
     """An option as text: a schedule by its options, an object of another kind by its type."""
     if isinstance(value, Schedule):
         return str(value.config())
     return repr(value) if isinstance(value, int | float | bool | None) else type(value).__name__
 
 
-def sample_of(name, data) -> dict[str, str]:
+def _sample(name, data) -> dict[str, str]:
     """Facts of data that all ranks must share: shape, and a digest of some of the rows."""
     if data is None:
         return {name: "none"}

@@ -10,7 +10,7 @@ from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import Trainer
 from fastopt.nn.layers import chain
 from fastopt.parallel.communicator import Communicator
-from fastopt.parallel.data_parallel import SAME_ROWS, WAY_OUT, facts_of, sample_of, text_of
+from fastopt.parallel.data_parallel import SAME_ROWS, WAY_OUT, facts_of, facts_of_fit
 from fastopt.parallel.roles import role_of
 from fastopt.parallel.shards import Layout
 
@@ -181,15 +181,8 @@ class ParameterServer:
         with comm.together("fit"):
             if y is None:
                 raise TypeError("y: expected targets of X, got None; DataParallel takes an iterable of batches")
-            X, y, sample_weight = trainer.compiled_training.check(X, y, sample_weight)
-            facts = {"epochs": repr(epochs), "batch_size": text_of(batch_size)}
-            facts |= {name: text_of(value) for name, value in options.items() if name != "validation"}
-            facts |= sample_of("X", X) | sample_of("y", y) | sample_of("sample_weight", sample_weight)
-            facts["position"] = str(trainer.compiled_training.position)
-            validation = options.get("validation")
-            if isinstance(validation, tuple | list):
-                for name, data in zip(("X", "y", "sample_weight"), validation, strict=False):
-                    facts |= sample_of(f"validation {name}", data)
+            X, y, sample_weight = rows = trainer.compiled_training.check(X, y, sample_weight)
+            facts = facts_of_fit(trainer, rows, epochs, batch_size, options)
             comm.agree("options of fit", facts, SAME_ROWS)
             self._require_equal()
         role = role_of(self)
