@@ -187,7 +187,7 @@ class ParameterServer:
             self._require_equal()
         role = role_of(self)
         try:
-            with trainer.stepping(role, trainer.net.predict):
+            with role.peers.interrupts, trainer.stepping(role, trainer.net.predict):
                 history = trainer.fit(
                     X,
                     y,
@@ -198,7 +198,7 @@ class ParameterServer:
                     progress=bool(progress) and comm.rank == 0,
                     **options,
                 )
-            role.meet(False)
+                role.meet(False)
             role.peers.close()
         except BaseException as error:
             role.peers.fail(error)

@@ -50,7 +50,7 @@ class Peers:
         self._incoming = {rank: _Incoming(comm.mpi, rank) for rank in self.alive}
         self._outgoing: dict[int, list] = {rank: [] for rank in self.alive}  # (request, what it reads) by peer
         self._queue: deque[Message] = deque()
-        self._interrupts = Interrupts()  # a Ctrl-C waits until a message is whole
+        self.interrupts = Interrupts()  # a Ctrl-C waits, see `let_interrupt`
         self._ending = False
         self.error: BaseException | None = None  # that a peer has told
 
@@ -61,7 +61,7 @@ class Peers:
         header = np.zeros(2 + NUMBERS)
         data = NOTHING if data is None else np.frombuffer(data, np.uint8)
         header[0], header[1], header[2 : 2 + len(numbers)] = kind, data.size, numbers
-        with self._interrupts:
+        with self.interrupts:
             for part in (header, data):
                 try:
                     if part.size:
@@ -71,17 +71,30 @@ class Peers:
                         raise
 
     def receive(self) -> Message:
-        """The next message of any peer."""
+        """The next message of any peer; here a Ctrl-C is let through."""
+        self.let_interrupt()
         self._until(lambda: self._queue)
         return self._queue.popleft()
 
     def take(self, rank) -> Message:
-        """The next message of one peer; others keep their place."""
-        self._until(lambda: any(message.rank == rank for message in self._queue))
-        place = [message.rank for message in self._queue].index(rank)
+        """The next message of one peer; others keep their place, also an error, for this peer may have sent before."""
+        self._until(lambda: self._of(rank) is not None or self._incoming[rank].ended, patient=True)
+        place = self._of(rank)
+        if place is None:
+            raise self.error or RuntimeError(f"rank {rank} has ended before this one")
         message = self._queue[place]
         del self._queue[place]
         return message
+
+    def let_interrupt(self) -> None:
+        """Raise KeyboardInterrupt if there was one: where all ranks can end at one place."""
+        if self.interrupts.pending:
+            self.interrupts.pending = False
+            raise KeyboardInterrupt
+
+    def _of(self, rank):
+        """The place of a peer's first message in the queue, or None."""
+        return next((place for place, message in enumerate(self._queue) if message.rank == rank), None)
 
     def close(self) -> None:
         """End all streams, once every peer has come so far; raises the error that one has told instead."""
@@ -96,15 +109,17 @@ class Peers:
         error.known_to = self.comm.mpi  # type: ignore[attr-defined]  # see `Communicator`
         self._end(FAILED, json.dumps([type(error).__name__, text]).encode())
 
-    def _until(self, condition):
+    def _until(self, condition, patient=False):
         began = time.perf_counter()
         while not condition():
             if self._poll():
                 began = time.perf_counter()
             else:
                 pause(time.perf_counter() - began)
-            if self.error is not None:
+            if self.error is not None and not patient:
                 raise self.error
+            if not patient:
+                self.let_interrupt()
 
     def _end(self, kind, data=None):
         """Send the last message, read every stream to its end, and wait until everything has been sent."""
@@ -121,7 +136,7 @@ class Peers:
     def _poll(self) -> bool:
         """Let messages move, queue those that have come, and tell whether there was one."""
         found = False
-        with self._interrupts:
+        with self.interrupts:
             for rank in list(self.alive):
                 try:
                     message = self._incoming[rank].poll()

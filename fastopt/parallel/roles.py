@@ -102,6 +102,7 @@ class Role:
 
     def meet(self, wish) -> bool:
         """Wait for all ranks; returns whether one of them has a wish."""
+        self.peers.let_interrupt()
         self.peers.send(0, MEET, wish)
         wish, n_lost, _ = self.peers.take(0).numbers
         self.n_lost = int(n_lost)
@@ -130,6 +131,7 @@ class Worker(Role):
         work = self.find_gradient if self.job.elastic is None else self.step_alone
         self.peers.send(0, READY)
         while (message := self.peers.take(0)).kind == GO:
+            self.peers.let_interrupt()
             number, version = int(message.numbers[0]), message.numbers[1]
             self.put_shard(0, message.data)
             for j in self.others:
@@ -345,6 +347,7 @@ class Coordinator(Server):
         return final
 
     def meet(self, wish):
+        self.peers.let_interrupt()
         for rank in list(self.peers.alive):
             message = self.peers.take(rank)
             wish = wish or (message.kind == MEET and bool(message.numbers[0]))
