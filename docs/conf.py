@@ -23,6 +23,7 @@ myst_heading_anchors = 3
 # docstrings
 autosummary_generate = True
 autodoc_typehints = "none"
+autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 

@@ -2,7 +2,8 @@
 
 NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
 kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores,
-`newton` the second order. `estimators` has scikit-learn's interface; it loads when it is asked for.
+`newton` the second order. `estimators` has scikit-learn's interface, `parallel` trains on the ranks of an MPI job;
+these two load when they are asked for.
 """
 
 import importlib
@@ -28,6 +29,6 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name == "estimators":  # which needs scikit-learn
-        return importlib.import_module("fastopt.estimators")
+    if name in ("estimators", "parallel"):  # which need scikit-learn and mpi4py
+        return importlib.import_module(f"fastopt.{name}")
     raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

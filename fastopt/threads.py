@@ -65,20 +65,20 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/s
         return math.inf
 
 
-def _cpus() -> int:
+def cpus() -> frozenset[int]:
     """CPUs that the calling thread may run on, or that the OpenMP runtime may bind threads to.
 
     A runtime that binds threads (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY) has bound the main thread when it was
     loaded, so the mask of a thread that is bound to one of its places says nothing.
     """
     if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
+        return frozenset(range(os.cpu_count() or 1))
     mask, places = os.sched_getaffinity(0), core.places()
     if not places:
-        return len(mask)
+        return frozenset(mask)
     bound = any(mask <= place for place in places)
     everywhere = frozenset().union(*places)
-    return len(everywhere if bound else mask & everywhere) or 1
+    return (everywhere if bound else everywhere & mask) or frozenset([0])
 
 
 def _wanted() -> int | None:
@@ -90,10 +90,24 @@ def _wanted() -> int | None:
     return counts[0] if min(counts) > 0 else None
 
 
+_ranks: list[frozenset[int]] = []  # the CPUs of each rank of an MPI job on this machine; none outside one
+
+
 def _available() -> int:
-    cpus = _cpus()
-    allowed = [cpus, max(1, math.floor(min(_quota(), cpus))), core.thread_limit(), core.MAX_THREADS]
-    return min(*allowed, _wanted() or cpus)
+    mine = cpus()
+    granted = min(float(len(mine)), _quota())
+    if _ranks:  # each CPU, and the quota, is divided by the ranks that may use it
+        shares = sum(1 / max(1, sum(cpu in theirs for theirs in _ranks)) for cpu in mine)
+        granted = min(shares, _quota() / len(_ranks))
+    allowed = [max(1, math.floor(granted + 1e-9)), core.thread_limit(), core.MAX_THREADS]
+    return min(*allowed, _wanted() or len(mine))
+
+
+def share(ranks: list[frozenset[int]]) -> None:
+    """Divide what the machine grants among the ranks of an MPI job on it; `ranks` holds the `cpus` of each."""
+    if len(ranks) > len(_ranks):
+        _ranks[:] = ranks
+        core.set_common_thread_count(min(get_num_threads(), _available()))
 
 
 # ---------------------------------------------------------------- the count
@@ -216,13 +230,14 @@ def config() -> dict:
         processors), tuning (the numbers that kernels are tuned with), overridden (which of them FASTOPT_TUNING gave),
         openmp, threads, refused_above (the smallest number of threads with which a call had to do since
         `set_num_threads`, for the system created no more; None if it always did), quota (CPUs, None if there is none),
+        node_ranks (ranks of an MPI job that divide this machine's CPUs and quota; 1 outside `fastopt.parallel`),
         wait_policy (OMP_WAIT_POLICY, None if unset).
 
     Examples
     --------
     >>> import fastopt as fo
-    >>> sorted(fo.config())
-    ['isa', 'isas', 'openmp', 'overridden', 'processor', 'quota', 'refused_above', 'threads', 'tuning', 'wait_policy']
+    >>> fo.config()["node_ranks"]
+    1
     """
     quota = _quota()
     return {
@@ -235,6 +250,7 @@ def config() -> dict:
         "threads": get_num_threads(),
         "refused_above": core.smallest_team() or None,
         "quota": None if math.isinf(quota) else quota,
+        "node_ranks": max(1, len(_ranks)),
         "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
 

@@ -24,6 +24,7 @@ from pairs import pairwise
 from reference import KERNELS, RULES
 
 import fastopt as fo
+from fastopt._kernels import core
 from fastopt.nn.files import arrays_of
 
 
@@ -1079,3 +1080,65 @@ def test_the_file_of_a_run_keeps_the_metadata_of_its_network(tmp_path):
     assert fo.nn.load(tmp_path / "run").metadata == {"columns": ["a", "b"]}
     other.resume(tmp_path / "run")
     assert other.net.metadata == {"columns": ["a", "b"]}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [("SGD", {"momentum": 0.9, "nesterov": "interim"}), ("Adam", {}), ("AdamW", {"max_norm": 0.1}), ("Lion", {})],
+)
+def test_a_step_in_parts_has_the_bits_of_a_whole_one(rule, options, threads):
+    def new():
+        layers = [
+            fo.nn.Dense(40, 300, activation="gelu", l2=0.01),
+            fo.nn.BatchNorm(300),
+            fo.nn.Dropout(0.2),
+            fo.nn.Residual([fo.nn.Dense(300, 300, activation="relu", max_norm=1.0)]),
+            fo.nn.Dense(300, 5),
+        ]
+        net = fo.nn.Sequential(layers, rng=0)
+        return fo.nn.Trainer(net, "mse", getattr(fo.optim, rule)(net.parameters(), lr=0.01, **options))
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(64, 40)).astype(np.float32), rng.normal(size=(64, 5)).astype(np.float32)
+    whole, parted = new(), new()
+    training = parted.compiled_training
+    step, last = core.PartedStep(training), len(training.program.starts)
+    with fo.num_threads(threads):
+        for k in range(3):
+            loss = whole.step(X, y)
+            with parted.optimizer.compiled_update:
+                assert step.forward(X, y, None, 64, k) == (loss, 64)
+                for stop in range(last, 0, -1):
+                    step.backward(stop - 1, stop)
+                assert step.update(1.0)
+    for name, a in arrays_of(parted.net).items():
+        assert a.tobytes() == arrays_of(whole.net)[name].tobytes(), name
+    np.testing.assert_equal(parted.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"])
+
+
+def test_a_step_in_parts_can_be_given_up_at_an_interim_point():
+    trainer = make(lr=0.1, momentum=0.9, nesterov="interim")
+    trainer.fit(*rows(), batch_size=16)
+    before = [a.copy() for a in trainer.net.parameters()]
+    step = core.PartedStep(trainer.compiled_training)
+    X, y = rows()
+    with trainer.optimizer.compiled_update:
+        step.forward(X, y, None, len(X), 0)
+        assert not np.array_equal(trainer.net.parameters()[0], before[0])
+        step.give_up()
+    np.testing.assert_equal(trainer.net.parameters(), before)
+    with pytest.raises(ValueError, match="training: expected one with an optimizer's update, got one without"):
+        core.PartedStep(trainer.net.bind("mse", None, 1))
+
+
+def test_gradients_lie_in_one_block_each_from_a_cache_line_on():
+    trainer = make(lr=0.1)
+    training = trainer.compiled_training
+    trainer.fit(*rows(), batch_size=16)
+    assert training.gradient.flags.c_contiguous
+    for grad, param in zip(training.grads, trainer.net.parameters(), strict=True):
+        assert np.shares_memory(grad, training.gradient)
+        assert grad.shape == param.shape
+        assert grad.ctypes.data % 64 == 0
+    assert training.gradient.size == training.program.starts[-1] + 32  # of the last layer: 8 weights and 2 biases

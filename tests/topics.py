@@ -115,6 +115,7 @@ TOPICS = (
     without_kernels("bench", "performance", MACHINE),
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
+    without_kernels("parallel", "parallel", PROCESS),
     without_kernels("fork", "threads", PROCESS),
     without_kernels("memory", TESTS_PAGE, PROCESS),
     without_kernels("soak", TESTS_PAGE, PROCESS),

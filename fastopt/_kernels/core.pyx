@@ -88,6 +88,7 @@ include "program/rooms.pxi"
 include "program/program.pxi"
 include "program/workspace.pxi"
 include "program/training.pxi"
+include "program/parted.pxi"
 
 team_initialize()
 blas_initialize()

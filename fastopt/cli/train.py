@@ -13,6 +13,7 @@ from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
 from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, flush, mention, opened, print_json
+from fastopt.cli._ranks import PARALLEL, fit_together, is_first, job
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
@@ -45,6 +46,7 @@ NETWORK = {
     "patience": None,
     "plot": None,
     "progress": False,
+    "parallel": None,
 }
 
 
@@ -86,7 +88,7 @@ def add_options(parser) -> None:
     text = f"of the weights (default: for AdamW up to {DECAY:g}, less in long runs; of other rules 0)"
     group.add_argument("--weight-decay", type=float, metavar="RATE", help=text)
     group.add_argument(
-        "--batch-size", type=int, metavar="N", help=f"rows of a batch (default: {NETWORK['batch_size']})"
+        "--batch-size", type=int, metavar="N", help=f"rows of a batch of a rank (default: {NETWORK['batch_size']})"
     )
     group.add_argument("--dropout", type=float, metavar="RATE", help="part of each hidden layer dropped (default: 0)")
     text = "normalize each hidden layer over the batch"
@@ -99,6 +101,8 @@ def add_options(parser) -> None:
     group.add_argument("--plot", metavar="FILE", help=text)
     text = "show a progress bar (needs tqdm)"
     group.add_argument("--progress", action="store_true", default=None, help=text)
+    text = "data: each rank of an MPI job (mpiexec -n 4 python -m fastopt train ...) takes its share of the batches"
+    group.add_argument("--parallel", choices=PARALLEL, help=text)
     text = "of weights, parts and order of rows (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--out", default="model.safetensors", metavar="FILE", help="the model (default: %(default)s)")
@@ -107,6 +111,12 @@ def add_options(parser) -> None:
 
 def run(args) -> None:
     """Train, print how well, and write the model."""
+    with job(args.parallel) as comm:
+        _train(args, comm)
+
+
+def _train(args, comm):
+    """The command on one rank."""
     _check(args)
     source = opened(args, with_target=True)
     options = Options(**{name: getattr(args, name) for name in Options._fields})
@@ -121,15 +131,16 @@ def run(args) -> None:
     net = _layers(wanted, data, args.seed)
     if not args.json:
         _print_task(data)
-    history = _fit_counts(net, data) if task == COUNT else _fit(net, data, wanted, args.seed)
+    history = _fit_counts(net, data) if task == COUNT else _fit(net, data, wanted, args.seed, comm)
     measured = {
         name: scores(table, net.predict(data.part(part)[0]), data.part(part)[1])
         for name, part in (("validation", VALIDATION), ("test", TEST))
         if data.sizes[part]
     }
     net.layers[0].mean, net.layers[0].scale = data.mean, data.scale  # from here on it takes rows of the file
-    net.save(args.out, metadata={"table": table.described()})
-    if args.plot:
+    if is_first(comm):
+        net.save(args.out, metadata={"table": table.described()})
+    if args.plot and is_first(comm):
         _plot(history, args.plot)
     best = -1 if history.best_epoch is None else history.best_epoch
     losses = {name: values[best] for name, values in history.items()}
@@ -220,16 +231,18 @@ def _layers(wanted, data, seed) -> fo.nn.Sequential:
     return net
 
 
-def _fit(net, data, wanted, seed):
+def _fit(net, data, wanted, seed, comm):
     """Train the network; the losses of its epochs."""
     table, (X, y) = data.table, data.part(TRAIN)
-    batches = -(-len(X) // wanted["batch_size"])
+    ranks = 1 if comm is None else comm.size
+    batches = -(-len(X) // (wanted["batch_size"] * ranks))
     most = EPOCHS if len(wanted["hidden"]) > 1 else SHALLOW_EPOCHS
     epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(most, STEPS // batches))
     optimizer = _optimizer(net, wanted, epochs * batches)
     trainer = fo.nn.Trainer(net, _loss(wanted, table, y), optimizer, seed=seed)
+    fit = trainer.fit if comm is None else fit_together(trainer)
     X_held, y_held = data.part(VALIDATION)
-    return trainer.fit(
+    return fit(
         X,
         _as_learned(table, y),
         epochs=epochs,

@@ -14,9 +14,9 @@ from fastopt.nn.fit_data import ignored_label
 from fastopt.nn.losses import by_rows, loss_name, measure
 
 
-def validate(net, loss, x, targets, weights) -> dict[str, float]:
-    """The loss of a network on checked validation data and, for classes, its accuracy."""
-    output, targets, weights = by_rows(net.predict(x), targets, weights)
+def validate(predict, loss, x, targets, weights) -> dict[str, float]:
+    """The loss of what a network predicts of checked validation data and, for classes, its accuracy."""
+    output, targets, weights = by_rows(predict(x), targets, weights)
     # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
     value = _or_nan(measure, loss, output, targets, weights)
     measured = {"val_loss": value}

@@ -1,7 +1,9 @@
-"""How `Trainer.fit` tells where it stands: the history that it returns, and a progress bar.
+"""How `Trainer.fit` tells where it stands: the history that it returns, a progress bar, a warning.
 
 The bar is tqdm's, which is loaded only where one is asked for.
 """
+
+import warnings
 
 from fastopt._forks import importing
 
@@ -16,10 +18,13 @@ class History(dict):
         `fit` that this call went on with had the best epoch.
     best_loss : float or None
         The loss of the best epoch, whichever call had it.
+    staleness : dict or None
+        Of `parallel.ParameterServer`: how many gradients were applied so many updates late.
     """
 
     best_epoch: int | None = None
     best_loss: float | None = None
+    staleness: dict[int, int] | None = None
 
 
 class ProgressBar:
@@ -56,3 +61,14 @@ class ProgressBar:
         """Leave the bar on the screen as it is."""
         if self.bar is not None:
             self.bar.close()
+
+
+def warn_of_waiting_gradients(optimizer):
+    """Warn the caller of `fit` of gradients that have been accumulated and have had no update."""
+    if optimizer.accumulated:
+        warnings.warn(
+            f"accumulate: expected a multiple of {optimizer.accumulate} batches, an update each, got "
+            f"{optimizer.accumulated} more; their gradients wait for the batches of the next fit or step",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -3,19 +3,19 @@
 - `step` and `fit` run the network's compiled program without the GIL. `fit` leaves it after at most SLICE seconds,
   so that Ctrl-C, callbacks and the progress bar get their turn.
 - Network and optimizer are touched by their public methods only. What steps is the compiled training itself, or what
-  the optimizer puts in its place: see `Optimizer.stepper`.
+  the optimizer puts in its place (`Optimizer.stepper`), or for a while what `stepping` is given.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run continues bit for bit, wherever it
   was interrupted. An epoch is over when schedules and early stopping have been told its measurements (`_end_epoch`).
 - Beside this file: what `fit` is given (fit_data.py), early_stopping.py, run_files.py, progress.py.
 """
 
+import contextlib
 import os
 import threading
-import warnings
 
 import numpy as np
 
-from fastopt import _files, optim
+from fastopt import _files
 from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.nn import files
@@ -31,8 +31,9 @@ from fastopt.nn.fit_data import (
     require_same_batches,
     require_sizes,
 )
-from fastopt.nn.progress import History, ProgressBar
+from fastopt.nn.progress import History, ProgressBar, warn_of_waiting_gradients
 from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
+from fastopt.optim.named import optimizer_over
 from fastopt.schedules import Schedule
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
@@ -82,12 +83,12 @@ class Trainer:
     """
 
     def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
-        optimizer = _optimizer(optimizer, net)
+        optimizer = optimizer_over(net.parameters(), optimizer)
         if [id(a) for a in net.parameters()] != [id(a) for a in optimizer.parameters()]:
             raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
         seed, max_batch = whole_number("seed", seed, 0, LARGEST_SEED), whole_number("max_batch", max_batch, 0)
         self._training = net.bind(loss, optimizer.compiled_update, max_batch)
-        self._stepper = optimizer.stepper(self._training)
+        self._stepper, self._predict = optimizer.stepper(self._training), net.predict
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self._seed, self._stopping = seed, None
         self._held = (threading.Lock(), os.getpid())
@@ -283,7 +284,7 @@ class Trainer:
                 raise
             finally:
                 bar.close()
-        self._warn_of_waiting_gradients()
+        warn_of_waiting_gradients(self.optimizer)
         return history
 
     def _epochs(self, train, epochs, validation, patience, callbacks, bar) -> History:
@@ -303,6 +304,24 @@ class Trainer:
             core.copy_arrays(self._arrays(), self._stopping.arrays)
             self._stopping = None
         return history
+
+    @contextlib.contextmanager
+    def stepping(self, stepper, predict):
+        """A block in which another object makes the steps, see `Optimizer.stepper`, and `predict` those of validation.
+
+        Ranks of an MPI job train together by it (`fastopt.parallel`).
+        """
+        own = self._stepper, self._predict
+        self._stepper, self._predict = stepper, predict
+        try:
+            yield
+        finally:
+            self._stepper, self._predict = own
+
+    @property
+    def compiled_training(self) -> core.Training:
+        """The compiled training, which such an object calls."""
+        return self._training
 
     def abandon_fit(self) -> None:
         """Drop what an interrupted `fit` has left to be done: the rest of its epoch, and its early stopping.
@@ -376,7 +395,7 @@ class Trainer:
         run, stopping, epoch = self._training, self._stopping, self.epoch
         measured = {"loss": run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0}
         if validation is not None:
-            measured |= validate(self.net, self.loss, *validation)
+            measured |= validate(self._predict, self.loss, *validation)
             best = best.after(measured["val_loss"], self._arrays() if patience is not None else [])
         schedules = self.optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
@@ -422,16 +441,6 @@ class Trainer:
             mine = self._arrays()
             self._stopping = self._stopping.shown(mine)
             core.copy_arrays(mine, self._stopping.arrays)
-
-    def _warn_of_waiting_gradients(self):
-        waiting, whole = self.optimizer.accumulated, self.optimizer.accumulate
-        if waiting:
-            warnings.warn(
-                f"accumulate: expected a multiple of {whole} batches, an update each, got {waiting} more; "
-                "their gradients wait for the batches of the next fit or step",
-                UserWarning,
-                stacklevel=3,
-            )
 
     def save(self, path) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
@@ -484,17 +493,3 @@ class Trainer:
         self.epoch, self._stopping = state["epoch"], state.get("_stopping")
         for name, value in progress.items():
             setattr(self._training, name, value)
-
-
-def _optimizer(optimizer, net):
-    """An optimizer as given, or one by the name of its rule over the parameters of a network."""
-    if isinstance(optimizer, optim.Optimizer):
-        return optimizer
-    rules = {name.lower(): name for name in optim.__all__ if name != "Optimizer"}
-    if isinstance(optimizer, str) and optimizer.lower() in rules:
-        return getattr(optim, rules[optimizer.lower()])(net.parameters())
-    got = repr(optimizer) if isinstance(optimizer, str | type) else type(optimizer).__name__
-    raise TypeError(
-        "optimizer: expected one of fastopt.optim over net.parameters(), like optim.Adam(net.parameters()), or a name "
-        f"of {', '.join(rules.values())}, got {got}"
-    )

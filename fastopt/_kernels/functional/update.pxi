@@ -37,7 +37,7 @@ cdef class Update:
         self.plan.clips_norm, self.plan.max_norm = max_norm is not None, max_norm or 0
         self.plan.clip, self.plan.accumulate, self.plan.ema_decay = clip_value or HUGE_VAL, accumulate, ema_decay
         self.plan.checked = check_finite is not None or self.plan.clips_norm or accumulate > 1
-        self.plan.scale, self.plan.norm = 1, NAN
+        self.plan.scale, self.plan.share, self.plan.norm = 1, 1, NAN
 
     def __dealloc__(self):
         free(self.plan.options)

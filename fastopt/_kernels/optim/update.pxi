@@ -19,6 +19,7 @@ cdef struct Plan:               # everything a step needs
     double max_norm, clip       # clip: infinity for none
     double ema_decay
     Py_ssize_t accumulate
+    double share                # of the gradients in their mean: below 1 where they are sums over ranks
     bint interim                # some group takes its gradients at an interim point
     bint checked                # the check has something to do
     double* partials            # (n_partials,): sums of squares on the grid
@@ -245,7 +246,7 @@ cdef void update_check(Plan* plan, Py_ssize_t thread, Py_ssize_t n_threads) noex
             team_barrier(n_threads)
     # mean of the sums, limit of the norm, constants
     if plan.passed and thread == 0:
-        plan.scale = 1.0 / plan.accumulate
+        plan.scale = plan.share / plan.accumulate
         if plan.clips_norm:
             clip_norm(plan, sum_in_order(plan.partials, plan.n_partials))
         update_prepare(plan)
@@ -258,6 +259,7 @@ cdef void update_begin(Plan* plan) noexcept nogil:
     # One thread, before anything else: takes the options of the coming update from the table.
     cdef Py_ssize_t i
     plan.passed = plan.left_out = plan.refused = False
+    plan.scale = plan.share
     if plan.row < plan.n_rows:
         for i in range(plan.n_columns):
             plan.options[plan.targets[i] // N_NUMBERS].number[plan.targets[i] % N_NUMBERS] = plan.table[i * plan.n_rows + plan.row]

@@ -18,7 +18,7 @@ cdef void hvp_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_t
                       <floating*>of_loss[last], rows, c.n_out, thread, n_threads)
     team_barrier(n_threads)
     if c.gauss_newton:
-        backward(run, dtype, thread, n_threads)
+        backward(run, 0, run.n_entries, dtype, thread, n_threads)
     else:
         tangent_backward(run, dtype, thread, n_threads)
-    add_penalties(run, run.directions, dtype, thread, n_threads)
+    add_penalties(run, run.directions, 0, run.n_entries, dtype, thread, n_threads)

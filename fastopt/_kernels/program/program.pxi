@@ -41,13 +41,16 @@ cdef class Program:
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
+    cdef list grad_starts                   # where each gradient starts in a block of all of them,
+    cdef readonly list starts               # by entry: where those of its weights do,
+    cdef Py_ssize_t n_gradient              # and how many numbers that block has
     cdef list written                       # elements of a sample that entries write, by number of the owner
     cdef list resting                       # workspaces that predict takes from
 
     def __cinit__(self, list values, list entries, int typenum, bint fixed=False):
         cdef Py_ssize_t i
         self.typenum, self.item, self.arrays = typenum, 4, Arrays(typenum, fixed)
-        self.grad_shapes, self.value_shapes, self.resting = [], [], [None]
+        self.grad_shapes, self.value_shapes, self.resting, self.grad_starts, self.starts = [], [], [None], [], []
         if typenum != cnp.NPY_FLOAT32:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
@@ -128,6 +131,7 @@ cdef class Program:
         self.packed |= any(isinstance(weight, PackedWeight) for weight in weights)
         if e.n_weights != len(weights) or own:
             raise ValueError(f"{name}: expected {e.n_weights} weights and nothing besides, got {len(weights)} and {sorted(own)}")
+        self.starts.append(self.n_gradient)
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties
@@ -137,6 +141,8 @@ cdef class Program:
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
+            self.grad_starts.append(self.n_gradient)
+            self.n_gradient += round_up(w.rows * w.columns, 64 // self.item)
         self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
         self.work += e.out_positions * e.kind.work(e) if e.kind.work != NULL else 4 * e.positions * e.n_in
         self.least_rows = max(self.least_rows, (e.kind.least_rows + e.positions - 1) // e.positions)
@@ -333,5 +339,13 @@ cdef class Program:
         return workspace if workspace.capacity >= samples else Workspace(self, samples, False)
 
     def new_grads(self):
-        """Uninitialized arrays for the gradients of all parameters."""
-        return [np.empty(shape, dtype_of(self.typenum)) for shape in self.grad_shapes]
+        """Arrays for the gradients of all parameters, each from a cache line on, in one block, in their order."""
+        return self.grads_in(self.new_block())
+
+    cdef object new_block(self):
+        # zeros, which stay where a gradient does not end on a cache line
+        return _arrays.aligned_zeros((self.n_gradient,), dtype_of(self.typenum))
+
+    cdef list grads_in(self, object block):
+        return [block[start:start + math.prod(shape)].reshape(shape)
+                for start, shape in zip(self.grad_starts, self.grad_shapes)]

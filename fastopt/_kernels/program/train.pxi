@@ -84,24 +84,38 @@ cdef void update_clipped(Run* r, double* row_squares, floating* dtype, Py_ssize_
             team_barrier(n_threads)
 
 
-cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # forward, loss, backward and update of the batch that starts at `position`
+cdef inline floating* weights_of(const TrainCall* c, floating* dtype) noexcept nogil:
+    # of the samples of the batch under way; NULL where all count alike
+    return <floating*>(c.batch_weights if c.weights != NULL and c.order != NULL else c.weights)
+
+
+cdef double forward_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # forward and the gradient of the output, of the batch that starts at `position`; every thread adds up the loss, and all
+    # have the same
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
-    cdef floating* weights = NULL
-    cdef double loss
     if c.order != NULL:         # gather the batch; parameters to the interim point, where the rule takes its gradient there
         gather_rows(c, thread, n_threads)
     if run.plan != NULL and run.plan.interim:
         interim_job(run.plan, thread, n_threads)
     team_barrier(n_threads)
-    if c.weights != NULL:       # forward, loss and the gradient of the output
-        weights = <floating*>(c.weights if c.order == NULL else c.batch_weights)
     forward(run, dtype, thread, n_threads)
-    loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights,
+    loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
               c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, thread, n_threads)
     sum_penalties(run, dtype, thread, n_threads)
     team_barrier(n_threads)
-    loss = sum_in_order(c.row_loss, rows) + sum_in_order(run.row_penalty, run.n_penalties)  # each thread adds up, and all branch alike
+    return sum_in_order(c.row_loss, rows) + sum_in_order(run.row_penalty, run.n_penalties)
+
+
+cdef void note_loss(TrainCall* c, double loss, floating* dtype) noexcept nogil:
+    # one thread: the loss of the batch, and what it counts
+    c.batch_loss = loss
+    c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
+                                 c.run.samples * c.positions, c.n_out)
+
+
+cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # forward, loss, backward and update of the batch that starts at `position`
+    cdef double loss = forward_batch(c, run, dtype, thread, n_threads)
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
             restore_job(run.plan, thread, n_threads)
@@ -109,15 +123,14 @@ cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread
             c.undefined = True
         return
     if thread == 0:             # prepare the update; the other threads see it after the next barrier, in backward
-        c.batch_loss = loss
-        c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights, rows, c.n_out)
+        note_loss(c, loss, dtype)
         if run.update == UPDATE_FUSED:
             prepare_fused(run)
         elif run.plan != NULL and not run.plan.checked:
             update_prepare(run.plan)
-    backward(run, dtype, thread, n_threads)
+    backward(run, 0, run.n_entries, dtype, thread, n_threads)
     if run.n_penalties > 0:
-        add_penalties(run, NULL, dtype, thread, n_threads)
+        add_penalties(run, NULL, 0, run.n_entries, dtype, thread, n_threads)
         team_barrier(n_threads)
     if run.update == UPDATE_CLIPPED:    # update
         update_clipped(run, c.row_loss, dtype, thread, n_threads)

@@ -15,6 +15,7 @@ cdef class Training:
     cdef public Py_ssize_t position         # its next sample
     cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
+    cdef readonly object gradient           # one flat array, which holds grads
     cdef readonly list grads
     cdef void** dparams
     cdef Py_ssize_t rows                    # samples of the last step
@@ -28,7 +29,8 @@ cdef class Training:
         self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
                                       program.n_out)
         self.program, self.loss, self.update = program, loss, update
-        self.grads = program.new_grads()
+        self.gradient = program.new_block()
+        self.grads = program.grads_in(self.gradient)
         self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
         for i, grad in enumerate(self.grads):
             self.dparams[i] = data(grad)
@@ -117,7 +119,13 @@ cdef class Training:
         return found == plan.n_tensors or not plan.clips_norm
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
-        # the one region of a call; backward does twice the work of forward, between twice as many barriers
+        # the one region of a call
+        cdef Py_ssize_t n_threads = self.make_ready(c, rows)
+        with nogil:
+            run_typed(self.program.typenum, train_job[float], train_job[double], c, n_threads)
+
+    cdef Py_ssize_t make_ready(self, TrainCall* c, Py_ssize_t rows) except -1:
+        # what a region needs; returns its threads: backward does twice the work of forward, between twice as many barriers
         cdef Py_ssize_t each = rows if self.update is None else rows + UPDATE_WORK
         cdef Py_ssize_t n_threads = threads_for(each * self.program.work // self.program.n_entries)
         self.workspace.reserve(n_threads)
@@ -127,8 +135,7 @@ cdef class Training:
             if self.update.held is not self.grads:
                 self.update.set_grads(self.grads)
                 self.update.held = self.grads
-        with nogil:
-            run_typed(self.program.typenum, train_job[float], train_job[double], c, n_threads)
+        return n_threads
 
     cpdef int require_in_place(self) except -1:
         """Raise ValueError unless everything that a step writes can be written, and lies where it did."""
@@ -204,12 +211,8 @@ cdef class Training:
         cdef Run run
         self.program.start(&run, self.workspace, True)
         run.samples = self.rows
-        if self.program.typenum == cnp.NPY_FLOAT32:
-            after_batch(&run, <float*>NULL)
-            apply_max_norm(&run, <float*>NULL, 0, 1)
-        else:
-            after_batch(&run, <double*>NULL)
-            apply_max_norm(&run, <double*>NULL, 0, 1)
+        run_typed(self.program.typenum, after_batch_job[float], after_batch_job[double], &run, 1)
+        run_typed(self.program.typenum, max_norm_job[float], max_norm_job[double], &run, 1)
 
     cdef int enter(self) except -1:
         # takes the optimizer, and with it the workspace, for one call at a time
@@ -224,8 +227,7 @@ cdef class Training:
     cdef int report(self, TrainCall* c) except -1:
         # raises what made a call stop before its time
         if c.undefined:
-            raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
-                                     "of them, hold NaN or infinity; the step has not been taken")
+            refuse_undefined()
         return self.update.report_refusal() if self.update is not None else 0
 
     def run(self, x, targets, sample_weight, order, sizes, double seconds):
@@ -262,6 +264,11 @@ cdef class Training:
         """Start the next epoch: one call, which Ctrl-C cannot part."""
         self.epoch += 1
         self.position, self.loss_sum, self.weight_sum = 0, 0, 0
+
+
+cdef int refuse_undefined() except -1:
+    raise FloatingPointError("loss: expected one that is defined, got nan; the rows of the batch, or what the network makes "
+                             "of them, hold NaN or infinity; the step has not been taken")
 
 
 def copy_arrays(list targets, list sources):

@@ -20,10 +20,11 @@ cdef inline bint keeps_columns(Run* r, Py_ssize_t i) noexcept nogil:
             and e.kind.by_columns(r, e))
 
 
-cdef void backward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void backward(Run* r, Py_ssize_t first, Py_ssize_t stop, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # of entries first to stop, from the last of them on
     cdef Py_ssize_t i
     cdef Entry* e
-    for i in range(r.n_entries - 1, -1, -1):
+    for i in range(stop - 1, first - 1, -1):
         e = &r.entries[i]
         if e.fuses and r.update == UPDATE_FUSED:
             do_pass(&e.kind.fused_update, r, e, dtype, thread, n_threads)
@@ -59,14 +60,16 @@ cdef void sum_penalties(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n
                 penalty_rows(&w.penalty, <floating*>w.at, r.row_penalty + w.first_penalty, w.rows, w.columns, thread, n_threads)
 
 
-cdef void add_penalties(Run* r, void** directions, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # adds the gradients of penalties to those of weights; a fused update has added them itself. Where directions are given, by
-    # number of the gradient, adds the derivatives of the penalties' gradients along them
+cdef void add_penalties(Run* r, void** directions, Py_ssize_t first, Py_ssize_t last, floating* dtype,
+                        Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # adds the gradients of penalties to those of the weights of entries first to last, which is not among them; a fused update
+    # has added them itself. Where directions are given, by number of the gradient, adds the derivatives of the penalties'
+    # gradients along them
     cdef Py_ssize_t i, k, n, start, stop
     cdef Weight* w
     cdef Penalty penalty
     cdef floating* of
-    for i in range(r.n_entries):
+    for i in range(first, last):
         if r.entries[i].fuses and r.update == UPDATE_FUSED:
             continue
         for k in range(r.entries[i].n_weights):
@@ -103,3 +106,11 @@ cdef void after_batch(Run* r, floating* dtype) noexcept nogil:
     for i in range(r.n_entries):
         if r.entries[i].kind.after_batch.f != NULL:
             do_pass(&r.entries[i].kind.after_batch, r, &r.entries[i], dtype, 0, 1)
+
+
+cdef void after_batch_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    after_batch(<Run*>args, dtype)
+
+
+cdef void max_norm_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    apply_max_norm(<Run*>args, dtype, thread, n_threads)

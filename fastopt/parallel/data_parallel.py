@@ -1,0 +1,277 @@
+"""DataParallel: a Trainer on every rank of an MPI job, all making the same steps.
+
+- Every rank holds the whole network and optimizer. They start equal, which is checked by digests, and stay equal, for
+  every rank applies the same gradients by the same kernels (stepper.py).
+- `fit` is `Trainer.fit` on every rank. What it measures is the same number on all of them, so schedules and early
+  stopping need no agreement of their own; a callback's wish to stop does.
+- All calls are made by all ranks, and an error on one of them is raised on all (communicator.py).
+"""
+
+import numpy as np
+
+import fastopt
+from fastopt._kernels import isa
+from fastopt.nn import Trainer, files
+from fastopt.nn.fit_data import checked_batches, checked_callbacks
+from fastopt.nn.losses import describe_loss
+from fastopt.optim.state import pack_state
+from fastopt.parallel.communicator import Communicator, digest
+from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.stepper import Batches, Stepper
+from fastopt.schedules import Schedule
+
+SAMPLE = 64  # rows by which ranks see that they have the same data
+WAY_OUT = "make network and optimizer the same way on all ranks, with the same rng, or load the same file"
+SAME_ROWS = "every rank takes its share of the same rows; for rows of its own, pass an iterable of batches"
+
+
+class DataParallel:
+    """Trains one network on several ranks, each of which finds the gradients of its own rows.
+
+    M ranks with batches of B rows make the steps of one worker with batches of M·B rows, to rounding.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Of this rank; network, loss, optimizer and seed are the same on all ranks.
+    comm : mpi4py.MPI.Intracomm, optional
+        The ranks; all of the job by default.
+    reduce : {"ordered", "fast"}
+        Gradients are added in rank order, so that the bits depend on the number of ranks only, and are those of one
+        Trainer whose optimizer has ``accumulate=M``; or in the order that the MPI prefers.
+
+    Attributes
+    ----------
+    trainer : Trainer
+    comm : Communicator
+        ``comm.rank`` and ``comm.size`` are the number of this rank and how many there are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A trainer, communicator or `reduce` that does not fit, or ranks that differ, by the name of what differs:
+        versions, instruction sets, layers, options, arrays. Raised on all ranks, as by every method.
+
+    Notes
+    -----
+    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch
+    and after `step`; at the start of `fit`, at the end of its epochs and in `save` all ranks get their mean.
+
+    `Dropout` and augmentation draw other numbers on each rank: those that one Trainer draws for the same batches.
+
+    Examples
+    --------
+    Of a script that is started by ``mpiexec -n 4 python -m mpi4py train.py``; each rank takes every fourth batch:
+
+    >>> import numpy as np, fastopt as fo
+    >>> from fastopt.parallel import DataParallel
+    >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1)], rng=0)
+    >>> parallel = DataParallel(fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1)))
+    >>> X = np.random.default_rng(0).normal(size=(256, 2))
+    >>> history = parallel.fit(X, X @ [1.0, 2.0], epochs=20, batch_size=16)
+    >>> net.layers[0].weight.round(2)
+    array([[1., 2.]], dtype=float32)
+    """
+
+    def __init__(self, trainer, comm=None, reduce="ordered"):
+        self.comm = Communicator(comm)
+        with self.comm.together("DataParallel"):
+            if not isinstance(trainer, Trainer):
+                raise TypeError(f"trainer: expected an nn.Trainer, got {type(trainer).__name__}")
+            if trainer.optimizer.compiled_update is None:
+                raise TypeError(
+                    f"trainer: expected an optimizer that steps by gradients, got {type(trainer.optimizer).__name__}, "
+                    "whose steps need the curvature of all rows"
+                )
+            if reduce not in tuple(SUMS):
+                raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            self.comm.end_together()
+            self.trainer, self.reduce = trainer, reduce
+            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
+            self._require_equal()
+
+    def step(self, x, y, sample_weight=None) -> float:
+        """One step of all ranks, each on a batch of its own.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As of `Trainer.step`; ranks may have different numbers of rows, also none as long as one has some.
+
+        Returns
+        -------
+        float
+            Mean loss over the rows of all ranks, before the update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Data of some rank that does not fit; nothing has been changed then.
+        FloatingPointError
+            As of `Trainer.step`.
+        """
+        rounds = self.comm.rounds
+        try:
+            with self.comm.interrupts, self.trainer.stepping(self._stepper, self._stepper.predict):
+                return self.trainer.step(x, y, sample_weight)
+        except BaseException as error:
+            if self.comm.rounds == rounds:  # the other ranks are waiting
+                self.comm.fail(error)
+            raise
+
+    def fit(
+        self,
+        X,
+        y=None,
+        epochs=1,
+        batch_size=32,
+        *,
+        sample_weight=None,
+        callbacks=(),
+        progress=False,
+        **options,
+    ):
+        """Train for some epochs, as `Trainer.fit` does, whose parameters these are.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            The same on all ranks: batches of the epoch go to the ranks in turn. Or an iterable of batches of this
+            rank's own; a rank whose batches are used up waits for the others.
+        batch_size : int or Schedule
+            Rows of a batch of one rank; an update takes a batch from each.
+        validation : tuple, optional
+            The same on all ranks, which predict a part of it each.
+        callbacks : callable or list of callables
+            Called on every rank; where one returns True on any rank, training ends on all of them.
+        progress : bool
+            Show a progress bar, on rank 0 alone.
+        **options
+            `epochs`, `patience`, `shuffle`, `check_finite` as of `Trainer.fit`, the same on all ranks.
+
+        Returns
+        -------
+        History
+            The same on all ranks.
+
+        Raises
+        ------
+        Exception
+            As by `Trainer.fit`: what one rank raises, callbacks included, is raised on all.
+        """
+        trainer, comm = self.trainer, self.comm
+        with comm.together("fit"):
+            rows = None
+            if y is None:
+                X = Batches(self._stepper, checked_batches(X, sample_weight, epochs))
+            else:
+                X, y, sample_weight = rows = trainer.compiled_training.check(X, y, sample_weight)
+            facts = facts_of_fit(trainer, rows, epochs, batch_size, options)
+            comm.agree("options of fit", facts, SAME_ROWS)
+            self._stepper.average_statistics()
+            self._require_equal()
+            with trainer.stepping(self._stepper, self._stepper.predict):
+                return trainer.fit(
+                    X,
+                    y,
+                    epochs,
+                    batch_size,
+                    sample_weight=sample_weight,
+                    callbacks=self._shared(callbacks),
+                    progress=bool(progress) and comm.rank == 0,
+                    **options,
+                )
+
+    def _shared(self, callbacks):
+        """One callback that calls those of this rank, and wishes to stop where any rank does."""
+        own = checked_callbacks(callbacks)
+
+        def call(trainer, history):
+            wishes = [callback(trainer, history) for callback in own]
+            wish = any(isinstance(wish, bool | np.bool_) and wish for wish in wishes)
+            if self.reduce == "fast":  # no MPI promises the same bits on all ranks
+                self._require_equal()
+            return bool(self.comm.tell("end an epoch", wish).any())
+
+        return call
+
+    def save(self, path) -> None:
+        """Write network, optimizer and position, as `Trainer.save` does, on rank 0; all ranks wait until it is done."""
+        with self.comm.together("save"):
+            self._stepper.average_statistics()
+            if self.comm.rank == 0:
+                self.trainer.save(path)
+
+    def resume(self, path) -> None:
+        """Take over what `save` wrote, on any number of ranks; each reads the file.
+
+        Raises
+        ------
+        OSError, ValueError
+            As by `Trainer.resume`; also where the ranks have read different files.
+        """
+        with self.comm.together("resume"):
+            self.trainer.resume(path)
+            self._require_equal()
+
+    def _require_equal(self):
+        """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
+        self.comm.agree("network and optimizer", {"reduce": self.reduce} | facts_of(self.trainer), WAY_OUT)
+
+
+def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:
+    """Facts of the arguments of `fit` that all ranks must share; `rows` (X, y, sample_weight) are None for batches."""
+    facts = {"epochs": repr(epochs), "batch_size": _text(batch_size), "kind": "batches" if rows is None else "rows"}
+    facts |= {name: _text(value) for name, value in options.items() if name != "validation"}
+    names = ("X", "y", "sample_weight")
+    if rows is not None:
+        for name, data in zip(names, rows, strict=True):
+            facts |= _sample(name, data)
+        facts["position"] = str(trainer.compiled_training.position)
+    validation = options.get("validation")
+    if isinstance(validation, tuple | list):
+        for name, data in zip(names, validation, strict=False):
+            facts |= _sample(f"validation {name}", data)
+    return facts
+
+
+def facts_of(trainer, with_state=True) -> dict[str, str]:
+    """Facts of a trainer that all ranks must share; the optimizer's state is left out where ranks divide it."""
+    net, optimizer = trainer.net, trainer.optimizer.__getstate__()  # its options for all groups as well
+    moments, state = pack_state(optimizer["state"])
+    arrays = files.arrays_of(net)
+    facts = {
+        "version of fastopt": fastopt.__version__,
+        "instruction set (FASTOPT_ISA)": isa,
+        "dtype": str(net.dtype),
+        "input_shape": str(net.input_shape),
+        **{f"layers.{i}": repr(layer) for i, layer in enumerate(net.layers)},
+        "loss": str(describe_loss(trainer.loss)),
+        "rule": state["rule"],
+        "options of the optimizer": f"{state['param_groups']} {optimizer['_shared']}",
+        "seed": str(trainer.seed),
+        "epoch": str((trainer.epoch, trainer.compiled_training.batches)),
+    }
+    if with_state:
+        facts["steps"] = str((state["steps"], state["accumulated"], state["state"]))
+        arrays |= moments
+    return facts | {name: f"{a.dtype} {a.shape} {digest(np.ascontiguousarray(a)).hex()}" for name, a in arrays.items()}
+
+
+def _text(value) -> str:
+    """An option as text: a schedule by its options, an object of another kind by its type."""
+    if isinstance(value, Schedule):
+        return str(value.config())
+    return repr(value) if isinstance(value, int | float | bool | None) else type(value).__name__
+
+
+def _sample(name, data) -> dict[str, str]:
+    """Facts of data that all ranks must share: shape, and a digest of some of the rows."""
+    if data is None:
+        return {name: "none"}
+    data = np.asarray(data)
+    facts = {f"{name}: shape": f"{data.dtype} {data.shape}"}
+    if len(data) and not data.dtype.hasobject:
+        rows = data[:: max(1, len(data) // SAMPLE)]
+        facts[f"{name}: rows"] = digest(np.ascontiguousarray(rows)).hex()
+    return facts

@@ -1,0 +1,193 @@
+"""How ranks make a Trainer's steps together: each finds the gradients of its rows, all apply their mean.
+
+- A step is forward, one round in which every rank tells its loss and what it counts, backward bucket by bucket, and
+  the optimizer's step on every rank, by the same gradients and so to the same bits. A bucket, the gradients of some
+  layers side by side, is summed over the ranks while backward goes on with the layers before.
+- Ranks count by the weights of their rows, so uneven batches give the gradient of the mean over all rows. Where all
+  count alike, as they mostly do, the sum stays as it is and the optimizer divides: the bits of a Trainer that
+  accumulates as many batches.
+- The epoch's batches are those of one Trainer, in its order; the ranks take them in turn. `position` counts the rows
+  of all ranks, so another number of ranks can go on.
+"""
+
+import time
+
+import numpy as np
+
+from fastopt._kernels import core
+from fastopt.nn.layers import BatchNorm, chain
+from fastopt.parallel.communicator import wait
+from fastopt.parallel.reduction import SUMS
+
+BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
+BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
+ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used up
+
+
+class Stepper:
+    """Steps of all ranks, in place of those of a compiled training, with the same two methods."""
+
+    def __init__(self, comm, optimizer, training, net, reduce):
+        self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
+        self.parted = core.PartedStep(training)
+        self.segments, self.buckets = _buckets(training)
+        self.sums = SUMS[reduce](comm, self.buckets)
+        self.averages = [
+            a
+            for layer in chain.walk(net.layers)
+            if isinstance(layer, BatchNorm)
+            for a in (layer.running_mean, layer.running_var)
+        ]
+        self.ended = False  # all ranks have used up their batches of the epoch under way
+
+    def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
+        """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
+        batch = self.training.check(x, y, sample_weight)
+        rows = len(batch[0])
+        if 0 < rows < self.net.least_rows:
+            raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
+        loss, _ = self._step(batch, rows)
+        self.training.batches += self.comm.size
+        if in_epoch:
+            self.training.position += rows
+        return loss
+
+    def end(self) -> None:
+        """This rank has no more batches in this epoch; a step of the others, unless they have ended too."""
+        self.optimizer.prepare()
+        _, stepped = self._step(None, ENDED)
+        self.training.batches += self.comm.size * stepped
+
+    def run(self, x, targets, weights, order, sizes, seconds) -> None:
+        """Steps on checked data, the same on all ranks, in `order`: of the coming batches each rank takes its own."""
+        size, rank, training, done = self.comm.size, self.comm.rank, self.training, 0
+        until = time.perf_counter() + seconds
+        while done == 0 or done + size <= len(sizes):
+            first, taken = training.position, sizes[done : done + size]
+            ends = np.minimum(first + np.cumsum(taken), len(x)).tolist()  # the last batch may be smaller
+            starts = [first, *ends[:-1]]
+            rows = ends[rank] - starts[rank] if rank < len(ends) else 0
+            self._step((x, targets, weights), rows, order, starts[rank] if rows else 0)
+            done += len(taken)
+            training.batches += len(taken)
+            training.position = ends[-1]
+            if training.position >= len(x) or time.perf_counter() > until:
+                break
+            self.optimizer.prepare()
+        if training.position >= len(x):
+            self.average_statistics()
+
+    def _step(self, batch, rows, order=None, position=0):
+        """A step; returns the mean loss, and whether there was one: not all ranks have ended."""
+        with self.optimizer.compiled_update:
+            try:
+                return self._parts(batch, rows, order, position)
+            except BaseException:
+                self.parted.give_up()
+                raise
+
+    def _parts(self, batch, rows, order, position):
+        parted, comm, training = self.parted, self.comm, self.training
+        loss = weight = 0.0
+        if rows > 0:
+            x, targets, weights = batch
+            loss, weight = parted.forward(x, targets, weights, rows, training.batches + comm.rank, order, position)
+        else:
+            parted.pause()
+        opened = comm.start_telling("step", loss, weight, rows)
+        if rows > 0:
+            parted.backward(*self.segments[0])
+        losses, weights, counts = opened.finish().T.tolist()
+        if max(counts) <= 0:
+            self.ended = max(counts) < 0
+            if self.ended:
+                return 0.0, False
+            raise ValueError("x: expected at least one row on some rank, got none")
+        parted.require_defined(losses)
+        factors, share = _shares(weights, counts)
+        for k, (first, stop) in enumerate(self.segments):
+            if k and rows > 0:
+                parted.backward(first, stop)
+            if rows > 0 and factors[comm.rank] != 1:
+                _scale(self.buckets[k], factors[comm.rank])
+            self.sums.start(k)
+            self.sums.progress()
+        self.sums.finish()
+        if parted.update(share):
+            parted.count(losses, weights)
+        total = sum(weights)
+        if total > 0:
+            return sum(a * b for a, b in zip(losses, weights, strict=True)) / total, True
+        return sum(losses) / sum(n > 0 for n in counts), True
+
+    # --- what every rank has of its own
+
+    def average_statistics(self) -> None:
+        """Give all ranks the mean of their running averages of `BatchNorm`, each of which saw its own batches."""
+        if not self.averages or self.comm.size == 1:
+            return
+        self.comm.tell("average statistics")
+        for average in self.averages:
+            everyones = np.empty((self.comm.size, average.size), average.dtype)
+            wait(self.comm.gather_all(average, everyones))
+            if not (everyones == everyones[0]).all():  # a mean of equal numbers may differ from them in its last bit
+                average[...] = everyones.mean(axis=0, dtype=np.float64)
+
+    def predict(self, x) -> np.ndarray:
+        """What the network predicts, each rank for a part of the rows; all ranks get all of it."""
+        size, n, blocks = self.comm.size, len(x), len(x) // BLOCK
+        starts = [BLOCK * (blocks * rank // size) for rank in range(size)]
+        ends = [*starts[1:], n]
+        mine = slice(starts[self.comm.rank], ends[self.comm.rank]) if blocks else slice(n)
+        out = np.empty((n, *self.net.output_shape), self.net.dtype)
+        self.net.predict(x[mine], out[mine])
+        if blocks:
+            each = out[0].size
+            counts = [each * (end - start) for start, end in zip(starts, ends, strict=True)]
+            self.comm.tell("predict", n)
+            request = self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
+            wait(request, n_bytes=out.nbytes)
+        return out
+
+
+class Batches:
+    """An iterable of a rank's own batches, which goes on until the batches of all ranks are used up."""
+
+    def __init__(self, stepper, batches):
+        self.stepper, self.batches = stepper, batches
+
+    def __iter__(self):
+        self.stepper.ended = False
+        yield from self.batches
+        while not self.stepper.ended:
+            self.stepper.end()
+        self.stepper.average_statistics()
+
+
+def _buckets(training) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients."""
+    starts, gradient = training.program.starts, training.gradient
+    segments, buckets, stop, end = [], [], len(starts), gradient.size
+    for first in range(len(starts) - 1, -1, -1):
+        if first == 0 or (end - starts[first]) * gradient.itemsize >= BUCKET:
+            segments.append((first, stop))
+            buckets.append(gradient[starts[first] : end])
+            stop, end = first, starts[first]
+    return segments, buckets
+
+
+def _shares(weights, counts) -> tuple[list[float], float]:
+    """What each rank's gradient is multiplied by before the sum, and the sum after it, for the mean over all rows."""
+    counting = [weight > 0 for weight in weights] if any(weights) else [n > 0 for n in counts]
+    alike = {weight for weight, counts_here in zip(weights, counting, strict=True) if counts_here}
+    if len(alike) == 1:
+        return [float(counts_here) for counts_here in counting], 1.0 / sum(counting)
+    total = sum(weights)
+    return [weight / total for weight in weights], 1.0
+
+
+def _scale(bucket, factor) -> None:
+    if factor:
+        bucket *= bucket.dtype.type(factor)
+    else:
+        bucket[:] = 0  # also where it is not finite: these rows do not count
