@@ -1,10 +1,32 @@
 """Training on the ranks of an MPI job, on one machine or many.
 
-Needs mpi4py and an MPI (`pip install "fastopt[mpi]"`); `import fastopt` never loads them.
+Needs mpi4py and an MPI (`pip install "fastopt[mpi]"`); `import fastopt` never loads them. Planning needs neither, so
+what trains is loaded when it is asked for, and no plan starts MPI.
 """
 
-from fastopt.parallel.communicator import Communicator
-from fastopt.parallel.data_parallel import DataParallel
-from fastopt.parallel.parameter_server import ParameterServer
+import importlib
+import importlib.util
+import warnings
 
-__all__ = ["Communicator", "DataParallel", "ParameterServer"]
+from fastopt.parallel.scaling import predict_scaling
+
+HOMES = {
+    "Communicator": "communicator",
+    "DataParallel": "data_parallel",
+    "ParameterServer": "parameter_server",
+    "measure_network": "network",
+}
+__all__ = ["Communicator", "DataParallel", "ParameterServer", "measure_network", "predict_scaling"]
+
+if importlib.util.find_spec("mpi4py") is None:
+    warnings.warn(
+        'fastopt.parallel needs mpi4py 4 and an MPI, which are not installed: pip install "fastopt[mpi]"; without '
+        "them there is predict_scaling alone",
+        stacklevel=2,
+    )
+
+
+def __getattr__(name):
+    if name in HOMES:
+        return getattr(importlib.import_module(f"fastopt.parallel.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'fastopt.parallel' has no attribute {name!r}")
