@@ -16,7 +16,7 @@ from fastopt.nn.fit_data import checked_batches, checked_callbacks
 from fastopt.nn.losses import describe_loss
 from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.reduction import REDUCTIONS
 from fastopt.parallel.stepper import Batches, Stepper
 from fastopt.schedules import Schedule
 
@@ -83,12 +83,12 @@ class DataParallel:
                     f"trainer: expected an optimizer that steps by gradients, got {type(trainer.optimizer).__name__}, "
                     "whose steps need the curvature of all rows"
                 )
-            if reduce not in tuple(SUMS):
-                raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            if reduce not in REDUCTIONS:
+                raise ValueError(f"reduce: expected {' or '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
             self.comm.end_together()
             self.trainer, self.reduce = trainer, reduce
-            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
             self._require_equal()
+            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
 
     def step(self, x, y, sample_weight=None) -> float:
         """One step of all ranks, each on a batch of its own.

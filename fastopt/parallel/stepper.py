@@ -10,6 +10,7 @@
   of all ranks, so another number of ranks can go on.
 """
 
+import math
 import time
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel.communicator import wait
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.reduction import sum_of
+from fastopt.parallel.shared_memory import shared_arrays
 
 BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
 BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
@@ -30,8 +32,11 @@ class Stepper:
     def __init__(self, comm, optimizer, training, net, reduce):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.parted = core.PartedStep(training)
-        self.segments, self.buckets = _buckets(training)
-        self.sums = SUMS[reduce](comm, self.buckets)
+        shared = shared_arrays(comm, training.gradient.size, training.gradient.dtype) if reduce == "ordered" else None
+        if shared is not None:
+            training.hold_gradient(shared.own)
+        self.segments, buckets = _buckets(training, BUCKET if shared is None else math.inf)
+        self.sums = sum_of(reduce, comm, buckets, shared)
         self.averages = [
             a
             for layer in chain.walk(net.layers)
@@ -94,10 +99,9 @@ class Stepper:
             loss, weight = parted.forward(x, targets, weights, rows, training.batches + comm.rank, order, position)
         else:
             parted.pause()
-        opened = comm.start_telling("step", loss, weight, rows)
         if rows > 0:
             parted.backward(*self.segments[0])
-        losses, weights, counts = opened.finish().T.tolist()
+        losses, weights, counts = comm.tell("step", loss, weight, rows).T.tolist()
         if max(counts) <= 0:
             self.ended = max(counts) < 0
             if self.ended:
@@ -108,9 +112,7 @@ class Stepper:
         for k, (first, stop) in enumerate(self.segments):
             if k and rows > 0:
                 parted.backward(first, stop)
-            if rows > 0 and factors[comm.rank] != 1:
-                _scale(self.buckets[k], factors[comm.rank])
-            self.sums.start(k)
+            self.sums.start(k, factors)
             self.sums.progress()
         self.sums.finish()
         if parted.update(share):
@@ -164,12 +166,15 @@ class Batches:
         self.stepper.average_statistics()
 
 
-def _buckets(training) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
-    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients."""
+def _buckets(training, least) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients.
+
+    A bucket has at least so many bytes, but for that of the first entries.
+    """
     starts, gradient = training.program.starts, training.gradient
     segments, buckets, stop, end = [], [], len(starts), gradient.size
     for first in range(len(starts) - 1, -1, -1):
-        if first == 0 or (end - starts[first]) * gradient.itemsize >= BUCKET:
+        if first == 0 or (end - starts[first]) * gradient.itemsize >= least:
             segments.append((first, stop))
             buckets.append(gradient[starts[first] : end])
             stop, end = first, starts[first]
@@ -184,10 +189,3 @@ def _shares(weights, counts) -> tuple[list[float], float]:
         return [float(counts_here) for counts_here in counting], 1.0 / sum(counting)
     total = sum(weights)
     return [weight / total for weight in weights], 1.0
-
-
-def _scale(bucket, factor) -> None:
-    if factor:
-        bucket *= bucket.dtype.type(factor)
-    else:
-        bucket[:] = 0  # also where it is not finite: these rows do not count

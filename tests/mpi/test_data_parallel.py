@@ -159,19 +159,21 @@ def test_images_and_statistics_of_batches_train_together(comm):
     comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
 
 
-def test_many_buckets_have_the_bits_of_one(comm, monkeypatch):
+def test_sums_in_shared_memory_and_by_messages_in_any_buckets_have_the_same_bits(comm, monkeypatch):
     from fastopt.parallel import stepper
 
-    X, y = data(B * comm.size, np.random.default_rng(9))
+    X, y = data(2 * B * comm.size - 3, np.random.default_rng(9))  # the last batches are uneven
     found = []
-    for size in (1, 64, 1 << 20):
-        monkeypatch.setattr(stepper, "BUCKET", size)
+    for size in (None, 1, 64, 1 << 20):
+        if size is not None:
+            monkeypatch.setattr(stepper, "shared_arrays", lambda *args: None)
+            monkeypatch.setattr(stepper, "BUCKET", size)
         trained = trainer()
         parallel = DataParallel(trained)
         parallel.fit(X, y, epochs=3, batch_size=B)
-        found.append((len(parallel._stepper.buckets), bits(trained)))
-    assert [n for n, _ in found] == [3, 3, 1]
-    assert found[0][1] == found[1][1] == found[2][1]
+        found.append((len(parallel._stepper.segments), bits(trained)))
+    assert [buckets for buckets, _ in found] == [1, 3, 3, 1]
+    assert all(same == found[0][1] for _, same in found)
 
 
 def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(comm):
