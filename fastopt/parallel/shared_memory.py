@@ -9,6 +9,8 @@ import weakref
 
 import numpy as np
 
+from fastopt import _arrays
+
 PAGE = 4096  # bytes to which memory of a rank is rounded up
 FILES = "/dev/shm"  # where MPI keeps shared memory; touching more than there is ends a process
 MOST = 50  # windows that are looked at: a round tells which are free by the bits of one number
@@ -51,6 +53,27 @@ def shared_arrays(comm, n, dtype) -> SharedArrays | None:
         window = _Window(comm, n_bytes)
         comm.windows.append(window)
     return SharedArrays(window, comm, n, dtype)
+
+
+def share_gradient(comm, training) -> SharedArrays | None:
+    """Put the gradients of a compiled training into memory that all ranks see, if there is such memory."""
+    shared = shared_arrays(comm, training.gradient.size, training.gradient.dtype)
+    if shared is not None:
+        training.hold_gradient(shared.own)
+        _SHARING.add(training)
+    return shared
+
+
+_SHARING: weakref.WeakSet = weakref.WeakSet()  # trainings
+
+
+def _part_from_parent() -> None:
+    """In a forked child, which would share the gradients with its parent: those of its own steps go elsewhere."""
+    for training in list(_SHARING):
+        training.hold_gradient(_arrays.aligned_zeros(training.gradient.shape, training.gradient.dtype))
+
+
+os.register_at_fork(after_in_child=_part_from_parent)
 
 
 def _room() -> int:

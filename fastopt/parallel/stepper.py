@@ -19,7 +19,7 @@ from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.reduction import sum_of
-from fastopt.parallel.shared_memory import shared_arrays
+from fastopt.parallel.shared_memory import share_gradient
 
 BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
 BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
@@ -32,9 +32,7 @@ class Stepper:
     def __init__(self, comm, optimizer, training, net, reduce):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.parted = core.PartedStep(training)
-        shared = shared_arrays(comm, training.gradient.size, training.gradient.dtype) if reduce == "ordered" else None
-        if shared is not None:
-            training.hold_gradient(shared.own)
+        shared = share_gradient(comm, training) if reduce == "ordered" else None
         self.segments, buckets = _buckets(training, BUCKET if shared is None else math.inf)
         self.sums = sum_of(reduce, comm, buckets, shared)
         self.averages = [

@@ -1,5 +1,6 @@
 """DataParallel: the same steps as one worker, the same bits on all ranks, one error on all of them."""
 
+import os
 import signal
 import time
 
@@ -166,7 +167,7 @@ def test_sums_in_shared_memory_and_by_messages_in_any_buckets_have_the_same_bits
     found = []
     for size in (None, 1, 64, 1 << 20):
         if size is not None:
-            monkeypatch.setattr(stepper, "shared_arrays", lambda *args: None)
+            monkeypatch.setattr(stepper, "share_gradient", lambda *args: None)
             monkeypatch.setattr(stepper, "BUCKET", size)
         trained = trainer()
         parallel = DataParallel(trained)
@@ -174,6 +175,24 @@ def test_sums_in_shared_memory_and_by_messages_in_any_buckets_have_the_same_bits
         found.append((len(parallel._stepper.segments), bits(trained)))
     assert [buckets for buckets, _ in found] == [1, 3, 3, 1]
     assert all(same == found[0][1] for _, same in found)
+
+
+def test_a_forked_child_steps_beside_its_parent(comm):
+    X, y = data(B * comm.size, np.random.default_rng(9))
+    mine = slice(comm.rank * B, (comm.rank + 1) * B)
+    found = []
+    for forks in (False, True):
+        trained = trainer()
+        parallel = DataParallel(trained)
+        for _ in range(30):
+            if forks and comm.rank == 0 and (child := os.fork()) == 0:
+                trained.step(-X[mine], y[mine])
+                os._exit(0)
+            parallel.step(X[mine], y[mine])
+            if forks and comm.rank == 0:
+                assert os.waitpid(child, 0)[1] == 0
+        found.append(bits(trained))
+    assert found[0] == found[1]
 
 
 def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(comm):

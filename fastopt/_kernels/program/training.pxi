@@ -2,6 +2,7 @@
 
 cdef class Training:
     """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer."""
+    cdef object __weakref__
     cdef readonly Program program
     cdef Workspace workspace
     cdef Workspace tangents                 # None until a Hessian-vector product asks for it
