@@ -16,6 +16,7 @@ import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
+from fastopt.parallel import exchanges
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.reduction import SUMS
 
@@ -88,14 +89,17 @@ class Stepper:
 
     def _parts(self, batch, rows, order, position):
         parted, comm, training = self.parted, self.comm, self.training
-        loss = weight = 0.0
         if rows > 0:
             x, targets, weights = batch
-            loss, weight = parted.forward(x, targets, weights, rows, training.batches + comm.rank, order, position)
+            parted.start(x, targets, weights, rows, training.batches + comm.rank, order, position)
         else:
             parted.pause()
+        exchanging = bool(training.program.exchanges)
+        if exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
+            comm.tell("exchange")
+        loss, weight = exchanges.forward(parted)
         opened = comm.start_telling("step", loss, weight, rows)
-        if rows > 0:
+        if not exchanging:
             parted.backward(*self.segments[0])
         losses, weights, counts = opened.finish().T.tolist()
         if max(counts) <= 0:
@@ -106,8 +110,8 @@ class Stepper:
         parted.require_defined(losses)
         factors, share = _shares(weights, counts)
         for k, (first, stop) in enumerate(self.segments):
-            if k and rows > 0:
-                parted.backward(first, stop)
+            if k or exchanging:
+                exchanges.backward(parted, first, stop)
             if rows > 0 and factors[comm.rank] != 1:
                 _scale(self.buckets[k], factors[comm.rank])
             self.sums.start(k)
