@@ -102,6 +102,7 @@ cdef class Parts:
         if self.moved == NULL:
             self.moved = <void**>aligned_block(2 * n * sizeof(void*))
         self.some = self.c.run
+        self.some.step += <uint64_t>row << 40           # rows from another on draw numbers of their own
         self.some.samples, self.some.values, self.some.dvalues = rows, self.moved, self.moved + n
         for i in range(n):
             size = elements_of(&self.program.shapes[i]) * (4 if self.c.run.typenum == cnp.NPY_FLOAT32 else 8)
