@@ -44,7 +44,7 @@ NAP = 1e-4, 1e-3  # seconds of sleep then: at first, and after a long wait, whic
 LAST_WORDS = 0.5  # seconds in which a launcher passes on what a rank has printed: MPICH's loses it in an abort
 PART = 0.05  # of the time waited so far that a sleep lasts
 FAILED = -1.0  # in the place of what a rank is about to do
-NUMBERS = 3  # that a rank may tell the others at the start of a round
+NUMBERS = 4  # that a rank may tell the others at the start of a round
 
 
 class Communicator:
@@ -95,6 +95,10 @@ class Communicator:
         self.others = [rank for rank in range(self.size) if rank != self.rank]
         self.rounds = 0  # that this rank has opened
         self.interrupts = Interrupts()
+
+    def split(self, color) -> "Communicator":
+        """A communicator of the ranks that give the same color, in their order; all ranks call it."""
+        return Communicator(self.mpi.Split(color, self.rank))
 
     # --- rounds
 
@@ -180,7 +184,7 @@ class Communicator:
                 if mine != other:
                     text = f"got {_shown(mine)} on rank 0 and {_shown(other)} on rank {rank}"
                     way_out = f"; {way_out}" if way_out else ""
-                    raise self._known(ValueError(f"{name}: expected the same on all ranks, {text}{way_out}"))
+                    raise self.known(ValueError(f"{name}: expected the same on all ranks, {text}{way_out}"))
 
     def _raise(self, reason) -> None:
         """Raise on every rank the error of the first rank that has one, or say that they do different things."""
@@ -194,14 +198,14 @@ class Communicator:
             rank, kind, text = failed[0]
             alike = all(report == reports[0] for report in reports)
             if alike and isinstance(reason, BaseException):
-                raise self._known(reason)
+                raise self.known(reason)
             cause = reason if isinstance(reason, BaseException) else None
-            raise self._known(error_named(kind, f"rank {rank}: {text}")) from cause
+            raise self.known(error_named(kind, f"rank {rank}: {text}")) from cause
         other = next(rank for rank, report in enumerate(reports) if report != reports[0])
         text = f"got {reports[0][1]!r} on rank 0 and {reports[other][1]!r} on rank {other}"
-        raise self._known(RuntimeError(f"expected all ranks to do the same, {text}"))
+        raise self.known(RuntimeError(f"expected all ranks to do the same, {text}"))
 
-    def _known(self, error):
+    def known(self, error):
         """An error, marked as one that all ranks raise: blocks around this one need not tell of it."""
         error.known_to = self.mpi
         return error

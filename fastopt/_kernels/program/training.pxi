@@ -80,6 +80,7 @@ cdef class Training:
         return targets.reshape(-1) if targets.ndim == 3 else targets.reshape(-1, self.program.n_out)
 
     cdef tuple check_batch(self, object x, object targets, object sample_weight):
+        self.program.require_alone()
         x, targets, weights = self.check(x, targets, sample_weight)
         if x.shape[0] == 0:
             raise ValueError("x: expected at least one row, got none")
@@ -242,6 +243,7 @@ cdef class Training:
         before it returns, so that Ctrl-C cannot part them from the updates.
         """
         cdef TrainCall c
+        self.program.require_alone()
         if not (is_plain(order, cnp.NPY_INT64, 1) and is_plain(sizes, cnp.NPY_INT64, 1)):
             order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
         cdef int64_t* rows = <int64_t*>data(sizes)
