@@ -47,7 +47,7 @@ class Stepper:
     def prepare_sums(self, reduce) -> None:
         """Prepare the sums of gradients; all ranks have the same network."""
         comm, training = self.comm, self.training
-        shared = share_gradient(comm, training) if reduce == "ordered" and not self.exchanging else None
+        shared = share_gradient(self.data, training) if reduce == "ordered" and not self.exchanging else None
         cut = exchanges.divided(training.program)
         self.segments, buckets = _buckets(training, cut, BUCKET if shared is None else math.inf)
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
