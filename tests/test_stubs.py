@@ -148,7 +148,7 @@ def instances() -> list:
     update = fo.optim.SGD(net.parameters(), lr=0.1).compiled_update
     training = net.bind("mse", update)
     made = core.Workspace(training.program, 1, True), core.OwnThreadCount(1), core.PackedWeight(net.layers[0].weight)
-    return [training, training.program, update, core.PartedStep(training), *made]
+    return [training, training.program, update, core.Parts(training), core.PartedStep(training), *made]
 
 
 def test_attributes_have_the_type_of_the_stubs_and_are_read_only_where_these_say_so():

@@ -1108,7 +1108,10 @@ def test_a_step_in_parts_has_the_bits_of_a_whole_one(rule, options, threads):
         for k in range(3):
             loss = whole.step(X, y)
             with parted.optimizer.compiled_update:
-                assert step.forward(X, y, None, 64, k) == (loss, 64)
+                step.start(X, y, None, 64, k)
+                for stop in range(1, last):
+                    step.forward(stop - 1, stop)
+                assert step.forward(last - 1, last) == (loss, 64)
                 for stop in range(last, 0, -1):
                     step.backward(stop - 1, stop)
                 assert step.update(1.0)
@@ -1124,12 +1127,89 @@ def test_a_step_in_parts_can_be_given_up_at_an_interim_point():
     step = core.PartedStep(trainer.compiled_training)
     X, y = rows()
     with trainer.optimizer.compiled_update:
-        step.forward(X, y, None, len(X), 0)
+        step.start(X, y, None, len(X), 0)
+        step.forward()
         assert not np.array_equal(trainer.net.parameters()[0], before[0])
         step.give_up()
     np.testing.assert_equal(trainer.net.parameters(), before)
     with pytest.raises(ValueError, match="training: expected one with an optimizer's update, got one without"):
         core.PartedStep(trainer.net.bind("mse", None, 1))
+
+
+class Reader:
+    """An exchange with nobody, which notes what it is shown."""
+
+    def __init__(self):
+        self.seen = []
+
+    def forward(self, parts, entry):
+        self.seen.append([a.copy() for a in parts.values(entry)])
+
+    def backward(self, parts, entry):
+        self.seen.append([a.copy() for a in parts.gradients(entry) if a is not None])
+
+
+class Exchanging(fo.nn.Dropout):
+    """A layer that copies, with an exchange."""
+
+    reader = Reader()
+
+    def lay_out(self, layout, src):
+        dst = layout.value(layout.shapes[src])
+        layout.add("add", src, dst, exchange=self.reader)
+        return dst
+
+
+@pytest.mark.parametrize("input_shape", [(6,), (3, 3, 2)])
+def test_an_exchange_sees_values_after_forward_and_their_gradients_before_backward(input_shape):
+    from fastopt.nn.layers import LAYERS
+
+    width = int(np.prod(input_shape))
+    layers = [fo.nn.Flatten(), fo.nn.Dense(width, 4, "tanh"), Exchanging(0), fo.nn.Dense(4, 1)]
+    if len(input_shape) == 3:
+        layers = [fo.nn.Conv2d(2, 4, 3, padding=1), Exchanging(0), fo.nn.Conv2d(4, 3, 3, padding=1), *layers]
+        layers[4] = fo.nn.Dense(27, 4, "tanh")
+    LAYERS.pop("Exchanging", None)
+    net = fo.nn.Sequential(layers, rng=0, dtype=np.float64, input_shape=input_shape)
+    trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1))
+    program, step = trainer.compiled_training.program, core.PartedStep(trainer.compiled_training)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5, *input_shape)), rng.normal(size=(5, 1))
+    reader, entries = Reader(), [entry for entry, _ in program.exchanges]
+    first, last = entries[0], len(program.starts)
+    with trainer.optimizer.compiled_update:
+        step.start(X, y, None, 5, 0)
+        step.forward(0, first + 1)
+        reader.forward(step, first)
+        step.forward(first + 1, last)
+        step.backward(first + 1, last)
+        reader.backward(step, first)
+        step.backward(0, first + 1)
+        whole = [grad.copy() for grad in trainer.compiled_training.grads]
+        (before, after), (gradient,) = reader.seen[0], reader.seen[1][-1:]
+        assert before.shape == after.shape == gradient.shape == (5, *net._shapes[1 + (len(input_shape) == 1)])
+        assert (before == after).all()
+        # in two halves of the rows up to the exchange, whose gradients add up to those of all
+        total = [np.zeros_like(grad) for grad in whole]
+        step.start(X, y, None, 5, 0)
+        for row, rows in ((0, 2), (2, 3)):
+            step.forward(0, first + 1, row, rows)
+        assert (step.values(first)[1] == after).all()
+        step.forward(first + 1, last)
+        step.backward(first + 1, last)
+        for row, rows in ((0, 2), (2, 3)):
+            step.backward(0, first + 1, row, rows)
+            for a, grad in zip(total[:2], trainer.compiled_training.grads, strict=False):
+                a += grad
+        np.testing.assert_allclose(total[0], whole[0], rtol=1e-12, atol=1e-14)
+    for call in (
+        lambda: net.predict(X),
+        lambda: trainer.step(X, y),
+        lambda: trainer.fit(X, y),
+        lambda: net.evaluate(X, y, "mse"),
+    ):
+        with pytest.raises(ValueError, match="for which ranks exchange data; parallel.DataParallel trains"):
+            call()
 
 
 def test_gradients_lie_in_one_block_each_from_a_cache_line_on():

@@ -199,12 +199,15 @@ class Predicted:
 
 def total(comm, reduce, n):
     """The sum over all ranks of an array of n float32."""
-    from fastopt.parallel.reduction import SUMS
+    from fastopt.parallel.reduction import sum_of
+    from fastopt.parallel.shared_memory import shared_arrays
 
-    summed = SUMS[reduce](comm, [np.zeros(n, np.float32)])
+    shared = shared_arrays(comm, n, np.float32) if reduce == "ordered" else None
+    summed = sum_of(reduce, comm, [np.zeros(n, np.float32) if shared is None else shared.own], shared)
+    ones = [1.0] * comm.size
 
     def call():
-        summed.start(0)
+        summed.start(0, ones)
         summed.finish()
 
     return call

@@ -43,9 +43,9 @@ def lecun_variance(n_in, n_out) -> float:
 def uniform(variance):
     """The rule that draws uniform weights of this variance."""
 
-    def fill(rng, n_out, n_in, activation, taps):
+    def fill(rng, n_out, n_in, activation, taps, rows=None):
         limit = np.sqrt(3 * variance(n_in, n_out * taps))
-        return rng.uniform(-limit, limit, (n_out, n_in))
+        return rng.uniform(-limit, limit, (rows or n_out, n_in))
 
     return fill
 
@@ -53,8 +53,8 @@ def uniform(variance):
 def normal(variance):
     """The rule that draws normal weights of this variance."""
 
-    def fill(rng, n_out, n_in, activation, taps):
-        return rng.normal(0, np.sqrt(variance(n_in, n_out * taps)), (n_out, n_in))
+    def fill(rng, n_out, n_in, activation, taps, rows=None):
+        return rng.normal(0, np.sqrt(variance(n_in, n_out * taps)), (rows or n_out, n_in))
 
     return fill
 
@@ -79,9 +79,9 @@ def sparse(rng, n_out, n_in, activation, taps):
     return weight
 
 
-def zeros(rng, n_out, n_in, activation, taps):
+def zeros(rng, n_out, n_in, activation, taps, rows=None):
     """All zero: for a last layer."""
-    return np.zeros((n_out, n_in))
+    return np.zeros((rows or n_out, n_in))
 
 
 RULES = {
@@ -95,6 +95,8 @@ RULES = {
     "sparse": sparse,
     "zeros": zeros,
 }
+BY_ROWS = tuple(name for name, rule in RULES.items() if rule not in (orthogonal, sparse))  # which draw row after row
+BLOCK = 1 << 16  # numbers that `fill_rows` draws at once
 
 
 def check(init):
@@ -108,3 +110,17 @@ def fill(matrices, init, activation, rng, taps=1) -> None:
     """Start each of `matrices` (k, out, in), in place, by the rule of this name."""
     for matrix in matrices:
         matrix[...] = RULES[init](rng, *matrix.shape, activation, taps)
+
+
+def fill_rows(part, first, shape, init, activation, rng) -> None:
+    """Start `part`, in place, as the rows from `first` on of a matrix of this shape, by a rule of BY_ROWS.
+
+    All of its numbers are drawn, but never held at once: `rng` goes on as after `fill`.
+    """
+    n_out, n_in = shape
+    rows = max(1, BLOCK // n_in)
+    for start in range(0, n_out, rows):
+        block = RULES[init](rng, n_out, n_in, activation, 1, min(rows, n_out - start))
+        low, high = max(start, first), min(start + len(block), first + len(part))
+        if low < high:
+            part[low - first : high - first] = block[low - start : high - start]

@@ -74,14 +74,17 @@ class Layout:
         self.add("add", src, dst)
         return dst
 
-    def add(self, kind, sources, dst, *, weights=(), penalty=None, activation="identity", **own) -> None:
+    def add(self, kind, sources, dst, *, weights=(), penalty=None, activation="identity", exchange=None, **own) -> None:
         """Add an entry that reads value `sources`, or a tuple of them, and writes value `dst`.
 
         `weights` are the trained arrays, in the order of their gradients; `penalty` is (l1, l2, max_norm) of the first.
+        `exchange` is what ranks exchange after forward of the entry and before its backward (`fastopt.parallel`).
         """
         sources = sources if isinstance(sources, tuple) else (sources,)
         self._read.update(sources)
         parts = {"weights": tuple(weights), "penalty": penalty, "activation": activation, "own": own}
+        if exchange is not None:
+            parts["exchange"] = exchange
         self.entries.append({"kind": kind, "sources": sources, "dst": dst, **parts})
 
     def program(self, typenum, fixed) -> core.Program:

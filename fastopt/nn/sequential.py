@@ -132,6 +132,11 @@ class Sequential(Fixed):
         """The fewest samples of a batch to train on: 2 with `BatchNorm`, but of images 1; it takes their statistics."""
         return self._program.least_rows
 
+    @property
+    def compiled_program(self) -> core.Program:
+        """The program of inference."""
+        return self._program
+
     def parameters(self) -> list[np.ndarray]:
         """The trained arrays themselves, in the order of their gradients."""
         return [a for layer in self.layers for a in layer.parameters()]
@@ -161,8 +166,7 @@ class Sequential(Fixed):
             Input or `out` that does not fit; nothing has been written then.
         """
         if check_finite:
-            x = self._program.rows(x)
-            require_finite("x", x)
+            require_finite("x", x := self._program.rows(x))
         return self._program.predict(x, out)
 
     def predict_proba(self, x, loss=None) -> np.ndarray:

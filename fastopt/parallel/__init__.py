@@ -11,12 +11,17 @@ import warnings
 from fastopt.parallel.scaling import predict_scaling
 
 HOMES = {
+    "ColumnParallelDense": "model_parallel",
     "Communicator": "communicator",
     "DataParallel": "data_parallel",
+    "Grid": "grid",
     "ParameterServer": "parameter_server",
+    "ShareRows": "model_parallel",
+    "column_parallel": "model_parallel",
     "measure_network": "network",
+    "one_weird_trick": "model_parallel",
 }
-__all__ = ["Communicator", "DataParallel", "ParameterServer", "measure_network", "predict_scaling"]
+__all__ = [*HOMES, "predict_scaling"]
 
 if importlib.util.find_spec("mpi4py") is None:
     warnings.warn(

@@ -16,7 +16,9 @@ from fastopt.nn.fit_data import checked_batches, checked_callbacks
 from fastopt.nn.losses import describe_loss
 from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.grid import Grid
+from fastopt.parallel.model_parallel import require_grid
+from fastopt.parallel.reduction import REDUCTIONS
 from fastopt.parallel.stepper import Batches, Stepper
 from fastopt.schedules import Schedule
 
@@ -34,8 +36,9 @@ class DataParallel:
     ----------
     trainer : Trainer
         Of this rank; network, loss, optimizer and seed are the same on all ranks.
-    comm : mpi4py.MPI.Intracomm, optional
-        The ranks; all of the job by default.
+    comm : mpi4py.MPI.Intracomm or Grid, optional
+        The ranks; all of the job by default. With a `Grid` its groups take the place of ranks: the ranks of a group
+        get the same batches, and each holds a part of the layers that are split (`ColumnParallelDense`).
     reduce : {"ordered", "fast"}
         Gradients are added in rank order, so that the bits depend on the number of ranks only, and are those of one
         Trainer whose optimizer has ``accumulate=M``; or in the order that the MPI prefers.
@@ -74,7 +77,8 @@ class DataParallel:
     """
 
     def __init__(self, trainer, comm=None, reduce="ordered"):
-        self.comm = Communicator(comm)
+        self.grid = comm if isinstance(comm, Grid) else None
+        self.comm = Communicator(comm) if self.grid is None else self.grid.comm
         with self.comm.together("DataParallel"):
             if not isinstance(trainer, Trainer):
                 raise TypeError(f"trainer: expected an nn.Trainer, got {type(trainer).__name__}")
@@ -83,12 +87,14 @@ class DataParallel:
                     f"trainer: expected an optimizer that steps by gradients, got {type(trainer.optimizer).__name__}, "
                     "whose steps need the curvature of all rows"
                 )
-            if reduce not in tuple(SUMS):
-                raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            if reduce not in REDUCTIONS:
+                raise ValueError(f"reduce: expected {' or '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
+            require_grid(trainer, self.grid)
             self.comm.end_together()
             self.trainer, self.reduce = trainer, reduce
-            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce)
+            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid)
             self._require_equal()
+            self._stepper.prepare_sums(reduce)
 
     def step(self, x, y, sample_weight=None) -> float:
         """One step of all ranks, each on a batch of its own.
@@ -216,7 +222,10 @@ class DataParallel:
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
-        self.comm.agree("network and optimizer", {"reduce": self.reduce} | facts_of(self.trainer), WAY_OUT)
+        facts = {"reduce": self.reduce} | facts_of(self.trainer)
+        if self._stepper.group.size > 1:
+            self._stepper.group.require_equal(facts)
+        self.comm.agree("network and optimizer", facts, WAY_OUT)
 
 
 def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:

@@ -10,14 +10,18 @@
   of all ranks, so another number of ranks can go on.
 """
 
+import math
 import time
 
 import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
+from fastopt.parallel import exchanges
 from fastopt.parallel.communicator import wait
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.group import Group
+from fastopt.parallel.reduction import sum_of
+from fastopt.parallel.shared_memory import share_gradient
 
 BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
 BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
@@ -27,11 +31,11 @@ ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used 
 class Stepper:
     """Steps of all ranks, in place of those of a compiled training, with the same two methods."""
 
-    def __init__(self, comm, optimizer, training, net, reduce):
+    def __init__(self, comm, optimizer, training, net, grid=None):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
+        self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
-        self.segments, self.buckets = _buckets(training)
-        self.sums = SUMS[reduce](comm, self.buckets)
+        self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
         self.averages = [
             a
             for layer in chain.walk(net.layers)
@@ -40,6 +44,17 @@ class Stepper:
         ]
         self.ended = False  # all ranks have used up their batches of the epoch under way
 
+    def prepare_sums(self, reduce) -> None:
+        """Prepare the sums of gradients; all ranks have the same network."""
+        comm, training = self.comm, self.training
+        shared = share_gradient(self.data, training) if reduce == "ordered" and not self.exchanging else None
+        cut = exchanges.divided(training.program)
+        self.segments, buckets = _buckets(training, cut, BUCKET if shared is None else math.inf)
+        after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
+        of = [(self.data, buckets[:after]), (comm, buckets[after:])]
+        made = [(sum_of(reduce, ranks, some, shared), len(some)) for ranks, some in of if some]
+        self.sums, self.places = [sums for sums, _ in made], [(sums, k) for sums, n in made for k in range(n)]
+
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
         batch = self.training.check(x, y, sample_weight)
@@ -47,7 +62,7 @@ class Stepper:
         if 0 < rows < self.net.least_rows:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
         loss, _ = self._step(batch, rows)
-        self.training.batches += self.comm.size
+        self.training.batches += self.data.size
         if in_epoch:
             self.training.position += rows
         return loss
@@ -56,11 +71,11 @@ class Stepper:
         """This rank has no more batches in this epoch; a step of the others, unless they have ended too."""
         self.optimizer.prepare()
         _, stepped = self._step(None, ENDED)
-        self.training.batches += self.comm.size * stepped
+        self.training.batches += self.data.size * stepped
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:
         """Steps on checked data, the same on all ranks, in `order`: of the coming batches each rank takes its own."""
-        size, rank, training, done = self.comm.size, self.comm.rank, self.training, 0
+        size, rank, training, done = self.data.size, self.data.rank, self.training, 0
         until = time.perf_counter() + seconds
         while done == 0 or done + size <= len(sizes):
             first, taken = training.position, sizes[done : done + size]
@@ -87,17 +102,19 @@ class Stepper:
                 raise
 
     def _parts(self, batch, rows, order, position):
-        parted, comm, training = self.parted, self.comm, self.training
-        loss = weight = 0.0
+        parted, comm, rank = self.parted, self.comm, self.data.rank
         if rows > 0:
             x, targets, weights = batch
-            loss, weight = parted.forward(x, targets, weights, rows, training.batches + comm.rank, order, position)
+            parted.start(x, targets, weights, rows, self.training.batches + rank, order, position)
         else:
             parted.pause()
-        opened = comm.start_telling("step", loss, weight, rows)
-        if rows > 0:
+        if self.exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
+            self.group.meet(batch, rows, order, position)
+        loss, weight = exchanges.forward(parted)
+        if not self.exchanging:  # before the round: who hears of it may write to gradients that all ranks see
             parted.backward(*self.segments[0])
-        losses, weights, counts = opened.finish().T.tolist()
+        told = comm.tell("step", loss, weight, rows, self.group.penalty())
+        losses, weights, counts = self.group.of_groups(told).T.tolist()
         if max(counts) <= 0:
             self.ended = max(counts) < 0
             if self.ended:
@@ -106,14 +123,14 @@ class Stepper:
         parted.require_defined(losses)
         factors, share = _shares(weights, counts)
         for k, (first, stop) in enumerate(self.segments):
-            if k and rows > 0:
-                parted.backward(first, stop)
-            if rows > 0 and factors[comm.rank] != 1:
-                _scale(self.buckets[k], factors[comm.rank])
-            self.sums.start(k)
-            self.sums.progress()
-        self.sums.finish()
-        if parted.update(share):
+            if k or self.exchanging:
+                exchanges.backward(parted, first, stop)
+            sums, number = self.places[k]
+            sums.start(number, factors)
+            sums.progress()
+        for sums in self.sums:
+            sums.finish()
+        if parted.update(share, *self.group.checked()):
             parted.count(losses, weights)
         total = sum(weights)
         if total > 0:
@@ -134,18 +151,21 @@ class Stepper:
                 average[...] = everyones.mean(axis=0, dtype=np.float64)
 
     def predict(self, x) -> np.ndarray:
-        """What the network predicts, each rank for a part of the rows; all ranks get all of it."""
-        size, n, blocks = self.comm.size, len(x), len(x) // BLOCK
+        """What the network predicts, each rank, or group of a grid, for a part of the rows; all ranks get all of it."""
+        size, n, blocks = self.data.size, len(x), len(x) // BLOCK
         starts = [BLOCK * (blocks * rank // size) for rank in range(size)]
         ends = [*starts[1:], n]
-        mine = slice(starts[self.comm.rank], ends[self.comm.rank]) if blocks else slice(n)
+        mine = slice(starts[self.data.rank], ends[self.data.rank]) if blocks else slice(n)
         out = np.empty((n, *self.net.output_shape), self.net.dtype)
-        self.net.predict(x[mine], out[mine])
+        if self.exchanging:
+            self.group.predict(x[mine], out[mine])
+        else:
+            self.net.predict(x[mine], out[mine])
         if blocks:
             each = out[0].size
             counts = [each * (end - start) for start, end in zip(starts, ends, strict=True)]
             self.comm.tell("predict", n)
-            request = self.comm.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
+            request = self.data.gather_parts(out.reshape(-1), counts, [each * start for start in starts])
             wait(request, n_bytes=out.nbytes)
         return out
 
@@ -164,12 +184,16 @@ class Batches:
         self.stepper.average_statistics()
 
 
-def _buckets(training) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
-    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients."""
+def _buckets(training, cut, least) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients.
+
+    Those before entry `cut` and those from it on are summed apart; a bucket of either has at least so many bytes, but
+    for the last one.
+    """
     starts, gradient = training.program.starts, training.gradient
     segments, buckets, stop, end = [], [], len(starts), gradient.size
     for first in range(len(starts) - 1, -1, -1):
-        if first == 0 or (end - starts[first]) * gradient.itemsize >= BUCKET:
+        if first in (0, cut) or (end - starts[first]) * gradient.itemsize >= least:
             segments.append((first, stop))
             buckets.append(gradient[starts[first] : end])
             stop, end = first, starts[first]
@@ -184,10 +208,3 @@ def _shares(weights, counts) -> tuple[list[float], float]:
         return [float(counts_here) for counts_here in counting], 1.0 / sum(counting)
     total = sum(weights)
     return [weight / total for weight in weights], 1.0
-
-
-def _scale(bucket, factor) -> None:
-    if factor:
-        bucket *= bucket.dtype.type(factor)
-    else:
-        bucket[:] = 0  # also where it is not finite: these rows do not count

@@ -26,6 +26,8 @@ cdef struct Plan:               # everything a step needs
     Py_ssize_t n_columns, n_rows, row   # of the table; row: of the coming update
     double* table               # (n_columns, n_rows)
     Py_ssize_t* targets         # (n_columns,): the option each column holds, group * N_NUMBERS + number
+    bint shared, bad            # ranks share the check: `squares` of all gradients are known, and whether some are not finite
+    double squares
     # what happened
     int64_t updates, skipped
     Py_ssize_t accumulated      # calls since the last update
@@ -202,7 +204,7 @@ cdef bint all_finite(Plan* plan) noexcept nogil:
 
 cdef void check_grads(Plan* plan) noexcept nogil:
     # One thread: whether check_finite lets the gradients pass.
-    plan.passed = plan.check_finite == FINITE_ANY or all_finite(plan)
+    plan.passed = plan.check_finite == FINITE_ANY or (all_finite(plan) and not plan.bad)
     if not plan.passed:
         plan.left_out = True
         plan.refused = plan.check_finite == FINITE_RAISE
@@ -248,7 +250,7 @@ cdef void update_check(Plan* plan, Py_ssize_t thread, Py_ssize_t n_threads) noex
     if plan.passed and thread == 0:
         plan.scale = plan.share / plan.accumulate
         if plan.clips_norm:
-            clip_norm(plan, sum_in_order(plan.partials, plan.n_partials))
+            clip_norm(plan, plan.squares if plan.shared else sum_in_order(plan.partials, plan.n_partials))
         update_prepare(plan)
     team_barrier(n_threads)
 

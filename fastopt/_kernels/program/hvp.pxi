@@ -9,7 +9,7 @@ cdef void hvp_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_t
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
     cdef void** of_loss = run.dvalues if c.gauss_newton else run.dtangents
     if not c.forward_known:
-        forward(run, dtype, thread, n_threads)
+        forward(run, 0, run.n_entries, dtype, thread, n_threads)
     tangent_forward(run, dtype, thread, n_threads)
     if not c.gauss_newton:
         loss_rows(&c.loss, <floating*>run.values[last], c.targets, <floating*>c.weights, c.row_loss,

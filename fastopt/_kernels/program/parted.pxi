@@ -1,36 +1,151 @@
-# A training step in parts, for a caller who does something between them: ranks of an MPI job add the gradients of the last
-# entries up while backward goes on with those before.
+# A pass over a program in parts, for a caller who does something between them: ranks of an MPI job add the gradients of the
+# last entries up while backward goes on with those before, or exchange values in the midst of forward and backward.
 
-cdef void forward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    cdef TrainCall* c = <TrainCall*>args
-    cdef double loss = forward_batch(c, &c.run, dtype, thread, n_threads)
-    if thread == 0:
-        note_loss(c, loss, dtype)
-
-
-cdef struct BackwardCall:
+cdef struct PartCall:
+    TrainCall* batch            # NULL in inference
     Run* run
     Py_ssize_t first, stop      # entries
 
 
+cdef void forward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    cdef PartCall* c = <PartCall*>args
+    cdef double loss
+    if c.batch != NULL and c.first == 0:
+        start_batch(c.batch, &c.batch.run, dtype, thread, n_threads)
+    forward(c.run, c.first, c.stop, dtype, thread, n_threads)
+    if c.batch != NULL and c.stop == c.run.n_entries:
+        loss = loss_of_batch(c.batch, &c.batch.run, dtype, thread, n_threads)
+        if thread == 0:
+            note_loss(c.batch, loss, dtype)
+
+
 cdef void backward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    cdef BackwardCall* c = <BackwardCall*>args
+    cdef PartCall* c = <PartCall*>args
     backward(c.run, c.first, c.stop, dtype, thread, n_threads)
     if c.run.n_penalties > 0:
         add_penalties(c.run, NULL, c.first, c.stop, dtype, thread, n_threads)
 
 
-cdef class PartedStep:
-    """The steps of a compiled training, in parts: `forward`, or `pause` where there are no rows; `backward` of some entries at
-    a time, from the last on; `update`, or `give_up`.
+cdef class Parts:
+    """A pass over some samples, some entries at a time, perhaps of a range of the samples.
+
+    An exchange between two parts reads and writes the values of an entry, and their gradients, where they lie.
+    """
+    cdef readonly Program program
+    cdef Workspace workspace
+    cdef TrainCall c
+    cdef Run some                           # of a part that takes a range of the samples,
+    cdef void** moved                       # with its values and their gradients
+    cdef tuple batch                        # the arrays that c points to
+    cdef Py_ssize_t n_threads
+
+    def __cinit__(self, of):
+        self.program = of.program if isinstance(of, Training) else of
+
+    def __dealloc__(self):
+        free(self.moved)
+
+    @property
+    def rows(self):
+        """Samples of the pass."""
+        return self.c.run.samples
+
+    def values(self, Py_ssize_t entry):
+        """Views of what an entry reads first and of what it writes, of all samples."""
+        cdef const Entry* e = &self.program.entries[entry]
+        return self.view(e.sources[0].value, self.c.run.values), self.view(e.dst, self.c.run.values)
+
+    def gradients(self, Py_ssize_t entry):
+        """Likewise of their gradients; None for one that nobody asks for."""
+        cdef const Entry* e = &self.program.entries[entry]
+        return self.view(e.sources[0].value, self.c.run.dvalues), self.view(e.dst, self.c.run.dvalues)
+
+    cdef object view(self, Py_ssize_t number, void** values):
+        cdef const Shape* s = &self.program.shapes[number]
+        cdef Run* run = &self.c.run
+        cdef int typenum = run.x_typenum if s.owner == 0 else run.typenum
+        cdef Py_ssize_t item = 4 if typenum == cnp.NPY_FLOAT32 else 8, line = (s.width + 2 * s.border_x) * s.ld, start
+        cdef cnp.npy_intp* shape = [run.samples, s.height, s.width, s.channels]
+        cdef cnp.npy_intp* strides = [elements_of(s) * item, line * item, s.ld * item, item]
+        if values[s.owner] == NULL:
+            return None
+        start = s.first + s.border_y * line + s.border_x * s.ld
+        a = cnp.PyArray_New(np.ndarray, 4, shape, typenum, strides, <char*>values[s.owner] + start * item, 0,
+                            cnp.NPY_ARRAY_WRITEABLE, <object>NULL)
+        cnp.set_array_base(a, self.workspace)
+        return a if len(self.program.value_shapes[number]) == 3 else a[:, 0, 0]
+
+    cdef int go(self, bint back, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row, rows, TrainCall* batch) except -1:
+        # forward or backward of entries first to stop, of `rows` samples from `row` on: of all by default
+        cdef PartCall call = PartCall(batch, &self.c.run, first, stop)
+        cdef Py_ssize_t n_threads = self.n_threads, n = self.c.run.samples - row if rows is None else rows
+        cdef int typenum = self.program.typenum
+        if not (0 <= first <= stop <= self.program.n_entries and 0 <= row <= row + n <= self.c.run.samples):
+            raise ValueError(f"expected entries and rows of the pass, got {first} to {stop} and {n} from {row}")
+        if self.c.run.samples == 0:
+            return 0
+        if n == 0:              # the first part starts the batch all the same
+            call.stop = first
+        elif n < self.c.run.samples:
+            self.move(row, n)
+            call.run = &self.some
+        with nogil:
+            if back:
+                run_typed(typenum, backward_job[float], backward_job[double], &call, n_threads)
+            else:
+                run_typed(typenum, forward_job[float], forward_job[double], &call, n_threads)
+        return 0
+
+    cdef int move(self, Py_ssize_t row, Py_ssize_t rows) except -1:
+        # makes `some` the pass over a range of the samples
+        cdef Py_ssize_t i, n = self.program.n_values, size
+        if self.moved == NULL:
+            self.moved = <void**>aligned_block(2 * n * sizeof(void*))
+        self.some = self.c.run
+        self.some.step += <uint64_t>row << 40           # rows from another on draw numbers of their own
+        self.some.samples, self.some.values, self.some.dvalues = rows, self.moved, self.moved + n
+        for i in range(n):
+            size = elements_of(&self.program.shapes[i]) * (4 if self.c.run.typenum == cnp.NPY_FLOAT32 else 8)
+            size = self.c.x_bytes if i == 0 else size
+            self.moved[i] = <char*>self.c.run.values[i] + row * size if self.c.run.values[i] != NULL else NULL
+            self.moved[n + i] = <char*>self.c.run.dvalues[i] + row * size if self.c.run.dvalues[i] != NULL else NULL
+        return 0
+
+
+cdef class PartedPass(Parts):
+    """Inference in parts: `start`, then `forward` of some entries at a time."""
+
+    def __cinit__(self, Program of):
+        pass
+
+    def start(self, x, out):
+        """Take in samples, as `Program.rows` gives them, and the array that the output goes to, of its shape and dtype."""
+        cdef Run* run = &self.c.run
+        cdef Py_ssize_t n = x.shape[0]
+        if self.workspace is None or self.workspace.capacity < n:
+            self.workspace = Workspace(self.program, n, False)
+        self.program.start(run, self.workspace, False)
+        if not self.program.is_output(out, n):
+            out = as_output("out", out, self.program.typenum, (n,) + self.program.output_shape)
+        run.n = run.samples = n
+        run.x_typenum, self.c.x_bytes = cnp.PyArray_TYPE(<cnp.ndarray>x), x.nbytes // max(n, 1)
+        run.values[0], run.values[run.output] = data(x), data(out)
+        self.batch = (x, out)
+        self.n_threads = threads_for(self.program.work * n // self.program.n_entries)
+
+    def forward(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row=0, rows=None):
+        """Forward of entries `first` to `stop`, which is not among them, of all samples or some of them."""
+        self.go(False, first, stop, row, rows, NULL)
+
+
+cdef class PartedStep(Parts):
+    """The steps of a compiled training, in parts: `start`, or `pause` where there are no rows; `forward` of some entries at a
+    time, `backward` likewise, from the last on; `update`, or `give_up`.
 
     Gradients are whole before the update, in ``training.gradient``. The caller holds the optimizer's update from the first
     part to the last (``with update:``), and gives data that `Training.check` has seen.
     """
     cdef readonly Training training
-    cdef TrainCall c
-    cdef tuple batch                        # the arrays that c points to
-    cdef Py_ssize_t n_threads
     cdef bint away                          # the parameters are at the interim point
 
     def __cinit__(self, Training training):
@@ -38,58 +153,84 @@ cdef class PartedStep:
             raise ValueError("training: expected one with an optimizer's update, got one without")
         self.training = training
 
-    def forward(self, x, targets, weights, Py_ssize_t rows, uint64_t step, order=None, Py_ssize_t position=0):
-        """Forward and loss of `rows` samples: of all, or in `order` from `position` on; random numbers are those of `step`.
-
-        Returns the mean loss, and the sum of weights that it was divided by.
-        """
+    def start(self, x, targets, weights, Py_ssize_t rows, uint64_t step, order=None, Py_ssize_t position=0):
+        """Take in `rows` samples: all, or those in `order` from `position` on; random numbers are those of `step`."""
         cdef TrainCall* c = &self.c
-        cdef Py_ssize_t n_threads
         self.training.fill(c, x, targets, weights, rows)
-        self.batch = (x, targets, weights, order)
+        self.workspace, self.batch = self.training.workspace, (x, targets, weights, order)
         c.position, c.run.n, c.run.samples, c.run.step, c.run.update = position, rows, rows, step, GRADIENTS_FIRST
         c.run.values[0] = c.x
         if order is not None:
             c.order, c.run.values[0] = <int64_t*>data(order), c.batch_x
-        n_threads = self.n_threads = self.training.make_ready(c, rows)
+        self.n_threads = self.training.make_ready(c, rows)
         update_begin(c.run.plan)
-        self.away = c.run.plan.interim
-        with nogil:
-            run_typed(self.training.program.typenum, forward_job[float], forward_job[double], c, n_threads)
-        return c.batch_loss, c.batch_weight
 
     def pause(self):
-        """In place of forward and backward where there are no rows: gradients of 0."""
+        """In place of `start` where there are no rows: gradients of 0, and parts that do nothing."""
         cdef TrainCall* c = &self.c
-        self.training.program.start(&c.run, self.training.workspace, True)
+        self.workspace = self.training.workspace
+        self.program.start(&c.run, self.workspace, True)
         c.run.dparams, c.run.plan, c.run.samples = self.training.dparams, &self.training.update.plan, 0
+        c.run.values[0] = c.batch_x = self.workspace.batch_x
+        c.batch_loss = c.batch_weight = 0
         self.n_threads = self.training.make_ready(c, 0)
         self.training.gradient[:] = 0
         update_begin(c.run.plan)
 
-    def backward(self, Py_ssize_t first, Py_ssize_t stop):
-        """Gradients of the weights of entries `first` to `stop`, which is not among them."""
-        cdef BackwardCall call = BackwardCall(&self.c.run, first, stop)
-        cdef Py_ssize_t n_threads = self.n_threads
-        with nogil:
-            run_typed(self.training.program.typenum, backward_job[float], backward_job[double], &call, n_threads)
+    def forward(self, Py_ssize_t first=0, stop=None, Py_ssize_t row=0, rows=None):
+        """Forward of entries `first` to `stop`, which is not among them: of all, or of `rows` samples from `row` on.
 
-    def update(self, double share):
+        The first entry takes all samples in, the last finds the loss of all. Returns, then, the mean loss, and the sum of
+        weights that it was divided by.
+        """
+        if first == 0 and self.c.run.samples > 0:
+            self.away = self.c.run.plan.interim
+        self.go(False, first, self.program.n_entries if stop is None else stop, row, rows, &self.c)
+        return self.c.batch_loss, self.c.batch_weight
+
+    def backward(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row=0, rows=None):
+        """Gradients of the weights of entries `first` to `stop`, which is not among them, by all samples or some of them."""
+        self.go(True, first, stop, row, rows, NULL)
+
+    @property
+    def looks(self):
+        """Whether the optimizer looks at all gradients before it steps: at their norm, or for what is not finite."""
+        cdef Plan* plan = &self.training.update.plan
+        return plan.clips_norm or plan.check_finite != FINITE_ANY
+
+    def squares(self, gradients):
+        """The sum of squares of the gradients of these numbers."""
+        cdef double total = 0
+        cdef Py_ssize_t i, n
+        for k in gradients:
+            grad = self.training.grads[k]
+            n = grad.size
+            for i in range(0, n, NORM_BLOCK):
+                if self.program.typenum == cnp.NPY_FLOAT32:
+                    total += squares(<float*>data(grad) + i, min(n - i, <Py_ssize_t>NORM_BLOCK))
+                else:
+                    total += squares(<double*>data(grad) + i, min(n - i, <Py_ssize_t>NORM_BLOCK))
+        return total
+
+    def update(self, double share, squares=None, bint bad=False):
         """The optimizer's step by `share` of the gradients, and what follows it; returns whether the batch counts.
 
-        It does not count where a gradient was not finite and the optimizer leaves such steps out.
+        It does not count where a gradient was not finite and the optimizer leaves such steps out. Where ranks hold parts of
+        the parameters, they say what the optimizer looks for: the `squares` of all gradients, and whether some rank has a
+        `bad` one.
         """
         cdef Run* run = &self.c.run
         cdef Plan* plan = run.plan
         cdef Py_ssize_t n_threads = self.n_threads
-        cdef int typenum = self.training.program.typenum
+        cdef int typenum = self.program.typenum
         self.give_up()
+        plan.shared, plan.squares, plan.bad = squares is not None, squares or 0.0, bad
         with nogil:
             plan.share = plan.scale = share
             if not plan.checked:
                 update_prepare(plan)
             team_run(update_job, plan, n_threads)
-            plan.share = 1
+            plan.share, plan.shared, plan.bad = 1, False, False
             if plan.passed and run.has_max_norm:
                 run_typed(typenum, max_norm_job[float], max_norm_job[double], run, n_threads)
             if not plan.left_out and run.samples > 0:

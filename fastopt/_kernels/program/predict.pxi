@@ -28,7 +28,7 @@ cdef void predict_rows(PredictCall* c, Run* run, floating* dtype, Py_ssize_t sta
             run.values[0] = <char*>c.x + start * c.x_bytes
             run.values[run.output] = <char*>c.y + start * c.y_bytes
         team_barrier(n_threads)
-        forward(run, dtype, thread, n_threads)
+        forward(run, 0, run.n_entries, dtype, thread, n_threads)
         start += c.piece
 
 

@@ -14,7 +14,7 @@ cdef class Program:
         zeros (above and below, left and right); owner, the number of the value in whose memory it lies, and first, the
         channel of the owner with which it starts.
     entries : list of dict
-        kind, sources, dst; weights, a list of the trained arrays, the first of which may be a `PackedWeight`; penalty
+        kind, sources, dst; exchange, see `exchanges`; weights, a list of the trained arrays, the first of which may be a `PackedWeight`; penalty
         (l1, l2, max_norm) of the first of them; activation; own, what the kind takes besides.
     typenum : int
         NumPy type number of every array.
@@ -44,6 +44,7 @@ cdef class Program:
     cdef list grad_starts                   # where each gradient starts in a block of all of them,
     cdef readonly list starts               # by entry: where those of its weights do,
     cdef Py_ssize_t n_gradient              # and how many numbers that block has
+    cdef readonly list exchanges            # (entry, what ranks exchange after its forward and before its backward)
     cdef list written                       # elements of a sample that entries write, by number of the owner
     cdef list resting                       # workspaces that predict takes from
 
@@ -51,6 +52,7 @@ cdef class Program:
         cdef Py_ssize_t i
         self.typenum, self.item, self.arrays = typenum, 4, Arrays(typenum, fixed)
         self.grad_shapes, self.value_shapes, self.resting, self.grad_starts, self.starts = [], [], [None], [], []
+        self.exchanges = []
         if typenum != cnp.NPY_FLOAT32:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
@@ -131,6 +133,8 @@ cdef class Program:
         self.packed |= any(isinstance(weight, PackedWeight) for weight in weights)
         if e.n_weights != len(weights) or own:
             raise ValueError(f"{name}: expected {e.n_weights} weights and nothing besides, got {len(weights)} and {sorted(own)}")
+        if spec.get("exchange") is not None:
+            self.exchanges.append((number, spec["exchange"]))
         self.starts.append(self.n_gradient)
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
@@ -204,6 +208,13 @@ cdef class Program:
                     readers += 1
                     either &= self.entries[i].kind.reads_either
         return readers == 1 and either
+
+    cdef int require_alone(self) except -1:
+        # refuses to run in one piece what ranks exchange data in the midst of
+        if self.exchanges:
+            raise ValueError(f"network: expected layers that one process computes by itself, got {self.exchanges[0][1]}, for "
+                             "which ranks exchange data; parallel.DataParallel trains such a network and predicts with it")
+        return 0
 
     cdef int require_writable(self) except -1:
         # refuses to train where what it changes besides parameters cannot be written; the optimizer checks those
@@ -280,6 +291,7 @@ cdef class Program:
         """Inference output for samples x; any thread may call it at any time."""
         cdef PredictCall c
         cdef Py_ssize_t n_threads, together, i
+        self.require_alone()
         x = self.rows(x)
         c.n, c.y_bytes = cnp.PyArray_DIM(<cnp.ndarray>x, 0), elements_of(&self.shapes[self.n_values - 1]) * self.item
         c.x_bytes = elements_of(&self.shapes[0]) * cnp.PyArray_ITEMSIZE(<cnp.ndarray>x)

@@ -89,16 +89,18 @@ cdef inline floating* weights_of(const TrainCall* c, floating* dtype) noexcept n
     return <floating*>(c.batch_weights if c.weights != NULL and c.order != NULL else c.weights)
 
 
-cdef double forward_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # forward and the gradient of the output, of the batch that starts at `position`; every thread adds up the loss, and all
-    # have the same
-    cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
-    if c.order != NULL:         # gather the batch; parameters to the interim point, where the rule takes its gradient there
+cdef void start_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # gathers the batch that starts at `position`; parameters to the interim point, where the rule takes its gradient there
+    if c.order != NULL:
         gather_rows(c, thread, n_threads)
     if run.plan != NULL and run.plan.interim:
         interim_job(run.plan, thread, n_threads)
     team_barrier(n_threads)
-    forward(run, dtype, thread, n_threads)
+
+
+cdef double loss_of_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # after forward: the gradient of the output; every thread adds up the loss, and all have the same
+    cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
     loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
               c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, thread, n_threads)
     sum_penalties(run, dtype, thread, n_threads)
@@ -115,7 +117,10 @@ cdef void note_loss(TrainCall* c, double loss, floating* dtype) noexcept nogil:
 
 cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # forward, loss, backward and update of the batch that starts at `position`
-    cdef double loss = forward_batch(c, run, dtype, thread, n_threads)
+    cdef double loss
+    start_batch(c, run, dtype, thread, n_threads)
+    forward(run, 0, run.n_entries, dtype, thread, n_threads)
+    loss = loss_of_batch(c, run, dtype, thread, n_threads)
     if loss != loss and run.plan != NULL and run.plan.check_finite == FINITE_ANY:
         if run.plan.interim:
             restore_job(run.plan, thread, n_threads)

@@ -2,6 +2,7 @@
 
 cdef class Training:
     """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer."""
+    cdef object __weakref__
     cdef readonly Program program
     cdef Workspace workspace
     cdef Workspace tangents                 # None until a Hessian-vector product asks for it
@@ -29,15 +30,19 @@ cdef class Training:
         self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
                                       program.n_out)
         self.program, self.loss, self.update = program, loss, update
-        self.gradient = program.new_block()
-        self.grads = program.grads_in(self.gradient)
-        self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
-        for i, grad in enumerate(self.grads):
-            self.dparams[i] = data(grad)
+        self.dparams = <void**>aligned_block(len(program.grad_shapes) * sizeof(void*))
+        self.hold_gradient(program.new_block())
         self.workspace = Workspace(program, max_batch, True)
 
     def __dealloc__(self):
         free(self.dparams)
+
+    def hold_gradient(self, gradient):
+        """Put the gradients of all steps to come into this flat array of zeros, as long as `gradient` is."""
+        self.gradient = as_output("gradient", gradient, self.program.typenum, (self.program.n_gradient,))
+        self.grads = self.program.grads_in(gradient)
+        for i, grad in enumerate(self.grads):
+            self.dparams[i] = data(grad)
 
     @property
     def max_batch(self):
@@ -75,6 +80,7 @@ cdef class Training:
         return targets.reshape(-1) if targets.ndim == 3 else targets.reshape(-1, self.program.n_out)
 
     cdef tuple check_batch(self, object x, object targets, object sample_weight):
+        self.program.require_alone()
         x, targets, weights = self.check(x, targets, sample_weight)
         if x.shape[0] == 0:
             raise ValueError("x: expected at least one row, got none")
@@ -237,6 +243,7 @@ cdef class Training:
         before it returns, so that Ctrl-C cannot part them from the updates.
         """
         cdef TrainCall c
+        self.program.require_alone()
         if not (is_plain(order, cnp.NPY_INT64, 1) and is_plain(sizes, cnp.NPY_INT64, 1)):
             order, sizes = np.require(order, np.int64, ["C", "A"]), np.require(sizes, np.int64, ["C", "A"])
         cdef int64_t* rows = <int64_t*>data(sizes)

@@ -1,9 +1,10 @@
 # Walks over the entries of a program, and what regularizes their weights. All threads of the team walk in step, so a call is
 # one region, a whole slice of an epoch included.
 
-cdef void forward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void forward(Run* r, Py_ssize_t first, Py_ssize_t stop, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    # of entries first to stop
     cdef Py_ssize_t i, owner
-    for i in range(r.n_entries):
+    for i in range(first, stop):
         do_pass(&r.entries[i].kind.forward, r, &r.entries[i], dtype, thread, n_threads)
         if r.entries[i].clears and not r.training:
             owner = r.shapes[r.entries[i].dst].owner

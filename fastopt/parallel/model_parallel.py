@@ -1,0 +1,318 @@
+"""Layers whose outputs are split over the model ranks of a Grid, and what these ranks exchange.
+
+- Each rank computes its columns of the output, and all gather all of them. Backward takes the rank's own columns of
+  the gradient; what it finds for the layer's input is one of as many terms as there are ranks, which are added up in
+  rank order. So what follows and what stands before sees the same bits on all ranks of a group.
+- In front of a `ShareRows` the ranks of a group divide the rows of their batch instead.
+- Sums are those of all gathered terms: a group is a few ranks.
+"""
+
+import math
+
+import numpy as np
+
+from fastopt.nn import initialization
+from fastopt.nn.layers import BatchNorm, Dense, Layer, chain
+from fastopt.parallel.communicator import wait
+from fastopt.parallel.grid import Grid
+
+
+class ColumnParallelDense(Dense):
+    """A `Dense` layer of whose outputs each model rank of a grid computes and holds a part.
+
+    ``activation(x @ weight.T + bias)`` of `Dense`, whose outputs, columns of ``x @ weight.T``, go to the ranks in
+    order, in parts that differ by one column at most. All ranks get all outputs.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Of the whole layer.
+    grid : Grid
+    activation, bias, init, l1, l2, max_norm
+        As of `Dense`, but for the activation softmax and the inits orthogonal and sparse, which take the whole layer.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (columns of this rank, in)
+        As many rows of the whole layer's weight; they start with the numbers that it starts with.
+    bias : ndarray, shape (columns of this rank,), or None
+    columns : slice
+        Which of the outputs they are.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt.parallel import ColumnParallelDense, Grid
+    >>> grid = Grid(data=1, model=1)
+    >>> net = fo.nn.Sequential([ColumnParallelDense(8, 4, grid, activation="relu"), fo.nn.Dense(4, 1)], rng=0)
+    >>> net.layers[0].columns
+    slice(0, 4, None)
+    """
+
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        grid,
+        activation="identity",
+        bias=True,
+        init=None,
+        l1=0.0,
+        l2=0.0,
+        max_norm=None,
+    ):
+        super().__init__(in_features, out_features, activation, bias, init, l1, l2, max_norm)
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid: expected a parallel.Grid, got {type(grid).__name__}")
+        if activation == "softmax":
+            raise ValueError("activation: expected one of each output by itself, got softmax; put it into the loss")
+        if init not in (None, *initialization.BY_ROWS):
+            raise ValueError(f"init: expected one of {', '.join(initialization.BY_ROWS)}, got {init!r}")
+        if self.out_features < grid.model.size:
+            raise ValueError(f"out_features: expected one for each of {grid.model.size} ranks, got {out_features}")
+        self.grid, self.widths = grid, _shares(self.out_features, grid.model.size)
+        first = sum(self.widths[: grid.model.rank])
+        self.columns = slice(first, first + self.widths[grid.model.rank])
+
+    def _rows(self):
+        return self.columns.stop - self.columns.start
+
+    def start(self, rng):
+        whole, init = (self.out_features, self.in_features), self.init or self._default_init()
+        initialization.fill_rows(self.weight, self.columns.start, whole, init, self.activation, rng)
+        for name, a in self._given.items():
+            self._arrays[name][...] = a
+        self._given = {}
+
+    def penalty(self) -> float:
+        """What the weights of this rank add to the loss."""
+        if not (self.l1 or self.l2):
+            return 0.0
+        weight = self.weight.astype(np.float64)
+        return float(self.l1 * np.abs(weight).sum() + self.l2 / 2 * np.square(weight).sum())
+
+    def lay_out(self, layout, src):
+        if self.grid.model.size == 1:
+            return super().lay_out(layout, src)
+        shape, source = layout.shapes[src], src
+        if layout.training and src != 0:
+            source = layout.value(shape)
+            layout.add("add", src, source, exchange=SumGradients(self.grid.model))
+        part = layout.value((*shape[:-1], self._rows()))
+        self._add("dense", layout, source, part)
+        dst = layout.value((*shape[:-1], self.out_features))
+        exchange = GatherColumns(self.grid.model, self.widths)
+        layout.add("gather_columns", part, dst, first=self.columns.start, exchange=exchange)
+        return dst
+
+    def stored(self):
+        raise ValueError(
+            "save: expected a network that this process holds whole, got one with a ColumnParallelDense; "
+            "DataParallel.save writes all of it, and DataParallel.gather makes a plain network of it"
+        )
+
+
+def column_parallel(layers, grid) -> list[Layer]:
+    """Layers in which every `Dense` of enough outputs is a `ColumnParallelDense` with its options.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        Those inside other layers stay. A `Dense` that has arrays, of a network, gives each rank a copy of its part.
+    grid : Grid
+
+    Returns
+    -------
+    list of Layer
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt.parallel import Grid, column_parallel
+    >>> layers = column_parallel([fo.nn.Dense(8, 4, activation="relu"), fo.nn.Dense(4, 1)], Grid(model=1))
+    >>> [type(layer).__name__ for layer in layers]
+    ['ColumnParallelDense', 'ColumnParallelDense']
+    """
+    made = []
+    for layer in chain.check(layers):
+        if type(layer) is Dense and layer.out_features >= grid.model.size and layer.activation != "softmax":
+            split = ColumnParallelDense(**layer.config(), grid=grid)
+            known = {name: a for name, a in (layer.arrays() or layer._given).items() if a is not None}
+            split._given = {name: a[split.columns].copy() for name, a in known.items()}
+            layer = split
+        made.append(layer)
+    return made
+
+
+def one_weird_trick(layers, grid) -> list[Layer]:
+    """Layers before the first `Dense` data-parallel, and all `Dense` after them column-parallel (Krizhevsky 2014).
+
+    A group of model ranks divides the rows of its batch among them for the layers before, which have most of the
+    work; then all get the outputs of all rows, and divide the columns of the layers that have most of the weights.
+    This is scheme (a) of the paper: the dense layers see the rows of all ranks of the group at once.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        As of a `Sequential`, such as ``nn.models.alexnet_layers()``.
+    grid : Grid
+
+    Returns
+    -------
+    list of Layer
+
+    Raises
+    ------
+    ValueError
+        There is no `Dense`, or before the first one stands what cannot be divided so: `BatchNorm`, whose statistics
+        are those of all rows, or a layer with l1 or l2, which each rank would count.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt.parallel import Grid, one_weird_trick
+    >>> layers = one_weird_trick(fo.nn.models.alexnet_layers(10), Grid(model=1))
+    >>> [type(layer).__name__ for layer in layers[9:]]
+    ['ShareRows', 'Dropout', 'ColumnParallelDense', 'Dropout', 'ColumnParallelDense', 'ColumnParallelDense']
+    """
+    layers = chain.check(layers)
+    first = next((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), None)
+    if first is None:
+        raise ValueError("layers: expected a Dense among them, got none")
+    while first > 0 and layers[first - 1].training_only:  # which drops the same on all ranks
+        first -= 1
+    for layer in chain.walk(layers[:first]):
+        if isinstance(layer, BatchNorm) or getattr(layer, "l1", 0) or getattr(layer, "l2", 0):
+            raise ValueError(f"layers: expected no BatchNorm and no l1 or l2 before the first Dense, got {layer!r}")
+    return [*layers[:first], *([ShareRows(grid)] if first else []), *column_parallel(layers[first:], grid)]
+
+
+class ShareRows(Layer):
+    """Before it the model ranks of a grid compute some rows of their batch each, after it all rows.
+
+    Parameters
+    ----------
+    grid : Grid
+    """
+
+    def __init__(self, grid):
+        if not isinstance(grid, Grid):
+            raise TypeError(f"grid: expected a parallel.Grid, got {type(grid).__name__}")
+        self.grid = grid
+
+    def config(self):
+        return {}
+
+    def lay_out(self, layout, src):
+        if self.grid.model.size == 1:
+            return src
+        dst = layout.value(layout.shapes[src])
+        layout.add("add", src, dst, exchange=GatherRows(self.grid.model))
+        return dst
+
+
+def require_grid(trainer, grid) -> None:
+    """Raise ValueError where layers are split over another grid than this, or none, or the optimizer cannot be."""
+    split = [layer for layer in chain.walk(trainer.net.layers) if isinstance(layer, ColumnParallelDense | ShareRows)]
+    for layer in split:
+        if layer.grid is not grid:
+            name = type(layer).__name__
+            raise ValueError(f"comm: expected the Grid of the {name}, {layer.grid}, got {grid}; pass comm=grid")
+    if grid is None or grid.model.size == 1:
+        return
+    clips = trainer.optimizer.__getstate__()["_shared"]["max_norm"] is not None
+    if split and clips and trainer.optimizer.accumulate > 1:
+        raise ValueError("max_norm: expected none where an optimizer accumulates and layers are split, got one")
+
+
+# ---------------------------------------------------------------- exchanges
+
+
+class SumGradients:
+    """Of an entry that copies: the gradient becomes the sum of all ranks' gradients, in rank order."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def __repr__(self):
+        return "a ColumnParallelDense"
+
+    def forward(self, parts, entry):
+        """Nothing: the values are the same on all ranks."""
+
+    def backward(self, parts, entry):
+        """Add up."""
+        _, gradient = parts.gradients(entry)
+        if gradient is None or not gradient.size:
+            return
+        everyones = np.empty((self.comm.size, *gradient.shape), gradient.dtype)
+        wait(self.comm.gather_all(np.ascontiguousarray(gradient), everyones), n_bytes=everyones.nbytes)
+        np.add(everyones[0], everyones[1], out=gradient)
+        for theirs in everyones[2:]:
+            gradient += theirs
+
+
+class GatherColumns:
+    """Of an entry that has written this rank's columns: those of the others."""
+
+    def __init__(self, comm, widths):
+        self.comm, self.widths = comm, widths
+
+    __repr__ = SumGradients.__repr__
+
+    def forward(self, parts, entry):
+        """Gather."""
+        mine, everyones = parts.values(entry)
+        each = math.prod(mine.shape[:-1])
+        if not each:
+            return
+        ends = np.cumsum(self.widths).tolist()
+        sizes = [each * width for width in self.widths]
+        starts = [each * (end - width) for end, width in zip(ends, self.widths, strict=True)]
+        room = np.empty(each * ends[-1], mine.dtype)
+        parted = [
+            room[start : start + size].reshape(*mine.shape[:-1], -1) for start, size in zip(starts, sizes, strict=True)
+        ]
+        parted[self.comm.rank][...] = mine
+        wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
+        for rank in self.comm.others:
+            everyones[..., ends[rank] - self.widths[rank] : ends[rank]] = parted[rank]
+
+    def backward(self, parts, entry):
+        """Nothing: each rank goes on with its own columns of the gradient, which all have."""
+
+
+class GatherRows:
+    """Of an entry that has copied this rank's rows: those of the others."""
+
+    def __init__(self, comm):
+        self.comm = comm
+
+    def __repr__(self):
+        return "a ShareRows"
+
+    def part(self, rows) -> tuple[int, int]:
+        """The first of so many rows that this rank computes, and how many."""
+        shares = _shares(rows, self.comm.size)
+        return sum(shares[: self.comm.rank]), shares[self.comm.rank]
+
+    def forward(self, parts, entry):
+        """Gather."""
+        _, values = parts.values(entry)
+        if not values.size:
+            return
+        each = values[0].size
+        sizes = [each * share for share in _shares(len(values), self.comm.size)]
+        starts = [0, *np.cumsum(sizes).tolist()[:-1]]
+        room = np.ascontiguousarray(values).reshape(-1)
+        wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
+        if not np.shares_memory(room, values):
+            values[...] = room.reshape(values.shape)
+
+    def backward(self, parts, entry):
+        """Nothing: each rank goes on with its own rows of the gradient, which all have."""
+
+
+def _shares(n, ranks) -> list[int]:
+    """n divided by the ranks, in numbers that differ by one at most."""
+    return [n // ranks + (rank < n % ranks) for rank in range(ranks)]
