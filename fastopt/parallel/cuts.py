@@ -9,15 +9,15 @@ PIECE = 1 << 22  # bytes of a piece, at most: of 1 MiB, 1.9 M floats take 1.4 to
 SHORT = 12 << 10  # bytes that a rank receives, up to which one trip is faster: 1 000 floats, 2 ranks, 8 us against 12
 
 
-def segments(starts, size, itemsize, least=BUCKET) -> list[tuple[int, int, int, int]]:
+def segments(starts, size, itemsize, cut=0, least: float = BUCKET) -> list[tuple[int, int, int, int]]:
     """Entries [first, stop) whose gradients are summed together, from the last on, and where these lie, [start, end).
 
-    `starts` are where the gradients of the entries start among `size` elements. A bucket has at least so many bytes,
-    but for that of the first entries.
+    `starts` are where the gradients of the entries start among `size` elements. Those before entry `cut` and those
+    from it on are summed apart; a bucket of either has at least so many bytes, but for the last one.
     """
     found, stop, end = [], len(starts), size
     for first in range(len(starts) - 1, -1, -1):
-        if first == 0 or (end - starts[first]) * itemsize >= least:
+        if first in (0, cut) or (end - starts[first]) * itemsize >= least:
             found.append((first, stop, starts[first], end))
             stop, end = first, starts[first]
     return found
