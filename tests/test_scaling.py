@@ -99,6 +99,12 @@ def test_the_ring_sends_what_its_steps_send(n, ranks):
     assert step("ring", ranks, WORK._replace(buckets=[n]))[2] == 4 * max(ring_by_rank(n, ranks))
 
 
+def test_any_number_of_ranks_is_predicted_at_once():
+    found = predictions(WORK, NETWORK, 5, [10**12], servers=10**6)
+    assert len(found) == len({p.way for p in found}) == 5
+    assert all(math.isfinite(p.seconds) and 0 <= p.efficiency < 1 for p in found)
+
+
 def test_several_servers_divide_the_work():
     # 24 bytes of each of 2 servers for 2 workers; the first also tells the other whom to send to, and what to apply
     assert sent_by_server(WORK, 2, 2, 1) == (2 * 2 + 2 + 2, 2 * (40 + 24) + 2 * 40 + 40 + 16)
@@ -193,6 +199,15 @@ def test_the_table_and_the_most_ranks_say_what_was_predicted(net):
 def test_numbers_that_do_not_fit_are_refused(net, options, complaint):
     with pytest.raises(ValueError, match=f"^{complaint}"):
         hasty(net, **options)
+
+
+def test_a_number_of_ranks_stands_for_itself(net):
+    assert [p.ranks for p in hasty(net, ranks=8).of("ring")] == [8]
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(TypeError, match=r"^net: expected a Sequential, got list$"):
+        hasty([])
 
 
 @pytest.mark.parametrize("optimizer", ["newtoncg", "best", None])

@@ -99,7 +99,8 @@ def torch_job(ranks, widths, rows) -> Job:
         raise ImportError("no torch")
     meeting = tempfile.mkdtemp()
     command = [sys.executable, "-m", __name__, "torch"]
-    job = Job([[*command, json.dumps([cpus(ranks), rank, f"{meeting}/ranks", widths, rows])] for rank in range(ranks)])
+    given = [[cpus(ranks), rank, ranks, f"{meeting}/ranks", widths, rows] for rank in range(ranks)]
+    job = Job([[*command, json.dumps(arguments)] for arguments in given])
     weakref.finalize(job, shutil.rmtree, meeting, ignore_errors=True)
     return job
 
@@ -216,15 +217,16 @@ def total(comm, reduce, n):
 KINDS: dict[str, Callable] = {"step": step, "alone": alone, "predicted": Predicted, "sum": total}
 
 
-def run_torch(numbers, rank, meeting, widths, rows) -> None:
+def run_torch(numbers, rank, ranks, meeting, widths, rows) -> None:
     """A process of torch.distributed."""
     import torch
     import torch.distributed as dist
 
     pin(numbers, rank)
     torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=len(numbers))
+    if sys.platform == "linux":  # elsewhere by the name of the host
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
     net = torch.nn.parallel.DistributedDataParallel(torch_net(widths))
     adam = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
     x, y = map(torch.from_numpy, batch(widths, rows)())

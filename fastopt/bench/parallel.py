@@ -1,6 +1,6 @@
 """Steps of `DataParallel` on ranks of one thread each, pinned, beside torch's; sums in rank order beside MPI's own.
 
-- `one rank` makes as many batches as all ranks, so its ratio is how many times the rows per second of one they make.
+- `alone`, one rank, makes as many batches as all ranks: its ratio is how many times its rows per second they make.
 - `predicted` is what `predict_scaling` says of the step: its ratio is 1 where it is right.
 """
 
@@ -29,12 +29,12 @@ def step_case(widths, rows, ranks) -> Case:
     """One step of all ranks."""
     ours, predicted = (partial(mpi_job, ranks, kind, widths, rows) for kind in ("step", "predicted"))
     beside: dict[str, Callable] = {
-        "one rank": partial(mpi_job, 1, "alone", widths, rows, ranks),
+        "alone": partial(mpi_job, 1, "alone", widths, rows, ranks),
         "predicted": predicted,
     }
     peers: dict[str, Callable] = {"torch DDP": partial(torch_job, ranks, widths, rows)} if ranks > 1 else {}
-    family = f"DataParallel, {ranks} rank{'s' * (ranks > 1)}"
-    what = f"DataParallel {title(widths)}, batch {rows}, {ranks} rank{'s' * (ranks > 1)}"
+    of_ranks = f"{ranks} rank{'s' * (ranks > 1)}"
+    what, family = f"step {title(widths)}, batch {rows}, {of_ranks}", f"DataParallel, {of_ranks}"
     return Case(what, tuple, ours, peers, family=family, yardsticks=beside)
 
 

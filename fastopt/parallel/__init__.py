@@ -35,3 +35,7 @@ def __getattr__(name):
     if name in HOMES:
         return getattr(importlib.import_module(f"fastopt.parallel.{HOMES[name]}"), name)
     raise AttributeError(f"module 'fastopt.parallel' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -33,6 +33,6 @@ def n_pieces(n_bytes) -> int:
     return -(-n_bytes // PIECE)
 
 
-def sizes(n, parts) -> list[int]:
-    """Elements of each part of n, the first ones larger by one, as `numpy.array_split` cuts."""
-    return [n // parts + (part < n % parts) for part in range(parts)]
+def size_of_part(n, parts, part) -> int:
+    """Elements of one of several parts of n; the first ones are larger by one, as `numpy.array_split` cuts."""
+    return n // parts + (part < n % parts)

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from fastopt._numbers import whole_number
 from fastopt.nn import Dense, Sequential, Trainer
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.cuts import PIECE
@@ -40,17 +41,18 @@ def measure_network(comm=None, repeats=50) -> Network:
     >>> network.latency >= 0 and network.bandwidth > 0
     True
     """
-    net = Sequential([Dense(1, 1)], rng=0)
+    repeats, net = whole_number("repeats", repeats), Sequential([Dense(1, 1)], rng=0)
     parallel = DataParallel(Trainer(net, "mse", "adam", max_batch=1), comm)
     ranks = parallel.comm.size
-    short, long = (_seconds_of_exchange(parallel.comm, n, repeats) for n in (SHORTEST, LONGEST))
-    network = Network(short, (LONGEST - SHORTEST) / max(long - short, 1e-9)) if ranks > 1 else Network(0.0, 1e30)
-    x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
-    step = _median(parallel.comm, lambda: parallel.step(x, y), repeats)
-    ways = predictions(measure_work(net, 1, "adam"), network, 1, [ranks], node_ranks=ranks)
-    modeled = next(p for p in ways if p.way == way_of(parallel.comm))
-    told = parallel.comm.tell("overhead", step - modeled.seconds)
-    return network._replace(overhead=max(0.0, float(np.median(told))))
+    with parallel.comm.together("measure_network"):
+        short, long = (_seconds_of_exchange(parallel.comm, n, repeats) for n in (SHORTEST, LONGEST))
+        network = Network(short, (LONGEST - SHORTEST) / max(long - short, 1e-9)) if ranks > 1 else Network(0.0, 1e30)
+        x, y = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
+        step = _median(parallel.comm, lambda: parallel.step(x, y), repeats)
+        ways = predictions(measure_work(net, 1, "adam"), network, 1, [ranks], node_ranks=ranks)
+        modeled = next(p for p in ways if p.way == way_of(parallel.comm))
+        told = parallel.comm.tell("overhead", step - modeled.seconds)
+        return network._replace(overhead=max(0.0, float(np.median(told))))
 
 
 def way_of(comm) -> str:

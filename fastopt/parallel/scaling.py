@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fastopt._numbers import finite_number, whole_number
+from fastopt.nn.sequential import Sequential
 from fastopt.nn.trainer import Trainer
 from fastopt.nn.tuning import calls_for
 from fastopt.optim.named import optimizer_over
-from fastopt.parallel.cuts import is_short, n_pieces, segments, sizes
+from fastopt.parallel.cuts import is_short, n_pieces, segments, size_of_part
 
 HEADER = 40  # bytes before each message of a parameter server
 COUNT = 8  # bytes that say what a worker's gradient counts
@@ -174,7 +175,7 @@ def predict_scaling(
         Left as it is: a copy is measured, on as many threads as `get_num_threads` gives.
     batch : int
         Rows of a rank.
-    ranks : iterable of int
+    ranks : int or iterable of int
         How many; all of them count, servers included.
     latency, bandwidth : float
         Seconds of an empty message between two ranks, and bytes a second of a long one.
@@ -223,8 +224,10 @@ def predict_scaling(
     >>> [(p.ranks, p.messages, p.n_bytes) for p in scaling.of("ring")]
     [(1, 0, 0), (2, 2, 192), (64, 126, 384)]
     """
+    if not isinstance(net, Sequential):
+        raise TypeError(f"net: expected a Sequential, got {type(net).__name__}")
     batch = whole_number("batch", batch, net.least_rows)
-    everyones = sorted({whole_number("ranks", n) for n in ranks})
+    everyones = sorted({whole_number("ranks", n) for n in (ranks if np.iterable(ranks) else [ranks])})
     if not everyones:
         raise ValueError("ranks: expected some whole numbers of at least 1, got none")
     network = Network(
@@ -265,29 +268,29 @@ def rank_alone(work, network) -> float:
 def ordered(work, network, ranks) -> tuple[float, int, int]:
     """`DataParallel` by messages."""
     time = rank_alone(work, network) + network.meeting(ranks)
-    for elements, n in messages_of_ordered(work, ranks):
+    for piece, whole in pieces(work, ranks):
+        elements, n = (piece, ranks - 1) if whole else (size_of_part(piece, ranks, 0), 2 * (ranks - 1))
         time += n * network.message(elements * work.itemsize) + (ranks - 1) * work.add * elements / work.size
     return time, *sent_by_ordered(work, ranks)
 
 
-def messages_of_ordered(work, ranks):
-    """For each piece, the elements of a message and how many of these a rank sends; of the rank that sends most."""
+def pieces(work, ranks):
+    """Elements of each piece of the gradient, and whether it goes whole to all ranks."""
     for bucket in work.buckets:
-        short = is_short(bucket * work.itemsize, ranks)
-        for piece in sizes(bucket, n_pieces(bucket * work.itemsize)):
-            yield (piece, ranks - 1) if short else (-(-piece // ranks), 2 * (ranks - 1))
+        n_bytes = bucket * work.itemsize
+        parts = n_pieces(n_bytes)
+        for part in range(parts):
+            yield size_of_part(bucket, parts, part), is_short(n_bytes, ranks)
 
 
 def sent_by_ordered(work, ranks, rank=0) -> tuple[int, int]:
     """Messages and bytes that a rank sends; rank 0 sends most."""
     messages = elements = 0
-    for bucket in work.buckets:
-        short = is_short(bucket * work.itemsize, ranks)
-        for piece in sizes(bucket, n_pieces(bucket * work.itemsize)):
-            mine = sizes(piece, ranks)[rank]
-            messages += (1 if short else 2) * (ranks - 1)
-            # the slices of the others, and the sum of its own to each of them
-            elements += (ranks - 1) * piece if short else piece - mine + (ranks - 1) * mine
+    for piece, whole in pieces(work, ranks):
+        mine = size_of_part(piece, ranks, rank)
+        messages += (1 if whole else 2) * (ranks - 1)
+        # the slices of the others, and the sum of its own to each of them
+        elements += (ranks - 1) * piece if whole else piece - mine + (ranks - 1) * mine
     return messages, elements * work.itemsize
 
 
@@ -298,11 +301,10 @@ def shared_memory(work, network, ranks) -> tuple[float, int, int]:
 
 def ring(work, network, ranks) -> tuple[float, int, int]:
     """Slices go round and are added, and the sums go round; a rank sends all slices but one, twice."""
-    *_, last = slices = sizes(work.size, ranks)
-    n, n_bytes = 2 * (ranks - 1), slices[0] * work.itemsize
-    time = n * network.message(n_bytes) + (ranks - 1) / ranks * work.add
-    spared = last + (slices[-2] if ranks > 2 else slices[0])  # the two that it does not send are neighbors
-    return rank_alone(work, network) + time, n, (2 * work.size - spared) * work.itemsize
+    n, slices = 2 * (ranks - 1), [size_of_part(work.size, ranks, part) for part in (0, ranks - 2, ranks - 1)]
+    time = n * network.message(slices[0] * work.itemsize) + (ranks - 1) / ranks * work.add
+    # the two that a rank does not send are neighbors, of the one that sends most the last two
+    return rank_alone(work, network) + time, n, (2 * work.size - sum(slices[1:])) * work.itemsize
 
 
 def tree(work, network, ranks) -> tuple[float, int, int]:

@@ -110,3 +110,9 @@ def test_all_ranks_measure_the_same_network(comm):
     assert found.bandwidth > 0
     assert found.overhead >= 0
     assert (found.latency > 0) == (comm.size > 1)
+
+
+def test_a_number_of_repeats_that_does_not_fit_is_refused_on_all_ranks(comm):
+    with pytest.raises(ValueError, match=r"^repeats: expected a whole number of at least 1, got 0$"):
+        measure_network(repeats=0)
+    comm.tell("in step")
