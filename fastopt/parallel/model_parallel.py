@@ -106,6 +106,16 @@ class ColumnParallelDense(Dense):
         return dst
 
     def stored(self):
+        return {name: Part(a) for name, a in self.arrays().items()}
+
+
+class Part:
+    """The columns that one rank has, where a file wants all of them: only `DataParallel.save` can write them."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, *options, **more):
         raise ValueError(
             "save: expected a network that this process holds whole, got one with a ColumnParallelDense; "
             "DataParallel.save writes all of it, and DataParallel.gather makes a plain network of it"
@@ -215,9 +225,13 @@ def require_grid(trainer, grid) -> None:
     """Raise ValueError where layers are split over another grid than this, or none, or the optimizer cannot be."""
     split = [layer for layer in chain.walk(trainer.net.layers) if isinstance(layer, ColumnParallelDense | ShareRows)]
     for layer in split:
+        if isinstance(layer, ShareRows) and layer not in trainer.net.layers:
+            raise ValueError("layers: expected ShareRows among those of the network, got one inside another layer")
         if layer.grid is not grid:
             name = type(layer).__name__
             raise ValueError(f"comm: expected the Grid of the {name}, {layer.grid}, got {grid}; pass comm=grid")
+    if sum(isinstance(layer, ShareRows) for layer in split) > 1:
+        raise ValueError("layers: expected one ShareRows, got several")
     if grid is None or grid.model.size == 1:
         return
     clips = trainer.optimizer.__getstate__()["_shared"]["max_norm"] is not None
