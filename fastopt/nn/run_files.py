@@ -23,7 +23,7 @@ def write_run(path, trainer, progress, left, write) -> None:
 
     `write` is that of `_files`, or of ranks that hold parts of the arrays.
     """
-    arrays, state = pack_state(trainer.optimizer.state_dict())
+    arrays, state = pack_state(trainer.optimizer.state_dict(copy=False))
     arrays = {**files.stored_arrays(trainer.net), **arrays}
     document = {**_description(trainer), **progress, "optimizer": state}
     if left is not None:

@@ -310,7 +310,7 @@ def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:
 
 def facts_of(trainer, with_state=True) -> dict[str, str]:
     """Facts of a trainer that all ranks must share; the optimizer's state is left out where ranks divide it."""
-    net, optimizer = trainer.net, trainer.optimizer.__getstate__()  # its options for all groups as well
+    net, optimizer = trainer.net, trainer.optimizer.__getstate__(copy=False)  # its options for all groups as well
     moments, state = pack_state(optimizer["state"])
     arrays = files.arrays_of(net)
     facts = {

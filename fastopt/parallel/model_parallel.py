@@ -13,6 +13,7 @@ import numpy as np
 
 from fastopt.nn import initialization
 from fastopt.nn.layers import BatchNorm, Dense, Layer, chain
+from fastopt.nn.layers.dense import Product
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.grid import Grid
 
@@ -95,7 +96,7 @@ class ColumnParallelDense(Dense):
         if self.grid.model.size == 1:
             return super().lay_out(layout, src)
         shape, source = layout.shapes[src], src
-        if layout.training and src != 0:
+        if src != 0:
             source = layout.value(shape)
             layout.add("add", src, source, exchange=SumGradients(self.grid.model))
         part = layout.value((*shape[:-1], self._rows()))
@@ -192,7 +193,7 @@ def one_weird_trick(layers, grid) -> list[Layer]:
     while first > 0 and layers[first - 1].training_only:  # which drops the same on all ranks
         first -= 1
     for layer in chain.walk(layers[:first]):
-        if isinstance(layer, BatchNorm) or getattr(layer, "l1", 0) or getattr(layer, "l2", 0):
+        if isinstance(layer, BatchNorm) or (isinstance(layer, Product) and (layer.l1 or layer.l2)):
             raise ValueError(f"layers: expected no BatchNorm and no l1 or l2 before the first Dense, got {layer!r}")
     return [*layers[:first], *([ShareRows(grid)] if first else []), *column_parallel(layers[first:], grid)]
 
@@ -234,7 +235,7 @@ def require_grid(trainer, grid) -> None:
         raise ValueError("layers: expected one ShareRows, got several")
     if grid is None or grid.model.size == 1:
         return
-    clips = trainer.optimizer.__getstate__()["_shared"]["max_norm"] is not None
+    clips = trainer.optimizer.__getstate__(copy=False)["_shared"]["max_norm"] is not None
     if split and clips and trainer.optimizer.accumulate > 1:
         raise ValueError("max_norm: expected none where an optimizer accumulates and layers are split, got one")
 
