@@ -157,7 +157,7 @@ class Stepper:
         ends = [*starts[1:], n]
         mine = slice(starts[self.data.rank], ends[self.data.rank]) if blocks else slice(n)
         out = np.empty((n, *self.net.output_shape), self.net.dtype)
-        if self.exchanging:
+        if self.net.compiled_program.exchanges:
             self.group.predict(x[mine], out[mine])
         else:
             self.net.predict(x[mine], out[mine])
