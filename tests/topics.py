@@ -117,6 +117,7 @@ TOPICS = (
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
     without_kernels("parallel", "parallel", PROCESS),
+    without_kernels("scaling", "scaling"),
     without_kernels("fork", "threads", PROCESS),
     without_kernels("memory", TESTS_PAGE, PROCESS),
     without_kernels("soak", TESTS_PAGE, PROCESS),

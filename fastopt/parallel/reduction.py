@@ -17,9 +17,8 @@ import numpy as np
 
 from fastopt._kernels import core
 from fastopt.parallel.communicator import wait
+from fastopt.parallel.cuts import is_short, n_pieces
 
-PIECE = 1 << 22  # bytes of a piece, at most
-SHORT = 12 << 10  # bytes that a rank receives, up to which one trip is faster
 AHEAD = 2  # pieces that are under way at a time
 LINE = 64  # bytes of a cache line, which two ranks should not write at a time
 TAGS = 16384  # numbers of pieces before the first comes again; two tags each, for its parts and its sum
@@ -188,6 +187,6 @@ def _exchange(comm, received, sent, tag):
 def _pieces(comm, bucket, numbers) -> list:
     if comm.size == 1 or not bucket.size:
         return []
-    kind = _Whole if bucket.nbytes * (comm.size - 1) <= SHORT else _Sliced
-    parts = np.array_split(bucket, -(-bucket.nbytes // PIECE))
+    kind = _Whole if is_short(bucket.nbytes, comm.size) else _Sliced
+    parts = np.array_split(bucket, n_pieces(bucket.nbytes))
     return [kind(comm, part, next(numbers) % TAGS) for part in parts]

@@ -19,11 +19,11 @@ from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel import exchanges
 from fastopt.parallel.communicator import wait
+from fastopt.parallel.cuts import BUCKET, segments
 from fastopt.parallel.group import Group
 from fastopt.parallel.reduction import sum_of
 from fastopt.parallel.shared_memory import share_gradient
 
-BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
 BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
 ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used up
 
@@ -49,7 +49,10 @@ class Stepper:
         comm, training = self.comm, self.training
         shared = share_gradient(self.data, training) if reduce == "ordered" and not self.exchanging else None
         cut = exchanges.divided(training.program)
-        self.segments, buckets = _buckets(training, cut, BUCKET if shared is None else math.inf)
+        gradient, least = training.gradient, BUCKET if shared is None else math.inf
+        found = segments(training.program.starts, gradient.size, gradient.itemsize, cut, least)
+        self.segments = [(first, stop) for first, stop, *_ in found]
+        buckets = [gradient[start:end] for *_, start, end in found]
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
         of = [(self.data, buckets[:after]), (comm, buckets[after:])]
         made = [(sum_of(reduce, ranks, some, shared), len(some)) for ranks, some in of if some]
@@ -182,22 +185,6 @@ class Batches:
         while not self.stepper.ended:
             self.stepper.end()
         self.stepper.average_statistics()
-
-
-def _buckets(training, cut, least) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
-    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients.
-
-    Those before entry `cut` and those from it on are summed apart; a bucket of either has at least so many bytes, but
-    for the last one.
-    """
-    starts, gradient = training.program.starts, training.gradient
-    segments, buckets, stop, end = [], [], len(starts), gradient.size
-    for first in range(len(starts) - 1, -1, -1):
-        if first in (0, cut) or (end - starts[first]) * gradient.itemsize >= least:
-            segments.append((first, stop))
-            buckets.append(gradient[starts[first] : end])
-            stop, end = first, starts[first]
-    return segments, buckets
 
 
 def _shares(weights, counts) -> tuple[list[float], float]:

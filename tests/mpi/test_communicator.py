@@ -8,9 +8,10 @@ import pytest
 from mpi4py import MPI
 
 import fastopt as fo
-from fastopt.parallel import Communicator, reduction, shared_memory
+from fastopt.parallel import Communicator, cuts, shared_memory
 from fastopt.parallel.communicator import NUMBERS, wait
-from fastopt.parallel.reduction import REDUCTIONS, SHORT, sum_of
+from fastopt.parallel.cuts import SHORT
+from fastopt.parallel.reduction import REDUCTIONS, sum_of
 from fastopt.parallel.shared_memory import shared_arrays
 
 
@@ -155,7 +156,7 @@ def test_sums_are_those_of_float64_to_rounding(comm, dtype, reduce):
 @pytest.mark.parametrize("piece", [1 << 22, 1 << 14])
 def test_ordered_sums_have_the_bits_of_adding_in_rank_order(comm, dtype, way, size, piece, monkeypatch):
     several(comm)
-    monkeypatch.setattr(reduction, "PIECE", piece)
+    monkeypatch.setattr(cuts, "PIECE", piece)
     everyones = [np.random.default_rng(rank).normal(size=size).astype(dtype) for rank in range(comm.size)]
     own, total = way(comm, size, dtype)
     for factors in ([1.0] * comm.size, [0.3, 0.6, 0.1, 0.0][: comm.size]):  # a sum can be used again
