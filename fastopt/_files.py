@@ -16,7 +16,9 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,13 +52,28 @@ def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
     write_bytes(path, content)
 
 
-def write_bytes(path, content: bytes) -> None:
-    """Write a file, whole or not at all.
+def write_pieces(path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]], pieces: Iterable, document: dict) -> None:
+    """Write a file likewise of which no process holds all arrays.
+
+    `arrays` says shape and dtype of each, `pieces` yields their bytes from the first to the last.
+    """
+    names, header, end = {dtype: name for name, dtype in DTYPES.items()}, {}, 0
+    for name, (shape, dtype) in arrays.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
+    content = json.dumps({"__metadata__": {"fastopt": text}, **header}).encode()
+    content += b" " * (-len(content) % 8)
+    write_bytes(path, chain([len(content).to_bytes(8, "little"), content], pieces))
+
+
+def write_bytes(path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file, whole or not at all; its content may come in pieces.
 
     A file that is there keeps its mode and, where that is allowed, its owner; through a symbolic link its target is
     replaced. A device or a pipe is written to.
     """
-    path = Path(path)
+    path, pieces = Path(path), [content] if isinstance(content, bytes) else content
     try:
         old = path.stat()
     except FileNotFoundError:
@@ -65,19 +82,19 @@ def write_bytes(path, content: bytes) -> None:
     if old is not None and stat.S_ISDIR(old.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if old is None or (stat.S_ISREG(old.st_mode) and target.exists()):
-        _replace(target, content, old)
+        _replace(target, pieces, old)
     else:  # also a file that has lost its name, such as one behind /dev/stdout
         with path.open("wb") as stream:
-            stream.write(content)
+            stream.writelines(pieces)
 
 
-def _replace(path, content, old) -> None:
-    """Put a file with this content in the place of `path`: a temporary file, synced, then renamed."""
+def _replace(path, pieces, old) -> None:
+    """Put a file of these pieces in the place of `path`: a temporary file, synced, then renamed."""
     _remove_abandoned(path)
     temporary, descriptor = _new_temporary(path, old)
     try:
         with open(descriptor, "wb") as stream:
-            stream.write(content)
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(descriptor)
             os.replace(temporary, path)  # while the lock is held
@@ -190,11 +207,14 @@ class File:
     def __exit__(self, *exception):
         self._stream.close()
 
-    def array(self, name) -> np.ndarray:
-        """A new array, aligned, with what the file holds under this name."""
-        stored = self.stored[name]
-        array = aligned_zeros(stored.shape, stored.dtype)
-        self._stream.seek(stored.start)
+    def array(self, name, rows=None) -> np.ndarray:
+        """A new array, aligned, with what the file holds under this name, or with a slice of its rows."""
+        shape, dtype, start = self.stored[name]
+        if rows is not None:
+            start += rows.start * math.prod(shape[1:]) * dtype.itemsize
+            shape = (rows.stop - rows.start, *shape[1:])
+        array = aligned_zeros(shape, dtype)
+        self._stream.seek(start)
         if self._stream.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise ValueError(f"{self.path}: expected all bytes of {name}, but the file was cut short meanwhile")
         return array

@@ -1208,7 +1208,7 @@ def test_an_exchange_sees_values_after_forward_and_their_gradients_before_backwa
         lambda: trainer.fit(X, y),
         lambda: net.evaluate(X, y, "mse"),
     ):
-        with pytest.raises(ValueError, match="for which ranks exchange data; parallel.DataParallel trains"):
+        with pytest.raises(ValueError, match=r"for which ranks exchange data; parallel\.DataParallel trains"):
             call()
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastopt import _files
 from fastopt._numbers import finite_number, number_or_infinity, whole_number
 from fastopt.nn import files
 from fastopt.nn.early_stopping import BestEpoch
@@ -19,9 +18,12 @@ from fastopt.optim.state import pack_state, unpack_state
 LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of 128 bits
 
 
-def write_run(path, trainer, progress, left) -> None:
-    """Write a run: a Trainer, the `progress` of its compiled training, and the early stopping that is left, if any."""
-    arrays, state = pack_state(trainer.optimizer.state_dict())
+def write_run(path, trainer, progress, left, write) -> None:
+    """Write a run: a Trainer, the `progress` of its compiled training, and the early stopping that is left, if any.
+
+    `write` is that of `_files`, or of ranks that hold parts of the arrays.
+    """
+    arrays, state = pack_state(trainer.optimizer.state_dict(copy=False))
     arrays = {**files.stored_arrays(trainer.net), **arrays}
     document = {**_description(trainer), **progress, "optimizer": state}
     if left is not None:
@@ -30,7 +32,7 @@ def write_run(path, trainer, progress, left) -> None:
         arrays |= {f"{other}.{name}": a for name, a in zip(names, values, strict=True)}
         loss = None if left.loss is None or math.isnan(left.loss) else left.loss
         document["early_stopping"] = {"loss": loss, "waited": left.waited}
-    _files.write(path, arrays, document)
+    write(path, arrays, document)
 
 
 def _description(trainer) -> dict:

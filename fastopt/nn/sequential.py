@@ -410,7 +410,7 @@ class Sequential(Fixed):
         training.batches = self.draws
         return training
 
-    def save(self, path, metadata=None) -> None:
+    def save(self, path, metadata=None, *, write=_files.write) -> None:
         """Write the network to a safetensors file; whole or not at all.
 
         Parameters
@@ -430,7 +430,7 @@ class Sequential(Fixed):
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)
         if metadata:
             document["metadata"] = metadata
-        _files.write(path, files.stored_arrays(self), document)
+        write(path, files.stored_arrays(self), document)
 
     def describe(self) -> dict:
         """What files say of the network besides its arrays, as JSON values; `input_shape` only where it was given."""

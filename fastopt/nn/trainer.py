@@ -442,12 +442,12 @@ class Trainer:
             self._stopping = self._stopping.shown(mine)
             core.copy_arrays(mine, self._stopping.arrays)
 
-    def save(self, path) -> None:
+    def save(self, path, write=_files.write) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
         progress = {name: getattr(self._training, name) for name in ("epoch", *PROGRESS)}
-        write_run(path, self, progress, self._left())
+        write_run(path, self, progress, self._left(), write)
 
-    def resume(self, path) -> None:
+    def resume(self, path, read=_files.read) -> None:
         """Take over what `save` wrote for a trainer of the same network, loss and rule.
 
         Raises
@@ -457,7 +457,7 @@ class Trainer:
         ValueError
             It is damaged or belongs to another network, loss or rule; nothing has been changed then.
         """
-        arrays, document = _files.read(path, "trainer")
+        arrays, document = read(path, "trainer")
         with self._alone():
             mine = files.arrays_of(self.net)
             try:

@@ -355,15 +355,16 @@ class Optimizer:
 
     # --- state
 
-    def state_dict(self) -> dict:
-        """State and options as plain arrays and numbers, in torch's layout, and the rule's name; arrays are copies."""
+    def state_dict(self, copy=True) -> dict:
+        """State and options, arrays or copies of them and numbers, in torch's layout, and the rule's name."""
         state = {}
         for k, arrays in enumerate(self._states):
             count, started, product, summed = self._update.get_counts(k)
             absent = {"home"} | ({"accumulated"} if not summed else set())
             if self._rule == "sgd" and not started:
                 absent.add("momentum_buffer")  # torch has none either before the first step
-            state[k] = {"step": count, **{name: a.copy() for name, a in arrays.items() if name not in absent}}
+            kept = {name: a.copy() if copy else a for name, a in arrays.items() if name not in absent}
+            state[k] = {"step": count, **kept}
             if self._rule == "nadam":
                 state[k]["mu_product"] = product
         groups, first = [], 0
@@ -478,9 +479,9 @@ class Optimizer:
         except _files.MALFORMED as error:
             raise ValueError(f"{path}: does not fit this optimizer ({_files.why(error)})") from error
 
-    def __getstate__(self):
+    def __getstate__(self, copy=True):
         names = ("param_groups", "defaults", "_shared")
-        return {"state": self.state_dict(), **{name: getattr(self, name) for name in names}}
+        return {"state": self.state_dict(copy), **{name: getattr(self, name) for name in names}}
 
     def __setstate__(self, state):
         Optimizer.__init__(

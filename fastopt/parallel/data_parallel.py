@@ -7,19 +7,23 @@
 - All calls are made by all ranks, and an error on one of them is raised on all (communicator.py).
 """
 
+import os
+import tempfile
+
 import numpy as np
 
 import fastopt
 from fastopt._kernels import isa
-from fastopt.nn import Trainer, files
+from fastopt.nn import Trainer, files, load
 from fastopt.nn.fit_data import checked_batches, checked_callbacks
-from fastopt.nn.losses import describe_loss
+from fastopt.nn.losses import describe_loss, measure
 from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
 from fastopt.parallel.grid import Grid
 from fastopt.parallel.model_parallel import require_grid
 from fastopt.parallel.reduction import REDUCTIONS
 from fastopt.parallel.stepper import Batches, Stepper
+from fastopt.parallel.whole_files import WholeFiles
 from fastopt.schedules import Schedule
 
 SAMPLE = 64  # rows by which ranks see that they have the same data
@@ -93,6 +97,8 @@ class DataParallel:
             self.comm.end_together()
             self.trainer, self.reduce = trainer, reduce
             self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid)
+            split = self._stepper.group.divided
+            self._files = WholeFiles(self.comm, self.grid, self._stepper.group, trainer.net) if split else None
             self._require_equal()
             self._stepper.prepare_sums(reduce)
 
@@ -202,14 +208,19 @@ class DataParallel:
         return call
 
     def save(self, path) -> None:
-        """Write network, optimizer and position, as `Trainer.save` does, on rank 0; all ranks wait until it is done."""
+        """Write network, optimizer and position, as `Trainer.save` does, on rank 0; all ranks wait until it is done.
+
+        Layers that are split over a grid are written whole, part after part: no rank holds all of them.
+        """
         with self.comm.together("save"):
             self._stepper.average_statistics()
-            if self.comm.rank == 0:
+            if self._files is not None:
+                self.trainer.save(path, self._files.write)
+            elif self.comm.rank == 0:
                 self.trainer.save(path)
 
     def resume(self, path) -> None:
-        """Take over what `save` wrote, on any number of ranks; each reads the file.
+        """Take over what `save` wrote, on any number of ranks and any grid; each reads of the file what it holds.
 
         Raises
         ------
@@ -217,8 +228,60 @@ class DataParallel:
             As by `Trainer.resume`; also where the ranks have read different files.
         """
         with self.comm.together("resume"):
-            self.trainer.resume(path)
+            if self._files is not None:
+                self.trainer.resume(path, self._files.read)
+            else:
+                self.trainer.resume(path)
             self._require_equal()
+
+    def predict(self, X) -> np.ndarray:
+        """What the network predicts for samples X, the same on all ranks, which divide them; all get all of it.
+
+        Parameters
+        ----------
+        X : array_like
+            As of `Sequential.predict`.
+
+        Returns
+        -------
+        ndarray, shape ``(n, *output_shape)``
+        """
+        with self.comm.together("predict"):
+            X = self.trainer.net.compiled_program.rows(X, "X")
+            self.comm.agree("data to predict", _sample("X", X), SAME_ROWS)
+            return self._stepper.predict(X)
+
+    def evaluate(self, X, y, *, sample_weight=None) -> float:
+        """Mean loss of the trainer over a data set, the same on all ranks, in inference mode; see `predict`.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As of `Sequential.evaluate`.
+
+        Returns
+        -------
+        float
+        """
+        with self.comm.together("evaluate"):
+            return measure(self.trainer.loss, self.predict(X), y, sample_weight)
+
+    def gather(self):
+        """A plain network of all that the ranks hold of this one, on rank 0; None on the others.
+
+        Returns
+        -------
+        Sequential or None
+            A copy. Rank 0 needs the memory for all of it, which goes through a temporary file.
+        """
+        with self.comm.together("gather"), tempfile.TemporaryDirectory() as folder:
+            path, net = os.path.join(folder, "network.safetensors"), self.trainer.net
+            self._stepper.average_statistics()
+            if self._files is not None:
+                net.save(path, write=self._files.write)
+            elif self.comm.rank == 0:
+                net.save(path)
+            return load(path) if self.comm.rank == 0 else None
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
@@ -246,7 +309,7 @@ def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:
 
 def facts_of(trainer, with_state=True) -> dict[str, str]:
     """Facts of a trainer that all ranks must share; the optimizer's state is left out where ranks divide it."""
-    net, optimizer = trainer.net, trainer.optimizer.__getstate__()  # its options for all groups as well
+    net, optimizer = trainer.net, trainer.optimizer.__getstate__(copy=False)  # its options for all groups as well
     moments, state = pack_state(optimizer["state"])
     arrays = files.arrays_of(net)
     facts = {

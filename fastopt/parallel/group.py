@@ -14,7 +14,7 @@ from fastopt._kernels import core
 from fastopt.nn.layers import chain
 from fastopt.parallel import exchanges
 from fastopt.parallel.communicator import wait
-from fastopt.parallel.model_parallel import ColumnParallelDense
+from fastopt.parallel.model_parallel import ColumnParallelDense, ShareRows
 
 PIECE = 256  # rows that a group predicts at a time
 SAMPLE = 4  # rows by which the ranks of a group see that they have the same batch
@@ -36,20 +36,18 @@ class Group:
         self.comm, self.parted, self.net = comm, parted, net
         self.model = None if grid is None or grid.model.size == 1 else grid.model
         self.size = 1 if self.model is None else self.model.size
-        self.layers = [layer for layer in chain.walk(net.layers) if isinstance(layer, ColumnParallelDense)]
-        split = {id(a) for layer in self.layers for a in layer.parameters()}
-        self.split = [k for k, a in enumerate(net.parameters()) if id(a) in split]
-        self.whole = [k for k, a in enumerate(net.parameters()) if id(a) not in split]
-        self.names = {
-            f"{place}.{name}"
-            for place, layer in chain.named(net.layers)
-            if isinstance(layer, ColumnParallelDense)
-            for name in layer.arrays()
-        }
-        self.passing = core.PartedPass(net.compiled_program) if net.compiled_program.exchanges else None
+        places = [(place, layer) for place, layer in chain.named(net.layers) if isinstance(layer, ColumnParallelDense)]
+        self.layers = [layer for _, layer in places]
+        self.divided = bool(self.layers) or any(isinstance(layer, ShareRows) for layer in net.layers)
+        self.owners = {f"{place}.{name}": layer for place, layer in places for name in layer.arrays()}
+        owners = {id(a): layer for layer in self.layers for a in layer.parameters()}
+        self.split = {k: owners[id(a)] for k, a in enumerate(net.parameters()) if id(a) in owners}
+        self.whole = [k for k in range(len(net.parameters())) if k not in self.split]
+        self.passing = core.PartedPass(net.compiled_program)
 
     def meet(self, batch, rows, order, position):
         """The round before a forward with exchanges, in which ranks of a group see that they have the same batch."""
+        exchanges.reserve(self.parted)
         shown = _digest(batch, rows, order, position) if self.size > 1 else 0
         everyones = self.comm.tell("exchange", rows, shown).reshape(-1, self.size, 2)
         if (everyones != everyones[:, :1]).any():
@@ -62,7 +60,7 @@ class Group:
 
         Takes these facts out of `facts`, which all ranks must share.
         """
-        own = {name: facts.pop(name) for name in list(facts) if self.is_split(name)}
+        own = {name: facts.pop(name) for name in list(facts) if self.owner(name)}
         everyones = [json.loads(text) for text in self.comm.gathered("split arrays", json.dumps(own).encode())]
         for rank, theirs in enumerate(everyones):
             for name, fact in everyones[rank % self.size].items():
@@ -70,11 +68,11 @@ class Group:
                     text = f"{name}: expected the same on all ranks with the same columns, got others on rank {rank}"
                     raise self.comm.known(ValueError(f"{text}; make the networks the same way, with the same rng"))
 
-    def is_split(self, name) -> bool:
-        """Whether an array of a run file is one of which each rank of the group has a part."""
+    def owner(self, name):
+        """The split layer that an array of a run file belongs to; None for one that all ranks have."""
         if name.startswith("optimizer."):
-            return int(name.split(".")[1]) in self.split
-        return name.removeprefix("best.").removeprefix("last.") in self.names
+            return self.split.get(int(name.split(".")[1]))
+        return self.owners.get(name.removeprefix("best.").removeprefix("last."))
 
     def penalty(self) -> float:
         """What the weights that this rank has of split layers add to the loss."""
@@ -90,7 +88,7 @@ class Group:
 
     def checked(self) -> tuple:
         """What `PartedStep.update` is told of the gradients of all ranks of the group, after their sums."""
-        if self.size == 1 or not self.parted.looks:
+        if self.model is None or not self.parted.looks:
             return ()
         squares = self.parted.squares(self.split)
         grads = self.parted.training.grads
@@ -102,10 +100,9 @@ class Group:
     def predict(self, x, out) -> None:
         """Inference of the group, all of whose ranks have the same rows and get all of the output."""
         x = self.net.compiled_program.rows(x)
+        self.passing.start(x[:PIECE], out[:PIECE])
+        exchanges.reserve(self.passing)
         self.comm.tell("predict together", len(x))
-        if self.passing is None:
-            self.net.predict(x, out)
-            return
         for start in range(0, len(x), PIECE):
             self.passing.start(x[start : start + PIECE], out[start : start + PIECE])
             exchanges.forward(self.passing)
@@ -118,4 +115,4 @@ def _digest(batch, rows, order, position) -> int:
     x, targets, _ = batch
     some = np.arange(0, rows, max(1, rows // SAMPLE))
     some = some if order is None else order[position + some]
-    return zlib.crc32(np.ascontiguousarray(targets[some]), zlib.crc32(np.ascontiguousarray(x[some])))
+    return zlib.crc32(targets[some].tobytes(), zlib.crc32(x[some].tobytes()))

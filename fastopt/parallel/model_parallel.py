@@ -7,13 +7,13 @@
 - Sums are those of all gathered terms: a group is a few ranks.
 """
 
-import math
-
 import numpy as np
 
 from fastopt.nn import initialization
 from fastopt.nn.layers import BatchNorm, Dense, Layer, chain
+from fastopt.nn.layers.dense import Product
 from fastopt.parallel.communicator import wait
+from fastopt.parallel.exchanges import Exchange
 from fastopt.parallel.grid import Grid
 
 
@@ -43,7 +43,7 @@ class ColumnParallelDense(Dense):
     --------
     >>> import fastopt as fo
     >>> from fastopt.parallel import ColumnParallelDense, Grid
-    >>> grid = Grid(data=1, model=1)
+    >>> grid = Grid(model=1)
     >>> net = fo.nn.Sequential([ColumnParallelDense(8, 4, grid, activation="relu"), fo.nn.Dense(4, 1)], rng=0)
     >>> net.layers[0].columns
     slice(0, 4, None)
@@ -95,7 +95,7 @@ class ColumnParallelDense(Dense):
         if self.grid.model.size == 1:
             return super().lay_out(layout, src)
         shape, source = layout.shapes[src], src
-        if layout.training and src != 0:
+        if src != 0:
             source = layout.value(shape)
             layout.add("add", src, source, exchange=SumGradients(self.grid.model))
         part = layout.value((*shape[:-1], self._rows()))
@@ -106,6 +106,16 @@ class ColumnParallelDense(Dense):
         return dst
 
     def stored(self):
+        return {name: Part(a) for name, a in self.arrays().items()}
+
+
+class Part:
+    """The columns that one rank has, where a file wants all of them: only `DataParallel.save` can write them."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, *options, **more):
         raise ValueError(
             "save: expected a network that this process holds whole, got one with a ColumnParallelDense; "
             "DataParallel.save writes all of it, and DataParallel.gather makes a plain network of it"
@@ -182,7 +192,7 @@ def one_weird_trick(layers, grid) -> list[Layer]:
     while first > 0 and layers[first - 1].training_only:  # which drops the same on all ranks
         first -= 1
     for layer in chain.walk(layers[:first]):
-        if isinstance(layer, BatchNorm) or getattr(layer, "l1", 0) or getattr(layer, "l2", 0):
+        if isinstance(layer, BatchNorm) or (isinstance(layer, Product) and (layer.l1 or layer.l2)):
             raise ValueError(f"layers: expected no BatchNorm and no l1 or l2 before the first Dense, got {layer!r}")
     return [*layers[:first], *([ShareRows(grid)] if first else []), *column_parallel(layers[first:], grid)]
 
@@ -190,9 +200,20 @@ def one_weird_trick(layers, grid) -> list[Layer]:
 class ShareRows(Layer):
     """Before it the model ranks of a grid compute some rows of their batch each, after it all rows.
 
+    `one_weird_trick` puts it before the dense layers.
+
     Parameters
     ----------
     grid : Grid
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt.parallel import ColumnParallelDense, Grid, ShareRows
+    >>> grid = Grid(model=1)
+    >>> layers = [fo.nn.Conv2d(1, 4, 3), fo.nn.Flatten(), ShareRows(grid), ColumnParallelDense(144, 10, grid)]
+    >>> fo.nn.Sequential(layers, rng=0, input_shape=(8, 8, 1)).output_shape
+    (10,)
     """
 
     def __init__(self, grid):
@@ -215,12 +236,16 @@ def require_grid(trainer, grid) -> None:
     """Raise ValueError where layers are split over another grid than this, or none, or the optimizer cannot be."""
     split = [layer for layer in chain.walk(trainer.net.layers) if isinstance(layer, ColumnParallelDense | ShareRows)]
     for layer in split:
+        if isinstance(layer, ShareRows) and layer not in trainer.net.layers:
+            raise ValueError("layers: expected ShareRows among those of the network, got one inside another layer")
         if layer.grid is not grid:
             name = type(layer).__name__
             raise ValueError(f"comm: expected the Grid of the {name}, {layer.grid}, got {grid}; pass comm=grid")
+    if sum(isinstance(layer, ShareRows) for layer in split) > 1:
+        raise ValueError("layers: expected one ShareRows, got several")
     if grid is None or grid.model.size == 1:
         return
-    clips = trainer.optimizer.__getstate__()["_shared"]["max_norm"] is not None
+    clips = trainer.optimizer.__getstate__(copy=False)["_shared"]["max_norm"] is not None
     if split and clips and trainer.optimizer.accumulate > 1:
         raise ValueError("max_norm: expected none where an optimizer accumulates and layers are split, got one")
 
@@ -228,7 +253,7 @@ def require_grid(trainer, grid) -> None:
 # ---------------------------------------------------------------- exchanges
 
 
-class SumGradients:
+class SumGradients(Exchange):
     """Of an entry that copies: the gradient becomes the sum of all ranks' gradients, in rank order."""
 
     def __init__(self, comm):
@@ -237,52 +262,51 @@ class SumGradients:
     def __repr__(self):
         return "a ColumnParallelDense"
 
-    def forward(self, parts, entry):
-        """Nothing: the values are the same on all ranks."""
+    def reserve(self, parts, entry):
+        values, _ = parts.values(entry)
+        self.room(self.comm.size * values.size, values.dtype)
 
     def backward(self, parts, entry):
-        """Add up."""
         _, gradient = parts.gradients(entry)
         if gradient is None or not gradient.size:
             return
-        everyones = np.empty((self.comm.size, *gradient.shape), gradient.dtype)
-        wait(self.comm.gather_all(np.ascontiguousarray(gradient), everyones), n_bytes=everyones.nbytes)
+        everyones = self.room(self.comm.size * gradient.size, gradient.dtype).reshape(-1, *gradient.shape)
+        wait(self.comm.gather_all(gradient, everyones), n_bytes=everyones.nbytes)
         np.add(everyones[0], everyones[1], out=gradient)
         for theirs in everyones[2:]:
             gradient += theirs
 
 
-class GatherColumns:
+class GatherColumns(Exchange):
     """Of an entry that has written this rank's columns: those of the others."""
 
     def __init__(self, comm, widths):
         self.comm, self.widths = comm, widths
+        self.ends = np.cumsum(widths).tolist()
 
     __repr__ = SumGradients.__repr__
 
+    def reserve(self, parts, entry):
+        _, everyones = parts.values(entry)
+        self.room(everyones.size, everyones.dtype)
+
     def forward(self, parts, entry):
-        """Gather."""
         mine, everyones = parts.values(entry)
-        each = math.prod(mine.shape[:-1])
-        if not each:
+        if not mine.size:
             return
-        ends = np.cumsum(self.widths).tolist()
+        each, room = everyones.size // self.ends[-1], self.room(everyones.size, everyones.dtype)
         sizes = [each * width for width in self.widths]
-        starts = [each * (end - width) for end, width in zip(ends, self.widths, strict=True)]
-        room = np.empty(each * ends[-1], mine.dtype)
-        parted = [
+        starts = [each * end - size for end, size in zip(self.ends, sizes, strict=True)]
+        theirs = [
             room[start : start + size].reshape(*mine.shape[:-1], -1) for start, size in zip(starts, sizes, strict=True)
         ]
-        parted[self.comm.rank][...] = mine
+        theirs[self.comm.rank][...] = mine
         wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
         for rank in self.comm.others:
-            everyones[..., ends[rank] - self.widths[rank] : ends[rank]] = parted[rank]
-
-    def backward(self, parts, entry):
-        """Nothing: each rank goes on with its own columns of the gradient, which all have."""
+            everyones[..., self.ends[rank] - self.widths[rank] : self.ends[rank]] = theirs[rank]
 
 
-class GatherRows:
+class GatherRows(Exchange):
     """Of an entry that has copied this rank's rows: those of the others."""
 
     def __init__(self, comm):
@@ -291,26 +315,25 @@ class GatherRows:
     def __repr__(self):
         return "a ShareRows"
 
-    def part(self, rows) -> tuple[int, int]:
-        """The first of so many rows that this rank computes, and how many."""
+    def part(self, rows):
         shares = _shares(rows, self.comm.size)
         return sum(shares[: self.comm.rank]), shares[self.comm.rank]
 
+    def reserve(self, parts, entry):
+        _, values = parts.values(entry)
+        self.room(values.size, values.dtype)
+
     def forward(self, parts, entry):
-        """Gather."""
         _, values = parts.values(entry)
         if not values.size:
             return
-        each = values[0].size
-        sizes = [each * share for share in _shares(len(values), self.comm.size)]
-        starts = [0, *np.cumsum(sizes).tolist()[:-1]]
-        room = np.ascontiguousarray(values).reshape(-1)
-        wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
-        if not np.shares_memory(room, values):
-            values[...] = room.reshape(values.shape)
-
-    def backward(self, parts, entry):
-        """Nothing: each rank goes on with its own rows of the gradient, which all have."""
+        shares = _shares(len(values), self.comm.size)
+        sizes = [values[0].size * share for share in shares]
+        room = self.room(values.size, values.dtype)
+        first, rows = self.part(len(values))
+        room.reshape(values.shape)[first : first + rows] = values[first : first + rows]
+        wait(self.comm.gather_parts(room, sizes, [0, *np.cumsum(sizes).tolist()[:-1]]), n_bytes=room.nbytes)
+        values[...] = room.reshape(values.shape)
 
 
 def _shares(n, ranks) -> list[int]:

@@ -55,8 +55,9 @@ class Stepper:
         buckets = [gradient[start:end] for *_, start, end in found]
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
         of = [(self.data, buckets[:after]), (comm, buckets[after:])]
-        made = [(sum_of(reduce, ranks, some, shared), len(some)) for ranks, some in of if some]
-        self.sums, self.places = [sums for sums, _ in made], [(sums, k) for sums, n in made for k in range(n)]
+        made = [(sum_of(reduce, ranks, some, shared), ranks.size, len(some)) for ranks, some in of if some]
+        self.sums = [sums for sums, _, _ in made]
+        self.places = [(sums, k, size // self.data.size) for sums, size, n in made for k in range(n)]
 
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
@@ -128,8 +129,8 @@ class Stepper:
         for k, (first, stop) in enumerate(self.segments):
             if k or self.exchanging:
                 exchanges.backward(parted, first, stop)
-            sums, number = self.places[k]
-            sums.start(number, factors)
+            sums, number, times = self.places[k]  # ranks of a group that are among those of the sum
+            sums.start(number, factors if times == 1 else [factor for factor in factors for _ in range(times)])
             sums.progress()
         for sums in self.sums:
             sums.finish()
@@ -160,7 +161,7 @@ class Stepper:
         ends = [*starts[1:], n]
         mine = slice(starts[self.data.rank], ends[self.data.rank]) if blocks else slice(n)
         out = np.empty((n, *self.net.output_shape), self.net.dtype)
-        if self.exchanging:
+        if self.net.compiled_program.exchanges:
             self.group.predict(x[mine], out[mine])
         else:
             self.net.predict(x[mine], out[mine])

@@ -1,6 +1,7 @@
 """Runs the tests of this folder under the MPI of this Python, with 1 to 4 ranks: every rank runs every test.
 
-Then those of test_parallel.py and lost_ranks.py, which start jobs of their own, in some of which ranks are killed.
+Then those of test_parallel.py, lost_ranks.py and limited_memory.py, which start jobs of their own, in some of which
+ranks are killed.
 
     python tests/mpi/run.py [ranks ...] [arguments of pytest]
 
@@ -74,7 +75,10 @@ def main(arguments) -> int:
         code = subprocess.run(command, timeout=LONGEST, check=False).returncode
         if code:
             return code
-    jobs = [str(HERE.parent / "test_parallel.py"), str(HERE / "lost_ranks.py")]
+    jobs = [
+        str(HERE.parent / "test_parallel.py"),
+        *(str(HERE / f"{name}.py") for name in ("lost_ranks", "limited_memory")),
+    ]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *jobs]
     return subprocess.run(command, timeout=LONGEST, check=False).returncode
 
