@@ -9,9 +9,7 @@ from functools import partial
 
 from fastopt.bench._cases import Case
 from fastopt.bench._networks import title
-from fastopt.bench._ranks import mpi_job, require_ranks, torch_job
-
-__all__ = ["cases", "require_ranks"]
+from fastopt.bench._ranks import mpi_job, torch_job
 
 STEPS = (([64, 128, 64, 10], 32), ([784, 256, 128, 10], 64), ([784, 1024, 1024, 10], 128))
 SUMMED = 1_000_000
@@ -28,10 +26,8 @@ def cases() -> Iterator[Case]:
 def step_case(widths, rows, ranks) -> Case:
     """One step of all ranks."""
     ours, predicted = (partial(mpi_job, ranks, kind, widths, rows) for kind in ("step", "predicted"))
-    beside: dict[str, Callable] = {
-        "alone": partial(mpi_job, 1, "alone", widths, rows, ranks),
-        "predicted": predicted,
-    }
+    alone = partial(mpi_job, 1, "alone", widths, rows, ranks)
+    beside: dict[str, Callable] = {"alone": alone, "predicted": predicted}
     peers: dict[str, Callable] = {"torch DDP": partial(torch_job, ranks, widths, rows)} if ranks > 1 else {}
     of_ranks = f"{ranks} rank{'s' * (ranks > 1)}"
     what, family = f"step {title(widths)}, batch {rows}, {of_ranks}", f"DataParallel, {of_ranks}"
