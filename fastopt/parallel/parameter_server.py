@@ -169,7 +169,7 @@ class ParameterServer:
         Exception
             As by `Trainer.fit`: what one rank raises, callbacks included, is raised on all. Parameters and optimizer
             are on all ranks those of the last epoch that all have ended, but for a worker's own optimizer (`elastic`).
-        RuntimeError
+        ConnectionError
             A server is lost, or all workers are.
 
         Warns
@@ -204,7 +204,7 @@ class ParameterServer:
             role.peers.fail(error)
             raise
         if role.n_lost:
-            self.comm = Communicator(comm.mpi.Shrink())
+            comm.shrink()
         history.staleness = dict(sorted(role.staleness.items()))
         return history
 

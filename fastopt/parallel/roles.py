@@ -264,7 +264,7 @@ class Coordinator(Server):
             if w in self.given:
                 self.left.appendleft(self.given.pop(w))
         if not self.clocks:
-            raise RuntimeError(
+            raise ConnectionError(
                 "workers: expected one at least, but all of them are gone; go on from the last file that was saved"
             )
 
