@@ -6,17 +6,21 @@
 - Ranks count by the weights of their rows, so uneven batches give the gradient of the mean over all rows. Where all
   count alike, as they mostly do, the sum stays as it is and the optimizer divides: the bits of a Trainer that
   accumulates as many batches.
+- Where `BatchNorm` takes the statistics of all ranks' rows, the ranks derive one loss: then each counts in the gradient
+  of its output, before backward, and backward starts only when all have told what they count.
 - The epoch's batches are those of one Trainer, in its order; the ranks take them in turn. `position` counts the rows
   of all ranks, so another number of ranks can go on.
 """
 
 import time
+from typing import Any
 
 import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel import exchanges
+from fastopt.parallel.batch_norm import SharedStatistics
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.group import Group
 from fastopt.parallel.reduction import SUMS
@@ -29,30 +33,29 @@ ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used 
 class Stepper:
     """Steps of all ranks, in place of those of a compiled training, with the same two methods."""
 
-    def __init__(self, comm, optimizer, training, net, reduce, grid=None):
+    def __init__(self, comm, optimizer, training, net, reduce, grid=None, synchronized=False):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
         self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
+        norms = [layer for layer in chain.walk(net.layers) if isinstance(layer, BatchNorm)]
+        self.shared = SharedStatistics(comm, self.parted) if synchronized and norms else None
+        local = norms if self.shared is None else []
+        self.averages = [a for layer in local for a in (layer.running_mean, layer.running_var)]
+        self.passes: Any = self.shared or exchanges
         cut = exchanges.divided(training.program)
         self.segments, self.buckets = _buckets(training, cut)
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
         of = [(self.data, self.buckets[:after]), (comm, self.buckets[after:])]
         made = [(SUMS[reduce](ranks, buckets), len(buckets)) for ranks, buckets in of if buckets]
         self.sums, self.places = [sums for sums, _ in made], [(sums, k) for sums, n in made for k in range(n)]
-        self.averages = [
-            a
-            for layer in chain.walk(net.layers)
-            if isinstance(layer, BatchNorm)
-            for a in (layer.running_mean, layer.running_var)
-        ]
         self.ended = False  # all ranks have used up their batches of the epoch under way
 
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
         batch = self.training.check(x, y, sample_weight)
         rows = len(batch[0])
-        if 0 < rows < self.net.least_rows:
+        if 0 < rows < self.net.least_rows and self.shared is None:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
         loss, _ = self._step(batch, rows)
         self.training.batches += self.data.size
@@ -103,9 +106,12 @@ class Stepper:
             parted.pause()
         if self.exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
             self.group.meet(batch, rows, order, position)
-        loss, weight = exchanges.forward(parted)
+        if self.shared is not None:
+            self.shared.meet(rows, self.net.least_rows)
+        loss, weight = self.passes.forward(parted)
         opened = comm.start_telling("step", loss, weight, rows, self.group.penalty())
-        if not self.exchanging:
+        at_once = not self.exchanging and self.shared is None
+        if at_once:
             parted.backward(*self.segments[0])
         losses, weights, counts = self.group.of_groups(opened.finish()).T.tolist()
         if max(counts) <= 0:
@@ -115,10 +121,14 @@ class Stepper:
             raise ValueError("x: expected at least one row on some rank, got none")
         parted.require_defined(losses)
         factors, share = _shares(weights, counts)
+        if self.shared is not None:
+            self.shared.count(factors, share)
+            if rows > 0:
+                _scale(parted.gradients(len(parted.program.starts) - 1)[1], factors[rank])
         for k, (first, stop) in enumerate(self.segments):
-            if k or self.exchanging:
-                exchanges.backward(parted, first, stop)
-            if rows > 0 and factors[rank] != 1:
+            if k or not at_once:
+                self.passes.backward(parted, first, stop)
+            if rows > 0 and self.shared is None:
                 _scale(self.buckets[k], factors[rank])
             sums, number = self.places[k]
             sums.start(number)
@@ -204,8 +214,8 @@ def _shares(weights, counts) -> tuple[list[float], float]:
     return [weight / total for weight in weights], 1.0
 
 
-def _scale(bucket, factor) -> None:
-    if factor:
-        bucket *= bucket.dtype.type(factor)
-    else:
-        bucket[:] = 0  # also where it is not finite: these rows do not count
+def _scale(gradient, factor) -> None:
+    if factor not in (0, 1):
+        gradient *= gradient.dtype.type(factor)
+    elif not factor:
+        gradient[:] = 0  # also where it is not finite: these rows do not count
