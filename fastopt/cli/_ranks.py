@@ -1,12 +1,15 @@
 """A command on the ranks of an MPI job: all of them do it, rank 0 prints and writes.
 
-An error of one rank is raised on all, so every rank ends; rank 0 says why.
+An error of one rank is raised on all, so every rank ends; rank 0 says why. Where a rank is lost, all say so, for rank 0
+may be the one.
 """
 
 import contextlib
 import os
 
-PARALLEL = ("data",)  # ways to divide the work
+import fastopt as fo
+
+PARALLEL = ("data", "server")  # ways to divide the work
 
 
 @contextlib.contextmanager
@@ -26,8 +29,8 @@ def job(parallel):
         try:
             with comm.together("the command"):
                 yield comm
-        except Exception:
-            if comm.rank:  # rank 0 has the same error, and prints it
+        except Exception as error:
+            if comm.rank and not isinstance(error, ConnectionError):  # rank 0 has the same error, and prints it
                 raise SystemExit(2) from None
             raise
 
@@ -37,8 +40,25 @@ def is_first(comm) -> bool:
     return comm is None or comm.rank == 0
 
 
-def fit_together(trainer):
-    """`fit` of this Trainer together with those of the other ranks."""
-    from fastopt.parallel import DataParallel
+def workers(comm, wanted) -> int:
+    """How many batches an update takes: one of each rank that works, but for workers at their own pace."""
+    if comm is None:
+        return 1
+    if wanted["parallel"] == "data":
+        return comm.size
+    return max(1, comm.size - wanted["servers"]) if wanted["max_staleness"] == 0 else 1
 
-    return DataParallel(trainer).fit
+
+def fit(net, loss, optimizer, seed, comm, wanted, *data, **options):
+    """`Trainer.fit` of this network on this process, or together with the other ranks."""
+    if comm is None:
+        return fo.nn.Trainer(net, loss, optimizer, seed=seed).fit(*data, **options)
+    from fastopt.parallel import DataParallel, ParameterServer
+
+    if wanted["parallel"] == "data":
+        return DataParallel(fo.nn.Trainer(net, loss, optimizer, seed=seed)).fit(*data, **options)
+    server = ParameterServer(net, optimizer, None, wanted["servers"], wanted["max_staleness"], loss=loss, seed=seed)
+    history = server.fit(*data, **options)
+    if server.comm.size < comm.size:
+        comm.shrink()
+    return history

@@ -13,7 +13,7 @@ from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
 from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, flush, mention, opened, print_json
-from fastopt.cli._ranks import PARALLEL, fit_together, is_first, job
+from fastopt.cli._ranks import PARALLEL, fit, is_first, job, workers
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
@@ -47,6 +47,8 @@ NETWORK = {
     "plot": None,
     "progress": False,
     "parallel": None,
+    "servers": 1,
+    "max_staleness": None,
 }
 
 
@@ -101,8 +103,15 @@ def add_options(parser) -> None:
     group.add_argument("--plot", metavar="FILE", help=text)
     text = "show a progress bar (needs tqdm)"
     group.add_argument("--progress", action="store_true", default=None, help=text)
-    text = "data: each rank of an MPI job (mpiexec -n 4 python -m fastopt train ...) takes its share of the batches"
+    text = (
+        "on the ranks of an MPI job (mpiexec -n 4 python -m fastopt train ...); data: each takes its share of the "
+        "batches; server: some hold the weights, the others find gradients at their own pace"
+    )
     group.add_argument("--parallel", choices=PARALLEL, help=text)
+    text = f"with --parallel server: ranks that hold the weights (default: {NETWORK['servers']})"
+    group.add_argument("--servers", type=int, metavar="N", help=text)
+    text = "with --parallel server: updates a rank may be ahead of the slowest; 0: all in step (default: any number)"
+    group.add_argument("--max-staleness", type=int, metavar="N", help=text)
     text = "of weights, parts and order of rows (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     parser.add_argument("--out", default="model.safetensors", metavar="FILE", help="the model (default: %(default)s)")
@@ -178,6 +187,11 @@ def _check(args):
             finite_number(_flag(option), getattr(args, option), least=0)
     if args.dropout is not None:
         finite_number("--dropout", args.dropout, least=0, below=1)
+    for option, least in (("servers", 1), ("max_staleness", 0)):
+        if getattr(args, option) is not None:
+            whole_number(_flag(option), getattr(args, option), least)
+            if args.parallel != "server":
+                raise ValueError(f"{_flag(option)}: expected --parallel server with it, got {args.parallel}")
     if args.patience is not None and args.validation == 0:
         raise ValueError("--patience: expected --validation above 0, for it goes by the loss of rows held out, got 0")
     if args.plot is not None:
@@ -234,15 +248,18 @@ def _layers(wanted, data, seed) -> fo.nn.Sequential:
 def _fit(net, data, wanted, seed, comm):
     """Train the network; the losses of its epochs."""
     table, (X, y) = data.table, data.part(TRAIN)
-    ranks = 1 if comm is None else comm.size
-    batches = -(-len(X) // (wanted["batch_size"] * ranks))
+    batches = -(-len(X) // (wanted["batch_size"] * workers(comm, wanted)))
     most = EPOCHS if len(wanted["hidden"]) > 1 else SHALLOW_EPOCHS
     epochs = wanted["epochs"] or max(LEAST_EPOCHS, min(most, STEPS // batches))
     optimizer = _optimizer(net, wanted, epochs * batches)
-    trainer = fo.nn.Trainer(net, _loss(wanted, table, y), optimizer, seed=seed)
-    fit = trainer.fit if comm is None else fit_together(trainer)
     X_held, y_held = data.part(VALIDATION)
     return fit(
+        net,
+        _loss(wanted, table, y),
+        optimizer,
+        seed,
+        comm,
+        wanted,
         X,
         _as_learned(table, y),
         epochs=epochs,

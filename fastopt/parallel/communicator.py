@@ -15,6 +15,7 @@
 import atexit
 import builtins
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -151,6 +152,10 @@ class Communicator:
         if self.mpi not in _ENDING:
             _ENDING.append(self.mpi)
             atexit.register(_end, self, os.getpid())
+
+    def shrink(self) -> None:
+        """Go on with the ranks that are left, all of which call this."""
+        Communicator.__init__(self, self.mpi.Shrink())
 
     def fail(self, error: BaseException):
         """Tell the other ranks of an error in the round that they open next, and raise it."""
@@ -304,6 +309,7 @@ def _duplicate(comm):
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
         known = comm.Dup(), (node.rank, node.size), []
         _end_job_on_errors()
+        _end_without_lost_ranks()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
@@ -338,6 +344,25 @@ def _end(comm, process) -> None:
             return
 
 
+def _end_without_lost_ranks() -> None:
+    """Under Open MPI's fault tolerance, let MPI_Finalize end where ranks are gone.
+
+    Open MPI 5.0.11 waits there for all ranks, unless its parameter `async_mpi_finalize` is set, and in some runs for
+    ever where one is gone. Its launcher never ends in some runs where several survivors call MPI_Abort, as
+    `python -m mpi4py` lets them after an error; after MPI_Finalize it does not.
+    """
+    with contextlib.suppress(OSError, ValueError):  # another MPI
+        library = ctypes.CDLL("libmpi.so.40", mode=os.RTLD_NOLOAD)
+        if ctypes.c_bool.in_dll(library, "ompi_ftmpi_enabled"):
+            ctypes.c_bool.in_dll(library, "ompi_async_mpi_finalize").value = True
+            atexit.register(_finalize_after_loss, os.getpid())
+
+
+def _finalize_after_loss(process) -> None:
+    if os.getpid() == process and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_failed().size:
+        MPI.Finalize()
+
+
 def _end_job_on_errors() -> None:
     """End all ranks where one ends by an error that the others do not know of, which would wait for it for ever."""
     show = sys.excepthook
@@ -346,7 +371,8 @@ def _end_job_on_errors() -> None:
         show(kind, error, traceback)
         if MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
             sys.stderr.flush()
-            time.sleep(LAST_WORDS)
+            turn = min(MPI.COMM_WORLD.rank, 3) if is_loss(error) else 0  # one rank aborts before the others try
+            time.sleep(LAST_WORDS * (1 + turn))
             MPI.COMM_WORLD.Abort(1)
 
     if show.__name__ != end.__name__ or show.__module__ != __name__:

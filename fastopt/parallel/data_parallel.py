@@ -26,6 +26,7 @@ from fastopt.parallel.stepper import Batches, Stepper
 from fastopt.parallel.whole_files import WholeFiles
 from fastopt.schedules import Schedule
 
+STATISTICS = ("local", "synchronized")
 SAMPLE = 64  # rows by which ranks see that they have the same data
 WAY_OUT = "make network and optimizer the same way on all ranks, with the same rng, or load the same file"
 SAME_ROWS = "every rank takes its share of the same rows; for rows of its own, pass an iterable of batches"
@@ -46,6 +47,8 @@ class DataParallel:
     reduce : {"ordered", "fast"}
         Gradients are added in rank order, so that the bits depend on the number of ranks only, and are those of one
         Trainer whose optimizer has ``accumulate=M``; or in the order that the MPI prefers.
+    batch_norm : {"local", "synchronized"}
+        `BatchNorm` takes the statistics of the rows of its rank, or those of the rows of all ranks' batches.
 
     Attributes
     ----------
@@ -61,8 +64,10 @@ class DataParallel:
 
     Notes
     -----
-    `BatchNorm` takes the statistics of the rows of its rank. Its running averages are each rank's own within an epoch
-    and after `step`; at the start of `fit`, at the end of its epochs and in `save` all ranks get their mean.
+    The running averages of local statistics are each rank's own within an epoch and after `step`; at the start of
+    `fit`, at the end of its epochs and in `save` all ranks get their mean. Synchronized ones are the same on all ranks,
+    and those of one worker with M·B rows; so they do with few rows a rank, even one. Ranks wait for each other at every
+    `BatchNorm` then, forward and backward.
 
     `Dropout` and augmentation draw other numbers on each rank: those that one Trainer draws for the same batches.
 
@@ -80,7 +85,7 @@ class DataParallel:
     array([[1., 2.]], dtype=float32)
     """
 
-    def __init__(self, trainer, comm=None, reduce="ordered"):
+    def __init__(self, trainer, comm=None, reduce="ordered", batch_norm="local"):
         self.grid = comm if isinstance(comm, Grid) else None
         self.comm = Communicator(comm) if self.grid is None else self.grid.comm
         with self.comm.together("DataParallel"):
@@ -93,10 +98,17 @@ class DataParallel:
                 )
             if reduce not in REDUCTIONS:
                 raise ValueError(f"reduce: expected {' or '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
+            if batch_norm not in STATISTICS:
+                raise ValueError(f"batch_norm: expected {' or '.join(map(repr, STATISTICS))}, got {batch_norm!r}")
             require_grid(trainer, self.grid)
+            synchronized = batch_norm == "synchronized"
+            if synchronized and trainer.compiled_training.program.exchanges:
+                raise ValueError("batch_norm: expected 'local' for layers that a grid splits, got 'synchronized'")
             self.comm.end_together()
-            self.trainer, self.reduce = trainer, reduce
-            self._stepper = Stepper(self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid)
+            self.trainer, self.reduce, self.batch_norm = trainer, reduce, batch_norm
+            self._stepper = Stepper(
+                self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid, synchronized
+            )
             split = self._stepper.group.divided
             self._files = WholeFiles(self.comm, self.grid, self._stepper.group, trainer.net) if split else None
             self._require_equal()
@@ -285,7 +297,7 @@ class DataParallel:
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
-        facts = {"reduce": self.reduce} | facts_of(self.trainer)
+        facts = {"reduce": self.reduce, "batch_norm": self.batch_norm} | facts_of(self.trainer)
         if self._stepper.group.size > 1:
             self._stepper.group.require_equal(facts)
         self.comm.agree("network and optimizer", facts, WAY_OUT)

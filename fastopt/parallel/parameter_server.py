@@ -105,7 +105,7 @@ class ParameterServer:
         period=1,
         seed=0,
     ):
-        self.comm = Communicator(comm)
+        self.comm, self._fits = Communicator(comm), False
         with self.comm.together("ParameterServer"):
             self.servers = whole_number("servers", servers)
             if self.comm.size <= self.servers:
@@ -169,7 +169,9 @@ class ParameterServer:
         Exception
             As by `Trainer.fit`: what one rank raises, callbacks included, is raised on all. Parameters and optimizer
             are on all ranks those of the last epoch that all have ended, but for a worker's own optimizer (`elastic`).
-        RuntimeError
+        FloatingPointError
+            The loss of a batch, or at the end of an epoch a parameter, is NaN.
+        ConnectionError
             A server is lost, or all workers are.
 
         Warns
@@ -179,13 +181,15 @@ class ParameterServer:
         """
         trainer, comm = self.trainer, self.comm
         with comm.together("fit"):
+            if self._fits:
+                raise RuntimeError("fit: expected a ParameterServer that is not training, got one in a callback of fit")
             if y is None:
                 raise TypeError("y: expected targets of X, got None; DataParallel takes an iterable of batches")
             X, y, sample_weight = rows = trainer.compiled_training.check(X, y, sample_weight)
             facts = facts_of_fit(trainer, rows, epochs, batch_size, options)
             comm.agree("options of fit", facts, SAME_ROWS)
             self._require_equal()
-        role = role_of(self)
+        role, self._fits = role_of(self), True
         try:
             with role.peers.interrupts, trainer.stepping(role, trainer.net.predict):
                 history = trainer.fit(
@@ -203,8 +207,10 @@ class ParameterServer:
         except BaseException as error:
             role.peers.fail(error)
             raise
+        finally:
+            self._fits = False
         if role.n_lost:
-            self.comm = Communicator(comm.mpi.Shrink())
+            comm.shrink()
         history.staleness = dict(sorted(role.staleness.items()))
         return history
 

@@ -162,7 +162,7 @@ class Peers:
         self.alive.remove(rank)
         self._outgoing[rank] = []  # requests that never end
         if rank in self.needed and not self._incoming[rank].ended:
-            raise RuntimeError(
+            raise ConnectionError(
                 f"rank {rank}: expected to stay, for it serves some of the parameters, but it is gone; go on from the "
                 "last file that was saved"
             )

@@ -212,7 +212,16 @@ class Server(Role):
         # the gradient of a lost worker may not have come so far
         return self.shard.update(there, divisor) if there else False
 
+    def require_defined(self) -> None:
+        """Raise FloatingPointError if a gradient has made parameters NaN of which no later batch has told."""
+        if np.isnan(self.shard.weights).any():
+            raise FloatingPointError(
+                "parameters: expected defined ones at the end of an epoch, got NaN from a gradient; all are as they were "
+                "before the epoch"
+            )
+
     def end_run(self):
+        self.require_defined()
         for rank in self.peers.alive:
             if rank:
                 self.peers.send(rank, SHARD, data=self.shard.weights)
@@ -264,7 +273,7 @@ class Coordinator(Server):
             if w in self.given:
                 self.left.appendleft(self.given.pop(w))
         if not self.clocks:
-            raise RuntimeError(
+            raise ConnectionError(
                 "workers: expected one at least, but all of them are gone; go on from the last file that was saved"
             )
 
@@ -315,6 +324,7 @@ class Coordinator(Server):
                 self.peers.send(w, GO, self.given[w], self.version, data=self.shard.weights_for(w))
 
     def end_run(self):
+        self.require_defined()
         for rank in self.peers.alive:
             self.peers.send(rank, FINISH)
         states: dict[int, bytes] = {}

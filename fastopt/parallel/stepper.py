@@ -6,18 +6,22 @@
 - Ranks count by the weights of their rows, so uneven batches give the gradient of the mean over all rows. Where all
   count alike, as they mostly do, the sum stays as it is and the optimizer divides: the bits of a Trainer that
   accumulates as many batches.
+- Where `BatchNorm` takes the statistics of all ranks' rows, the ranks derive one loss: then each counts in the gradient
+  of its output, before backward, and backward starts only when all have told what they count.
 - The epoch's batches are those of one Trainer, in its order; the ranks take them in turn. `position` counts the rows
   of all ranks, so another number of ranks can go on.
 """
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel import exchanges
+from fastopt.parallel.batch_norm import SharedStatistics
 from fastopt.parallel.communicator import wait
 from fastopt.parallel.cuts import BUCKET, segments
 from fastopt.parallel.group import Group
@@ -31,23 +35,23 @@ ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used 
 class Stepper:
     """Steps of all ranks, in place of those of a compiled training, with the same two methods."""
 
-    def __init__(self, comm, optimizer, training, net, grid=None):
+    def __init__(self, comm, optimizer, training, net, grid=None, synchronized=False):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
         self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
-        self.averages = [
-            a
-            for layer in chain.walk(net.layers)
-            if isinstance(layer, BatchNorm)
-            for a in (layer.running_mean, layer.running_var)
-        ]
+        norms = [layer for layer in chain.walk(net.layers) if isinstance(layer, BatchNorm)]
+        self.statistics = SharedStatistics(comm, self.parted) if synchronized and norms else None
+        local = norms if self.statistics is None else []
+        self.averages = [a for layer in local for a in (layer.running_mean, layer.running_var)]
+        self.passes: Any = self.statistics or exchanges
+        self.alone = not self.exchanging and self.statistics is None  # from the start of a step to the end of backward
         self.ended = False  # all ranks have used up their batches of the epoch under way
 
     def prepare_sums(self, reduce) -> None:
         """Prepare the sums of gradients; all ranks have the same network."""
         comm, training = self.comm, self.training
-        shared = share_gradient(self.data, training) if reduce == "ordered" and not self.exchanging else None
+        shared = share_gradient(self.data, training) if reduce == "ordered" and self.alone else None
         cut = exchanges.divided(training.program)
         gradient, least = training.gradient, BUCKET if shared is None else math.inf
         found = segments(training.program.starts, gradient.size, gradient.itemsize, cut, least)
@@ -63,7 +67,7 @@ class Stepper:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
         batch = self.training.check(x, y, sample_weight)
         rows = len(batch[0])
-        if 0 < rows < self.net.least_rows:
+        if 0 < rows < self.net.least_rows and self.shared is None:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
         loss, _ = self._step(batch, rows)
         self.training.batches += self.data.size
@@ -114,8 +118,10 @@ class Stepper:
             parted.pause()
         if self.exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
             self.group.meet(batch, rows, order, position)
-        loss, weight = exchanges.forward(parted)
-        if not self.exchanging:  # before the round: who hears of it may write to gradients that all ranks see
+        if self.statistics is not None:
+            self.statistics.meet(rows, self.net.least_rows)
+        loss, weight = self.passes.forward(parted)
+        if self.alone:  # before the round: who hears of it may write to gradients that all ranks see
             parted.backward(*self.segments[0])
         told = comm.tell("step", loss, weight, rows, self.group.penalty())
         losses, weights, counts = self.group.of_groups(told).T.tolist()
@@ -126,9 +132,14 @@ class Stepper:
             raise ValueError("x: expected at least one row on some rank, got none")
         parted.require_defined(losses)
         factors, share = _shares(weights, counts)
+        if self.statistics is not None:  # whose sums weigh the rows of each rank; so those of weights need not
+            self.statistics.count(factors, share)
+            if rows > 0:
+                _scale(parted.gradients(len(parted.program.starts) - 1)[1], factors[rank])
+            factors = [1.0] * len(factors)
         for k, (first, stop) in enumerate(self.segments):
-            if k or self.exchanging:
-                exchanges.backward(parted, first, stop)
+            if k or not self.alone:
+                self.passes.backward(parted, first, stop)
             sums, number, times = self.places[k]  # ranks of a group that are among those of the sum
             sums.start(number, factors if times == 1 else [factor for factor in factors for _ in range(times)])
             sums.progress()
@@ -196,3 +207,10 @@ def _shares(weights, counts) -> tuple[list[float], float]:
         return [float(counts_here) for counts_here in counting], 1.0 / sum(counting)
     total = sum(weights)
     return [weight / total for weight in weights], 1.0
+
+
+def _scale(gradient, factor) -> None:
+    if factor not in (0, 1):
+        gradient *= gradient.dtype.type(factor)
+    elif not factor:
+        gradient[:] = 0  # also where it is not finite: these rows do not count

@@ -40,8 +40,7 @@ def has_open_mpi() -> bool:
 
 def fault_tolerance() -> list[str]:
     """Options of the launcher by which a job outlasts the loss of ranks; none where the MPI cannot."""
-    # the second option: survivors may hang in MPI_Finalize, where Open MPI waits for all ranks
-    return ["--with-ft", "ulfm", "--mca", "ompi_async_mpi_finalize", "1"] if has_open_mpi() else []
+    return ["--with-ft", "ulfm"] if has_open_mpi() else []
 
 
 def run_rank(arguments) -> int:

@@ -199,25 +199,27 @@ def test_a_slow_worker_holds_nobody_up_unless_staleness_is_bounded(comm):
     assert taken[1] <= 3 * (comm.size - 2)
 
 
+class Slow:
+    """A compiled training of whose steps the first ones take so many seconds longer."""
+
+    def __init__(self, training, seconds=()):
+        self.__dict__.update(training=training, seconds=seconds)
+
+    def __getattr__(self, name):
+        return getattr(self.training, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.training, name, value)
+
+    def step(self, *batch):
+        time.sleep(self.seconds.pop() if self.seconds else 0)
+        return self.training.step(*batch)
+
+
 def slow_down(server, seconds):
     """Let this rank's first steps take so many seconds longer."""
     bind = server.trainer.net.bind
-
-    class Slow:
-        def __init__(self, training):
-            self.__dict__["training"] = training
-
-        def __getattr__(self, name):
-            return getattr(self.training, name)
-
-        def __setattr__(self, name, value):
-            setattr(self.training, name, value)
-
-        def step(self, *batch):
-            time.sleep(seconds.pop() if seconds else 0)
-            return self.training.step(*batch)
-
-    server.trainer.net.bind = lambda loss: Slow(bind(loss))
+    server.trainer.net.bind = lambda loss: Slow(bind(loss), seconds)
 
 
 def test_early_stopping_callbacks_and_schedules_agree_on_all_ranks(comm, servers):
@@ -296,6 +298,50 @@ def test_a_loss_that_is_not_defined_ends_all_where_the_epoch_began(comm, workers
         server.fit(X, y, batch_size=B)
     assert bits(net) == before
     server.fit(np.nan_to_num(X), y, batch_size=B)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_staleness": 0}])
+def test_a_gradient_that_is_not_defined_never_stays_in_parameters(comm, servers, options):
+    X, y = data(B)  # one batch: no other tells of it
+    net = network()
+    before = bits(net)
+    server = ParameterServer(net, optim.SGD(net.parameters(), lr=0.1), servers=servers, **options)
+    if comm.rank >= servers:
+        poison(server)
+    with pytest.raises(FloatingPointError, match="parameters: expected defined ones"):
+        server.fit(X, y, batch_size=B)
+    assert bits(net) == before
+    require_equal_on_all(comm, net)
+
+
+def poison(server):
+    """Let the gradients of this rank hold NaN."""
+
+    class Poisoned(Slow):
+        def finish(self):
+            self.training.finish()
+            self.training.gradient[:] = np.nan
+
+    bind = server.trainer.net.bind
+    server.trainer.net.bind = lambda loss: Poisoned(bind(loss))
+
+
+def test_fit_in_a_callback_of_fit_is_one_error(comm, workers):
+    X, y = data(B * 4)
+    server = ParameterServer(network())
+    with pytest.raises(RuntimeError, match=r"^fit: expected a ParameterServer that is not training"):
+        server.fit(X, y, batch_size=B, callbacks=lambda trainer, history: server.fit(X, y, batch_size=B))
+    server.fit(X, y, batch_size=B)
+
+
+def test_a_worker_without_a_batch_waits_for_the_others(comm, servers):
+    X, y = data(B - 1)
+    for bound in (None, 0, 1):
+        nets = [network() for _ in range(2)]
+        expected = nn.Trainer(nets[0], "cross_entropy", "adagrad").fit(X, y, epochs=3, batch_size=B)
+        history = ParameterServer(nets[1], servers=servers, max_staleness=bound).fit(X, y, epochs=3, batch_size=B)
+        assert np.allclose(history["loss"], expected["loss"])
+        require_equal_on_all(comm, nets[1])
 
 
 def test_ctrl_c_on_one_rank_ends_all_and_they_can_go_on(comm, workers):

@@ -1,5 +1,6 @@
-"""`fastopt train --parallel data`: every rank trains, rank 0 prints and writes, an error ends all."""
+"""`fastopt train --parallel`: every rank trains, rank 0 prints and writes, an error ends all."""
 
+import contextlib
 import json
 import os
 
@@ -22,13 +23,19 @@ def folder(comm, tmp_path):
     return path
 
 
-def train(folder, *options):
+def train(folder, *options, parallel="data"):
     options = ("--epochs", "20", "--batch-size", "8", "--out", f"{folder}/model.safetensors", *options)
-    return main(["train", f"{folder}/table.csv", "--parallel", "data", *options])
+    return main(["train", f"{folder}/table.csv", *(["--parallel", parallel] if parallel else []), *options])
 
 
-def test_all_ranks_train_and_the_first_tells_and_writes(comm, folder, capsys):
-    assert train(folder, "--validation", "0.2", "--json") == 0
+WAYS = [("data", ()), ("server", ()), ("server", ("--max-staleness", "0", "--optimizer", "Adagrad"))]
+
+
+@pytest.mark.parametrize(("parallel", "options"), WAYS)
+def test_all_ranks_train_and_the_first_tells_and_writes(comm, folder, capsys, parallel, options):
+    if parallel == "server" and comm.size == 1:
+        pytest.skip("a server and a worker are two ranks")
+    assert train(folder, "--validation", "0.2", "--json", *options, parallel=parallel) == 0
     printed = capsys.readouterr()
     if comm.rank:
         assert printed.out == printed.err == ""
@@ -37,6 +44,30 @@ def test_all_ranks_train_and_the_first_tells_and_writes(comm, folder, capsys):
     assert report["validation"]["accuracy"] > 0.9
     assert nn.load(report["model"]).in_features == 3
     assert os.listdir(folder).count("model.safetensors") == 1
+    forms = [form(report["model"])]
+    assert train(folder, "--validation", "0.2", "--json", parallel=None) == 0
+    assert form(report["model"]) == forms[0]  # as one process writes it
+
+
+def form(path):
+    net = nn.load(path)
+    return [repr(layer) for layer in net.layers], [a.shape for a in net.parameters()], net.metadata
+
+
+def test_options_of_servers_are_refused_without_them(comm, folder, capsys):
+    for option in ("--servers", "--max-staleness"):
+        with contextlib.suppress(SystemExit):
+            assert train(folder, option, "1") == 2
+        if comm.rank == 0:
+            assert capsys.readouterr().err == f"fastopt train: {option}: expected --parallel server with it, got data\n"
+
+
+def test_more_servers_than_ranks_are_one_error(comm, folder, capsys):
+    with contextlib.suppress(SystemExit):
+        assert train(folder, "--servers", "4", parallel="server") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fastopt train: servers: expected fewer than the" if comm.rank == 0 else "")
+    assert said.count("\n") == (comm.rank == 0)
 
 
 def test_an_error_of_one_rank_ends_all_and_is_printed_once(comm, folder, capsys):

@@ -11,6 +11,8 @@
 #               those of the sources (a source that is not wanted has none; the weights' part is written all the same)
 #   tangent_backward    computes backward and its directional derivative at once. Nobody asks for the gradients of weights
 #               then; dparams receive their tangents
+#   forward_sums, backward_sums     of a kind whose forward and backward need sums over all rows: find those of the rows at
+#               hand, which the caller replaces by those of all ranks before forward or backward goes on from them
 #   fused_update        is backward in which the weights take their steps, and no gradient of them is written
 # A pass has no state of its own. An entry asks for the memory that its backward needs beside values: `saved` elements, and
 # its preactivation where the derivative of the activation is not known from the output. Random numbers are keyed by (seed,
@@ -103,6 +105,7 @@ cdef struct Kind:
     const char* name
     Pass forward, backward, tangent, tangent_backward
     Pass fused_update           # of entries with e.fuses; all other gradients are written first
+    Pass forward_sums, backward_sums    # what each of them first sums over rows, into `sums`, where ranks add it up; or NULL
     Pass after_batch            # updates running averages after a batch that counted, on one thread; or NULL
     int (*place)(Entry* e, dict own, list weights, Arrays arrays) except -1  # takes its parts of `own`, sets e.own, e.weights; or NULL
     bint (*fits)(const Entry* e, const Shape* shapes) noexcept      # whether the shapes of values fit; NULL: place says why not
@@ -134,6 +137,8 @@ cdef struct Weight:             # a trained array, as a matrix
 
 cdef enum:
     MAX_WEIGHTS = 2             # of an entry
+    N_SUMS = 6                  # of a column, of entries whose kind has forward_sums, of which
+    N_FORWARD_SUMS = 4          # are those of forward
 
 cdef struct Entry:
     const Kind* kind
@@ -175,6 +180,7 @@ cdef struct Run:
     void* tscratch              # likewise, for operands that are tangents
     char* thread_scratch        # of thread 0, thread_bytes from one thread to the next
     Py_ssize_t thread_bytes
+    double** sums               # by entry: sums over the rows of all ranks, (N_SUMS, n_in); NULL: over those of this run
     void* dy                    # the gradient of dst where backward must not overwrite it; NULL: in dvalues
     Plan* plan                  # NULL: gradients only
     double* row_penalty         # (n_penalties,) of the rows of weights that are penalized

@@ -5,12 +5,14 @@ cdef struct PartCall:
     TrainCall* batch            # NULL in inference
     Run* run
     Py_ssize_t first, stop      # entries
+    bint starts                 # the batch starts with this part
+    bint penalties              # backward adds the gradients of penalties
 
 
 cdef void forward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef PartCall* c = <PartCall*>args
     cdef double loss
-    if c.batch != NULL and c.first == 0:
+    if c.starts:
         start_batch(c.batch, &c.batch.run, dtype, thread, n_threads)
     forward(c.run, c.first, c.stop, dtype, thread, n_threads)
     if c.batch != NULL and c.stop == c.run.n_entries:
@@ -22,8 +24,18 @@ cdef void forward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t
 cdef void backward_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef PartCall* c = <PartCall*>args
     backward(c.run, c.first, c.stop, dtype, thread, n_threads)
-    if c.run.n_penalties > 0:
+    if c.penalties and c.run.n_penalties > 0:
         add_penalties(c.run, NULL, c.first, c.stop, dtype, thread, n_threads)
+
+
+cdef void forward_sums_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    cdef Entry* e = (<PartCall*>args).run.entries + (<PartCall*>args).first
+    do_pass(&e.kind.forward_sums, (<PartCall*>args).run, e, dtype, thread, n_threads)
+
+
+cdef void backward_sums_job(void* args, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    cdef Entry* e = (<PartCall*>args).run.entries + (<PartCall*>args).first
+    do_pass(&e.kind.backward_sums, (<PartCall*>args).run, e, dtype, thread, n_threads)
 
 
 cdef class Parts:
@@ -38,6 +50,7 @@ cdef class Parts:
     cdef void** moved                       # with its values and their gradients
     cdef tuple batch                        # the arrays that c points to
     cdef Py_ssize_t n_threads
+    cdef bint begun                         # forward has
 
     def __cinit__(self, of):
         self.program = of.program if isinstance(of, Training) else of
@@ -75,15 +88,17 @@ cdef class Parts:
         cnp.set_array_base(a, self.workspace)
         return a if len(self.program.value_shapes[number]) == 3 else a[:, 0, 0]
 
-    cdef int go(self, bint back, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row, rows, TrainCall* batch) except -1:
+    cdef int go(self, bint back, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row, rows, TrainCall* batch,
+                bint penalties=True) except -1:
         # forward or backward of entries first to stop, of `rows` samples from `row` on: of all by default
-        cdef PartCall call = PartCall(batch, &self.c.run, first, stop)
+        cdef PartCall call = PartCall(batch, &self.c.run, first, stop, batch != NULL and not self.begun, penalties)
         cdef Py_ssize_t n_threads = self.n_threads, n = self.c.run.samples - row if rows is None else rows
         cdef int typenum = self.program.typenum
         if not (0 <= first <= stop <= self.program.n_entries and 0 <= row <= row + n <= self.c.run.samples):
             raise ValueError(f"expected entries and rows of the pass, got {first} to {stop} and {n} from {row}")
         if self.c.run.samples == 0:
             return 0
+        self.begun = True
         if n == 0:              # the first part starts the batch all the same
             call.stop = first
         elif n < self.c.run.samples:
@@ -147,11 +162,58 @@ cdef class PartedStep(Parts):
     """
     cdef readonly Training training
     cdef bint away                          # the parameters are at the interim point
+    cdef dict sums                          # what ranks add up, by entry,
+    cdef double** shared                    # and where it lies; NULL: nothing
 
     def __cinit__(self, Training training):
         if training.update is None:
             raise ValueError("training: expected one with an optimizer's update, got one without")
         self.training = training
+
+    def __dealloc__(self):
+        free(self.shared)
+
+    def share_sums(self):
+        """From now on, leave it to the caller to add up over ranks what entries sum over rows.
+
+        Returns arrays by the number of the entry, one line a sum, of all columns. `forward_sums` and `backward_sums`
+        write those of the rows at hand there; forward, `backward` and `update` read those of all.
+        """
+        cdef Py_ssize_t i
+        self.sums = {}
+        free(self.shared)
+        self.shared = <double**>aligned_block(self.program.n_entries * sizeof(double*))
+        for i in range(self.program.n_entries):
+            if self.program.entries[i].kind.forward_sums.f != NULL:
+                self.sums[i] = np.zeros((N_SUMS, self.program.entries[i].n_in))
+                self.shared[i] = <double*>data(self.sums[i])
+        return dict(self.sums)
+
+    def forward_sums(self, Py_ssize_t entry):
+        """Find what an entry sums over rows before its forward; returns the lines with it."""
+        lines = self.sums[entry][:N_FORWARD_SUMS]
+        self.sum_up(False, entry, lines)
+        return lines
+
+    def backward_sums(self, Py_ssize_t entry):
+        """Likewise before its backward."""
+        lines = self.sums[entry][N_FORWARD_SUMS:]
+        self.sum_up(True, entry, lines)
+        return lines
+
+    cdef int sum_up(self, bint back, Py_ssize_t entry, object lines) except -1:
+        cdef PartCall call = PartCall(NULL, &self.c.run, entry, entry + 1, False, False)
+        cdef Py_ssize_t n_threads = self.n_threads
+        cdef int typenum = self.program.typenum
+        if self.c.run.samples == 0:
+            lines[:] = 0
+            return 0
+        with nogil:
+            if back:
+                run_typed(typenum, backward_sums_job[float], backward_sums_job[double], &call, n_threads)
+            else:
+                run_typed(typenum, forward_sums_job[float], forward_sums_job[double], &call, n_threads)
+        return 0
 
     def start(self, x, targets, weights, Py_ssize_t rows, uint64_t step, order=None, Py_ssize_t position=0):
         """Take in `rows` samples: all, or those in `order` from `position` on; random numbers are those of `step`."""
@@ -159,6 +221,7 @@ cdef class PartedStep(Parts):
         self.training.fill(c, x, targets, weights, rows)
         self.workspace, self.batch = self.training.workspace, (x, targets, weights, order)
         c.position, c.run.n, c.run.samples, c.run.step, c.run.update = position, rows, rows, step, GRADIENTS_FIRST
+        c.run.sums, self.begun = self.shared, False
         c.run.values[0] = c.x
         if order is not None:
             c.order, c.run.values[0] = <int64_t*>data(order), c.batch_x
@@ -171,6 +234,7 @@ cdef class PartedStep(Parts):
         self.workspace = self.training.workspace
         self.program.start(&c.run, self.workspace, True)
         c.run.dparams, c.run.plan, c.run.samples = self.training.dparams, &self.training.update.plan, 0
+        c.run.sums = self.shared
         c.run.values[0] = c.batch_x = self.workspace.batch_x
         c.batch_loss = c.batch_weight = 0
         self.n_threads = self.training.make_ready(c, 0)
@@ -188,9 +252,12 @@ cdef class PartedStep(Parts):
         self.go(False, first, self.program.n_entries if stop is None else stop, row, rows, &self.c)
         return self.c.batch_loss, self.c.batch_weight
 
-    def backward(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row=0, rows=None):
-        """Gradients of the weights of entries `first` to `stop`, which is not among them, by all samples or some of them."""
-        self.go(True, first, stop, row, rows, NULL)
+    def backward(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t row=0, rows=None, bint penalties=True):
+        """Gradients of the weights of entries `first` to `stop`, which is not among them, by all samples or some of them.
+
+        Without `penalties`, these have no part in them.
+        """
+        self.go(True, first, stop, row, rows, NULL, penalties)
 
     @property
     def looks(self):
@@ -233,7 +300,7 @@ cdef class PartedStep(Parts):
             plan.share, plan.shared, plan.bad = 1, False, False
             if plan.passed and run.has_max_norm:
                 run_typed(typenum, max_norm_job[float], max_norm_job[double], run, n_threads)
-            if not plan.left_out and run.samples > 0:
+            if not plan.left_out and (run.samples > 0 or run.sums != NULL):
                 run_typed(typenum, after_batch_job[float], after_batch_job[double], run, 1)
         self.training.update.report_refusal()
         return not plan.left_out

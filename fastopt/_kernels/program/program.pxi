@@ -242,6 +242,7 @@ cdef class Program:
         run.row_penalty, run.n_penalties, run.has_max_norm = workspace.row_penalty, self.n_penalties, self.has_max_norm
         run.tangents = run.dtangents = run.tsaved = run.tz = run.directions = run.dparams = NULL
         run.tscratch = run.dy = NULL
+        run.sums = NULL
         run.plan, run.thread_scratch, run.may_fuse, run.update, run.step = NULL, NULL, False, GRADIENTS_FIRST, 0
 
     cdef inline bint is_output(self, object a, Py_ssize_t n) noexcept:
