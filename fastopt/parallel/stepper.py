@@ -67,7 +67,7 @@ class Stepper:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
         batch = self.training.check(x, y, sample_weight)
         rows = len(batch[0])
-        if 0 < rows < self.net.least_rows and self.shared is None:
+        if 0 < rows < self.net.least_rows and self.statistics is None:
             raise ValueError("x: expected at least two rows to take batch statistics of, or none, got 1")
         loss, _ = self._step(batch, rows)
         self.training.batches += self.data.size
