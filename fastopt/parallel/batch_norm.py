@@ -102,7 +102,10 @@ def _scaled(parts):
     power = np.where(largest > 0, np.frexp(largest)[1], 0).clip(-POWERS, POWERS)
     origin = np.ldexp(origin, -power)
     rows, mean, m2 = _merged(
-        [(n, np.ldexp(mean, -power) - origin, np.ldexp(m2, 2 * (own.astype(int) - power))) for n, mean, m2, own in parts]
+        [
+            (n, np.ldexp(mean, -power) - origin, np.ldexp(m2, 2 * (own.astype(int) - power)))
+            for n, mean, m2, own in parts
+        ]
     )
     return rows, np.ldexp(origin + mean, power), m2, power
 
