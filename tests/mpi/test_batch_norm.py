@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt import nn, optim
-from fastopt.parallel import DataParallel
+from fastopt.parallel import ColumnParallelDense, DataParallel, Grid
 from fastopt.parallel.batch_norm import combined
 
 
@@ -246,5 +246,9 @@ def test_statistics_are_local_or_synchronized_on_all_ranks(comm):
     with pytest.raises(ValueError, match=r"^batch_norm: expected 'local' or 'synchronized', got True$"):
         DataParallel(trainer(net), batch_norm=True)
     several(comm)
-    with pytest.raises(ValueError, match="^batch_norm: expected the same on all ranks"):
+    grid = Grid(model=comm.size)
+    split = nn.Sequential([ColumnParallelDense(6, 4 * comm.size, grid), nn.BatchNorm(4 * comm.size)], rng=0)
+    with pytest.raises(ValueError, match=r"^batch_norm: expected 'local' on a grid of several model ranks"):
+        DataParallel(trainer(split), grid, batch_norm="synchronized")
+    with pytest.raises(ValueError, match=r"^batch_norm: expected the same on all ranks"):
         DataParallel(trainer(net), batch_norm="local" if comm.rank else "synchronized")
