@@ -1120,6 +1120,59 @@ def test_a_step_in_parts_has_the_bits_of_a_whole_one(rule, options, threads):
     np.testing.assert_equal(parted.optimizer.state_dict()["state"], whole.optimizer.state_dict()["state"])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu", "softmax"])
+def test_steps_in_parts_that_share_sums_are_one_step_on_all_rows(threads, activation, dtype):
+    """What two ranks do: each has some of the rows, and adds up what the other has told."""
+
+    def new():
+        layers = [fo.nn.Dense(40, 300), fo.nn.BatchNorm(300, activation=activation), fo.nn.Dense(300, 5)]
+        net = fo.nn.Sequential(layers, rng=0, dtype=dtype)
+        return fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1))
+
+    rng = np.random.default_rng(0)
+    X, y = (rng.normal(10, 3, size=(300, 40)).astype(dtype), rng.normal(size=(300, 5)).astype(dtype))
+    whole, ranks, shares = new(), [new(), new()], [slice(0, 150), slice(150, 300)]
+    steps = [core.PartedStep(trainer.compiled_training) for trainer in ranks]
+    sums = [step.share_sums() for step in steps]
+    assert [list(a) for a in sums] == [[1], [1]]
+
+    def add_up(lines):
+        for theirs in lines[1:]:  # moments of as many rows each, then sums
+            if len(theirs) == 4:
+                delta = theirs[1] - lines[0][1]
+                lines[0][2] += theirs[2] + delta**2 * lines[0][0] / 2
+                lines[0][1] += delta / 2
+                lines[0][0] += theirs[0]
+            else:
+                lines[0] += theirs
+            theirs[...] = lines[0]
+
+    with fo.num_threads(threads):
+        whole.step(X, y)
+        for step, rows in zip(steps, shares, strict=True):
+            step.start(X[rows], y[rows], None, 150, 0)
+            step.forward(0, 1)
+        add_up([step.forward_sums(1) for step in steps])
+        for step in steps:
+            step.forward(1)
+            step.backward(2, 3)
+        add_up([step.backward_sums(1) for step in steps])
+        for step in steps:
+            step.backward(0, 2)
+        total = sum(trainer.compiled_training.gradient for trainer in ranks)
+        for trainer, step in zip(ranks, steps, strict=True):
+            trainer.compiled_training.gradient[:] = total
+            with trainer.optimizer.compiled_update:
+                assert step.update(0.5)
+    rtol = 2e-5 if dtype == np.float32 else 1e-12
+    for name, a in arrays_of(whole.net).items():
+        for trainer in ranks:
+            np.testing.assert_allclose(
+                arrays_of(trainer.net)[name], a, rtol=0, atol=rtol * max(0.1, abs(a).max()), err_msg=name
+            )
+
+
 def test_a_step_in_parts_can_be_given_up_at_an_interim_point():
     trainer = make(lr=0.1, momentum=0.9, nesterov="interim")
     trainer.fit(*rows(), batch_size=16)

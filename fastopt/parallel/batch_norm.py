@@ -32,7 +32,7 @@ class SharedStatistics:
         self.penalized = True  # this rank adds the gradients of penalties
 
     def meet(self, rows, least) -> None:
-        """The round before forward: no rank fails after it, and leaves others waiting; all together have enough rows."""
+        """The round before forward: no rank fails after it and leaves others waiting; all have enough rows together."""
         together = self.comm.tell("share statistics", rows).clip(0).sum()
         if 0 < together < least:
             raise self.comm.known(
@@ -61,7 +61,8 @@ class SharedStatistics:
             if first <= entry < stop:
                 parted.backward(entry + 1, stop, penalties=self.penalized)
                 lines = parted.backward_sums(entry)
-                lines[...] = sum(self._gathered(entry, lines))
+                with np.errstate(all="ignore"):  # gradients may be infinite, which the optimizer looks for
+                    lines[...] = sum(self._gathered(entry, lines))
                 stop = entry + 1
         parted.backward(first, stop, penalties=self.penalized)
 
@@ -102,7 +103,10 @@ def _scaled(parts):
     power = np.where(largest > 0, np.frexp(largest)[1], 0).clip(-POWERS, POWERS)
     origin = np.ldexp(origin, -power)
     rows, mean, m2 = _merged(
-        [(n, np.ldexp(mean, -power) - origin, np.ldexp(m2, 2 * (own.astype(int) - power))) for n, mean, m2, own in parts]
+        [
+            (n, np.ldexp(mean, -power) - origin, np.ldexp(m2, 2 * (own.astype(int) - power)))
+            for n, mean, m2, own in parts
+        ]
     )
     return rows, np.ldexp(origin + mean, power), m2, power
 

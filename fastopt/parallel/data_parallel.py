@@ -102,8 +102,8 @@ class DataParallel:
                 raise ValueError(f"batch_norm: expected {' or '.join(map(repr, STATISTICS))}, got {batch_norm!r}")
             require_grid(trainer, self.grid)
             synchronized = batch_norm == "synchronized"
-            if synchronized and trainer.compiled_training.program.exchanges:
-                raise ValueError("batch_norm: expected 'local' for layers that a grid splits, got 'synchronized'")
+            if synchronized and self.grid is not None and self.grid.model.size > 1:
+                raise ValueError("batch_norm: expected 'local' on a grid of several model ranks, got 'synchronized'")
             self.comm.end_together()
             self.trainer, self.reduce, self.batch_norm = trainer, reduce, batch_norm
             self._stepper = Stepper(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastopt import nn, optim
-from fastopt.parallel import DataParallel
+from fastopt.parallel import ColumnParallelDense, DataParallel, Grid
 from fastopt.parallel.batch_norm import combined
 
 
@@ -56,7 +56,12 @@ def data(net, n, rng):
 
 
 def everything(net):
-    averages = [a for layer in nn.layers.chain.walk(net.layers) if isinstance(layer, nn.BatchNorm) for a in (layer.running_mean, layer.running_var)]
+    averages = [
+        a
+        for layer in nn.layers.chain.walk(net.layers)
+        if isinstance(layer, nn.BatchNorm)
+        for a in (layer.running_mean, layer.running_var)
+    ]
     return [*net.parameters(), *averages]
 
 
@@ -136,14 +141,14 @@ def test_batches_of_their_own_may_end_sooner_on_some_ranks(comm):
 def test_one_rank_has_the_bits_of_a_trainer(comm, dtype):
     if comm.size > 1:
         pytest.skip("several ranks add up in another order")
-    for threads_rows in (3, 700):
+    for rows in (3, 700):
         net = nn.Sequential([nn.Dense(6, 70), nn.BatchNorm(70, activation="relu"), nn.Dense(70, 3)], rng=0, dtype=dtype)
         alone, together = (trainer(copy.deepcopy(net)) for _ in range(2))
         parallel = DataParallel(together, batch_norm="synchronized")
         rng = np.random.default_rng(5)
         for _ in range(3):
-            X, y = rng.normal(size=(threads_rows, 6)).astype(dtype), rng.integers(0, 3, threads_rows)
-            assert parallel.step(X, y) == alone.step(X, y)
+            X, y = rng.normal(size=(rows, 6)).astype(dtype), rng.integers(0, 3, rows)
+            assert parallel.step(X, y) == pytest.approx(alone.step(X, y), rel=1e-15)
         assert [a.tobytes() for a in everything(together.net)] == [a.tobytes() for a in everything(alone.net)]
 
 
@@ -199,7 +204,8 @@ def test_moments_are_combined_in_rank_order_wherever_they_lie():
             if len(rows):
                 power = 600 if scale > 1 else -600 if scale < 1 else 0
                 scaled = np.ldexp(rows, -power)
-                told[:] = len(rows), rows.mean(axis=0), ((scaled - scaled.mean(axis=0)) ** 2).sum(axis=0), power
+                told[0], told[1], told[3] = len(rows), rows.mean(axis=0), power
+                told[2] = ((scaled - scaled.mean(axis=0)) ** 2).sum(axis=0)
         rows, mean, m2, power = combined(everyones, "float64")
         whole = np.concatenate(parts) / scale
         assert (rows == 12).all()
@@ -240,5 +246,9 @@ def test_statistics_are_local_or_synchronized_on_all_ranks(comm):
     with pytest.raises(ValueError, match=r"^batch_norm: expected 'local' or 'synchronized', got True$"):
         DataParallel(trainer(net), batch_norm=True)
     several(comm)
-    with pytest.raises(ValueError, match="^batch_norm: expected the same on all ranks"):
+    grid = Grid(model=comm.size)
+    split = nn.Sequential([ColumnParallelDense(6, 4 * comm.size, grid), nn.BatchNorm(4 * comm.size)], rng=0)
+    with pytest.raises(ValueError, match=r"^batch_norm: expected 'local' on a grid of several model ranks"):
+        DataParallel(trainer(split), grid, batch_norm="synchronized")
+    with pytest.raises(ValueError, match=r"^batch_norm: expected the same on all ranks"):
         DataParallel(trainer(net), batch_norm="local" if comm.rank else "synchronized")

@@ -1,4 +1,5 @@
-# Batch normalization: y = phi(gamma (x - mean) / sqrt(var + eps) + beta) by the statistics of the batch, and its backward.
+# Batch normalization: y = phi(gamma (x - mean) / sqrt(var + eps) + beta) by the statistics of the batch, and its backward. Its
+# tangents and its kind are in batch_norm_tangents.pxi.
 #
 # - Forward computes z = (x - m) scale + shift, where m is the mean in the dtype and shift makes up for its rounding.
 # - For sums a thread owns columns; blocks of rows are cut at fixed borders and added in order. For maps it owns rows: cores

@@ -11,10 +11,11 @@ class BatchNorm(Layer):
     """Batch normalization, ``activation(gamma * (x - mean) / sqrt(var + eps) + beta)`` (Ioffe & Szegedy 2015).
 
     In training, `Sequential.value_and_grad` included, mean and var are those of the batch, which needs two
-    rows at least; in `predict` and `evaluate` they are the running averages. Steps of a `Trainer`, and nothing else,
-    move these: ``running = (1 - momentum) * running + momentum * batch``, the batch's variance
-    unbiased. A step that `check_finite` refuses or leaves out does not. `Sequential.calibrate` puts the statistics
-    of a data set in their place.
+    rows at least; `parallel.DataParallel` takes them of the rows of one rank, or of all ranks. In `predict` and
+    `evaluate` they are the running averages. Steps of a `Trainer`, and nothing else, move these:
+    ``running = (1 - momentum) * running + momentum * batch``, the batch's variance unbiased. A step that
+    `check_finite` refuses or leaves out does not. `Sequential.calibrate` puts the statistics of a data set in their
+    place.
 
     Parameters
     ----------
