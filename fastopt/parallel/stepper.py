@@ -33,7 +33,8 @@ class Stepper:
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
-        self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
+        self.group = Group(comm, grid, self.parted, net)
+        self.exchanging = bool(training.program.exchanges) or self.group.size > 1
         cut = exchanges.divided(training.program)
         self.segments, self.buckets = _buckets(training, cut)
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
