@@ -313,17 +313,17 @@ def test_a_run_goes_on_from_its_file_on_another_grid_and_on_one_rank(grid, path,
     fit = {"validation": data(20, 2, n_in=shape), "patience": 5, "epochs": 2}
     alone, together = fresh(grid)
     parallel = DataParallel(together, comm=grid)
-    parallel.fit(X, y, batch_size=B // grid.data.size, **fit)
+    parallel.fit(X, y, batch_size=12 // grid.data.size, **fit)
     parallel.save(path)
     alone.resume(path)
     require_parts(alone.net, together.net, atol=0)
-    history = alone.fit(X, y, batch_size=B, **fit)
+    history = alone.fit(X, y, batch_size=12, **fit)
     for shape_of_other in SHAPES:
         other = Grid(*shape_of_other)
         _, resumed = fresh(other)
         again = DataParallel(resumed, comm=other)
         again.resume(path)
-        other_history = again.fit(X, y, batch_size=B // other.data.size, **fit)
+        other_history = again.fit(X, y, batch_size=12 // other.data.size, **fit)
         np.testing.assert_allclose(other_history["val_loss"], history["val_loss"], rtol=1e-10)
         require_parts(alone.net, resumed.net)
     if comm.rank == 0:
