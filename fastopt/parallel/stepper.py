@@ -39,7 +39,8 @@ class Stepper:
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
-        self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
+        self.group = Group(comm, grid, self.parted, net)
+        self.exchanging = bool(training.program.exchanges) or self.group.size > 1
         norms = [layer for layer in chain.walk(net.layers) if isinstance(layer, BatchNorm)]
         self.statistics = SharedStatistics(comm, self.parted) if synchronized and norms else None
         local = norms if self.statistics is None else []
@@ -148,6 +149,8 @@ class Stepper:
         if parted.update(share, *self.group.checked()):
             parted.count(losses, weights)
         total = sum(weights)
+        if len(losses) == 1:
+            return losses[0], True
         if total > 0:
             return sum(a * b for a, b in zip(losses, weights, strict=True)) / total, True
         return sum(losses) / sum(n > 0 for n in counts), True
