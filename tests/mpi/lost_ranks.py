@@ -34,9 +34,9 @@ def write_digits(path):
     return path
 
 
-def job(ranks, *arguments, options=()):
+def job(ranks, *arguments, options=(), longest=LONGEST):
     command = [*launcher(ranks), *options, sys.executable, "-m", "mpi4py", str(JOB), *map(str, arguments)]
-    return subprocess.run(command, timeout=LONGEST, check=False, capture_output=True, text=True)
+    return subprocess.run(command, timeout=longest, check=False, capture_output=True, text=True)
 
 
 @tolerant
