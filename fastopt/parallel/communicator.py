@@ -46,6 +46,7 @@ LAST_WORDS = 0.5  # seconds in which a launcher passes on what a rank has printe
 PART = 0.05  # of the time waited so far that a sleep lasts
 FAILED = -1.0  # in the place of what a rank is about to do
 NUMBERS = 4  # that a rank may tell the others at the start of a round
+PROCESS = os.getpid()  # which MPI knows; a forked child is none of its ranks
 
 
 class Communicator:
@@ -309,7 +310,6 @@ def _duplicate(comm):
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
         known = comm.Dup(), (node.rank, node.size), []
         _end_job_on_errors()
-        _end_without_lost_ranks()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
@@ -338,28 +338,44 @@ _ENDING: list = []  # communicators whose ranks end together
 
 def _end(comm, process) -> None:
     """The last round of a rank; as long as others do something else, an error tells them."""
-    while os.getpid() == process and not MPI.Is_finalized():
+    while os.getpid() == process and not MPI.Is_finalized() and not _misses_ranks(comm.mpi):
         with contextlib.suppress(Exception):
-            comm.tell("end the program")
+            telling, began = comm.start_telling("end the program"), time.perf_counter()
+            while not telling.request.Test():
+                if _misses_ranks(comm.mpi):
+                    return
+                pause(time.perf_counter() - began)
+            telling.finish()
             return
 
 
-def _end_without_lost_ranks() -> None:
-    """Under Open MPI's fault tolerance, let MPI_Finalize end where ranks are gone.
+def _tolerates_losses() -> bool:
+    """Whether this is a job of Open MPI's fault tolerance, where MPI_Finalize then does not wait for lost ranks.
 
-    Open MPI 5.0.11 waits there for all ranks, unless its parameter `async_mpi_finalize` is set, and in some runs for
-    ever where one is gone. Its launcher never ends in some runs where several survivors call MPI_Abort, as
-    `python -m mpi4py` lets them after an error; after MPI_Finalize it does not.
+    Open MPI 5.0.11 does wait, unless its parameter `async_mpi_finalize` is set, and in some runs for ever.
     """
     with contextlib.suppress(OSError, ValueError):  # another MPI
         library = ctypes.CDLL("libmpi.so.40", mode=os.RTLD_NOLOAD)
         if ctypes.c_bool.in_dll(library, "ompi_ftmpi_enabled"):
             ctypes.c_bool.in_dll(library, "ompi_async_mpi_finalize").value = True
-            atexit.register(_finalize_after_loss, os.getpid())
+            return True
+    return False
 
 
-def _finalize_after_loss(process) -> None:
-    if os.getpid() == process and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_failed().size:
+TOLERANT = _tolerates_losses()
+
+
+def _misses_ranks(comm) -> bool:
+    return TOLERANT and comm.Get_failed().size > 0
+
+
+@atexit.register
+def _finalize_after_loss() -> None:
+    """Keep survivors from calling MPI_Abort, as `python -m mpi4py` lets them after an error.
+
+    The launcher of Open MPI 5.0.11 never ends in some runs in which several do.
+    """
+    if os.getpid() == PROCESS and not MPI.Is_finalized() and _misses_ranks(MPI.COMM_WORLD):
         MPI.Finalize()
 
 

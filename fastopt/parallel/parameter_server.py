@@ -107,6 +107,7 @@ class ParameterServer:
     ):
         self.comm, self._fits = Communicator(comm), False
         with self.comm.together("ParameterServer"):
+            self.comm.end_together()
             self.servers = whole_number("servers", servers)
             if self.comm.size <= self.servers:
                 raise ValueError(

@@ -216,8 +216,8 @@ class Server(Role):
         """Raise FloatingPointError if a gradient has made parameters NaN of which no later batch has told."""
         if np.isnan(self.shard.weights).any():
             raise FloatingPointError(
-                "parameters: expected defined ones at the end of an epoch, got NaN from a gradient; all are as they were "
-                "before the epoch"
+                "parameters: expected defined ones at the end of an epoch, got NaN from a gradient; all are what they "
+                "were before the epoch"
             )
 
     def end_run(self):

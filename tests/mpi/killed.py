@@ -1,4 +1,4 @@
-"""A job in which some workers are killed: killed.py DATA FILE STALENESS SERVERS EPOCHS [RANK WHEN ...]
+"""A job in which some workers are killed: killed.py DATA FILE STALENESS SERVERS EPOCHS SEED [RANK WHEN ...]
 
 Every rank trains on the digits in DATA; rank 0 saves FILE after each epoch, and at the end prints what it has as JSON.
 Each RANK is killed at WHEN, in epochs: at 7.4 in the eighth.
@@ -18,24 +18,28 @@ import fastopt as fo
 from fastopt.parallel import ParameterServer
 
 
-def main(data, path, staleness, servers, epochs, *kills):
+def main(data, path, staleness, servers, epochs, seed, *kills):
     with np.load(data) as arrays:
         X, y, X_test, y_test = (arrays[name] for name in ("X", "y", "X_test", "y_test"))
-    net = fo.nn.Sequential([fo.nn.Dense(64, 64, activation="relu"), fo.nn.Dense(64, 10)], rng=0)
+    net = fo.nn.Sequential([fo.nn.Dense(64, 64, activation="relu"), fo.nn.Dense(64, 10)], rng=int(seed))
     bound = None if staleness == "None" else int(staleness)
-    server = ParameterServer(net, fo.optim.Adagrad(net.parameters(), lr=0.05), None, int(servers), bound)
+    server = ParameterServer(
+        net, fo.optim.Adagrad(net.parameters(), lr=0.05), None, int(servers), bound, seed=int(seed)
+    )
     rank = server.comm.rank
     when = {int(who): float(epochs) for who, epochs in zip(kills[::2], kills[1::2], strict=True)}.get(rank, np.inf)
-    began = [time.perf_counter()]
+    began, killing = [time.perf_counter()], []
 
     def each_epoch(trainer, history):
         if rank == 0:
             trainer.save(path)
+        for timer in killing:  # this epoch was quicker than the last
+            timer.join()
         began.append(time.perf_counter())
         if len(history["loss"]) == when // 1:
-            killing = threading.Timer((began[-1] - began[-2]) * (when % 1), os.kill, (os.getpid(), signal.SIGKILL))
-            killing.daemon = True
-            killing.start()
+            after = (began[-1] - began[-2]) * (when % 1)
+            killing.append(threading.Timer(after, os.kill, (os.getpid(), signal.SIGKILL)))
+            killing[0].start()
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

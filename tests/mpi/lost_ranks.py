@@ -22,18 +22,21 @@ tolerant = pytest.mark.skipif(not fault_tolerance(), reason="this MPI ends a job
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits") / "digits.npz")
+
+
+def write_digits(path):
     """The file of data that jobs read, which is quicker than that each rank imports scikit-learn."""
     X, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(X))
     X, y = (X[order] / 16).astype(np.float32), y[order]
-    path = tmp_path_factory.mktemp("digits") / "digits.npz"
     np.savez(path, X=X[:1400], y=y[:1400], X_test=X[1400:], y_test=y[1400:])
     return path
 
 
-def job(ranks, *arguments, options=()):
+def job(ranks, *arguments, options=(), longest=LONGEST):
     command = [*launcher(ranks), *options, sys.executable, "-m", "mpi4py", str(JOB), *map(str, arguments)]
-    return subprocess.run(command, timeout=LONGEST, check=False, capture_output=True, text=True)
+    return subprocess.run(command, timeout=longest, check=False, capture_output=True, text=True)
 
 
 @tolerant
@@ -41,7 +44,7 @@ def job(ranks, *arguments, options=()):
     ("staleness", "servers", "killed"), [(None, 1, (3, 1.5)), (0, 2, (3, 1.5)), (2, 1, (2, 1.5, 3, 1.5))]
 )
 def test_the_others_go_on_with_the_batches_of_a_killed_worker(tmp_path, digits, staleness, servers, killed):
-    done = job(4, digits, tmp_path / "run", staleness, servers, 8, *killed, options=fault_tolerance())
+    done = job(4, digits, tmp_path / "run", staleness, servers, 8, 0, *killed, options=fault_tolerance())
     result = json.loads(done.stdout.splitlines()[-1])
     said = [f"rank {rank} was lost; the other workers go on with its batches" for rank in killed[::2]]
     assert sorted(result["said"]) == said
@@ -52,21 +55,28 @@ def test_the_others_go_on_with_the_batches_of_a_killed_worker(tmp_path, digits, 
 
 @pytest.fixture(scope="module")
 def alone(digits):
-    """The accuracy of one process."""
+    return accuracy_alone(digits, 0)
+
+
+def accuracy_alone(digits, seed):
+    """The accuracy of one process that makes the steps of killed.py."""
     with np.load(digits) as data:
-        net = fo.nn.Sequential([fo.nn.Dense(64, 64, activation="relu"), fo.nn.Dense(64, 10)], rng=0)
-        fo.nn.Trainer(net, "cross_entropy", fo.optim.Adagrad(net.parameters(), lr=0.05)).fit(
-            data["X"], data["y"], 26, 16
-        )
+        net = fo.nn.Sequential([fo.nn.Dense(64, 64, activation="relu"), fo.nn.Dense(64, 10)], rng=seed)
+        optimizer = fo.optim.Adagrad(net.parameters(), lr=0.05)
+        fo.nn.Trainer(net, "cross_entropy", optimizer, seed=seed).fit(data["X"], data["y"], 26, 16)
         return fo.metrics.accuracy(data["y_test"], net.predict(data["X_test"]))
+
+
+def at_random(seed):
+    """A worker of three, and the moment between the first epoch and the last of 25 when it is killed."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, 4), rng.uniform(1, 24)
 
 
 @tolerant
 @pytest.mark.parametrize("seed", range(20 if os.environ.get("FASTOPT_TEST_ALL") else 2))
 def test_a_worker_killed_at_any_moment_costs_no_accuracy(tmp_path, digits, alone, seed):
-    rng = np.random.default_rng(seed)
-    rank, when = rng.integers(1, 4), rng.uniform(1, 24)
-    done = job(4, digits, tmp_path / "run", 4, 1, 25, rank, when, options=fault_tolerance())
+    done = job(4, digits, tmp_path / "run", 4, 1, 25, 0, *at_random(seed), options=fault_tolerance())
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["gradients"], result["ranks"]) == (25 * BATCHES, 3)
     assert result["accuracy"] > alone - 0.025  # runs differ by as much from each other
@@ -75,14 +85,14 @@ def test_a_worker_killed_at_any_moment_costs_no_accuracy(tmp_path, digits, alone
 @tolerant
 @pytest.mark.parametrize(("killed", "text"), [((1, 1.5), "it serves some"), ((2, 1.5, 3, 2.5), "all of them are gone")])
 def test_without_servers_or_workers_the_run_ends_and_says_so(tmp_path, digits, killed, text):
-    done = job(4, digits, tmp_path / "run", None, 2, 400, *killed, options=fault_tolerance())
+    done = job(4, digits, tmp_path / "run", None, 2, 400, 0, *killed, options=fault_tolerance())
     assert done.returncode
     assert text in done.stderr
     require_whole(tmp_path / "run")
 
 
 def test_without_fault_tolerance_the_job_ends_and_the_last_file_is_whole(tmp_path, digits):
-    done = job(3, digits, tmp_path / "run", None, 1, 400, 2, 2.5)
+    done = job(3, digits, tmp_path / "run", None, 1, 400, 0, 2, 2.5)
     assert done.returncode
     assert done.stderr + done.stdout  # the launcher says what has happened
     require_whole(tmp_path / "run")

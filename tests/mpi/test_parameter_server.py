@@ -11,6 +11,7 @@ import pytest
 import fastopt as fo
 from fastopt import nn, optim, schedules
 from fastopt.parallel import ParameterServer
+from fastopt.parallel.roles import Coordinator
 
 B = 8  # rows of a batch
 
@@ -83,6 +84,45 @@ def test_workers_in_step_make_the_steps_of_one_with_the_batch_of_all(comm, serve
         ):
             assert mine.keys() == theirs.keys()
             assert all(np.allclose(mine[name], theirs[name], atol=1e-11) for name in mine)
+
+
+def test_workers_in_step_make_the_steps_of_one_that_accumulates_their_batches(comm, servers):
+    workers = comm.size - servers
+    X, y = data(B * workers * 5)
+    nets = [network() for _ in range(2)]
+    alone = optim.Adagrad(nets[0].parameters(), lr=0.1, accumulate=workers)
+    nn.Trainer(nets[0], "cross_entropy", alone, seed=4).fit(X, y, 3, B)
+    together = optim.Adagrad(nets[1].parameters(), lr=0.1)
+    ParameterServer(nets[1], together, servers=servers, max_staleness=0, seed=4).fit(X, y, 3, B)
+    for a, b in zip(nets[1].parameters(), nets[0].parameters(), strict=True):
+        assert np.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("max_staleness", "divide"), [(None, False), (None, True), (1, False)])
+def test_late_gradients_are_applied_as_the_formula_says(comm, servers, monkeypatch, max_staleness, divide):
+    """parameters[t + 1] = parameters[t] - lr / max(1, t - read) * gradient(parameters[read]), Zhang et al. 2016."""
+    told, apply_all = [], Coordinator.apply_all
+
+    def noted(self, factors):
+        told.extend((self.given[w], int(self.pushed[w].numbers[0])) for w in factors)
+        apply_all(self, factors)
+
+    monkeypatch.setattr(Coordinator, "apply_all", noted)
+    X = np.random.default_rng(1).normal(size=(B * 30, 6))
+    y = X @ np.arange(6.0)
+    net = nn.Sequential([nn.Dense(6, 1, bias=False)], rng=0, dtype=np.float64)
+    steps = [net.layers[0].weight[0].copy()]
+    optimizer = optim.SGD(net.parameters(), lr=0.02)
+    server = ParameterServer(net, optimizer, None, servers, max_staleness, loss="mse", divide_by_staleness=divide)
+    history = server.fit(X, y, 1, B, shuffle=False)
+    if comm.rank == 0:
+        for t, (number, read) in enumerate(told):
+            x, targets = X[B * number : B * (number + 1)], y[B * number : B * (number + 1)]
+            gradient = 2 / B * x.T @ (x @ steps[read] - targets)
+            steps.append(steps[t] - 0.02 / (max(1, t - read) if divide else 1) * gradient)
+        assert len(told) == 30
+        assert sum(t - read for t, (_, read) in enumerate(told)) == sum(a * n for a, n in history.staleness.items())
+        assert np.allclose(net.layers[0].weight[0], steps[-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("max_staleness", [None, 1, 4])
