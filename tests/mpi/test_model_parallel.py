@@ -9,7 +9,16 @@ from mpi4py import MPI
 
 from fastopt import nn, optim
 from fastopt.nn.layers import chain
-from fastopt.parallel import ColumnParallelDense, DataParallel, Grid, ShareRows, column_parallel, one_weird_trick
+from fastopt.parallel import (
+    ColumnParallelDense,
+    DataParallel,
+    Grid,
+    ParameterServer,
+    ShareRows,
+    column_parallel,
+    exchanges,
+    one_weird_trick,
+)
 
 B = 8  # rows of a group's batch
 SHAPES = {1: [(1, 1)], 2: [(1, 2), (2, 1)], 3: [(1, 3), (3, 1)], 4: [(2, 2), (1, 4), (4, 1)]}[MPI.COMM_WORLD.size]
@@ -384,3 +393,25 @@ def test_ranks_of_a_group_see_the_same_batch_though_no_layer_is_split(comm):
     with pytest.raises(ValueError, match="expected the same batch on all model ranks"):
         parallel.step(np.full((2, 4), comm.rank), np.ones((2, 3)))
     assert parallel.step(np.ones((2, 4)), np.ones((2, 3))) > 0
+
+
+def test_one_rank_without_memory_for_an_exchange_is_an_error_of_all(comm, monkeypatch):
+    grid = split(comm)
+    parallel = DataParallel(nn.Trainer(split_net(grid), "mse", "adam"), comm=grid)
+
+    def refuse(exchange, size, dtype):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        if comm.rank == comm.size - 1:
+            patch.setattr(exchanges.Exchange, "room", refuse)
+        for call in (parallel.step, parallel.fit):
+            with pytest.raises(MemoryError, match="no room"):
+                call(np.ones((4, 4)), np.ones((4, 3)))
+    assert parallel.step(np.ones((4, 4)), np.ones((4, 3))) > 0
+
+
+def test_a_parameter_server_takes_no_split_layers(comm):
+    grid = split(comm)
+    with pytest.raises(ValueError, match="net: expected layers that a worker computes by itself, got a Column"):
+        ParameterServer(split_net(grid), "adagrad", loss="mse").fit(np.ones((4, 4)), np.ones((4, 3)))
