@@ -82,6 +82,38 @@ def test_a_worker_killed_at_any_moment_costs_no_accuracy(tmp_path, digits, alone
     assert result["accuracy"] > alone - 0.025  # runs differ by as much from each other
 
 
+KILLED_IN_TRAIN = """
+import os, signal, sys
+from fastopt.cli import main
+from fastopt.parallel import roles
+
+find, calls = roles.Worker.find_gradient, []
+
+def find_gradient(self, *task):
+    calls.append(task)
+    if self.rank == 3 and len(calls) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return find(self, *task)
+
+roles.Worker.find_gradient = find_gradient
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@tolerant
+def test_the_command_goes_on_without_a_killed_worker(tmp_path, digits):
+    with np.load(digits) as data:
+        np.savez(tmp_path / "table.npz", X=data["X"], y=data["y"])
+    model = str(tmp_path / "model.safetensors")
+    options = ["train", str(tmp_path / "table.npz"), "--epochs", "5", "--parallel", "server", "--out", model]
+    command = [*launcher(4), *fault_tolerance(), sys.executable, "-c", KILLED_IN_TRAIN, *options]
+    done = subprocess.run(command, timeout=LONGEST, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rank 3 was lost" in done.stderr
+    assert f"wrote {model}" in done.stdout
+    assert fo.nn.load(model).in_features == 64
+
+
 @tolerant
 @pytest.mark.parametrize(("killed", "text"), [((1, 1.5), "it serves some"), ((2, 1.5, 3, 2.5), "all of them are gone")])
 def test_without_servers_or_workers_the_run_ends_and_says_so(tmp_path, digits, killed, text):
