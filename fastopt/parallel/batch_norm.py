@@ -61,8 +61,7 @@ class SharedStatistics:
             if first <= entry < stop:
                 parted.backward(entry + 1, stop, penalties=self.penalized)
                 lines = parted.backward_sums(entry)
-                with np.errstate(all="ignore"):  # gradients may be infinite, which the optimizer looks for
-                    lines[...] = sum(self._gathered(entry, lines))
+                lines[...] = sum(self._gathered(entry, lines))
                 stop = entry + 1
         parted.backward(first, stop, penalties=self.penalized)
 
@@ -86,12 +85,11 @@ def combined(everyones, dtype) -> np.ndarray:
     parts = [part for part in everyones if part[0, 0] > 0] or [everyones[0]]
     if len(parts) == 1:
         return parts[0]
-    with np.errstate(all="ignore"):
-        rows, mean, m2 = _merged([(n, mean, np.ldexp(m2, 2 * power.astype(int))) for n, mean, m2, power in parts])
-        out = np.array([rows, mean, m2, np.zeros_like(mean)])
-        ordinary = (m2 >= LEAST[dtype] * rows) & (m2 <= MOST[dtype] * rows)
-        if not ordinary.all():
-            out[:, ~ordinary] = _scaled([part[:, ~ordinary] for part in parts])
+    rows, mean, m2 = _merged([(n, mean, np.ldexp(m2, 2 * power.astype(int))) for n, mean, m2, power in parts])
+    out = np.array([rows, mean, m2, np.zeros_like(mean)])
+    ordinary = (m2 >= LEAST[dtype] * rows) & (m2 <= MOST[dtype] * rows)
+    if not ordinary.all():
+        out[:, ~ordinary] = _scaled([part[:, ~ordinary] for part in parts])
     return out
 
 

@@ -90,7 +90,7 @@ class Stepper:
 
     def _step(self, batch, rows, order=None, position=0):
         """A step; returns the mean loss, and whether there was one: not all ranks have ended."""
-        with self.optimizer.compiled_update:
+        with self.optimizer.compiled_update, np.errstate(all="ignore"):  # a rank that raised would leave others waiting
             try:
                 return self._parts(batch, rows, order, position)
             except BaseException:
