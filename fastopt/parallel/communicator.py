@@ -354,7 +354,11 @@ def digest(data) -> bytes:
 def error_named(kind: str, text: str) -> BaseException:
     """An error of a built-in kind that takes a text; of another kind a RuntimeError that names it."""
     found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, BaseException) and not issubclass(found, UnicodeError):
+    if (
+        isinstance(found, type)
+        and issubclass(found, BaseException)
+        and not issubclass(found, UnicodeError | BaseExceptionGroup)
+    ):
         return found(text)
     return RuntimeError(f"{text} ({kind})")
 
