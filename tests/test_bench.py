@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import bench
-from fastopt.bench import _earlier, _measure, _report, inception, limits
+from fastopt.bench import _earlier, _measure, _ranks, _report, inception, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
@@ -412,13 +412,41 @@ def test_every_side_that_is_installed_runs(topic, hasty):
 # ---------------------------------------------------------------- over commits
 
 
-@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "estimators")])  # scikit-learn's own
+@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "estimators", "parallel")])
 def test_asv_prepares_and_runs_every_case_without_any_peer(topic, asv, alone):
     benchmark, threads = asv(topic).Cases(), fo.get_num_threads()
     for what in benchmark.params[1]:
         if not LARGE.search(what):  # which test_every_side_that_is_installed_runs runs
             assert benchmark.track_ours(1, what) > 0
     assert fo.get_num_threads() == threads
+
+
+def test_asv_times_ranks_or_says_why_not(asv, alone):
+    benchmark = asv("parallel").Cases()
+    case = next(what for what in benchmark.params[1] if "64-128" in what)
+    with pytest.raises(NotImplementedError, match="one thread each"):
+        benchmark.setup(2, case)
+    try:
+        benchmark.setup(1, case)
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+    assert benchmark.track_ours(1, case) > 0
+
+
+def test_without_a_launcher_or_mpi4py_ranks_say_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(ImportError, match="no mpi4py: pip install"):
+        _ranks.require_ranks(1)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    monkeypatch.setenv("PATH", "")
+    _ranks.launcher.cache_clear()
+    with pytest.raises(ImportError, match="no mpiexec beside this Python"):
+        _ranks.launcher(1)
+
+
+def test_ranks_that_end_say_why():
+    with pytest.raises(ImportError, match="the ranks have ended: ValueError: no"):
+        _ranks.Job([[sys.executable, "-c", "raise ValueError('no')"]])
 
 
 @pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t != "limits"])

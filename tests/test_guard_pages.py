@@ -195,6 +195,12 @@ def run_optimizer(place, dtype, size, rule, options):
     return [*params, *grads, *(a for state in optimizer._states for a in state.values())]
 
 
+def run_sums(place, dtype, size):
+    parts = list(map(place, normal(dtype, *[(size,)] * 3)))
+    core.sum_parts(parts, [0.5, 1.0, 0.0], parts)
+    return parts
+
+
 def run_images(place, dtype, n, width):
     layers = [
         fo.nn.ChannelsFirst(),
@@ -421,6 +427,11 @@ def test_optimizers_stay_inside(case, whole, dtype, place):
     rule, options = case
     for size in WIDTHS if whole == "alone" else WIDTHS[::3]:
         check(run_optimizer, place, dtype, size, rule, {**options, **WHOLE[whole]})
+
+
+def test_sums_of_parts_stay_inside(dtype, place):
+    for size in [*WIDTHS, 5000]:
+        check(run_sums, place, dtype, size)
 
 
 @pytest.mark.parametrize("n", [2, 5, 18])

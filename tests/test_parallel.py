@@ -14,13 +14,25 @@ from mpi.run import launcher
 from fastopt import threads
 
 WITHOUT = """
-import sys
+import sys, warnings
 sys.modules["mpi4py"] = None
 import fastopt
-try:
+with warnings.catch_warnings(record=True) as said:
     import fastopt.parallel
-except ImportError as error:
-    print(error)
+print(*[str(warning.message) for warning in said])
+for name in ("DataParallel", "measure_network"):
+    try:
+        getattr(fastopt.parallel, name)
+    except ImportError as error:
+        print(error)
+net = fastopt.nn.Sequential([fastopt.nn.Dense(2, 1)], rng=0)
+print(len(fastopt.parallel.predict_scaling(net, 4, [64], 1e-5, 1e9, seconds=1e-9, repeats=1).predictions))
+"""
+
+PLAN = """
+import sys
+from fastopt.parallel import predict_scaling
+print("mpi4py.MPI" in sys.modules)
 """
 
 ONE_RANK = """
@@ -35,10 +47,17 @@ print(made[0] == made[1], fo.config()["node_ranks"])
 """
 
 
-def test_without_mpi4py_the_import_says_what_to_install(python):
-    said = python(WITHOUT)
-    assert "needs mpi4py" in said
-    assert 'pip install "fastopt[mpi]"' in said
+def test_without_mpi4py_the_import_and_what_trains_say_what_to_install(python):
+    *said, planned = python(WITHOUT).splitlines()
+    assert len(said) == 3
+    for line in said:
+        assert "needs mpi4py" in line
+        assert 'pip install "fastopt[mpi]"' in line
+    assert planned == "5"  # ways, beside shared memory
+
+
+def test_plans_start_no_mpi(python):
+    assert python(PLAN) == "False\n"
 
 
 def test_fastopt_itself_loads_no_mpi(python):

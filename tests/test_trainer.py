@@ -1265,6 +1265,39 @@ def test_an_exchange_sees_values_after_forward_and_their_gradients_before_backwa
             call()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_of_one_rank_lie_among_those_of_all(dtype):
+    rng = np.random.default_rng(0)
+    x, targets, others = (rng.normal(size=(70, n)).astype(dtype) for n in (3, 5, 5))
+    weight = rng.normal(size=(2, 3)).astype(dtype)
+    entries = [
+        {"kind": "dense", "sources": (0,), "dst": 1, "weights": (weight,)},
+        {"kind": "gather_columns", "sources": (1,), "dst": 2, "own": {"first": 2}},
+    ]
+    values = [{"shape": (3,)}, {"shape": (2,)}, {"shape": (5,)}]
+    program = core.Program(values, entries, np.dtype(dtype).num)
+    update = fo.optim.SGD([weight], lr=0.1).compiled_update
+    training = core.Training(program, "mse", update, 70)
+    step = core.PartedStep(training)
+    with update:
+        step.start(x, targets, None, 70, 0)
+        part, whole = step.values(1)
+        whole[...] = others
+        step.forward()
+        assert (whole[:, 2:4] == part).all()
+        assert (whole[:, [0, 1, 4]] == others[:, [0, 1, 4]]).all()
+        np.testing.assert_allclose(part, x @ weight.T, rtol=1e-5)
+        gradient = step.gradients(1)[1].copy()
+        np.testing.assert_allclose(gradient, 2 * (whole - targets) / whole.size, rtol=1e-5)
+        step.backward(0, 2)
+        np.testing.assert_allclose(training.grads[0], gradient[:, 2:4].T @ x, rtol=1e-4, atol=1e-6)
+        assert np.isclose(step.squares([0]), np.square(training.grads[0]).sum(), rtol=1e-5)
+    for first in (4, -1):
+        entries[1]["own"] = {"first": first}
+        with pytest.raises(ValueError, match="first: expected"):
+            core.Program(values, entries, np.dtype(dtype).num)
+
+
 def test_gradients_lie_in_one_block_each_from_a_cache_line_on():
     trainer = make(lr=0.1)
     training = trainer.compiled_training

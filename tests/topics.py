@@ -70,6 +70,7 @@ TOPICS = (
     Topic("losses", "losses", "test_losses_stay_inside", "test_losses_give_the_same_bits"),
     Topic("optim", "optim", "test_optimizers_stay_inside", "test_optimizers_give_the_same_bits"),
     Topic("regularization", "regularization", NETWORK, ITSELF),
+    Topic("reduction", "parallel", "test_sums_of_parts_stay_inside", ITSELF),
     # ---------------------------------------------------------------- programs of kernels
     Topic("program", "program", NETWORK, "test_predict_and_gradients_give_the_same_bits"),
     Topic("values", "program", NETWORK, ITSELF),
@@ -116,6 +117,7 @@ TOPICS = (
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
     without_kernels("parallel", "parallel", PROCESS),
+    without_kernels("scaling", "scaling"),
     without_kernels("fork", "threads", PROCESS),
     without_kernels("memory", TESTS_PAGE, PROCESS),
     without_kernels("soak", TESTS_PAGE, PROCESS),

@@ -69,6 +69,8 @@ class Communicator:
         A block in which Ctrl-C is told to the other ranks in the next round; `together` is one.
     mpi : mpi4py.MPI.Intracomm
         A duplicate of the caller's communicator, for messages of ours.
+    windows : list
+        Memory that all ranks see, see `SharedArrays`.
 
     Notes
     -----
@@ -87,7 +89,7 @@ class Communicator:
             raise TypeError(f"comm: expected a communicator of mpi4py, like MPI.COMM_WORLD, got {type(comm).__name__}")
         if comm == MPI.COMM_NULL:
             raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
-        self.mpi, node = _duplicate(MPI.COMM_WORLD if comm is None else comm)
+        self.mpi, node, self.windows = _duplicate(MPI.COMM_WORLD if comm is None else comm)
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self.others = [rank for rank in range(self.size) if rank != self.rank]
@@ -115,14 +117,20 @@ class Communicator:
         Exception
             A rank has failed: its error, raised on all of them.
         """
-        return self.start_telling(doing, *numbers).finish()
-
-    def start_telling(self, doing: str, *numbers: float) -> "Telling":
-        """`tell` in two parts, between which this rank can work."""
         if self.interrupts.pending:
             self.interrupts.pending = False
-            return Telling(self, FAILED, KeyboardInterrupt(), numbers)
-        return Telling(self, float(zlib.crc32(doing.encode())), doing, numbers)
+            self.fail(KeyboardInterrupt())
+        return self._tell(zlib.crc32(doing.encode()), doing, numbers)
+
+    def _tell(self, code, reason, numbers=()) -> np.ndarray:
+        own, everyones = np.zeros(1 + NUMBERS), np.empty((self.size, 1 + NUMBERS))
+        own[0], own[1 : 1 + len(numbers)] = code, numbers
+        self.rounds += 1
+        wait(self.mpi.Iallgather(own, everyones))
+        codes = everyones[:, 0].tolist()
+        if codes[0] == FAILED or codes.count(codes[0]) < len(codes):
+            self._raise(reason)
+        return everyones[:, 1 : 1 + len(numbers)]
 
     @contextlib.contextmanager
     def together(self, doing: str = "finish"):
@@ -146,7 +154,7 @@ class Communicator:
 
     def fail(self, error: BaseException):
         """Tell the other ranks of an error in the round that they open next, and raise it."""
-        Telling(self, FAILED, error, ()).finish()
+        self._tell(FAILED, error)
 
     def gathered(self, doing: str, data: bytes) -> list[bytes]:
         """A round in which every rank gives some bytes to all."""
@@ -220,29 +228,20 @@ class Communicator:
         """Send this rank's part of an array to all, and receive those of the others, in place."""
         return self.mpi.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts)])
 
+    def meet(self):
+        """Say that this rank has come here, and learn when all have."""
+        return self.mpi.Ibarrier()
+
     def sum_all(self, array):
         """The sum over ranks, in place, in the order that this MPI prefers."""
         self.mpi.Allreduce(MPI.IN_PLACE, array, MPI.SUM)
 
-
-class Telling:
-    """The opening of a round, under way."""
-
-    def __init__(self, comm, code, reason, numbers):
-        own = np.zeros(1 + NUMBERS)
-        own[0], own[1 : 1 + len(numbers)] = code, numbers
-        self.comm, self.reason, self.n = comm, reason, len(numbers)
-        self.everyones = np.empty((comm.size, 1 + NUMBERS))
-        comm.rounds += 1
-        self.request = comm.mpi.Iallgather(own, self.everyones)
-
-    def finish(self) -> np.ndarray:
-        """Wait, and return or raise as `Communicator.tell`."""
-        wait(self.request)
-        codes = self.everyones[:, 0].tolist()
-        if codes[0] == FAILED or codes.count(codes[0]) < len(codes):
-            self.comm._raise(self.reason)
-        return self.everyones[:, 1 : 1 + self.n]
+    def new_window(self, n_bytes):
+        """Memory of so many bytes of each rank, which all ranks see; for ranks on one machine."""
+        with _no_word_of_ucx():
+            window = MPI.Win.Allocate_shared(n_bytes, 1, comm=self.mpi)
+        window.Lock_all()
+        return window
 
 
 def wait(*requests, n_bytes=0) -> None:
@@ -298,17 +297,34 @@ class Interrupts:
 
 
 def _duplicate(comm):
-    """A duplicate of a communicator, made once, and (rank, size) on this machine, whose cores are divided."""
+    """A duplicate, (rank, size) on this machine, whose cores are divided, and windows: made once of a communicator."""
     known = comm.Get_attr(_keyval())
     if known is None:
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
-        known = comm.Dup(), (node.rank, node.size)
+        known = comm.Dup(), (node.rank, node.size), []
         _end_job_on_errors()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
     return known
+
+
+@contextlib.contextmanager
+def _no_word_of_ucx():
+    """A block in which Open MPI 5 cannot print, once a window, that it has found no network device to use."""
+    if not MPI.Get_library_version().startswith("Open MPI"):
+        yield
+        return
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 _ENDING: list = []  # communicators whose ranks end together

@@ -21,7 +21,7 @@ from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
 from fastopt.parallel.grid import Grid
 from fastopt.parallel.model_parallel import require_grid
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.reduction import REDUCTIONS
 from fastopt.parallel.stepper import Batches, Stepper
 from fastopt.parallel.whole_files import WholeFiles
 from fastopt.schedules import Schedule
@@ -96,8 +96,8 @@ class DataParallel:
                     f"trainer: expected an optimizer that steps by gradients, got {type(trainer.optimizer).__name__}, "
                     "whose steps need the curvature of all rows"
                 )
-            if reduce not in tuple(SUMS):
-                raise ValueError(f"reduce: expected {' or '.join(map(repr, SUMS))}, got {reduce!r}")
+            if reduce not in REDUCTIONS:
+                raise ValueError(f"reduce: expected {' or '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
             if batch_norm not in STATISTICS:
                 raise ValueError(f"batch_norm: expected {' or '.join(map(repr, STATISTICS))}, got {batch_norm!r}")
             require_grid(trainer, self.grid)
@@ -107,11 +107,12 @@ class DataParallel:
             self.comm.end_together()
             self.trainer, self.reduce, self.batch_norm = trainer, reduce, batch_norm
             self._stepper = Stepper(
-                self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, reduce, self.grid, synchronized
+                self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid, synchronized
             )
             split = self._stepper.group.divided
             self._files = WholeFiles(self.comm, self.grid, self._stepper.group, trainer.net) if split else None
             self._require_equal()
+            self._stepper.prepare_sums(reduce)
 
     def step(self, x, y, sample_weight=None) -> float:
         """One step of all ranks, each on a batch of its own.

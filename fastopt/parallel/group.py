@@ -43,10 +43,11 @@ class Group:
         owners = {id(a): layer for layer in self.layers for a in layer.parameters()}
         self.split = {k: owners[id(a)] for k, a in enumerate(net.parameters()) if id(a) in owners}
         self.whole = [k for k in range(len(net.parameters())) if k not in self.split]
-        self.passing = core.PartedPass(net.compiled_program) if net.compiled_program.exchanges else None
+        self.passing = core.PartedPass(net.compiled_program)
 
     def meet(self, batch, rows, order, position):
         """The round before a forward with exchanges, in which ranks of a group see that they have the same batch."""
+        exchanges.reserve(self.parted)
         shown = _digest(batch, rows, order, position) if self.size > 1 else 0
         everyones = self.comm.tell("exchange", rows, shown).reshape(-1, self.size, 2)
         if (everyones != everyones[:, :1]).any():
@@ -79,11 +80,11 @@ class Group:
 
     def of_groups(self, everyones) -> np.ndarray:
         """What all ranks have told of a step, as (loss, weight, rows) of each group."""
+        if self.size == 1:
+            return everyones[:, :3]
         told = everyones.reshape(-1, self.size, everyones.shape[1])
-        losses = told[:, 0, 0]
-        if self.size > 1:
-            losses = losses + told[:, 1:, 3].sum(axis=1) * (told[:, 0, 2] > 0)
-        return np.column_stack([losses, told[:, 0, 1:3]])
+        told[:, 0, 0] += told[:, 1:, 3].sum(axis=1) * (told[:, 0, 2] > 0)  # where a group has rows
+        return told[:, 0, :3]
 
     def checked(self) -> tuple:
         """What `PartedStep.update` is told of the gradients of all ranks of the group, after their sums."""
@@ -99,10 +100,9 @@ class Group:
     def predict(self, x, out) -> None:
         """Inference of the group, all of whose ranks have the same rows and get all of the output."""
         x = self.net.compiled_program.rows(x)
+        self.passing.start(x[:PIECE], out[:PIECE])
+        exchanges.reserve(self.passing)
         self.comm.tell("predict together", len(x))
-        if self.passing is None:
-            self.net.predict(x, out)
-            return
         for start in range(0, len(x), PIECE):
             self.passing.start(x[start : start + PIECE], out[start : start + PIECE])
             exchanges.forward(self.passing)

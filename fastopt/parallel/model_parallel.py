@@ -7,14 +7,13 @@
 - Sums are those of all gathered terms: a group is a few ranks.
 """
 
-import math
-
 import numpy as np
 
 from fastopt.nn import initialization
 from fastopt.nn.layers import BatchNorm, Dense, Layer, chain
 from fastopt.nn.layers.dense import Product
 from fastopt.parallel.communicator import wait
+from fastopt.parallel.exchanges import Exchange
 from fastopt.parallel.grid import Grid
 
 
@@ -44,7 +43,7 @@ class ColumnParallelDense(Dense):
     --------
     >>> import fastopt as fo
     >>> from fastopt.parallel import ColumnParallelDense, Grid
-    >>> grid = Grid(data=1, model=1)
+    >>> grid = Grid(model=1)
     >>> net = fo.nn.Sequential([ColumnParallelDense(8, 4, grid, activation="relu"), fo.nn.Dense(4, 1)], rng=0)
     >>> net.layers[0].columns
     slice(0, 4, None)
@@ -201,9 +200,20 @@ def one_weird_trick(layers, grid) -> list[Layer]:
 class ShareRows(Layer):
     """Before it the model ranks of a grid compute some rows of their batch each, after it all rows.
 
+    `one_weird_trick` puts it before the dense layers.
+
     Parameters
     ----------
     grid : Grid
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> from fastopt.parallel import ColumnParallelDense, Grid, ShareRows
+    >>> grid = Grid(model=1)
+    >>> layers = [fo.nn.Conv2d(1, 4, 3), fo.nn.Flatten(), ShareRows(grid), ColumnParallelDense(144, 10, grid)]
+    >>> fo.nn.Sequential(layers, rng=0, input_shape=(8, 8, 1)).output_shape
+    (10,)
     """
 
     def __init__(self, grid):
@@ -243,7 +253,7 @@ def require_grid(trainer, grid) -> None:
 # ---------------------------------------------------------------- exchanges
 
 
-class SumGradients:
+class SumGradients(Exchange):
     """Of an entry that copies: the gradient becomes the sum of all ranks' gradients, in rank order."""
 
     def __init__(self, comm):
@@ -252,52 +262,51 @@ class SumGradients:
     def __repr__(self):
         return "a ColumnParallelDense"
 
-    def forward(self, parts, entry):
-        """Nothing: the values are the same on all ranks."""
+    def reserve(self, parts, entry):
+        values, _ = parts.values(entry)
+        self.room(self.comm.size * values.size, values.dtype)
 
     def backward(self, parts, entry):
-        """Add up."""
         _, gradient = parts.gradients(entry)
         if gradient is None or not gradient.size:
             return
-        everyones = np.empty((self.comm.size, *gradient.shape), gradient.dtype)
-        wait(self.comm.gather_all(np.ascontiguousarray(gradient), everyones), n_bytes=everyones.nbytes)
+        everyones = self.room(self.comm.size * gradient.size, gradient.dtype).reshape(-1, *gradient.shape)
+        wait(self.comm.gather_all(gradient, everyones), n_bytes=everyones.nbytes)
         np.add(everyones[0], everyones[1], out=gradient)
         for theirs in everyones[2:]:
             gradient += theirs
 
 
-class GatherColumns:
+class GatherColumns(Exchange):
     """Of an entry that has written this rank's columns: those of the others."""
 
     def __init__(self, comm, widths):
         self.comm, self.widths = comm, widths
+        self.ends = np.cumsum(widths).tolist()
 
     __repr__ = SumGradients.__repr__
 
+    def reserve(self, parts, entry):
+        _, everyones = parts.values(entry)
+        self.room(everyones.size, everyones.dtype)
+
     def forward(self, parts, entry):
-        """Gather."""
         mine, everyones = parts.values(entry)
-        each = math.prod(mine.shape[:-1])
-        if not each:
+        if not mine.size:
             return
-        ends = np.cumsum(self.widths).tolist()
+        each, room = everyones.size // self.ends[-1], self.room(everyones.size, everyones.dtype)
         sizes = [each * width for width in self.widths]
-        starts = [each * (end - width) for end, width in zip(ends, self.widths, strict=True)]
-        room = np.empty(each * ends[-1], mine.dtype)
-        parted = [
+        starts = [each * end - size for end, size in zip(self.ends, sizes, strict=True)]
+        theirs = [
             room[start : start + size].reshape(*mine.shape[:-1], -1) for start, size in zip(starts, sizes, strict=True)
         ]
-        parted[self.comm.rank][...] = mine
+        theirs[self.comm.rank][...] = mine
         wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
         for rank in self.comm.others:
-            everyones[..., ends[rank] - self.widths[rank] : ends[rank]] = parted[rank]
-
-    def backward(self, parts, entry):
-        """Nothing: each rank goes on with its own columns of the gradient, which all have."""
+            everyones[..., self.ends[rank] - self.widths[rank] : self.ends[rank]] = theirs[rank]
 
 
-class GatherRows:
+class GatherRows(Exchange):
     """Of an entry that has copied this rank's rows: those of the others."""
 
     def __init__(self, comm):
@@ -306,26 +315,25 @@ class GatherRows:
     def __repr__(self):
         return "a ShareRows"
 
-    def part(self, rows) -> tuple[int, int]:
-        """The first of so many rows that this rank computes, and how many."""
+    def part(self, rows):
         shares = _shares(rows, self.comm.size)
         return sum(shares[: self.comm.rank]), shares[self.comm.rank]
 
+    def reserve(self, parts, entry):
+        _, values = parts.values(entry)
+        self.room(values.size, values.dtype)
+
     def forward(self, parts, entry):
-        """Gather."""
         _, values = parts.values(entry)
         if not values.size:
             return
-        each = values[0].size
-        sizes = [each * share for share in _shares(len(values), self.comm.size)]
-        starts = [0, *np.cumsum(sizes).tolist()[:-1]]
-        room = np.ascontiguousarray(values).reshape(-1)
-        wait(self.comm.gather_parts(room, sizes, starts), n_bytes=room.nbytes)
-        if not np.shares_memory(room, values):
-            values[...] = room.reshape(values.shape)
-
-    def backward(self, parts, entry):
-        """Nothing: each rank goes on with its own rows of the gradient, which all have."""
+        shares = _shares(len(values), self.comm.size)
+        sizes = [values[0].size * share for share in shares]
+        room = self.room(values.size, values.dtype)
+        first, rows = self.part(len(values))
+        room.reshape(values.shape)[first : first + rows] = values[first : first + rows]
+        wait(self.comm.gather_parts(room, sizes, [0, *np.cumsum(sizes).tolist()[:-1]]), n_bytes=room.nbytes)
+        values[...] = room.reshape(values.shape)
 
 
 def _shares(n, ranks) -> list[int]:

@@ -128,6 +128,10 @@ class ParameterServer:
             if elastic is None:
                 _require_parts(self.trainer, self.servers)
             training = self.trainer.compiled_training
+            for _, exchange in training.program.exchanges[:1]:
+                raise ValueError(
+                    f"net: expected layers that a worker computes by itself, got {exchange}; see DataParallel"
+                )
             self.layout = Layout(training.gradient, training.grads, self.servers)
             self._require_equal()
 

@@ -12,6 +12,7 @@
   of all ranks, so another number of ranks can go on.
 """
 
+import math
 import time
 from typing import Any
 
@@ -22,10 +23,11 @@ from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel import exchanges
 from fastopt.parallel.batch_norm import SharedStatistics
 from fastopt.parallel.communicator import wait
+from fastopt.parallel.cuts import BUCKET, segments
 from fastopt.parallel.group import Group
-from fastopt.parallel.reduction import SUMS
+from fastopt.parallel.reduction import sum_of
+from fastopt.parallel.shared_memory import share_gradient
 
-BUCKET = 1 << 20  # bytes of a bucket, at least: a message of so many costs little more than its bytes
 BLOCK = 256  # rows that one rank predicts, at least: products of fewer may add up in another order
 ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used up
 
@@ -33,23 +35,33 @@ ENDED = -1  # in the place of a rank's rows: its batches of this epoch are used 
 class Stepper:
     """Steps of all ranks, in place of those of a compiled training, with the same two methods."""
 
-    def __init__(self, comm, optimizer, training, net, reduce, grid=None, synchronized=False):
+    def __init__(self, comm, optimizer, training, net, grid=None, synchronized=False):
         self.comm, self.optimizer, self.training, self.net = comm, optimizer, training, net
         self.data = comm if grid is None else grid.data  # the ranks that have batches of their own
         self.parted = core.PartedStep(training)
-        self.exchanging, self.group = bool(training.program.exchanges), Group(comm, grid, self.parted, net)
+        self.group = Group(comm, grid, self.parted, net)
         norms = [layer for layer in chain.walk(net.layers) if isinstance(layer, BatchNorm)]
         self.shared = SharedStatistics(comm, self.parted) if synchronized and norms else None
         local = norms if self.shared is None else []
         self.averages = [a for layer in local for a in (layer.running_mean, layer.running_var)]
         self.passes: Any = self.shared or exchanges
-        cut = exchanges.divided(training.program)
-        self.segments, self.buckets = _buckets(training, cut)
-        after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
-        of = [(self.data, self.buckets[:after]), (comm, self.buckets[after:])]
-        made = [(SUMS[reduce](ranks, buckets), len(buckets)) for ranks, buckets in of if buckets]
-        self.sums, self.places = [sums for sums, _ in made], [(sums, k) for sums, n in made for k in range(n)]
+        self.exchanging = bool(training.program.exchanges) or self.group.size > 1 or self.shared is not None
         self.ended = False  # all ranks have used up their batches of the epoch under way
+
+    def prepare_sums(self, reduce) -> None:
+        """Prepare the sums of gradients; all ranks have the same network."""
+        comm, training = self.comm, self.training
+        shared = share_gradient(self.data, training) if reduce == "ordered" and not self.exchanging else None
+        cut = exchanges.divided(training.program)
+        gradient, least = training.gradient, BUCKET if shared is None else math.inf
+        found = segments(training.program.starts, gradient.size, gradient.itemsize, cut, least)
+        self.segments = [(first, stop) for first, stop, *_ in found]
+        buckets = [gradient[start:end] for *_, start, end in found]
+        after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
+        of = [(self.data, buckets[:after]), (comm, buckets[after:])]
+        made = [(sum_of(reduce, ranks, some, shared), ranks.size, len(some)) for ranks, some in of if some]
+        self.sums = [sums for sums, _, _ in made]
+        self.places = [(sums, k, size // self.data.size) for sums, size, n in made for k in range(n)]
 
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
         """One step on a batch of this rank's own, which may have no rows; returns the mean loss over all ranks."""
@@ -104,16 +116,15 @@ class Stepper:
             parted.start(x, targets, weights, rows, self.training.batches + rank, order, position)
         else:
             parted.pause()
-        if self.exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
-            self.group.meet(batch, rows, order, position)
         if self.shared is not None:
             self.shared.meet(rows, self.net.least_rows)
+        elif self.exchanging:  # no rank fails in forward any more, and leaves others waiting in an exchange
+            self.group.meet(batch, rows, order, position)
         loss, weight = self.passes.forward(parted)
-        opened = comm.start_telling("step", loss, weight, rows, self.group.penalty())
-        at_once = not self.exchanging and self.shared is None
-        if at_once:
+        if not self.exchanging:  # before the round: who hears of it may write to gradients that all ranks see
             parted.backward(*self.segments[0])
-        losses, weights, counts = self.group.of_groups(opened.finish()).T.tolist()
+        told = comm.tell("step", loss, weight, rows, self.group.penalty())
+        losses, weights, counts = self.group.of_groups(told).T.tolist()
         if max(counts) <= 0:
             self.ended = max(counts) < 0
             if self.ended:
@@ -123,15 +134,14 @@ class Stepper:
         factors, share = _shares(weights, counts)
         if self.shared is not None:
             self.shared.count(factors, share)
-            if rows > 0:
+            if rows > 0 and factors[rank] != 1:
                 _scale(parted.gradients(len(parted.program.starts) - 1)[1], factors[rank])
+            factors = [1.0] * len(factors)
         for k, (first, stop) in enumerate(self.segments):
-            if k or not at_once:
+            if k or self.exchanging:
                 self.passes.backward(parted, first, stop)
-            if rows > 0 and self.shared is None:
-                _scale(self.buckets[k], factors[rank])
-            sums, number = self.places[k]
-            sums.start(number)
+            sums, number, times = self.places[k]  # ranks of a group that are among those of the sum
+            sums.start(number, factors if times == 1 else [factor for factor in factors for _ in range(times)])
             sums.progress()
         for sums in self.sums:
             sums.finish()
@@ -162,7 +172,7 @@ class Stepper:
         ends = [*starts[1:], n]
         mine = slice(starts[self.data.rank], ends[self.data.rank]) if blocks else slice(n)
         out = np.empty((n, *self.net.output_shape), self.net.dtype)
-        if self.exchanging:
+        if self.net.compiled_program.exchanges:
             self.group.predict(x[mine], out[mine])
         else:
             self.net.predict(x[mine], out[mine])
@@ -189,21 +199,6 @@ class Batches:
         self.stepper.average_statistics()
 
 
-def _buckets(training, cut) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
-    """Entries [first, stop) whose gradients are summed together, from the last entries on, and those gradients.
-
-    Those before entry `cut` and those from it on are summed apart.
-    """
-    starts, gradient = training.program.starts, training.gradient
-    segments, buckets, stop, end = [], [], len(starts), gradient.size
-    for first in range(len(starts) - 1, -1, -1):
-        if first in (0, cut) or (end - starts[first]) * gradient.itemsize >= BUCKET:
-            segments.append((first, stop))
-            buckets.append(gradient[starts[first] : end])
-            stop, end = first, starts[first]
-    return segments, buckets
-
-
 def _shares(weights, counts) -> tuple[list[float], float]:
     """What each rank's gradient is multiplied by before the sum, and the sum after it, for the mean over all rows."""
     counting = [weight > 0 for weight in weights] if any(weights) else [n > 0 for n in counts]
@@ -215,7 +210,7 @@ def _shares(weights, counts) -> tuple[list[float], float]:
 
 
 def _scale(gradient, factor) -> None:
-    if factor not in (0, 1):
+    if factor:
         gradient *= gradient.dtype.type(factor)
-    elif not factor:
+    else:
         gradient[:] = 0  # also where it is not finite: these rows do not count

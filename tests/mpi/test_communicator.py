@@ -8,9 +8,11 @@ import pytest
 from mpi4py import MPI
 
 import fastopt as fo
-from fastopt.parallel import Communicator, reduction
+from fastopt.parallel import Communicator, cuts, shared_memory
 from fastopt.parallel.communicator import NUMBERS, wait
-from fastopt.parallel.reduction import SHORT, SUMS
+from fastopt.parallel.cuts import SHORT
+from fastopt.parallel.reduction import REDUCTIONS, sum_of
+from fastopt.parallel.shared_memory import shared_arrays
 
 
 def several(comm):
@@ -116,42 +118,100 @@ def test_bytes_of_all_ranks_arrive_whole(comm):
 SIZES = [0, 1, 7, 16, 1000, SHORT // 4 + 3, 30_001]
 
 
-@pytest.mark.parametrize("sum_of", SUMS)
-def test_sums_are_those_of_float64_to_rounding(comm, dtype, sum_of):
+def in_order(everyones, factors):
+    """What ordered sums promise the bits of."""
+    parts = [
+        part * part.dtype.type(f) if f else np.zeros_like(part) for part, f in zip(everyones, factors, strict=True)
+    ]
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def by_messages(comm, n, dtype):
+    own = np.empty(n, dtype)
+    return own, sum_of("ordered", comm, [own])
+
+
+def in_shared_memory(comm, n, dtype):
+    shared = shared_arrays(comm, n, dtype)
+    return shared.own, sum_of("ordered", comm, [shared.own], shared)
+
+
+WAYS = by_messages, in_shared_memory
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_sums_are_those_of_float64_to_rounding(comm, dtype, reduce):
     everyones = [np.random.default_rng(rank).normal(size=5000).astype(dtype) for rank in range(comm.size)]
     buckets = np.split(everyones[comm.rank].copy(), [100, 100, 3000])
-    total = SUMS[sum_of](comm, buckets)
+    total = sum_of(reduce, comm, buckets)
     for k in reversed(range(len(buckets))):
-        total.start(k)
+        total.start(k, [1.0] * comm.size)
         total.progress()
     total.finish()
     exact = np.sum(everyones, axis=0, dtype=np.float64)
     assert np.abs(np.concatenate(buckets) - exact).max() <= 8 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("piece", [1 << 22, 1 << 14])
-def test_ordered_sums_have_the_bits_of_adding_in_rank_order(comm, dtype, size, piece, monkeypatch):
-    monkeypatch.setattr(reduction, "PIECE", piece)
+def test_ordered_sums_have_the_bits_of_adding_in_rank_order(comm, dtype, way, size, piece, monkeypatch):
+    several(comm)
+    monkeypatch.setattr(cuts, "PIECE", piece)
     everyones = [np.random.default_rng(rank).normal(size=size).astype(dtype) for rank in range(comm.size)]
-    bucket, expected = everyones[comm.rank].copy(), everyones[0].copy()
-    for part in everyones[1:]:
-        expected = expected + part
-    total = SUMS["ordered"](comm, [bucket])
-    for _ in range(2):  # a sum can be used again
-        bucket[:] = everyones[comm.rank]
-        total.start(0)
+    own, total = way(comm, size, dtype)
+    for factors in ([1.0] * comm.size, [0.3, 0.6, 0.1, 0.0][: comm.size]):  # a sum can be used again
+        own[:] = everyones[comm.rank]
+        comm.tell("all have their own")
+        total.start(0, factors)
         total.finish()
-        assert bucket.tobytes() == expected.tobytes()
+        assert own.tobytes() == in_order(everyones, factors).tobytes()
+        comm.tell("all have looked")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_does_not_count_may_be_nan(comm, dtype, way):
+    several(comm)
+    own, total = way(comm, 5000, dtype)
+    own[:] = np.nan if comm.rank == 0 else 1.0
+    comm.tell("all have their own")
+    total.start(0, [0.0] + [1.0] * (comm.size - 1))
+    total.finish()
+    assert (own == comm.size - 1).all()
 
 
 def test_nan_of_one_rank_reaches_all(comm):
-    for sum_of in SUMS.values():
+    for reduce in REDUCTIONS:
         bucket = np.full(100, np.nan if comm.rank == comm.size - 1 else 1.0)
-        total = sum_of(comm, [bucket])
-        total.start(0)
+        total = sum_of(reduce, comm, [bucket])
+        total.start(0, [1.0] * comm.size)
         total.finish()
         assert np.isnan(bucket).all()
+
+
+def test_shared_memory_is_used_again_when_no_rank_has_an_array_in_it(comm):
+    several(comm)
+    kept = shared_arrays(comm, 3000, np.float64)
+    n_windows = len(comm.windows)
+    for _ in range(5):
+        other = shared_arrays(comm, 3000, np.float32)
+        assert not np.shares_memory(other.own, kept.own)
+        assert (other.own == 0).all()
+        other.own[:] = 1
+        if comm.rank == 0:
+            view = other.own[5:7]  # of the rank whose memory is looked at last
+        del other
+    assert len(comm.windows) <= n_windows + 2
+    assert (kept.own == 0).all()
+    assert comm.rank or (view == 1).all()
+
+
+def test_without_room_for_it_there_is_no_shared_memory(comm, monkeypatch):
+    monkeypatch.setattr(shared_memory, "FILES", "/no such folder")
+    assert shared_arrays(comm, 1 << 24, np.float64) is None
 
 
 # ---------------------------------------------------------------- waiting and threads

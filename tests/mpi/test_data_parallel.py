@@ -1,5 +1,6 @@
 """DataParallel: the same steps as one worker, the same bits on all ranks, one error on all of them."""
 
+import os
 import signal
 import time
 
@@ -174,19 +175,39 @@ def test_images_and_statistics_of_batches_train_together(comm):
     comm.agree("averages", {"mean": layer.running_mean.tobytes().hex(), "var": layer.running_var.tobytes().hex()})
 
 
-def test_many_buckets_have_the_bits_of_one(comm, monkeypatch):
+def test_sums_in_shared_memory_and_by_messages_in_any_buckets_have_the_same_bits(comm, monkeypatch):
     from fastopt.parallel import stepper
 
-    X, y = data(B * comm.size, np.random.default_rng(9))
+    X, y = data(2 * B * comm.size - 3, np.random.default_rng(9))  # the last batches are uneven
     found = []
-    for size in (1, 64, 1 << 20):
-        monkeypatch.setattr(stepper, "BUCKET", size)
+    for size in (None, 1, 64, 1 << 20):
+        if size is not None:
+            monkeypatch.setattr(stepper, "share_gradient", lambda *args: None)
+            monkeypatch.setattr(stepper, "BUCKET", size)
         trained = trainer()
         parallel = DataParallel(trained)
         parallel.fit(X, y, epochs=3, batch_size=B)
-        found.append((len(parallel._stepper.buckets), bits(trained)))
-    assert [n for n, _ in found] == [3, 3, 1]
-    assert found[0][1] == found[1][1] == found[2][1]
+        found.append((len(parallel._stepper.segments), bits(trained)))
+    assert [buckets for buckets, _ in found] == [1, 3, 3, 1]
+    assert all(same == found[0][1] for _, same in found)
+
+
+def test_a_forked_child_steps_beside_its_parent(comm):
+    X, y = data(B * comm.size, np.random.default_rng(9))
+    mine = slice(comm.rank * B, (comm.rank + 1) * B)
+    found = []
+    for forks in (False, True):
+        trained = trainer()
+        parallel = DataParallel(trained)
+        for _ in range(30):
+            if forks and comm.rank == 0 and (child := os.fork()) == 0:
+                trained.step(-X[mine], y[mine])
+                os._exit(0)
+            parallel.step(X[mine], y[mine])
+            if forks and comm.rank == 0:
+                assert os.waitpid(child, 0)[1] == 0
+        found.append(bits(trained))
+    assert found[0] == found[1]
 
 
 def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(comm):

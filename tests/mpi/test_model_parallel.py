@@ -9,7 +9,16 @@ from mpi4py import MPI
 
 from fastopt import nn, optim
 from fastopt.nn.layers import chain
-from fastopt.parallel import ColumnParallelDense, DataParallel, Grid, ShareRows, column_parallel, one_weird_trick
+from fastopt.parallel import (
+    ColumnParallelDense,
+    DataParallel,
+    Grid,
+    ParameterServer,
+    ShareRows,
+    column_parallel,
+    exchanges,
+    one_weird_trick,
+)
 
 B = 8  # rows of a group's batch
 SHAPES = {1: [(1, 1)], 2: [(1, 2), (2, 1)], 3: [(1, 3), (3, 1)], 4: [(2, 2), (1, 4), (4, 1)]}[MPI.COMM_WORLD.size]
@@ -313,17 +322,17 @@ def test_a_run_goes_on_from_its_file_on_another_grid_and_on_one_rank(grid, path,
     fit = {"validation": data(20, 2, n_in=shape), "patience": 5, "epochs": 2}
     alone, together = fresh(grid)
     parallel = DataParallel(together, comm=grid)
-    parallel.fit(X, y, batch_size=B // grid.data.size, **fit)
+    parallel.fit(X, y, batch_size=12 // grid.data.size, **fit)
     parallel.save(path)
     alone.resume(path)
     require_parts(alone.net, together.net, atol=0)
-    history = alone.fit(X, y, batch_size=B, **fit)
+    history = alone.fit(X, y, batch_size=12, **fit)
     for shape_of_other in SHAPES:
         other = Grid(*shape_of_other)
         _, resumed = fresh(other)
         again = DataParallel(resumed, comm=other)
         again.resume(path)
-        other_history = again.fit(X, y, batch_size=B // other.data.size, **fit)
+        other_history = again.fit(X, y, batch_size=12 // other.data.size, **fit)
         np.testing.assert_allclose(other_history["val_loss"], history["val_loss"], rtol=1e-10)
         require_parts(alone.net, resumed.net)
     if comm.rank == 0:
@@ -351,3 +360,58 @@ def test_predictions_losses_and_the_gathered_network_are_those_of_the_whole(grid
         assert repr(net) == repr(alone.net)
         for a, b in zip(net.parameters(), alone.net.parameters(), strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["dense", "trick"])
+def test_the_same_call_has_the_same_bits_on_all_ranks_and_in_every_run(grid, kind):
+    shape, make, arrange = ((6,), layers, column_parallel) if kind == "dense" else ((8, 8, 2), images, one_weird_trick)
+    made = []
+    for _ in range(2):
+        net = nn.Sequential(arrange(make(), grid), rng=7, input_shape=shape)
+        trainer = nn.Trainer(net, "cross_entropy", optim.AdamW(net.parameters(), lr=0.01, max_norm=0.1), seed=3)
+        DataParallel(trainer, comm=grid).fit(*data(70, n_in=shape), epochs=3, batch_size=B)
+        made.append([a.tobytes() for a in net.parameters()])
+    assert made[0] == made[1]
+    everyones = DataParallel(trainer, comm=grid)  # which compares all arrays that several ranks have
+    assert everyones.trainer is trainer
+
+
+def test_data_that_differ_are_one_error_of_predict_on_all_ranks(comm):
+    grid = split(comm)
+    parallel = DataParallel(nn.Trainer(split_net(grid), "mse", "adam"), comm=grid)
+    with pytest.raises(ValueError, match=r"rank 1: X: expected shape"):
+        parallel.predict(np.ones((3, 5 if comm.rank == 1 else 4)))
+    with pytest.raises(ValueError, match=r"X: rows: expected the same on all ranks"):
+        parallel.predict(np.full((3, 4), comm.rank))
+    assert parallel.predict(np.ones((3, 4))).shape == (3, 3)
+
+
+def test_ranks_of_a_group_see_the_same_batch_though_no_layer_is_split(comm):
+    grid = split(comm)
+    net = nn.Sequential([nn.Dense(4, 3)], rng=0)
+    parallel = DataParallel(nn.Trainer(net, "mse", "adam"), comm=grid)
+    with pytest.raises(ValueError, match="expected the same batch on all model ranks"):
+        parallel.step(np.full((2, 4), comm.rank), np.ones((2, 3)))
+    assert parallel.step(np.ones((2, 4)), np.ones((2, 3))) > 0
+
+
+def test_one_rank_without_memory_for_an_exchange_is_an_error_of_all(comm, monkeypatch):
+    grid = split(comm)
+    parallel = DataParallel(nn.Trainer(split_net(grid), "mse", "adam"), comm=grid)
+
+    def refuse(exchange, size, dtype):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        if comm.rank == comm.size - 1:
+            patch.setattr(exchanges.Exchange, "room", refuse)
+        for call in (parallel.step, parallel.fit):
+            with pytest.raises(MemoryError, match="no room"):
+                call(np.ones((4, 4)), np.ones((4, 3)))
+    assert parallel.step(np.ones((4, 4)), np.ones((4, 3))) > 0
+
+
+def test_a_parameter_server_takes_no_split_layers(comm):
+    grid = split(comm)
+    with pytest.raises(ValueError, match="net: expected layers that a worker computes by itself, got a Column"):
+        ParameterServer(split_net(grid), "adagrad", loss="mse").fit(np.ones((4, 4)), np.ones((4, 3)))

@@ -14,8 +14,8 @@ cdef class Program:
         zeros (above and below, left and right); owner, the number of the value in whose memory it lies, and first, the
         channel of the owner with which it starts.
     entries : list of dict
-        kind, sources, dst; exchange, see `exchanges`; weights, a list of the trained arrays, the first of which may be a `PackedWeight`; penalty
-        (l1, l2, max_norm) of the first of them; activation; own, what the kind takes besides.
+        kind, sources, dst; exchange, see `exchanges`; weights, a list of the trained arrays, the first of which may be a
+        `PackedWeight`; penalty (l1, l2, max_norm) of the first of them; activation; own, what the kind takes besides.
     typenum : int
         NumPy type number of every array.
     fixed : bool

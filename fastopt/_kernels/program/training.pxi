@@ -2,6 +2,7 @@
 
 cdef class Training:
     """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer."""
+    cdef object __weakref__
     cdef readonly Program program
     cdef Workspace workspace
     cdef Workspace tangents                 # None until a Hessian-vector product asks for it
@@ -29,15 +30,19 @@ cdef class Training:
         self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
                                       program.n_out)
         self.program, self.loss, self.update = program, loss, update
-        self.gradient = program.new_block()
-        self.grads = program.grads_in(self.gradient)
-        self.dparams = <void**>aligned_block(len(self.grads) * sizeof(void*))
-        for i, grad in enumerate(self.grads):
-            self.dparams[i] = data(grad)
+        self.dparams = <void**>aligned_block(len(program.grad_shapes) * sizeof(void*))
+        self.hold_gradient(program.new_block())
         self.workspace = Workspace(program, max_batch, True)
 
     def __dealloc__(self):
         free(self.dparams)
+
+    def hold_gradient(self, gradient):
+        """Put the gradients of all steps to come into this flat array of zeros, as long as `gradient` is."""
+        self.gradient = as_output("gradient", gradient, self.program.typenum, (self.program.n_gradient,))
+        self.grads = self.program.grads_in(gradient)
+        for i, grad in enumerate(self.grads):
+            self.dparams[i] = data(grad)
 
     @property
     def max_batch(self):
