@@ -27,7 +27,7 @@ class SharedStatistics:
 
     def __init__(self, comm, parted):
         self.comm, self.sums = comm, parted.share_sums()
-        self.rooms = {entry: np.empty((comm.size, *sums.shape)) for entry, sums in self.sums.items()}
+        self.room = np.empty(comm.size * max(sums.size for sums in self.sums.values()))
         self.dtype = parted.training.gradient.dtype.name
         self.penalized = True  # this rank adds the gradients of penalties
 
@@ -45,7 +45,7 @@ class SharedStatistics:
         for entry in self.sums:
             parted.forward(first, entry)
             lines = parted.forward_sums(entry)
-            lines[...] = combined(self._gathered(entry, lines), self.dtype)
+            lines[...] = combined(self._gathered(lines), self.dtype)
             first = entry
         return parted.forward(first)
 
@@ -61,14 +61,13 @@ class SharedStatistics:
             if first <= entry < stop:
                 parted.backward(entry + 1, stop, penalties=self.penalized)
                 lines = parted.backward_sums(entry)
-                with np.errstate(all="ignore"):  # gradients may be infinite, which the optimizer looks for
-                    lines[...] = sum(self._gathered(entry, lines))
+                lines[...] = sum(self._gathered(lines))
                 stop = entry + 1
         parted.backward(first, stop, penalties=self.penalized)
 
-    def _gathered(self, entry, lines):
-        """The lines of all ranks."""
-        everyones = self.rooms[entry].reshape(-1)[: self.comm.size * lines.size].reshape(-1, *lines.shape)
+    def _gathered(self, lines):
+        """The lines of all ranks, until the next are gathered."""
+        everyones = self.room[: self.comm.size * lines.size].reshape(-1, *lines.shape)
         wait(self.comm.gather_all(lines, everyones), n_bytes=everyones.nbytes)
         return everyones
 
@@ -86,12 +85,11 @@ def combined(everyones, dtype) -> np.ndarray:
     parts = [part for part in everyones if part[0, 0] > 0] or [everyones[0]]
     if len(parts) == 1:
         return parts[0]
-    with np.errstate(all="ignore"):
-        rows, mean, m2 = _merged([(n, mean, np.ldexp(m2, 2 * power.astype(int))) for n, mean, m2, power in parts])
-        out = np.array([rows, mean, m2, np.zeros_like(mean)])
-        ordinary = (m2 >= LEAST[dtype] * rows) & (m2 <= MOST[dtype] * rows)
-        if not ordinary.all():
-            out[:, ~ordinary] = _scaled([part[:, ~ordinary] for part in parts])
+    rows, mean, m2 = _merged([(n, mean, np.ldexp(m2, 2 * power.astype(int))) for n, mean, m2, power in parts])
+    out = np.array([rows, mean, m2, np.zeros_like(mean)])
+    ordinary = (m2 >= LEAST[dtype] * rows) & (m2 <= MOST[dtype] * rows)
+    if not ordinary.all():
+        out[:, ~ordinary] = _scaled([part[:, ~ordinary] for part in parts])
     return out
 
 

@@ -104,8 +104,8 @@ class Communicator:
 
     # --- rounds
 
-    def tell(self, doing: str, *numbers: float) -> np.ndarray:
-        """Open a round: say what this rank is about to do, with up to NUMBERS numbers.
+    def tell(self, doing: str, *numbers: float, waits=None) -> np.ndarray:
+        """Open a round: say what this rank is about to do, with up to NUMBERS numbers; `waits` replaces `wait`.
 
         Returns
         -------
@@ -122,13 +122,13 @@ class Communicator:
         if self.interrupts.pending:
             self.interrupts.pending = False
             self.fail(KeyboardInterrupt())
-        return self._tell(zlib.crc32(doing.encode()), doing, numbers)
+        return self._tell(zlib.crc32(doing.encode()), doing, numbers, waits)
 
-    def _tell(self, code, reason, numbers=()) -> np.ndarray:
+    def _tell(self, code, reason, numbers=(), waits=None) -> np.ndarray:
         own, everyones = np.zeros(1 + NUMBERS), np.empty((self.size, 1 + NUMBERS))
         own[0], own[1 : 1 + len(numbers)] = code, numbers
         self.rounds += 1
-        wait(self.mpi.Iallgather(own, everyones))
+        (waits or wait)(self.mpi.Iallgather(own, everyones))
         codes = everyones[:, 0].tolist()
         if codes[0] == FAILED or codes.count(codes[0]) < len(codes):
             self._raise(reason)
@@ -338,15 +338,21 @@ _ENDING: list = []  # communicators whose ranks end together
 
 def _end(comm, process) -> None:
     """The last round of a rank; as long as others do something else, an error tells them."""
-    while os.getpid() == process and not MPI.Is_finalized() and not _misses_ranks(comm.mpi):
-        with contextlib.suppress(Exception):
-            telling, began = comm.start_telling("end the program"), time.perf_counter()
-            while not telling.request.Test():
-                if _misses_ranks(comm.mpi):
-                    return
-                pause(time.perf_counter() - began)
-            telling.finish()
+
+    def waits(request):
+        began = time.perf_counter()
+        while not request.Test():
+            if _misses_ranks(comm.mpi):
+                raise ConnectionError("a rank is gone")
+            pause(time.perf_counter() - began)
+
+    others_go_on = True
+    while others_go_on and os.getpid() == process and not MPI.Is_finalized() and not _misses_ranks(comm.mpi):
+        try:
+            comm.tell("end the program", waits=waits)
             return
+        except Exception as error:
+            others_go_on = hasattr(error, "known_to")
 
 
 def _tolerates_losses() -> bool:
@@ -412,7 +418,11 @@ def digest(data) -> bytes:
 def error_named(kind: str, text: str) -> BaseException:
     """An error of a built-in kind that takes a text; of another kind a RuntimeError that names it."""
     found = getattr(builtins, kind, None)
-    if isinstance(found, type) and issubclass(found, BaseException) and not issubclass(found, UnicodeError):
+    if (
+        isinstance(found, type)
+        and issubclass(found, BaseException)
+        and not issubclass(found, UnicodeError | BaseExceptionGroup)
+    ):
         return found(text)
     return RuntimeError(f"{text} ({kind})")
 

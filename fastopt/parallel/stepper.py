@@ -103,7 +103,7 @@ class Stepper:
 
     def _step(self, batch, rows, order=None, position=0):
         """A step; returns the mean loss, and whether there was one: not all ranks have ended."""
-        with self.optimizer.compiled_update:
+        with self.optimizer.compiled_update, np.errstate(all="ignore"):  # a rank that raised would leave others waiting
             try:
                 return self._parts(batch, rows, order, position)
             except BaseException:
@@ -213,7 +213,7 @@ def _shares(weights, counts) -> tuple[list[float], float]:
 
 
 def _scale(gradient, factor) -> None:
-    if factor not in (0, 1):
+    if factor:
         gradient *= gradient.dtype.type(factor)
-    elif not factor:
+    else:
         gradient[:] = 0  # also where it is not finite: these rows do not count

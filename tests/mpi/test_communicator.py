@@ -72,6 +72,10 @@ def test_an_error_of_a_kind_of_its_own_is_named(comm):
         if comm.rank == 1:
             raise Strange("no way")
     assert str(found.value) == "rank 1: no way (Strange)"
+    with pytest.raises((RuntimeError, ExceptionGroup), match="no way"), comm.together():
+        if comm.rank == 1:
+            raise ExceptionGroup("no way", [ValueError("one of them")])
+    comm.tell("still in step")
 
 
 def test_blocks_within_blocks_raise_once(comm):

@@ -110,6 +110,21 @@ def test_ranks_may_have_no_rows(comm):
         parallel.step(X[:0], y[:0])
 
 
+@pytest.mark.parametrize("reduce", ["ordered", "fast"])
+@pytest.mark.parametrize("n_in", [6, 20000])  # of which each rank adds up all, or a slice
+def test_gradients_that_cancel_to_nan_are_left_out_where_numpy_raises(comm, reduce, n_in):
+    several(comm)
+    net = nn.Sequential([nn.Dense(n_in, 2)], rng=0)
+    trained = trainer(optim.SGD, net, "mse", lr=0.1, check_finite="skip")
+    parallel, before = DataParallel(trained, reduce=reduce), bits(trained)
+    X = np.zeros((B, n_in), np.float32)
+    X[:, 0], y = (-1) ** comm.rank * 1e30, np.full((B, 2), 1e37, np.float32)
+    with np.errstate(all="raise"):
+        parallel.step(X[: B - comm.rank], y[: B - comm.rank])
+    assert bits(trained) == before
+    assert trained.optimizer.steps == 0
+
+
 def test_batches_of_their_own_may_end_sooner_on_some_ranks(comm):
     rng = np.random.default_rng(7)
     everyones = [[data(B, rng) for _ in range(1 + rank)] for rank in range(comm.size)]
