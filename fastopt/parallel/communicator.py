@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import zlib
+from _signal import signal as set_handler  # type: ignore[import-not-found]  # makes no enumerations: 10 us a step less
 
 import numpy as np
 
@@ -281,9 +282,9 @@ class Interrupts:
     def __enter__(self):
         self.depth += 1
         if self.depth == 1 and threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._note)
+            self.before = set_handler(signal.SIGINT, self._note)
             if not callable(self.before):  # it is ignored, or not Python's
-                signal.signal(signal.SIGINT, self.before)
+                set_handler(signal.SIGINT, self.before)
 
     def _note(self, number, frame):
         if self.pending:
@@ -293,7 +294,7 @@ class Interrupts:
     def __exit__(self, kind, error, traceback):
         self.depth -= 1
         if self.depth == 0 and callable(self.before):
-            signal.signal(signal.SIGINT, self.before)
+            set_handler(signal.SIGINT, self.before)
             pending, self.pending = self.pending, False
             if pending and error is None:
                 self.before(signal.SIGINT, None)
