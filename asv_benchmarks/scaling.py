@@ -54,7 +54,7 @@ def table_of(title, scaling) -> list[str]:
         cells = [f"{p.rows_per_second:,.0f} ({p.efficiency:.0%})" for p in found]
         lines.append(f"| {ranks} | {' | '.join(cells)} |".replace(",", " "))
     half = ", ".join(f"{way} {scaling.most_ranks(way)}" for way in ways)
-    served = scaling.of("asynchronous server")
+    served = [p for p in scaling.of("asynchronous server") if p.ranks > 1]  # one alone has no server
     most = max(p.rows_per_second for p in served)
     busy = next(p.ranks for p in served if p.rows_per_second > 0.99 * most)
     lines += ["", f"Half of what the ranks would make apart, or more, up to this many: {half}."]

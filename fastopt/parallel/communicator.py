@@ -66,8 +66,6 @@ class Communicator:
         The same among the ranks on this machine.
     others : list of int
         Numbers of the other ranks.
-    rounds : int
-        Rounds that this rank has opened.
     interrupts : context manager
         A block in which Ctrl-C is told to the other ranks in the next round; `together` is one.
     mpi : mpi4py.MPI.Intracomm
@@ -96,7 +94,6 @@ class Communicator:
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
         self.others = [rank for rank in range(self.size) if rank != self.rank]
-        self.rounds = 0  # that this rank has opened
         self.interrupts = Interrupts()
 
     def split(self, color) -> "Communicator":
@@ -128,7 +125,6 @@ class Communicator:
     def _tell(self, code, reason, numbers=(), waits=None) -> np.ndarray:
         own, everyones = np.zeros(1 + NUMBERS), np.empty((self.size, 1 + NUMBERS))
         own[0], own[1 : 1 + len(numbers)] = code, numbers
-        self.rounds += 1
         (waits or wait)(self.mpi.Iallgather(own, everyones))
         codes = everyones[:, 0].tolist()
         if codes[0] == FAILED or codes.count(codes[0]) < len(codes):
@@ -142,12 +138,14 @@ class Communicator:
             try:
                 yield
                 self.tell(doing)
-            except MPI.Exception:  # the other ranks cannot be told
-                raise
             except BaseException as error:
-                if getattr(error, "known_to", None) is not self.mpi:
+                if not self.knows(error):
                     self.fail(error)
                 raise
+
+    def knows(self, error: BaseException) -> bool:
+        """Whether all ranks raise this error, or cannot be told of it."""
+        return isinstance(error, MPI.Exception) or getattr(error, "known_to", None) is self.mpi
 
     def end_together(self) -> None:
         """Let the end of the process be a round, so that a rank which ends before the others is an error for them."""

@@ -134,12 +134,11 @@ class DataParallel:
         FloatingPointError
             As of `Trainer.step`.
         """
-        rounds = self.comm.rounds
         try:
             with self.comm.interrupts, self.trainer.stepping(self._stepper, self._stepper.predict):
                 return self.trainer.step(x, y, sample_weight)
         except BaseException as error:
-            if self.comm.rounds == rounds:  # the other ranks are waiting
+            if not self.comm.knows(error):
                 self.comm.fail(error)
             raise
 
