@@ -402,7 +402,9 @@ def test_a_layer_may_lay_out_borders_and_slices():
     np.testing.assert_allclose(np.concatenate(grads), want, rtol=1e-4, atol=1e-5)
 
 
-MOVES = {"channels_first"}  # to another shape: within borders and beside others in test_images.py
+# to another shape: within borders and beside others in test_images.py; some of the columns: with those of others in
+# test_trainer.py and mpi/test_model_parallel.py
+MOVES = {"channels_first", "gather_columns"}
 
 
 def test_every_kind_is_among_the_entries_that_lie_in_borders_and_slices():

@@ -134,11 +134,13 @@ def answer(rank, share, call) -> None:
     timer = call if hasattr(call, "timeit") else timeit.Timer(call)
     if rank:
         while number := int(share(0)):
+            share(0)
             timer.timeit(number)
         return
     print(json.dumps({READY: 1}), flush=True)
     while number := int(sys.stdin.readline() or 0):
         share(number)
+        share(0)  # the others are awake
         print(json.dumps({"seconds": timer.timeit(number)}), flush=True)
     share(0)
 
