@@ -94,15 +94,41 @@ ENDS = {
 }
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed: see make test-mpi")
-@pytest.mark.parametrize("how", ENDS)
-def test_a_job_whose_rank_fails_ends_with_its_error(how):
-    command = [*launcher(2), sys.executable, "-c", JOB + ENDS[how]]
+def job_of_two(program):
     began = time.monotonic()
     root = str(Path(importlib.util.find_spec("fastopt").origin).parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    environment, command = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}, [sys.executable, "-c", program]
+    done = subprocess.run(
+        [*launcher(2), *command], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert time.monotonic() - began < 20
+    return done
+
+
+needs_mpi = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed: see make test-mpi"
+)
+CAUGHT = """
+import fastopt as fo
+from fastopt.parallel import Communicator, DataParallel
+try:
+    DataParallel(None if Communicator().rank else fo.nn.Trainer(fo.nn.Sequential([fo.nn.Dense(3, 1)]), "mse", "adam"))
+except TypeError as error:
+    print(error)
+"""
+
+
+@needs_mpi
+def test_a_job_that_goes_on_after_the_error_of_a_constructor_ends():
+    done = job_of_two(CAUGHT)
+    assert done.returncode == 0
+    assert done.stdout.count("expected an nn.Trainer, got NoneType") == 2
+
+
+@needs_mpi
+@pytest.mark.parametrize("how", ENDS)
+def test_a_job_whose_rank_fails_ends_with_its_error(how):
+    done = job_of_two(JOB + ENDS[how])
     assert done.returncode != 0
     expected = {
         "outside": "no such file",

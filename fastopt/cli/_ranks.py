@@ -21,6 +21,7 @@ def job(parallel):
     from fastopt.parallel import Communicator
 
     comm = Communicator()
+    comm.end_together()
     with contextlib.ExitStack() as stack:
         if comm.rank:
             nowhere = stack.enter_context(open(os.devnull, "w"))

@@ -375,6 +375,7 @@ class Trainer:
     def _batches_epoch(self, batches, check_finite):
         """Train on the batches that are left of the epoch; those an interrupted one has used are passed over."""
         used, passed, empty = self._training.position, 0, True
+        before = self._training.batches
         for number, batch in enumerate(batches):
             empty = False
             x, targets, weights = checked_batch(batch, number)
@@ -386,7 +387,7 @@ class Trainer:
                 require_finite_batch(*self._training.check(x, targets, weights)[:2])
             self.optimizer.prepare()
             self._stepper.step(x, targets, weights, True)
-        if empty:
+        if empty and self._training.batches == before:  # other ranks may have had some
             raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
         require_same_batches(used, passed)
 

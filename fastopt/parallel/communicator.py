@@ -86,10 +86,10 @@ class Communicator:
     """
 
     def __init__(self, comm=None):
+        if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
+            raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
         if comm is not None and not isinstance(comm, MPI.Intracomm):
             raise TypeError(f"comm: expected a communicator of mpi4py, like MPI.COMM_WORLD, got {type(comm).__name__}")
-        if comm == MPI.COMM_NULL:
-            raise ValueError("comm: expected a communicator with this rank in it, got COMM_NULL")
         self.mpi, node, self.windows = _duplicate(MPI.COMM_WORLD if comm is None else comm)
         self.rank, self.size = self.mpi.rank, self.mpi.size
         self.node_rank, self.node_size = node
@@ -123,6 +123,8 @@ class Communicator:
         return self._tell(zlib.crc32(doing.encode()), doing, numbers, waits)
 
     def _tell(self, code, reason, numbers=(), waits=None) -> np.ndarray:
+        if os.getpid() != PROCESS:
+            raise RuntimeError("expected a rank of the job, got a forked child of one, which the others do not know")
         own, everyones = np.zeros(1 + NUMBERS), np.empty((self.size, 1 + NUMBERS))
         own[0], own[1 : 1 + len(numbers)] = code, numbers
         (waits or wait)(self.mpi.Iallgather(own, everyones))
@@ -279,6 +281,8 @@ class Interrupts:
 
     def __enter__(self):
         self.depth += 1
+        if self.depth == 1:
+            self.before = None
         if self.depth == 1 and threading.current_thread() is threading.main_thread():
             self.before = set_handler(signal.SIGINT, self._note)
             if not callable(self.before):  # it is ignored, or not Python's
@@ -308,7 +312,6 @@ def _duplicate(comm):
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         cpus = [frozenset(cpus) for cpus in node.allgather(sorted(threads.cpus()))]
         known = comm.Dup(), (node.rank, node.size), []
-        _end_job_on_errors()
         node.Free()
         comm.Set_attr(_keyval(), known)
         threads.share(cpus)
@@ -390,7 +393,7 @@ def _end_job_on_errors() -> None:
 
     def end(kind, error, traceback):
         show(kind, error, traceback)
-        if MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
+        if os.getpid() == PROCESS and MPI.COMM_WORLD.size > 1 and not hasattr(error, "known_to"):
             sys.stderr.flush()
             turn = min(MPI.COMM_WORLD.rank, 3) if is_loss(error) else 0  # one rank aborts before the others try
             time.sleep(LAST_WORDS * (1 + turn))
@@ -433,3 +436,6 @@ def is_loss(error: BaseException) -> bool:
 
 def _shown(value: str) -> str:
     return value if len(value) <= 200 else value[:200] + "..."
+
+
+_end_job_on_errors()

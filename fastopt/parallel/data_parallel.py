@@ -89,6 +89,7 @@ class DataParallel:
         self.grid = comm if isinstance(comm, Grid) else None
         self.comm = Communicator(comm) if self.grid is None else self.grid.comm
         with self.comm.together("DataParallel"):
+            self.comm.end_together()
             if not isinstance(trainer, Trainer):
                 raise TypeError(f"trainer: expected an nn.Trainer, got {type(trainer).__name__}")
             if trainer.optimizer.compiled_update is None:
@@ -104,7 +105,6 @@ class DataParallel:
             synchronized = batch_norm == "synchronized"
             if synchronized and self.grid is not None and self.grid.model.size > 1:
                 raise ValueError("batch_norm: expected 'local' on a grid of several model ranks, got 'synchronized'")
-            self.comm.end_together()
             self.trainer, self.reduce, self.batch_norm = trainer, reduce, batch_norm
             self._stepper = Stepper(
                 self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid, synchronized
@@ -222,8 +222,17 @@ class DataParallel:
         """Write network, optimizer and position, as `Trainer.save` does, on rank 0; all ranks wait until it is done.
 
         Layers that are split over a grid are written whole, part after part: no rank holds all of them.
+
+        Raises
+        ------
+        OSError
+            As by `Trainer.save`.
+        ValueError
+            Within an epoch of batches of their own, ranks have used different numbers of rows.
         """
         with self.comm.together("save"):
+            used = {"rows of the epoch under way": str(self.trainer.compiled_training.position)}
+            self.comm.agree("save", used, "save at the end of an epoch, where ranks have batches of their own")
             self._stepper.average_statistics()
             if self._files is not None:
                 self.trainer.save(path, self._files.write)

@@ -191,10 +191,19 @@ def one_weird_trick(layers, grid) -> list[Layer]:
         raise ValueError("layers: expected a Dense among them, got none")
     while first > 0 and layers[first - 1].training_only:  # which drops the same on all ranks
         first -= 1
-    for layer in chain.walk(layers[:first]):
-        if isinstance(layer, BatchNorm) or (isinstance(layer, Product) and (layer.l1 or layer.l2)):
-            raise ValueError(f"layers: expected no BatchNorm and no l1 or l2 before the first Dense, got {layer!r}")
+    require_rows_apart(layers[:first])
     return [*layers[:first], *([ShareRows(grid)] if first else []), *column_parallel(layers[first:], grid)]
+
+
+def require_rows_apart(layers) -> None:
+    """Raise ValueError where one of the layers before a ShareRows is not the same for some rows as for all."""
+    for layer in chain.walk(layers):
+        penalized = isinstance(layer, Product) and (layer.l1 or layer.l2)
+        if penalized or isinstance(layer, BatchNorm | ColumnParallelDense):
+            raise ValueError(
+                "layers: expected no BatchNorm, no l1 or l2 and no ColumnParallelDense where ranks share the rows, "
+                f"before the first Dense or ShareRows, got {layer!r}"
+            )
 
 
 class ShareRows(Layer):
@@ -241,8 +250,11 @@ def require_grid(trainer, grid) -> None:
         if layer.grid is not grid:
             name = type(layer).__name__
             raise ValueError(f"comm: expected the Grid of the {name}, {layer.grid}, got {grid}; pass comm=grid")
-    if sum(isinstance(layer, ShareRows) for layer in split) > 1:
+    shares = [i for i, layer in enumerate(trainer.net.layers) if isinstance(layer, ShareRows)]
+    if len(shares) > 1:
         raise ValueError("layers: expected one ShareRows, got several")
+    for i in shares:
+        require_rows_apart(trainer.net.layers[:i])
     if grid is None or grid.model.size == 1:
         return
     clips = trainer.optimizer.__getstate__(copy=False)["_shared"]["max_norm"] is not None

@@ -141,6 +141,9 @@ class Scaling(NamedTuple):
 
     def most_ranks(self, way, efficiency=0.5) -> int:
         """The largest number of ranks that was asked for with at least this efficiency; 0 where there is none."""
+        if not self.of(way):
+            known = ", ".join(dict.fromkeys(p.way for p in self.predictions))
+            raise ValueError(f"way: expected one of {known}, got {way!r}")
         return max((p.ranks for p in self.of(way) if p.efficiency >= efficiency), default=0)
 
     def table(self) -> str:

@@ -61,6 +61,7 @@ class Stepper:
         after = sum(first >= cut for first, _ in self.segments)  # and the rows of those before are divided further
         of = [(self.data, buckets[:after]), (comm, buckets[after:])]
         made = [(sum_of(reduce, ranks, some, shared), ranks.size, len(some)) for ranks, some in of if some]
+        self.reduce, self.gradient = reduce, gradient
         self.sums = [sums for sums, _, _ in made]
         self.places = [(sums, k, size // self.data.size) for sums, size, n in made for k in range(n)]
 
@@ -112,6 +113,8 @@ class Stepper:
 
     def _parts(self, batch, rows, order, position):
         parted, comm, rank = self.parted, self.comm, self.data.rank
+        if self.training.gradient is not self.gradient:  # another DataParallel of the same trainer has moved it
+            self.prepare_sums(self.reduce)
         if rows > 0:
             x, targets, weights = batch
             parted.start(x, targets, weights, rows, self.training.batches + rank, order, position)
@@ -133,6 +136,8 @@ class Stepper:
             raise ValueError("x: expected at least one row on some rank, got none")
         parted.require_defined(losses)
         factors, share = _shares(weights, counts)
+        if self.optimizer.accumulate > 1:  # whose gradients are means: other batches of an update may have other shares
+            factors, share = [factor * share for factor in factors], 1.0
         if self.statistics is not None:  # whose sums weigh the rows of each rank; so those of weights need not
             self.statistics.count(factors, share)
             if rows > 0:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -208,6 +209,102 @@ def test_a_forked_child_steps_beside_its_parent(comm):
                 assert os.waitpid(child, 0)[1] == 0
         found.append(bits(trained))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"reduce": "fast"}, {"batch_norm": "synchronized"}])
+def test_batches_that_count_differently_are_accumulated_as_on_one_worker(comm, options):
+    rng = np.random.default_rng(11)
+    X, y = rng.normal(size=(5 * B * comm.size - 5, 6)), rng.integers(0, 3, 5 * B * comm.size - 5)
+
+    def make():
+        norm = [nn.BatchNorm(10)] if "batch_norm" in options else []
+        layers = [nn.Dense(6, 10, "tanh", l2=0.01), *norm, nn.Dense(10, 3)]
+        return trainer(net=nn.Sequential(layers, rng=0, dtype=np.float64), accumulate=2)
+
+    alone, together = make(), make()
+    parallel = DataParallel(together, **options)
+    with pytest.warns(UserWarning, match="accumulate"):
+        alone.fit(X, y, epochs=3, batch_size=B * comm.size)
+    with pytest.warns(UserWarning, match="accumulate"):
+        parallel.fit(X, y, epochs=3, batch_size=B)
+    for a, b in zip(alone.net.parameters(), together.net.parameters(), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("reduce", ["ordered", "fast"])
+def test_several_of_one_trainer_may_take_turns(comm, reduce):
+    X, y = data(B * comm.size, np.random.default_rng(12))
+    one, other = trainer(), trainer()
+    single = DataParallel(one, reduce=reduce)
+    first, second = DataParallel(other, reduce=reduce), DataParallel(other, reduce=reduce)
+    for parallel in (first, second, first):
+        single.fit(X, y, epochs=2, batch_size=B)
+        parallel.fit(X, y, epochs=2, batch_size=B)
+    assert bits(one) == bits(other)
+
+
+def test_ranks_that_have_used_different_rows_do_not_save(comm, tmp_path):
+    several(comm)
+    folder = comm.gathered("folder", str(tmp_path).encode())[0].decode()
+
+    def batches():
+        for number in range(2):
+            yield data(B + comm.rank, np.random.default_rng(number))
+        raise OSError("no more")
+
+    parallel = DataParallel(trainer())
+    with pytest.raises(OSError, match="no more"):
+        parallel.fit(Again(batches))
+    with pytest.raises(ValueError, match="rows of the epoch under way: expected the same on all ranks"):
+        parallel.save(f"{folder}/run.safetensors")
+
+
+class Again:
+    """An iterable that starts anew."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def __iter__(self):
+        return self.start()
+
+
+def test_a_rank_without_batches_waits_for_the_others(comm):
+    several(comm)
+    parallel = DataParallel(trainer())
+    batches = [] if comm.rank == 0 else [data(B, np.random.default_rng(comm.rank))]
+    assert len(parallel.fit(batches, epochs=2)["loss"]) == 2
+    with pytest.raises(ValueError, match="expected batches, got none"):
+        parallel.fit([])
+
+
+def test_fit_in_another_thread_ends_as_in_the_main_one(comm):
+    X, y = data(B * comm.size, np.random.default_rng(13))
+    parallel, failed = DataParallel(trainer()), []
+    parallel.fit(X, y, batch_size=B)
+
+    def fit():
+        try:
+            parallel.fit(X, y, batch_size=B)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=fit)
+    thread.start()
+    thread.join()
+    assert not failed
+
+
+def test_a_forked_child_is_none_of_the_ranks(comm):
+    parallel = DataParallel(trainer())
+    child = os.fork()
+    if child == 0:
+        try:
+            parallel.predict(np.ones((3, 6)))
+        except RuntimeError as error:
+            os._exit(0 if "forked child" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_step_that_is_not_finite_is_left_out_on_all_ranks(comm):

@@ -178,8 +178,12 @@ def test_layers_that_cannot_be_split_are_refused(comm):
         with pytest.raises(ValueError, match="out_features: expected one for each"):
             ColumnParallelDense(8, 1, grid)
     for layer in (nn.BatchNorm(4), nn.Dense(4, 4, l2=0.1)):
-        with pytest.raises(ValueError, match="expected no BatchNorm and no l1 or l2"):
+        with pytest.raises(ValueError, match="expected no BatchNorm, no l1 or l2"):
             one_weird_trick([nn.Residual([layer]), nn.Dense(4, 2)], grid)
+    for layer in (nn.BatchNorm(6), nn.Dense(6, 6, l2=0.1), ColumnParallelDense(6, 6, grid)):
+        net = nn.Sequential([layer, ShareRows(grid), nn.Dense(6, 3)], rng=0)
+        with pytest.raises(ValueError, match="and no ColumnParallelDense where ranks share the rows"):
+            DataParallel(nn.Trainer(net, "cross_entropy", "sgd"), comm=grid)
     with pytest.raises(ValueError, match="expected a Dense among them"):
         one_weird_trick([nn.Conv2d(1, 2, 3)], grid)
 
