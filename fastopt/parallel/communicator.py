@@ -281,9 +281,10 @@ class Interrupts:
 
     def __enter__(self):
         self.depth += 1
-        if self.depth == 1:
-            self.before = None
-        if self.depth == 1 and threading.current_thread() is threading.main_thread():
+        if self.depth > 1:
+            return
+        self.before = None  # in other threads, which get no signals
+        if threading.current_thread() is threading.main_thread():
             self.before = set_handler(signal.SIGINT, self._note)
             if not callable(self.before):  # it is ignored, or not Python's
                 set_handler(signal.SIGINT, self.before)
