@@ -6,7 +6,7 @@ what a rank keeps of a picture. NumPy arrays in and out, float64 inside. `factor
 
 from fastopt.lowrank.cp import CP, cp
 from fastopt.lowrank.image import image
-from fastopt.lowrank.layers import factorize
+from fastopt.lowrank.layers import factorize, rank_of
 from fastopt.lowrank.svd import TruncatedSVD, truncated_svd
 from fastopt.lowrank.tucker import Tucker2, tucker2
 from fastopt.lowrank.two_factor import TwoFactor, two_factor
@@ -19,6 +19,7 @@ __all__ = [
     "cp",
     "factorize",
     "image",
+    "rank_of",
     "truncated_svd",
     "tucker2",
     "two_factor",

@@ -6,12 +6,13 @@ with as many groups.
 """
 
 import math
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._numbers import flag
+from fastopt._numbers import finite_number, flag
 from fastopt.lowrank.cp import cp
 from fastopt.lowrank.svd import truncated_svd
 from fastopt.lowrank.tucker import tucker2
@@ -63,13 +64,7 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
     Dense(in_features=64, out_features=4, activation='identity', bias=False)
     Dense(in_features=4, out_features=32, activation='relu', bias=True)
     """
-    methods = METHODS.get(type(layer))
-    if methods is None:
-        kinds = ", ".join(kind.__name__ for kind in METHODS)
-        raise TypeError(f"layer: expected one of {kinds}, got {type(layer).__name__}")
-    if method not in methods:
-        names = " or ".join(repr(name) for name in methods)
-        raise ValueError(f"method: expected {names} for a {type(layer).__name__}, got {method!r}")
+    made = _method(layer, method)
     normalize = flag("batch_norm", batch_norm)
     arrays = layer.arrays()
     if not arrays:
@@ -81,10 +76,46 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
                 f"make the network anew without it"
             )
     parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
-    factors = [methods[method].weights(part, rank, seed=seed, **options) for part in parts]
+    factors = [made.weights(part, rank, seed=seed, **options) for part in parts]
     weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
-    made = _layers(layer, weights, arrays.get("bias"), methods[method].moves)
-    return _normalized(made) if normalize else made
+    layers = _layers(layer, weights, arrays.get("bias"), made.moves)
+    return _normalized(layers) if normalize else layers
+
+
+def rank_of(layer, method, compression) -> int | tuple[int, int]:
+    """The largest rank at which a layer's factors have at most 1 / compression of its weights, or else rank 1.
+
+    Parameters
+    ----------
+    layer : Dense, GroupedDense or Conv2d
+        Its arrays are not needed.
+    method : str
+        As for `factorize`.
+    compression : float
+        Weights of the layer over those of the factors.
+
+    Returns
+    -------
+    int or (int, int)
+        Of each group; of "tucker2" (out, in), the same share of both channels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another kind of layer, a method that does not fit it, or a compression that is not above 0.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> fo.lowrank.rank_of(fo.nn.Conv2d(64, 64, 3), "two_factor", compression=3)
+    32
+    """
+    made, limit = _method(layer, method), finite_number("compression", compression, above=0)
+    out, *kernel, n_in = layer.array_specs(np.float32)["weight"].shape
+    shape = (out // layer.groups, *(kernel or (1, 1)), n_in)
+    ranks = made.ranks(*shape)
+    fitting = bisect_right(ranks, math.prod(shape) / limit, key=lambda rank: made.size(*shape, rank))
+    return ranks[max(fitting, 1) - 1]
 
 
 # ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
@@ -115,26 +146,63 @@ def _cp(weight, rank, **options):
 
 
 class Method(NamedTuple):
-    """How one layer becomes several."""
+    """How one layer becomes several; shapes are those of a group's weight, (out, height, width, in)."""
 
     weights: Callable[..., tuple[np.ndarray, ...]]
-    moves: tuple[
-        tuple[bool, bool], ...
-    ]  # of each new layer: whether it takes stride, padding, dilation of rows, columns
+    moves: tuple[tuple[bool, bool], ...]  # by new layer: whether it takes stride, padding, dilation of rows, columns
+    ranks: Callable[..., Sequence]  # all there are, of a shape, in ascending order
+    size: Callable[..., int]  # numbers in the factors, of a shape and a rank
+
+
+def _pairs(out, height, width, n_in):
+    """Ranks of Tucker-2, (out, in): about the same share of both channels."""
+    most = min(out, height * width * n_in), min(n_in, height * width * out)
+    steps = max(most)
+    return [tuple(-(-n * i // steps) for n in most) for i in range(1, steps + 1)]
 
 
 NEITHER, ROWS, COLUMNS, BOTH = (False, False), (True, False), (False, True), (True, True)
-SVD = {"svd": Method(_svd, (BOTH, NEITHER))}
+SVD = Method(
+    _svd,
+    (BOTH, NEITHER),
+    lambda out, h, w, n_in: range(1, min(out, h * w * n_in) + 1),
+    lambda out, h, w, n_in, rank: rank * (h * w * n_in + out),
+)
+TWO_FACTOR = Method(
+    _two_factor,
+    (ROWS, COLUMNS),
+    lambda out, h, w, n_in: range(1, min(h * n_in, w * out) + 1),
+    lambda out, h, w, n_in, rank: rank * (h * n_in + w * out),
+)
+TUCKER2 = Method(
+    _tucker2,
+    (NEITHER, BOTH, NEITHER),
+    _pairs,
+    lambda out, h, w, n_in, ranks: n_in * ranks[1] + h * w * ranks[0] * ranks[1] + out * ranks[0],
+)
+CP = Method(
+    _cp,
+    (NEITHER, ROWS, COLUMNS, NEITHER),
+    lambda *shape: range(1, math.prod(shape) // max(shape) + 1),
+    lambda *shape_and_rank: shape_and_rank[-1] * sum(shape_and_rank[:-1]),
+)
 METHODS = {
-    Dense: SVD,
-    GroupedDense: SVD,
-    Conv2d: {
-        **SVD,
-        "two_factor": Method(_two_factor, (ROWS, COLUMNS)),
-        "tucker2": Method(_tucker2, (NEITHER, BOTH, NEITHER)),
-        "cp": Method(_cp, (NEITHER, ROWS, COLUMNS, NEITHER)),
-    },
+    Dense: {"svd": SVD},
+    GroupedDense: {"svd": SVD},
+    Conv2d: {"svd": SVD, "two_factor": TWO_FACTOR, "tucker2": TUCKER2, "cp": CP},
 }
+
+
+def _method(layer, name) -> Method:
+    """The method of this name for a layer."""
+    methods = METHODS.get(type(layer))
+    if methods is None:
+        kinds = ", ".join(kind.__name__ for kind in METHODS)
+        raise TypeError(f"layer: expected one of {kinds}, got {type(layer).__name__}")
+    if name not in methods:
+        names = " or ".join(repr(other) for other in methods)
+        raise ValueError(f"method: expected {names} for a {type(layer).__name__}, got {name!r}")
+    return methods[name]
 
 
 # ---------------------------------------------------------------- layers from weights
