@@ -16,11 +16,12 @@ from fastopt.bench import _earlier, _measure, _ranks, _report, inception, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
-PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax")
+PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax", "tensorly")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
 # cases that take most of the time
 LARGE = re.compile(
     "16000000|4096x4096|100000x50|20000x|softmax digits|100x1000|inception_v1, batch (4|16)|lenet, batch 128"
+    "|convolutions of "
 )
 
 

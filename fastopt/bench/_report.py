@@ -16,7 +16,8 @@ from fastopt.bench._cases import Case, cases
 from fastopt.bench._measure import floor, seconds
 from fastopt.bench.limits import SIZES, limits
 
-PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "openvino", "jax", "optax")
+TENSORS = ("tensorly", "tensorly-torch")
+PACKAGES = ("numpy", "torch", "scikit-learn", "glum", "onnxruntime", "openvino", "jax", "optax", *TENSORS)
 SERVING = ("onnxruntime", "openvino")
 
 
