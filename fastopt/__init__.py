@@ -2,8 +2,8 @@
 
 NumPy arrays in, NumPy arrays out. `functional` holds one checked function per
 kernel, `optim` the optimizers, `nn` layers, networks and the Trainer, `metrics` scores,
-`newton` the second order. `estimators` has scikit-learn's interface, `parallel` trains on the ranks of an MPI job;
-these two load when they are asked for.
+`newton` the second order. `lowrank` makes networks smaller, `estimators` has scikit-learn's
+interface, `parallel` trains on the ranks of an MPI job; these three load when they are asked for.
 """
 
 import importlib
@@ -29,6 +29,6 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name in ("estimators", "parallel"):  # which need scikit-learn and mpi4py
+    if name in ("estimators", "lowrank", "parallel"):
         return importlib.import_module(f"fastopt.{name}")
     raise AttributeError(f"module 'fastopt' has no attribute {name!r}")

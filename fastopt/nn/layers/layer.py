@@ -117,6 +117,7 @@ class Layer(Fixed):
     reshapes: bool = False  # may give other channels than it takes, though it does not say how many
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
+    _given: Mapping[str, np.ndarray] = MappingProxyType({})  # what `build` starts them with, by `start_with`
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -164,6 +165,32 @@ class Layer(Fixed):
             specs = self.array_specs(np.dtype(dtype))
             self.adopt({name: aligned_zeros(spec.shape, spec.dtype) for name, spec in specs.items()})
             self.start(rng)
+            for name, a in self.__dict__.pop("_given", {}).items():
+                self._arrays[name][...] = a
+
+    def start_with(self, **arrays) -> None:
+        """Start with copies of these arrays instead of what `start` writes; a network takes them in its own dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The layer has arrays already, or has no array of such a name or shape; nothing has been changed then.
+        """
+        if self._arrays:
+            raise ValueError(f"{next(iter(arrays))}: made already; assign to the layer's attribute")
+        specs, given = self.array_specs(np.dtype(np.float64)), {}
+        for name, value in arrays.items():
+            if name not in specs:
+                raise ValueError(f"{name}: expected one of {', '.join(specs)} of {self!r}, got another name")
+            value = as_numbers(name, value)
+            if value.shape != specs[name].shape:
+                raise ValueError(f"{name}: expected shape {specs[name].shape}, got {value.shape}")
+            given[name] = value.copy()
+        self._given = given
+
+    def known_arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays; before it has any, those of `start_with`."""
+        return self.arrays() or dict(self._given)
 
     def require_valid(self, arrays) -> None:
         """Raise ValueError for values that the layer's own arrays cannot have; `arrays` fit `array_specs`."""
