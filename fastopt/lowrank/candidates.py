@@ -15,7 +15,7 @@ from fastopt.lowrank.layers import METHODS, factorizations
 from fastopt.nn.layers import Layer, chain
 from fastopt.nn.sequential import Sequential
 
-RANKS, FEW_RANKS = 12, 4  # of a method, and of cp, which is decomposed anew for each
+RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
 SWEEPS = 100  # of cp
 MOST_SAMPLES, LEAST_SAMPLES = 512, 16  # of X that errors are estimated on
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
@@ -40,6 +40,7 @@ class Candidate(NamedTuple):
     bytes: int
     cost: float  # against the budget
     error: float = 0.0
+    degeneracy: float | None = None  # of cp
 
 
 def samples(net, X) -> np.ndarray:
@@ -82,7 +83,7 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     for method in METHODS[type(place.layer)]:
         if method in methods:
             ranks = grid(place.layer, method)
-            options = {"max_sweeps": SWEEPS} if method == "cp" else {}
+            options = {"max_sweeps": SWEEPS, "restarts": 1, "tol": 0.0} if method == "cp" else {}
             found = factorizations(place.layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
             for rank, layers in zip(ranks, found, strict=True):
                 net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
@@ -98,7 +99,8 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
         if net is own or gain > timing.noise + timings[0].noise:
             counts = (multiply_adds(net.layers, shape), stored_bytes(net))
             error = 0.0 if net is own else relative_error(y, net.predict(x))
-            kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error))
+            swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
+            kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error, swollen))
     return kept
 
 
@@ -110,34 +112,43 @@ def relative_error(y, found) -> float:
 
 
 def grid(layer, method) -> list:
-    """Ranks of each group to try, from 1 to about the largest that saves multiply-adds of an image of any size.
+    """Ranks of each group to try, from the largest that saves multiply-adds of an image of any size down to 1.
 
-    They grow by a constant factor; those beyond a vector are multiples of half a vector of float32, or of a whole one.
+    They fall by a constant factor; those beyond a vector are multiples of half a vector of float32, or of a whole one.
     """
-    out, _, *kernel, n_in = _sizes(layer)
+    out, *kernel, n_in = layer.arrays()["weight"].shape
+    out //= layer.groups
     height, width = kernel or (1, 1)
-    taps, whole = height * width, height * width * out * n_in
-    if method != "svd" and taps == 1:
+    whole = height * width * out * n_in
+    if method != "svd" and height * width == 1:
         return []
     if method == "tucker2":
-        shares = np.geomspace(0.9, 0.9 / 16, RANKS)
-        pairs = [(_even(share * out), _even(share * min(n_in, taps * out))) for share in shares]
+        most = (min(out, height * width * n_in), min(n_in, height * width * out))
+        pairs = [tuple(_even(share * n) for n in most) for share in np.geomspace(0.9, 0.9 / 16, RANKS)]
         return list(dict.fromkeys(pairs))
-    of_a_rank = {"svd": taps * n_in + out, "two_factor": height * n_in + width * out, "cp": n_in + height + width + out}
-    most = {"svd": min(out, taps * n_in), "two_factor": min(height * n_in, width * out), "cp": whole}[method]
-    largest = min(most, (whole - 1) // of_a_rank[method])
+    most, of_a_rank = {
+        "svd": (min(out, height * width * n_in), height * width * n_in + out),
+        "two_factor": (min(height * n_in, width * out), height * n_in + width * out),
+        "cp": (whole // max(layer.weight.shape), n_in + height + width + out),
+    }[method]
+    largest = min(most, (whole - 1) // of_a_rank)
     if largest < 1:
         return []
-    steps = np.geomspace(1, largest, RANKS) if method != "cp" else np.geomspace(largest / 2, largest / 16, FEW_RANKS)
-    return sorted({_even(step) for step in steps}, reverse=True)
+    steps = np.geomspace(largest / 2, largest / 16, FEW_RANKS) if method == "cp" else np.geomspace(largest, 1, RANKS)
+    return list(dict.fromkeys(map(_even, steps)))
 
 
 def _even(rank) -> int:
     """A rank as large or smaller: a multiple of 16 from 64 on, of 8 from 16 on."""
     rank = max(1, int(rank + 1e-9))
-    return rank // 16 * 16 if rank >= 64 else rank // 8 * 8 if rank >= 16 else rank
+    step = 16 if rank >= 64 else 8 if rank >= 16 else 1
+    return rank // step * step
 
 
-def _sizes(layer) -> tuple[int, ...]:
-    """Outputs, 1, height and width of the kernel, inputs, of one group."""
-    return (0,)
+def degeneracy(layer, layers) -> float:
+    """Of the layers of a CP decomposition: the sum of the squared norms of its terms, relative to that of the weight."""
+    *between, last = [one.arrays()["weight"] for one in layers if one.weighted]
+    norms = [np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1) for weight in between]
+    last = last.reshape(layer.groups, -1, last.shape[-1])
+    norms.append(np.square(last, dtype=np.float64).sum(axis=1).ravel())
+    return float(np.prod(norms, axis=0).sum() / np.square(layer.weight, dtype=np.float64).sum())

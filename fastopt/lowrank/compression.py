@@ -58,6 +58,8 @@ class Compression:
     ----------
     network : Sequential
         It can be trained further, saved and folded as any other.
+    compressed : Sequential
+        The network before fine-tuning.
     budget : Latency, MultiplyAdds or Bytes
     rows : list of Row
         A line a layer that could have been replaced.
@@ -74,6 +76,7 @@ class Compression:
     """
 
     network: Sequential
+    compressed: Sequential
     budget: Budget
     rows: list[Row]
     before: Timing

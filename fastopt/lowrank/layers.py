@@ -6,7 +6,7 @@ with as many groups.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,11 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
     [Dense(in_features=64, out_features=4, bias=False, activation='identity'),
      Dense(in_features=4, out_features=32, bias=True, activation='relu')]
     """
+    return next(factorizations(layer, method, [rank], batch_norm=batch_norm, seed=seed, **options))
+
+
+def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, **options) -> Iterator[list[Layer]]:
+    """What `factorize` makes at each of some ranks; where ranks are nested, all are cut from the largest."""
     methods = METHODS.get(type(layer))
     if methods is None:
         kinds = ", ".join(kind.__name__ for kind in METHODS)
@@ -80,10 +85,16 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
                 f"make the network anew without it"
             )
     parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
-    factors = [methods[method].weights(part, rank, seed=seed, **options) for part in parts]
-    weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
-    made = _layers(layer, weights, arrays.get("bias"), methods[method].moves)
-    return _normalized(made) if normalize else made
+    made, nested = methods[method], methods[method].nested
+    largest = [made.weights(part, max(ranks), seed=seed, **options) for part in parts] if nested else []
+    for rank in ranks:
+        if nested:
+            factors = [(first[:rank], last[..., :rank]) for first, last in largest]
+        else:
+            factors = [made.weights(part, rank, seed=seed, **options) for part in parts]
+        weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
+        layers = _layers(layer, weights, arrays.get("bias"), made.moves)
+        yield _normalized(layers) if normalize else layers
 
 
 # ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
@@ -120,16 +131,17 @@ class Method(NamedTuple):
     moves: tuple[
         tuple[bool, bool], ...
     ]  # of each new layer: whether it takes stride, padding, dilation of rows, columns
+    nested: bool = False  # two weights, of which those of a lower rank are the first channels between the two
 
 
 NEITHER, ROWS, COLUMNS, BOTH = (False, False), (True, False), (False, True), (True, True)
-SVD = {"svd": Method(_svd, (BOTH, NEITHER))}
+SVD = {"svd": Method(_svd, (BOTH, NEITHER), nested=True)}
 METHODS = {
     Dense: SVD,
     GroupedDense: SVD,
     Conv2d: {
         **SVD,
-        "two_factor": Method(_two_factor, (ROWS, COLUMNS)),
+        "two_factor": Method(_two_factor, (ROWS, COLUMNS), nested=True),
         "tucker2": Method(_tucker2, (NEITHER, BOTH, NEITHER)),
         "cp": Method(_cp, (NEITHER, ROWS, COLUMNS, NEITHER)),
     },
