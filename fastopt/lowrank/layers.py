@@ -58,9 +58,10 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
     --------
     >>> import numpy as np, fastopt as fo
     >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu")], rng=0)
-    >>> fo.lowrank.factorize(net.layers[0], "svd", rank=4)  # doctest: +NORMALIZE_WHITESPACE
-    [Dense(in_features=64, out_features=4, bias=False, activation='identity'),
-     Dense(in_features=4, out_features=32, bias=True, activation='relu')]
+    >>> for layer in fo.lowrank.factorize(net.layers[0], "svd", rank=4):
+    ...     print(layer)
+    Dense(in_features=64, out_features=4, activation='identity', bias=False)
+    Dense(in_features=4, out_features=32, activation='relu', bias=True)
     """
     return next(factorizations(layer, method, [rank], batch_norm=batch_norm, seed=seed, **options))
 
@@ -160,6 +161,7 @@ def _layers(layer, weights, bias, moves) -> list[Layer]:
         width = made[-1].out_features if made else layer.in_features
         options = {"bias": bias_here is not None, "activation": activation, "l2": layer.l2}
         groups = width // weight.shape[-1]
+        new: Layer
         if type(layer) is Conv2d:
             new = Conv2d(width, len(weight), weight.shape[1:3], groups=groups, **_moving(layer, moves[i]), **options)
         elif type(layer) is GroupedDense:
@@ -173,13 +175,14 @@ def _layers(layer, weights, bias, moves) -> list[Layer]:
 
 def _moving(conv, axes) -> dict:
     """Stride, padding and dilation of a convolution, along these axes."""
-    along = {
-        name: tuple(n if moves else 1 for n, moves in zip(getattr(conv, name), axes)) for name in ("stride", "dilation")
-    }
-    padding = conv.padding
-    if not isinstance(padding, str):
-        padding = tuple(n if moves else 0 for n, moves in zip(padding, axes, strict=True))
-    return {**along, "padding": padding if any(axes) else 0}
+
+    def along(pair, otherwise):
+        return tuple(n if moves else otherwise for n, moves in zip(pair, axes, strict=True))
+
+    padding = conv.padding if any(axes) else 0
+    if not isinstance(conv.padding, str):
+        padding = along(conv.padding, 0)
+    return {"stride": along(conv.stride, 1), "dilation": along(conv.dilation, 1), "padding": padding}
 
 
 def _normalized(layers) -> list[Layer]:
