@@ -81,8 +81,8 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     work = multiply_adds(own.layers, shape)
     made, nets = [(None, None)], [own]
     for method in METHODS[type(place.layer)]:
-        if method in methods:
-            ranks = grid(place.layer, method)
+        ranks = grid(place.layer, method) if method in methods else []
+        if ranks:
             options = {"max_sweeps": SWEEPS, "restarts": 1, "tol": 0.0} if method == "cp" else {}
             found = factorizations(place.layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
             for rank, layers in zip(ranks, found, strict=True):

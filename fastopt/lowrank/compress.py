@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 
-from fastopt._numbers import whole_number
+from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
 from fastopt.lowrank.candidates import Candidate, candidates, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
@@ -23,10 +23,12 @@ from fastopt.lowrank.knapsack import frontier
 from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
 from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
-from fastopt.nn.fit_data import checked_rows, checked_validation
+from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
 from fastopt.nn.layers import chain
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.trainer import Trainer
+from fastopt.optim.named import optimizer_over
+from fastopt.schedules import Cosine
 
 ALL_METHODS = ("svd", "two_factor", "tucker2", "cp")
 ROUNDS = 8  # of choosing and measuring the whole network
@@ -70,8 +72,8 @@ def compress(
         Of fine-tuning; 0 leaves it out.
     batch_size : int
     optimizer : str, or callable
-        The name of a rule of `fastopt.optim`, or a function from parameters to an optimizer over them, such as
-        ``lambda params: fo.optim.SGD(params, lr=0.01)``.
+        The name of a rule of `fastopt.optim`, whose default learning rate then falls to 0 by a cosine; or a function
+        from parameters to an optimizer over them, such as ``lambda params: fo.optim.SGD(params, lr=0.01)``.
     validation : (array_like, array_like), optional
         Samples and targets that losses and accuracies are measured on, instead of X. Fine-tuning keeps the epoch of
         their lowest loss.
@@ -132,10 +134,12 @@ def compress(
         raise ValueError("net: expected a network that can be trained, got a folded one; compress it before fold()")
     methods, keep = _checked_methods(methods), _checked_layers(keep, net)
     epochs, seed = whole_number("epochs", epochs, 0), whole_number("seed", seed, 0)
-    if not (isinstance(optimizer, str) or callable(optimizer)):
-        raise TypeError(f"optimizer: expected a name or a function of parameters, got {type(optimizer).__name__}")
+    batch_size, batch_norm = whole_number("batch_size", batch_size), flag("batch_norm", batch_norm)
     training = net.derivatives(loss)
     data = checked_rows(training, loss, X, y, None, True)
+    require_sizes(batch_size, len(data[0]), 0, 1, net.least_rows)
+    steps = epochs * -(-len(data[0]) // batch_size)
+    _optimizer(net, optimizer, steps)  # which may be refused
     held = data if validation is None else checked_validation(training, loss, validation, True)
     measured_on = "X" if validation is None else "validation"
 
@@ -162,11 +166,9 @@ def compress(
     scores["compressed"] = score(network)
     compressed = copy.deepcopy(network)
     if epochs:
-        rule = optimizer if isinstance(optimizer, str) else optimizer(network.parameters())
+        trainer = Trainer(network, loss, _optimizer(network, optimizer, steps), seed=seed)
         patience = None if validation is None else epochs
-        Trainer(network, loss, rule, seed=seed).fit(
-            X, y, epochs, batch_size, validation=validation, patience=patience, progress=progress
-        )
+        trainer.fit(X, y, epochs, batch_size, validation=validation, patience=patience, progress=progress)
         scores["tuned"] = score(network)
     costs = budget.of(net, before), budget.of(network, after)
     return Compression(
@@ -182,6 +184,16 @@ def _checked_methods(methods) -> tuple[str, ...]:
     if not methods:
         raise ValueError(f"methods: expected some of {', '.join(ALL_METHODS)}, got none")
     return methods
+
+
+def _optimizer(net, optimizer, steps):
+    """The optimizer of fine-tuning, which takes so many steps."""
+    params = net.parameters()
+    if callable(optimizer):
+        return optimizer_over(params, optimizer(params))
+    rule = optimizer_over(params, optimizer if isinstance(optimizer, str) else None)
+    (group,) = rule.param_groups
+    return type(rule)(params, lr=Cosine(group["lr"], steps)) if steps and "lr" in group else rule
 
 
 def _checked_layers(keep, net) -> list:

@@ -1,10 +1,10 @@
 """Times of networks on this machine: measured in turns, and remembered.
 
-- A time is the lower quartile of the repeats, its noise the distance from there to the median, as twice as many
-  again: others on the machine make a call slower, never faster, so the fast half says what the kernels take.
+- A time is the lower quartile of the repeats, its noise the distance from there to the fastest: others on the machine
+  make a call slower, never faster, so the fast repeats say what the kernels take.
 - A network's time depends on its layers' sizes and not on its weights: what has been measured once is kept, in memory
   and in a file, under everything else that decides it: kinds and sizes of the layers, batch and threads, processor,
-  level of the kernels, their tuning, and fastopt's version. A measurement that others have disturbed is not kept.
+  level of the kernels, their tuning, and fastopt's version. A noisy measurement is repeated, and never kept.
 - The file is a convenience: where it cannot be read, is damaged or cannot be written, times are measured anew.
 """
 
@@ -24,8 +24,8 @@ from fastopt._version import __version__
 from fastopt.nn.tuning import calls_for
 from fastopt.threads import config, num_threads
 
-REPEATS, SECONDS = 9, 0.002  # of each network in turn, and what one measurement takes at least
-STEADY = 0.1  # a measurement is kept whose noise is a smaller part of it
+REPEATS, SECONDS = 11, 0.002  # of each network in turn, and what one measurement takes at least
+STEADY, TRIES = 0.05, 3  # a noise that is a larger part of its time is measured again, so many times in all
 MOST_KEPT, MOST_BYTES = 20_000, 16 << 20  # entries of the file, and its size
 
 
@@ -34,7 +34,10 @@ class Timing(NamedTuple):
 
     Attributes
     ----------
-    seconds, noise : float
+    seconds : float
+        The lower quartile of the measurements.
+    noise : float
+        The distance from there to the least.
     """
 
     seconds: float
@@ -81,8 +84,8 @@ def measure_latency(nets, batch=1, threads=1, folded=True) -> list[Timing]:
         times = np.array(
             [[timer.timeit(n) / n for timer, n in zip(timers, counts, strict=True)] for _ in range(REPEATS)]
         )
-    low, middle = np.quantile(times, [0.25, 0.5], axis=0) if timers else ((), ())
-    return [Timing(float(a), float(b - a)) for a, b in zip(low, middle, strict=True)]
+    least, low = np.quantile(times, [0.0, 0.25], axis=0) if timers else ((), ())
+    return [Timing(float(b), float(b - a)) for a, b in zip(least, low, strict=True)]
 
 
 def _call(predict, x):
@@ -104,11 +107,16 @@ class Stopwatch:
     def remembered(self, nets) -> list[Timing]:
         """Times of networks with any weights; those that are not known are measured in turns."""
         keys = [self._key(net) for net in nets]
-        new = {key: net for key, net in zip(keys, nets, strict=True) if key not in self._known}
-        found = dict(zip(new, self.times(list(new.values())), strict=True)) if new else {}
-        timings = [self._known.get(key) or found[key] for key in keys]
-        self._keep({key: timing for key, timing in found.items() if timing.noise < STEADY * timing.seconds})
-        return timings
+        found: dict[str, Timing] = {}
+        for _ in range(TRIES):
+            known = self._known | {key: timing for key, timing in found.items() if _steady(timing)}
+            new = {key: net for key, net in zip(keys, nets, strict=True) if key not in known}
+            if not new:
+                break
+            for key, timing in zip(new, self.times(list(new.values())), strict=True):
+                found[key] = min(timing, found.get(key, timing), key=lambda one: one.noise / one.seconds)
+        self._keep({key: timing for key, timing in found.items() if _steady(timing)})
+        return [self._known.get(key) or found[key] for key in keys]
 
     def _key(self, net) -> str:
         return json.dumps([net.describe(), net.input_shape, self._options, _machine()], sort_keys=True)
@@ -123,6 +131,10 @@ class Stopwatch:
             with contextlib.suppress(OSError):  # a disk that is full, a home that may not be written
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(self._file, text.encode())
+
+
+def _steady(timing) -> bool:
+    return timing.noise <= STEADY * timing.seconds
 
 
 def cache_file() -> Path | None:
