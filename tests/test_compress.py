@@ -5,6 +5,7 @@ long anything takes.
 """
 
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -37,7 +38,7 @@ def digits():
     X = (patterns[y] + 0.5 * rng.standard_normal((300, 8, 8, 2))).astype(np.float32)
     layers = [
         fo.nn.Conv2d(2, 16, 3, padding=1, activation="relu"),
-        fo.nn.Concat([[fo.nn.Conv2d(16, 16, 3, padding=1, bias=False), fo.nn.BatchNorm(16, "relu")], []]),
+        fo.nn.Concat([[fo.nn.Conv2d(16, 16, 3, padding=1, bias=False), fo.nn.BatchNorm(16, activation="relu")], []]),
         fo.nn.Residual([fo.nn.Conv2d(32, 32, 3, padding=1, groups=2, activation="tanh")]),
         fo.nn.MaxPool2d(2),
         fo.nn.Flatten(),
@@ -93,14 +94,14 @@ def test_a_choice_is_the_best_of_all(options, limit):
 
 def test_many_layers_cost_exactly_what_their_choice_costs_and_nearly_the_least_error(rng):
     options = [(rng.integers(10**9, 10**10, 12), rng.random(12)) for _ in range(40)]
-    exact, coarse = frontier(options, bins=20_000), frontier(options, bins=500)
+    exact, coarse = frontier(options, bins=10_000), frontier(options, bins=500)
     assert len(coarse.costs) <= 501
     for limit in np.linspace(exact.costs[0], exact.costs[-1], 20).astype(int):
         point = coarse.within(limit)
         costs, errors = zip(*((c[p], e[p]) for (c, e), p in zip(options, coarse.picks[point], strict=True)), strict=True)
         assert sum(map(int, costs)) == coarse.costs[point] <= limit
         assert sum(errors) == pytest.approx(coarse.errors[point])
-        assert coarse.errors[point] <= exact.errors[exact.within(limit)] + 0.05
+        assert coarse.errors[point] <= 1.05 * exact.errors[exact.within(limit)]
     assert coarse.costs[0] == sum(int(costs.min()) for costs, _ in options)
 
 
@@ -194,9 +195,9 @@ def test_layers_at_any_depth_are_replaced_but_those_to_keep(digits):
     assert names == [f"layers.{name}" for name in expected]
     changed = {row.layer for row in found.rows if row.method}
     assert {"layers.1.0 Conv2d", "layers.2.0 Conv2d"} <= changed
-    kept = compress(net, X, y, MultiplyAdds(n * 2), methods=("svd",), keep=net.layers[:3], epochs=0, measure=by_work)
-    assert [row.layer for row in kept.rows] == names[3:]
-    assert {row.method for row in kept.rows} == {"svd", None}
+    budget, keep = MultiplyAdds(2 * n), net.layers[1:2]
+    kept = compress(net, X, y, budget, methods="svd", keep=keep, epochs=0, measure=by_work)
+    assert [row.layer for row in kept.rows] == [names[0], *names[2:]]
 
 
 def test_a_layer_that_does_not_gain_in_time_stays_whatever_the_budget(dense):
@@ -206,7 +207,7 @@ def test_a_layer_that_does_not_gain_in_time_stays_whatever_the_budget(dense):
         return [Timing(1e-6 * len(net.layers), 0.0) for net in nets]
 
     def noisy(nets, **options):
-        return [Timing(timing.seconds, timing.seconds / 2) for timing in by_work(nets)]
+        return [Timing(timing.seconds, timing.seconds) for timing in by_work(nets)]
 
     for measure in (slower, noisy):
         for budget in (MultiplyAdds(1000), Bytes(2000)):
@@ -262,20 +263,23 @@ def test_the_same_times_give_the_same_network(digits):
     assert bits(single.network) == bits(found[0].network)
 
 
-def test_a_cp_whose_terms_cancel_is_reported(rng):
-    a, b = rng.standard_normal((2, 24)), rng.standard_normal((2, 24))
-    u, v = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
-    weight = sum(
-        np.einsum("i,j,k,l->ijkl", a[p], u[q], v[r], b[s])
-        for p, q, r, s in ((0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))
-    )  # of border rank 2
-    net = fo.nn.Sequential([fo.nn.Conv2d(24, 24, 3, bias=False)], rng=0, input_shape=(3, 3, 24))
-    net.layers[0].weight = weight
-    X = rng.standard_normal((20, 3, 3, 24))
-    found = compress(net, X, X[:, :1, :1], MultiplyAdds(2000), loss="mse", methods="cp", epochs=0, measure=by_work)
-    (row,) = found.rows
+def test_a_cp_whose_terms_cancel_is_reported(monkeypatch, rng):
+    module = importlib.import_module("fastopt.lowrank.compress")
+    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3, groups=2), fo.nn.Flatten()], rng=0, input_shape=(3, 3, 8))
+    X, y = rng.standard_normal((20, 3, 3, 8)), rng.standard_normal((20, 8))
+    arguments = (net, X, y, MultiplyAdds(200))
+    options = {"loss": "mse", "methods": "cp", "epochs": 0, "measure": by_work}
+    (row,) = compress(*arguments, **options).rows
     assert row.method == "cp"
-    assert row.degeneracy >= 0
+    terms = []
+    for group in range(2):
+        part = net.layers[0].weight[4 * group : 4 * group + 4]
+        cp = fo.lowrank.cp(part, row.rank, max_sweeps=100, restarts=1, tol=0.0)
+        terms.append(cp.degeneracy * np.sum(part.astype(np.float64) ** 2))
+    assert row.degeneracy == pytest.approx(sum(terms) / np.sum(net.layers[0].weight ** 2), rel=1e-3)
+    monkeypatch.setattr(module, "DEGENERATE", row.degeneracy / 2)
+    with pytest.warns(UserWarning, match="terms of its cp cancel each other"):
+        compress(*arguments, **options)
 
 
 # ---------------------------------------------------------------- fine-tuning and scores

@@ -123,9 +123,9 @@ def grid(layer, method) -> list:
     if method != "svd" and height * width == 1:
         return []
     if method == "tucker2":
-        most = (min(out, height * width * n_in), min(n_in, height * width * out))
-        pairs = [tuple(_even(share * n) for n in most) for share in np.geomspace(0.9, 0.9 / 16, RANKS)]
-        return list(dict.fromkeys(pairs))
+        pairs = [(_even(share * out), _even(share * n_in)) for share in np.geomspace(0.9, 0.9 / 16, RANKS)]
+        taps = height * width
+        return list(dict.fromkeys((min(after, taps * before), min(before, taps * after)) for after, before in pairs))
     most, of_a_rank = {
         "svd": (min(out, height * width * n_in), height * width * n_in + out),
         "two_factor": (min(height * n_in, width * out), height * n_in + width * out),
