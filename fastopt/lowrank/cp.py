@@ -192,11 +192,10 @@ class _Found(NamedTuple):
 
 def _best(sweeps, starts, ridge, tol, max_sweeps) -> _Found:
     """What the best of the starts leads to."""
-    best = None
+    best = _Found([], math.inf, 0, False)
     for factors in starts:
         found = _descend(sweeps, factors, LeastSquares(ridge), ridge, tol, max_sweeps, _LineSearch(sweeps, ridge))
-        if best is None or found.value < best.value:
-            best = found
+        best = min(best, found, key=lambda found: found.value)
         if best.value <= EXACT:
             break
     return best

@@ -1,11 +1,11 @@
 """What a factor of a CP decomposition becomes while all others stay: least squares, plain or with terms kept small.
 
 Let K be the Khatri-Rao product of the others, and T unfolded along the mode. A factor A (R, n) has the squared error
-``norm(T - A.T @ K)**2``, a quadratic form of ``gram = K @ K.T`` and ``right = K @ T.T``. Where the columns of the others
-are scaled to length 1, the squared norm of A is the sum of the squared norms of all terms. Least squares with a bound on
-either has the solutions ``(gram + mu I)^-1 right``, with one mu >= 0 that is the root of an equation in one unknown, as
-the eigenvalues of gram show (Phan et al. 2020, Stable low-rank tensor decomposition for compression of convolutional
-neural network, section 4).
+``norm(T - A.T @ K)**2``, a quadratic form of ``gram = K @ K.T`` and ``right = K @ T.T``. Where the columns of the
+others are scaled to length 1, the squared norm of A is the sum of the squared norms of all terms. Least squares with
+a bound on either has the solutions ``(gram + mu I)^-1 right``, with one mu >= 0 that is the root of an equation in one
+unknown, as the eigenvalues of gram show (Phan et al. 2020, Stable low-rank tensor decomposition for compression of
+convolutional neural network, section 4).
 """
 
 import math
