@@ -30,7 +30,10 @@ def trained(tmp_path, capsys):
     rng = np.random.default_rng(0)
     y = np.arange(240) % 3
     X = rng.standard_normal((240, 6)) + 3 * np.eye(3)[y] @ rng.standard_normal((3, 6))
-    rows = [",".join([*(f"{v:.4f}" for v in x), "ab"[i % 2], ["red", "green", "blue"][c]]) for i, (x, c) in enumerate(zip(X, y, strict=True))]
+    rows = [
+        ",".join([*(f"{v:.4f}" for v in x), "ab"[i % 2], ["red", "green", "blue"][c]])
+        for i, (x, c) in enumerate(zip(X, y, strict=True))
+    ]
     data, model = tmp_path / "data.csv", tmp_path / "model.safetensors"
     data.write_text("\n".join(["a,b,c,d,e,f,kind,color", *rows]) + "\n")
     assert main(["train", str(data), "--hidden", "48", "48", "--epochs", "5", "--out", str(model)]) == 0
@@ -40,8 +43,17 @@ def trained(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "number", "unit"),
-    [("200us", 200, "us"), ("1.5 ms", 1.5, "ms"), ("5e6macs", 5e6, "macs"), (".5x", 0.5, "x"), ("100kB", 100, "kB")]
-    + [("2MB", 2, "MB"), ("64bytes", 64, "bytes"), ("3µs", 3, "µs"), ("1e-1ms", 0.1, "ms")],
+    [
+        ("200us", 200, "us"),
+        ("3µs", 3, "µs"),
+        ("1.5 ms", 1.5, "ms"),
+        ("1e-1ms", 0.1, "ms"),
+        (".5x", 0.5, "x"),
+        ("5e6macs", 5e6, "macs"),
+        ("64bytes", 64, "bytes"),
+        ("100kB", 100, "kB"),
+        ("2MB", 2, "MB"),
+    ],
 )
 def test_a_budget_is_a_number_and_a_unit(text, number, unit):
     assert parse_budget(text) == (number, unit)
@@ -81,7 +93,18 @@ def test_the_compressed_model_keeps_to_the_budget_and_knows_its_table(trained, b
 
 def test_json_says_what_was_printed(trained, tmp_path, capsys):
     model, data = trained
-    argv = ["compress", str(model), str(data), "--budget", "1500macs", "--methods", "svd", "--json", "--validation", "0.1"]
+    argv = [
+        "compress",
+        str(model),
+        str(data),
+        "--budget",
+        "1500macs",
+        "--methods",
+        "svd",
+        "--json",
+        "--validation",
+        "0.1",
+    ]
     assert main([*argv, "--out", str(tmp_path / "small.safetensors")]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["cost_after"] <= 1500 == said["budget"]

@@ -94,4 +94,3 @@ def _targets(block, source, place, table, net) -> np.ndarray:
         expected = f"expected a class of the model, such as {', '.join(map(str, labels[:5]))}"
         raise ValueError(f"{block.where(unknown, place)}: {expected}, got {block.words[-1][unknown]}")
     return np.array([number[value] for value in values])
-

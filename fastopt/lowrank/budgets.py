@@ -21,14 +21,16 @@ class Budget:
         What times are measured at.
     folded : bool
         Whether times are those of the folded network, which serves, or of the network as it is.
-    limit : int or float
-        What the network may cost.
     """
 
     batch: int
     threads: int
     folded: bool
-    limit: float
+
+    @property
+    def limit(self) -> float:
+        """What the network may cost."""
+        raise NotImplementedError
 
     def __post_init__(self):
         object.__setattr__(self, "batch", whole_number("batch", self.batch))

@@ -5,18 +5,18 @@ dropped before their error is computed. The error is that of the layer's output 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
 from fastopt.lowrank.latency import Timing
 from fastopt.lowrank.layers import METHODS, factorizations
-from fastopt.nn.layers import Layer, chain
+from fastopt.nn.layers import Layer
 from fastopt.nn.sequential import Sequential
 
 RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
-SWEEPS = 100  # of cp
+OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions, for each candidate
 MOST_SAMPLES, LEAST_SAMPLES = 512, 16  # of X that errors are estimated on
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
 POSITIONS = 8192  # of images that are enough for an error
@@ -79,22 +79,16 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     shape = place.x.shape[1:]
     own = one_layer(place.layer, dtype, shape)
     work = multiply_adds(own.layers, shape)
-    made, nets = [(None, None)], [own]
-    for method in METHODS[type(place.layer)]:
-        ranks = grid(place.layer, method) if method in methods else []
-        if ranks:
-            options = {"max_sweeps": SWEEPS, "restarts": 1, "tol": 0.0} if method == "cp" else {}
-            found = factorizations(place.layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
-            for rank, layers in zip(ranks, found, strict=True):
-                net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
-                if multiply_adds(net.layers, shape) < work:
-                    made.append((method, rank))
-                    nets.append(net)
-    timings = stopwatch.remembered(nets)
+    tried: list[tuple[str | None, Any, Sequential]] = [(None, None, own)]
+    for method, rank, layers in _factorized(place.layer, methods, batch_norm, seed):
+        net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
+        if multiply_adds(net.layers, shape) < work:
+            tried.append((method, rank, net))
+    timings = stopwatch.remembered([net for _, _, net in tried])
     x = place.x[: max(LEAST_SAMPLES, POSITIONS // math.prod(own.output_shape[:-1]))]
     y = own.predict(x).astype(np.float64)
     kept = []
-    for (method, rank), net, timing in zip(made, nets, timings, strict=True):
+    for (method, rank, net), timing in zip(tried, timings, strict=True):
         gain = timings[0].seconds - timing.seconds
         if net is own or gain > timing.noise + timings[0].noise:
             counts = (multiply_adds(net.layers, shape), stored_bytes(net))
@@ -102,6 +96,16 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
             swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
             kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error, swollen))
     return kept
+
+
+def _factorized(layer, methods, batch_norm, seed):
+    """(method, rank, layers) of every factorization that is tried."""
+    for method in METHODS[type(layer)]:
+        ranks = grid(layer, method) if method in methods else []
+        if ranks:
+            options = {"batch_norm": batch_norm, "seed": seed, **OPTIONS.get(method, {})}
+            for rank, layers in zip(ranks, factorizations(layer, method, ranks, **options), strict=True):
+                yield method, rank, layers
 
 
 def relative_error(y, found) -> float:
@@ -146,7 +150,7 @@ def _even(rank) -> int:
 
 
 def degeneracy(layer, layers) -> float:
-    """Of the layers of a CP decomposition: the sum of the squared norms of its terms, relative to that of the weight."""
+    """Of the layers of a CP decomposition: the sum of its terms' squared norms, relative to that of the weight."""
     *between, last = [one.arrays()["weight"] for one in layers if one.weighted]
     norms = [np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1) for weight in between]
     last = last.reshape(layer.groups, -1, last.shape[-1])

@@ -2,22 +2,21 @@
 
 1. For each layer candidates are made, timed and tried on samples (candidates.py).
 2. The knapsack gives the choices that no other beats in cost and in error (knapsack.py).
-3. The network is made from the best choice within the budget. Multiply-adds and bytes are exact. Of a latency, what the
-   layers do not account for is taken as constant: the network is measured in turns with the original, the constant
-   corrected, and the choice made anew, until it meets the budget.
+3. The network is made from the best choice within the budget. Multiply-adds and bytes are exact. Times of layers do not
+   add up to that of the network: it is measured in turns with the original, and the choice is corrected by that.
 4. The Trainer goes on from there.
 
 Choices follow from measured times; with the same times, all else is the same.
 """
 
 import copy
-import warnings
+from typing import Any
 
 import numpy as np
 
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
-from fastopt.lowrank.candidates import Candidate, candidates, places, samples
+from fastopt.lowrank.candidates import OPTIONS, Candidate, candidates, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.knapsack import frontier
 from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
@@ -25,6 +24,7 @@ from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
 from fastopt.nn.layers import chain
+from fastopt.nn.progress import load_tqdm
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.trainer import Trainer
 from fastopt.optim.named import optimizer_over
@@ -33,7 +33,6 @@ from fastopt.schedules import Cosine
 ALL_METHODS = ("svd", "two_factor", "tucker2", "cp")
 ROUNDS = 8  # of choosing and measuring the whole network
 SLACK = 0.05  # part of a latency budget within which it counts as met
-DEGENERATE = 10.0  # of a CP decomposition: from here on its terms cancel each other
 
 
 def compress(
@@ -101,11 +100,6 @@ def compress(
     FloatingPointError
         Fine-tuning diverges.
 
-    Warns
-    -----
-    UserWarning
-        Terms of a CP decomposition that was chosen cancel each other; fine-tuning may diverge from there.
-
     Notes
     -----
     A layer is replaced only by layers that are faster, by more than the noise of both times, whatever the budget
@@ -135,6 +129,8 @@ def compress(
     methods, keep = _checked_methods(methods), _checked_layers(keep, net)
     epochs, seed = whole_number("epochs", epochs, 0), whole_number("seed", seed, 0)
     batch_size, batch_norm = whole_number("batch_size", batch_size), flag("batch_norm", batch_norm)
+    if flag("progress", progress):
+        load_tqdm()
     training = net.derivatives(loss)
     data = checked_rows(training, loss, X, y, None, True)
     require_sizes(batch_size, len(data[0]), 0, 1, net.least_rows)
@@ -162,7 +158,6 @@ def compress(
     choice = _Choice(net, budget, places_, options, before, batch_norm, seed)
     network, picks, before, after = choice.made(stopwatch)
     rows = [choice.row(i, pick) for i, pick in enumerate(picks)]
-    _warn_of_degenerate(rows)
     scores["compressed"] = score(network)
     compressed = copy.deepcopy(network)
     if epochs:
@@ -172,7 +167,7 @@ def compress(
         scores["tuned"] = score(network)
     costs = budget.of(net, before), budget.of(network, after)
     return Compression(
-        network, compressed, budget, rows, before, after, *costs, scores, measured_on, choice.estimates(before)
+        network, compressed, budget, rows, before, after, *costs, scores, measured_on, choice.estimates()
     )
 
 
@@ -193,7 +188,9 @@ def _optimizer(net, optimizer, steps):
         return optimizer_over(params, optimizer(params))
     rule = optimizer_over(params, optimizer if isinstance(optimizer, str) else None)
     (group,) = rule.param_groups
-    return type(rule)(params, lr=Cosine(group["lr"], steps)) if steps and "lr" in group else rule
+    if steps and "lr" in group:
+        group["lr"] = Cosine(group["lr"], steps)
+    return rule
 
 
 def _checked_layers(keep, net) -> list:
@@ -204,45 +201,43 @@ def _checked_layers(keep, net) -> list:
     return keep + [inner for layer in keep for inner in chain.walk(layer.layers)]
 
 
-def _warn_of_degenerate(rows):
-    for row in rows:
-        if row.degeneracy is not None and row.degeneracy > DEGENERATE:
-            warnings.warn(
-                f"{row.layer}: terms of its cp cancel each other, their squared norms add up to {row.degeneracy:.3g} "
-                "times that of the weight; if fine-tuning diverges, leave cp out of methods",
-                UserWarning,
-                stacklevel=3,
-            )
-
-
 class _Choice:
     """Candidates of all layers, and networks made of one for each."""
 
     def __init__(self, net, budget, places, options, before, batch_norm, seed):
-        self.net, self.budget, self.places, self.options = net, budget, places, options
+        self.net, self.budget, self.before = net, budget, before
+        self.places, self.options = places, options
         self.factorizing = {"batch_norm": batch_norm, "seed": seed}
         self.frontier = frontier([([c.cost for c in found], [c.error for c in found]) for found in options])
-        self.rest = budget.of(net, before) - sum(found[0].cost for found in options)
 
     def made(self, stopwatch):
-        """The network of the best choice that meets the budget, its candidates, and times before and after."""
-        tried, best = {}, None
-        for _ in range(ROUNDS if isinstance(self.budget, Latency) else 1):
-            point = self.frontier.within(self.budget.limit - self.rest)
-            if point is None and not tried:
-                point = 0  # the cheapest, for the rest is an estimate
-            if point is None or point in tried:
-                break
-            picks = self.picks(point)
-            network = self.network(picks)
+        """The network of the best choice that meets the budget, its candidates, and times before and after.
+
+        The network's cost is taken for a straight line over the sum of its layers' costs: at first of slope 1, then
+        through the last network that was measured and the original beside it.
+        """
+        tried: dict[int, float] = {}
+        best: Any = None
+        costs, errors, whole = self.frontier.costs, self.frontier.errors, sum(found[0].cost for found in self.options)
+        target = whole + self.budget.limit - self.budget.of(self.net, self.before)
+        for _ in range(ROUNDS):
+            point = self.frontier.within(target) or 0  # the cheapest where none is, for the line is an estimate
+            if point in tried:
+                if best is not None or 0 in tried:
+                    break
+                point = 0
+            network = self.network(self.picks(point))
             before, after = stopwatch.times([self.net, network])
             cost = tried[point] = self.budget.of(network, after)
-            self.rest = cost - self.frontier.costs[point]
-            better = best is None or self.frontier.errors[point] < best[0]
-            if cost <= self.allowed and better:
-                best = self.frontier.errors[point], network, picks, before, after
+            rank = cost > self.budget.limit, errors[point]  # within the slack is second best
+            if cost <= self.allowed and (best is None or rank < best[0]):
+                best = rank, network, self.picks(point), before, after
+            slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
+            if slope <= 0 or not isinstance(self.budget, Latency):  # others are exact
+                break
+            target = costs[point] + (self.budget.limit - cost) / slope
         if best is None:
-            self._refuse(min([*tried.values(), self.frontier.costs[0] + self.rest]))
+            self._refuse(min(tried.values()))
         return best[1:]
 
     @property
@@ -268,7 +263,8 @@ class _Choice:
         for place, pick in zip(self.places, picks, strict=True):
             if pick.method is not None:
                 layer = layers[place.name]
-                twin.replace(layer, factorize(layer, pick.method, pick.rank, **self.factorizing))
+                options = {**self.factorizing, **OPTIONS.get(pick.method, {})}
+                twin.replace(layer, factorize(layer, pick.method, pick.rank, **options))
         return twin
 
     def row(self, i, pick) -> Row:
@@ -288,10 +284,10 @@ class _Choice:
             pick.degeneracy,
         )
 
-    def estimates(self, before) -> list[Estimate]:
+    def estimates(self) -> list[Estimate]:
         """Time and error of every point of the frontier that no other beats in both."""
         seconds = [np.array([c.timing.seconds for c in found]) for found in self.options]
-        rest = before.seconds - sum(of_layer[0] for of_layer in seconds)
+        rest = self.before.seconds - sum(of_layer[0] for of_layer in seconds)
         points = sorted(
             (rest + float(sum(s[pick] for s, pick in zip(seconds, picks, strict=True))), float(error))
             for picks, error in zip(self.frontier.picks, self.frontier.errors, strict=True)

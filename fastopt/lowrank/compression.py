@@ -153,7 +153,10 @@ def _cells(row):
     noise = max(row.before.noise, row.after.noise)
     error = "" if row.method is None else f"{row.error:.2g}"
     times = [_us(seconds) for seconds in (row.before.seconds, row.after.seconds, noise)]
-    return (row.layer, row.method or "", rank, error, *times, _count(row.bytes_before), _count(row.bytes_after))
+    method = row.method or ""
+    if row.degeneracy is not None:
+        method += f", degeneracy {row.degeneracy:.2g}"
+    return (row.layer, method, rank, error, *times, _count(row.bytes_before), _count(row.bytes_after))
 
 
 def _us(seconds) -> str:

@@ -98,28 +98,29 @@ class Stopwatch:
     def __init__(self, measure, budget, file=None):
         self._measure, self._file = measure, file
         self._options = {"batch": budget.batch, "threads": budget.threads, "folded": budget.folded}
+        self._where = _machine()
         self._known = {} if file is None else _read(file)
 
     def times(self, nets) -> list[Timing]:
-        """Times of some networks, those that are not known measured in turns, now."""
-        return self._measure(nets, **self._options)
+        """Times of some networks, measured in turns, now; again where they are noisy."""
+        found = self._measure(nets, **self._options)
+        for _ in range(TRIES - 1):
+            if all(map(_steady, found)):
+                break
+            again = self._measure(nets, **self._options)
+            found = [min(pair, key=lambda one: one.noise / one.seconds) for pair in zip(found, again, strict=True)]
+        return found
 
     def remembered(self, nets) -> list[Timing]:
         """Times of networks with any weights; those that are not known are measured in turns."""
         keys = [self._key(net) for net in nets]
-        found: dict[str, Timing] = {}
-        for _ in range(TRIES):
-            known = self._known | {key: timing for key, timing in found.items() if _steady(timing)}
-            new = {key: net for key, net in zip(keys, nets, strict=True) if key not in known}
-            if not new:
-                break
-            for key, timing in zip(new, self.times(list(new.values())), strict=True):
-                found[key] = min(timing, found.get(key, timing), key=lambda one: one.noise / one.seconds)
+        new = {key: net for key, net in zip(keys, nets, strict=True) if key not in self._known}
+        found = dict(zip(new, self.times(list(new.values())), strict=True)) if new else {}
         self._keep({key: timing for key, timing in found.items() if _steady(timing)})
         return [self._known.get(key) or found[key] for key in keys]
 
     def _key(self, net) -> str:
-        return json.dumps([net.describe(), net.input_shape, self._options, _machine()], sort_keys=True)
+        return json.dumps([net.describe(), net.input_shape, self._options, self._where], sort_keys=True)
 
     def _keep(self, new):
         if not new:
@@ -170,7 +171,8 @@ def _read(file) -> dict[str, Timing]:
 def _machine() -> list:
     """What decides times besides the network: processor, level, tuning, version."""
     used = config()
-    return [_processor(), used["processor"], used["isa"], [list(entry) for entry in used["tuning"].items()], __version__]
+    tuning = [list(entry) for entry in used["tuning"].items()]
+    return [_processor(), used["processor"], used["isa"], tuning, __version__]
 
 
 def _processor() -> str:

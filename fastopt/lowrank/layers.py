@@ -90,12 +90,18 @@ def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, **options)
     largest = [made.weights(part, max(ranks), seed=seed, **options) for part in parts] if nested else []
     for rank in ranks:
         if nested:
-            factors = [(first[:rank], last[..., :rank]) for first, last in largest]
+            factors = [_cut(of_a_group, rank) for of_a_group in largest]
         else:
             factors = [made.weights(part, rank, seed=seed, **options) for part in parts]
         weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
         layers = _layers(layer, weights, arrays.get("bias"), made.moves)
         yield _normalized(layers) if normalize else layers
+
+
+def _cut(weights, rank) -> tuple[np.ndarray, ...]:
+    """Two weights with fewer channels between them."""
+    first, last = weights
+    return first[:rank], last[..., :rank]
 
 
 # ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
