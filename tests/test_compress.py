@@ -369,7 +369,7 @@ def test_the_table_has_a_line_for_each_layer_and_the_network(dense):
     assert lines[3].endswith(f"{stored_bytes(net):,}  {stored_bytes(found.network):,}")
     costs = f"3,264 multiply-adds before, {found.cost_after:,} multiply-adds after"
     assert lines[4] == f"budget 2,000 multiply-adds: {costs}"
-    assert [line.split(":")[0] for line in lines[5:]] == ["before on X", "compressed on X", "tuned on X"]
+    assert len(lines) == 5
 
 
 def test_estimates_of_other_budgets_rise_in_time_and_fall_in_error(digits):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt.lowrank.budgets import Budget
+from fastopt.lowrank.budgets import Budget, stored_bytes
 from fastopt.lowrank.latency import Timing
 from fastopt.nn.sequential import Sequential
 
@@ -88,9 +88,10 @@ class Compression:
     frontier: list[Estimate]
 
     def table(self) -> str:
-        """A line a layer, one of the whole network, the budget, and the scores."""
+        """A line a layer, one of the whole network, and one of the budget."""
         lines = [HEAD, *map(_cells, self.rows)]
-        total = [sum(getattr(row, name) for row in self.rows) for name in ("bytes_before", "bytes_after")]
+        kept = stored_bytes(self.network)
+        total = kept + sum(row.bytes_before - row.bytes_after for row in self.rows), kept
         noise = max(self.before.noise, self.after.noise)
         lines.append(
             ("network", "", "", "", _us(self.before.seconds), _us(self.after.seconds), _us(noise), *map(_count, total))
@@ -104,19 +105,13 @@ class Compression:
             ).rstrip()
             for line in lines
         ]
-        return "\n".join([*text, self._met(), *self._scored()])
+        return "\n".join([*text, self._met()])
 
     def _met(self) -> str:
         shown, limit = self.budget.shown, self.budget.shown(self.budget.limit)
         if self.cost_before <= self.budget.limit:
             return f"budget {limit}: met before, {shown(self.cost_before)}; nothing was changed"
         return f"budget {limit}: {shown(self.cost_before)} before, {shown(self.cost_after)} after"
-
-    def _scored(self) -> list[str]:
-        return [
-            f"{name} on {self.measured_on}: " + ", ".join(f"{what} {value:.4f}" for what, value in found.items())
-            for name, found in self.scores.items()
-        ]
 
     def plot(self, path) -> None:
         """Draw accuracy, or the loss, over latency; needs matplotlib.

@@ -24,7 +24,9 @@ from fastopt._version import __version__
 from fastopt.nn.tuning import calls_for
 from fastopt.threads import config, num_threads
 
-REPEATS, SECONDS = 11, 0.002  # of each network in turn, and what one measurement takes at least
+SECONDS = 0.001  # that one measurement takes at least: less than a system gives a process at a time
+REPEATS, FEW_REPEATS = 21, 7  # of each network; the few where a call of one takes LONG
+LONG = 0.01
 STEADY, TRIES = 0.05, 3  # a noise that is a larger part of its time is measured again, so many times in all
 MOST_KEPT, MOST_BYTES = 20_000, 16 << 20  # entries of the file, and its size
 
@@ -75,16 +77,22 @@ def measure_latency(nets, batch=1, threads=1, folded=True) -> list[Timing]:
     True
     """
     batch, threads, folded = whole_number("batch", batch), whole_number("threads", threads), flag("folded", folded)
+    nets = list(nets)
+    if not nets:
+        return []
     timers, rng = [], np.random.default_rng(0)
     with num_threads(threads):
         for net in nets:
             x = rng.standard_normal((batch, *net.input_shape)).astype(net.dtype)
             timers.append(timeit.Timer(_call((net.fold() if folded else net).predict, x)))
         counts = [calls_for(timer, SECONDS) for timer in timers]
-        times = np.array(
-            [[timer.timeit(n) / n for timer, n in zip(timers, counts, strict=True)] for _ in range(REPEATS)]
-        )
-    least, low = np.quantile(times, [0.0, 0.25], axis=0) if timers else ((), ())
+        rounds: list[np.ndarray] = []
+        while len(rounds) < (FEW_REPEATS if rounds and rounds[0].max() > LONG else REPEATS):
+            times = np.zeros(len(timers))
+            for i in rng.permutation(len(timers)):  # what comes and goes at fixed times does not always meet the same
+                times[i] = timers[i].timeit(counts[i]) / counts[i]
+            rounds.append(times)
+    least, low = np.quantile(rounds, [0.0, 0.25], axis=0)
     return [Timing(float(b), float(b - a)) for a, b in zip(least, low, strict=True)]
 
 
