@@ -312,6 +312,15 @@ def test_parameters_of_a_layer_in_place_of_one_without_join_their_neighbors():
     trainer.fit(x, y)
 
 
+def test_old_parameters_stay_in_their_groups():
+    trainer, (x, y) = two_layers(), data()
+    layer, rates = trainer.net.layers[0], [group["lr"] for group in trainer.optimizer.param_groups]
+    trainer.replace(layer, [layer, nn.Dropout(0.5)])
+    assert sizes(trainer.optimizer) == [1, 1, 1, 1]
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == rates
+    trainer.fit(x, y)
+
+
 GROUPS = {
     "a layer without parameters between two groups": (
         lambda: two_layers(groups=(2, 2), hidden=[nn.Dropout(0.5)]),
@@ -500,6 +509,18 @@ def test_an_open_block_of_the_optimizer_refuses():
         trainer.replace(layer, full(layer))
     assert trainer.net.layers[0] is layer
     trainer.replace(layer, full(layer))
+
+
+def test_an_option_out_of_range_is_found_before_anything_changes():
+    trainer, (x, y) = made(), data()
+    trainer.fit(x, y)
+    layer, before = trainer.net.layers[0], everything(trainer)
+    trainer.optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match=r"^lr: expected a finite number"):
+        trainer.replace(layer, full(layer))
+    trainer.optimizer.param_groups[0]["lr"] = 0.001
+    assert everything(trainer) == before
+    trainer.fit(x, y)
 
 
 def test_an_optimizer_that_got_more_parameters_is_refused():

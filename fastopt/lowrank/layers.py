@@ -54,9 +54,14 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
         Another kind of layer, or one without arrays yet; a method that does not fit it; a rank out of range; weights
         that are not finite; a layer with l1 or max_norm, which bound a weight that is no longer there.
 
+    Warns
+    -----
+    RuntimeWarning
+        As by `cp`.
+
     Examples
     --------
-    >>> import numpy as np, fastopt as fo
+    >>> import fastopt as fo
     >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu")], rng=0)
     >>> for layer in fo.lowrank.factorize(net.layers[0], "svd", rank=4):
     ...     print(layer)
@@ -83,7 +88,7 @@ def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, **options)
         if getattr(layer, name):
             raise ValueError(
                 f"layer: expected no {name}, which bounds the weight and not its factors, got {layer!r}; "
-                f"make the network anew without it"
+                "make the network anew without it"
             )
     parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
     made, nested = methods[method], methods[method].nested

@@ -11,7 +11,7 @@ def checked(net, layer, layers) -> tuple[list, list[tuple[int, ...]]]:
     before = _shape_before(net.layers, layer, net.input_shape)
     if before is None:
         raise ValueError(f"layer: expected one of the network's, got {layer!r}")
-    layers = chain.check_each("layers", layers) if getattr(layer, "training_only", False) else chain.check(layers)
+    layers = chain.check_each("layers", layers) if layer.training_only else chain.check(layers)
     if not layers:
         raise ValueError("layers: expected at least one layer, got none")
     shapes, expected = chain.shapes(layers, before), layer.output_shape(before)
@@ -22,10 +22,10 @@ def checked(net, layer, layers) -> tuple[list, list[tuple[int, ...]]]:
     stay = {id(one) for one in chain.walk(net.layers)} - gone
     if len({id(one) for one in new} - stay) < len(new):
         raise ValueError("layers: expected each layer once, got one twice, or one that the network has elsewhere")
-    for one in new:
-        if one.calibration == "required" and not any(one is top for top in layers if layer in net.layers):
-            name = type(one).__name__
-            raise ValueError(f"layers: expected no {name} inside another layer, for want of data; put it before")
+    waiting = next((one for one in new if one.calibration == "required"), None)
+    if waiting is not None and layer not in net.layers:
+        name = type(waiting).__name__
+        raise ValueError(f"layers: expected no {name} inside another layer, for want of data; put it before")
     return layers, shapes
 
 
@@ -53,11 +53,15 @@ def regrouped(net, groups, layer, layers) -> list[list]:
     places = takewhile(lambda one: one is not start, (one for _, one in chain.named(net.layers)))
     first = sum(len(one.parameters()) for one in places)
     last = first + len(old)
-    joined = owners[first:last] or owners[max(first - 1, 0) : first + 1]  # the neighbors' where it had none
-    if not new or len(set(joined)) == 1:
-        joined = joined[:1] * len(new)
-    elif _ends_in_bias(layer, old) and len(old) == 2 and _ends_in_bias(layers[-1], new):
-        joined = [joined[0]] * (len(new) - 1) + [joined[1]]
+    theirs = owners[first:last] or owners[max(first - 1, 0) : first + 1]  # the neighbors' where it had none
+    kept = dict(zip(map(id, old), theirs, strict=False))
+    joined = [kept.get(id(a), -1) for a in new]
+    if joined == sorted(joined) and -1 not in joined:
+        pass  # all of them are old ones, in their order
+    elif len(set(theirs)) == 1:
+        joined = theirs[:1] * len(new)
+    elif len(old) == 2 and _ends_in_bias(layer, old) and _ends_in_bias(layers[-1], new):
+        joined = [theirs[0]] * (len(new) - 1) + [theirs[1]]
     else:
         raise ValueError(
             f"layers: expected the parameters of {layer!r} in one group of the optimizer, or its weight and bias in "
