@@ -110,7 +110,6 @@ SHAPES = {
 
 @pytest.mark.parametrize("method", SHAPES)
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.filterwarnings("ignore:cp. did not converge:RuntimeWarning")
 def test_each_layer_takes_its_part_of_the_options(method, groups):
     conv = Conv2d(8, 6, (5, 3), (2, 1), (2, 0), (1, 2), groups, activation="relu", l2=0.1, init="he")
     network(conv, (12, 12, 8))

@@ -7,7 +7,7 @@ with as many groups.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,16 +55,26 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
         Another kind of layer, or one without arrays yet; a method that does not fit it; a rank out of range; weights
         that are not finite; a layer with l1 or max_norm, which bound a weight that is no longer there.
 
+    Warns
+    -----
+    RuntimeWarning
+        As by `cp`.
+
     Examples
     --------
-    >>> import numpy as np, fastopt as fo
+    >>> import fastopt as fo
     >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu")], rng=0)
     >>> for layer in fo.lowrank.factorize(net.layers[0], "svd", rank=4):
     ...     print(layer)
     Dense(in_features=64, out_features=4, activation='identity', bias=False)
     Dense(in_features=4, out_features=32, activation='relu', bias=True)
     """
-    made = _method(layer, method)
+    return next(factorizations(layer, method, [rank], batch_norm=batch_norm, seed=seed, **options))
+
+
+def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, **options) -> Iterator[list[Layer]]:
+    """What `factorize` makes at each of some ranks; where ranks are nested, all are cut from the largest."""
+    made = method_of(layer, method)
     normalize = flag("batch_norm", batch_norm)
     arrays = layer.arrays()
     if not arrays:
@@ -73,13 +83,24 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
         if getattr(layer, name):
             raise ValueError(
                 f"layer: expected no {name}, which bounds the weight and not its factors, got {layer!r}; "
-                f"make the network anew without it"
+                "make the network anew without it"
             )
     parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
-    factors = [made.weights(part, rank, seed=seed, **options) for part in parts]
-    weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
-    layers = _layers(layer, weights, arrays.get("bias"), made.moves)
-    return _normalized(layers) if normalize else layers
+    largest = [made.weights(part, max(ranks), seed=seed, **options) for part in parts] if made.nested else []
+    for rank in ranks:
+        if made.nested:
+            factors = [_cut(of_a_group, rank) for of_a_group in largest]
+        else:
+            factors = [made.weights(part, rank, seed=seed, **options) for part in parts]
+        weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
+        layers = _layers(layer, weights, arrays.get("bias"), made.moves)
+        yield _normalized(layers) if normalize else layers
+
+
+def _cut(weights, rank) -> tuple[np.ndarray, ...]:
+    """Two weights with fewer channels between them."""
+    first, last = weights
+    return first[:rank], last[..., :rank]
 
 
 def rank_of(layer, method, compression) -> int | tuple[int, int]:
@@ -110,12 +131,17 @@ def rank_of(layer, method, compression) -> int | tuple[int, int]:
     >>> fo.lowrank.rank_of(fo.nn.Conv2d(64, 64, 3), "two_factor", compression=3)
     32
     """
-    made, limit = _method(layer, method), finite_number("compression", compression, above=0)
-    out, *kernel, n_in = layer.array_specs(np.float32)["weight"].shape
-    shape = (out // layer.groups, *(kernel or (1, 1)), n_in)
+    made, limit = method_of(layer, method), finite_number("compression", compression, above=0)
+    shape = shape_of_group(layer)
     ranks = made.ranks(*shape)
     fitting = bisect_right(ranks, math.prod(shape) / limit, key=lambda rank: made.size(*shape, rank))
     return ranks[max(fitting, 1) - 1]
+
+
+def shape_of_group(layer) -> tuple[int, int, int, int]:
+    """(out, height, width, in) of the weight of one group, that of a dense layer as of a 1x1 convolution."""
+    out, *kernel, n_in = layer.array_specs(np.float32)["weight"].shape
+    return (out // layer.groups, *(kernel or (1, 1)), n_in)
 
 
 # ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
@@ -152,6 +178,7 @@ class Method(NamedTuple):
     moves: tuple[tuple[bool, bool], ...]  # by new layer: whether it takes stride, padding, dilation of rows, columns
     ranks: Callable[..., Sequence]  # all there are, of a shape, in ascending order
     size: Callable[..., int]  # numbers in the factors, of a shape and a rank
+    nested: bool = False  # two weights, of which those of a lower rank are the first channels between the two
 
 
 def _pairs(out, height, width, n_in):
@@ -167,12 +194,14 @@ SVD = Method(
     (BOTH, NEITHER),
     lambda out, h, w, n_in: range(1, min(out, h * w * n_in) + 1),
     lambda out, h, w, n_in, rank: rank * (h * w * n_in + out),
+    nested=True,
 )
 TWO_FACTOR = Method(
     _two_factor,
     (ROWS, COLUMNS),
     lambda out, h, w, n_in: range(1, min(h * n_in, w * out) + 1),
     lambda out, h, w, n_in, rank: rank * (h * n_in + w * out),
+    nested=True,
 )
 TUCKER2 = Method(
     _tucker2,
@@ -193,7 +222,7 @@ METHODS = {
 }
 
 
-def _method(layer, name) -> Method:
+def method_of(layer, name) -> Method:
     """The method of this name for a layer."""
     methods = METHODS.get(type(layer))
     if methods is None:

@@ -26,6 +26,24 @@ class History(dict):
     best_loss: float | None = None
     staleness: dict[int, int] | None = None
 
+    def add(self, measured, best) -> None:
+        """Append what one epoch measured, by name; `best` is the best epoch so far, of whichever call."""
+        for name, value in measured.items():
+            self.setdefault(name, []).append(value)
+        if "val_loss" in measured:
+            since = len(self["val_loss"]) - 1 - best.waited
+            self.best_epoch, self.best_loss = since if since >= 0 else None, best.loss
+
+
+def load_tqdm():
+    """The class of the bar; ImportError says what to do without it."""
+    try:
+        with importing:
+            from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
+    return tqdm
+
 
 class ProgressBar:
     """A bar over epochs, or nothing where `progress` is false."""
@@ -33,12 +51,7 @@ class ProgressBar:
     def __init__(self, progress, epochs):
         self.bar, self.done = None, 0.0
         if progress:
-            try:
-                with importing:
-                    from tqdm.auto import tqdm
-            except ImportError:
-                raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
-            self.bar = tqdm(
+            self.bar = load_tqdm()(
                 total=epochs,
                 unit="epoch",
                 bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]",
