@@ -10,11 +10,11 @@ are random. Accuracies are the publication's: top-5 on ImageNet, as surveyed by 
 import argparse
 
 import numpy as np
-from fastopt.lowrank.budgets import multiply_adds
 
 import fastopt as fo
 from fastopt.bench._measure import measure
 from fastopt.bench.lowrank import PUBLISHED
+from fastopt.lowrank.budgets import multiply_adds
 from fastopt.nn.layers import chain
 
 # top-5 accuracy in percent before and after, speed-up

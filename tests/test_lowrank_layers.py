@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastopt as fo
-from fastopt.lowrank import factorize
+from fastopt.lowrank import factorize, rank_of
 from fastopt.nn import BatchNorm, Conv2d, Dense, GroupedDense, Maxout, Sequential
 
 ROUNDING = 1e-10
@@ -285,3 +285,45 @@ def test_a_layer_starts_with_arrays_of_its_names_and_shapes_only():
         Dense(4, 3, bias=False).start_with(bias=np.ones(3))
     with pytest.raises(ValueError, match="weight: made already; assign to the layer's attribute"):
         built(Dense(4, 3), (4,)).start_with(weight=np.ones((3, 4)))
+
+
+# ---------------------------------------------------------------- the rank of a compression
+
+
+def weights(layers):
+    return sum(layer.arrays()["weight"].size for layer in layers)
+
+
+def fresh(layers, net):
+    return Sequential(layers, rng=0, input_shape=net.input_shape).layers
+
+
+@pytest.mark.parametrize("compression", [1.5, 3.0, 8.0])
+@pytest.mark.parametrize(
+    ("layer", "shape", "method"),
+    [
+        (Dense(40, 24), None, "svd"),
+        (GroupedDense(40, 24, 4), None, "svd"),
+        (Conv2d(12, 24, 3), (5, 5, 12), "svd"),
+        (Conv2d(12, 24, (3, 5), groups=2), (5, 5, 12), "two_factor"),
+        (Conv2d(12, 24, 3), (5, 5, 12), "tucker2"),
+        (Conv2d(12, 24, 3, groups=2), (5, 5, 12), "cp"),
+    ],
+)
+def test_the_rank_of_a_compression_is_the_largest_that_reaches_it(layer, shape, method, compression):
+    net = Sequential([copy.deepcopy(layer)], rng=0, input_shape=shape)
+    one = {"max_sweeps": 1, "restarts": 1, "tol": 0} if method == "cp" else {}
+    rank, limit = rank_of(layer, method, compression), net.layers[0].weight.size / compression
+    least = rank in (1, (1, 1))
+    assert least or weights(fresh(factorize(net.layers[0], method, rank, **one), net)) <= limit
+    larger = tuple(r + 1 for r in rank) if method == "tucker2" else rank + 1
+    assert weights(fresh(factorize(net.layers[0], method, larger, **one), net)) > limit
+
+
+def test_a_rank_of_a_compression_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="compression: expected a finite number above 0"):
+        rank_of(Dense(4, 4), "svd", 0)
+    with pytest.raises(ValueError, match="method: expected 'svd' for a Dense, got 'cp'"):
+        rank_of(Dense(4, 4), "cp", 2)
+    with pytest.raises(TypeError, match="layer: expected one of Dense, GroupedDense, Conv2d, got BatchNorm"):
+        rank_of(BatchNorm(4), "svd", 2)
