@@ -130,6 +130,19 @@ def test_a_layer_may_be_among_those_that_replace_it():
     trainer.fit(x, y)
 
 
+def test_a_layer_may_go_on_inside_the_one_that_replaces_it():
+    net = nn.Sequential([nn.Dense(6, 6), nn.Dense(6, 3)], rng=0, dtype=np.float64)
+    trainer, (x, y) = made(net=net), data()
+    trainer.fit(x, y)
+    state, (layer, last) = state_bits(trainer.optimizer), net.layers
+    trainer.replace(layer, [nn.Residual([layer])])
+    assert state_bits(trainer.optimizer) == state
+    trainer.fit(x, y)
+    assert layer.weight.flags.writeable
+    expected = (x + x @ layer.weight.T + layer.bias) @ last.weight.T + last.bias
+    np.testing.assert_allclose(net.predict(x), expected, atol=1e-12)
+
+
 def test_what_a_residual_holds_may_replace_it():
     net = nn.Sequential([nn.Residual([nn.Dense(6, 4), nn.Dense(4, 6)]), nn.Dense(6, 3)], rng=0, dtype=np.float64)
     trainer, (x, y) = made(net=net), data()
