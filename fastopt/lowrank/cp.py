@@ -122,7 +122,7 @@ def cp(T, rank, *, ridge=0.0, seed=0, tol=1e-6, max_sweeps=1000, restarts=3, max
     size = norm(T)
     if size == 0:
         return CP(0.0, tuple(np.zeros((n, rank)) for n in T.shape), 0.0, 0, True)
-    T /= size
+    T = T / size
     sweeps = Sweeps(T)
     with one_blas_thread:
         found = _best(sweeps, _starts(sweeps, rank, seed, restarts), ridge, tol, max_sweeps)

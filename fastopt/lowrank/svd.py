@@ -24,7 +24,7 @@ CANCELLED = 1e-4  # where the squared error is a smaller part of the whole, it i
 BLOCK = 16  # columns
 WIDTH = 3  # columns of the space for each of the rank, and a block more
 FAR = 1e-4  # of the largest square: below, float32 shows
-STRIP = 32  # rows
+STRIP = 8  # rows
 LEAST, SHARE = 256, 8  # "auto": a matrix whose sides have as many rows and columns, and as many times the rank
 
 
@@ -214,16 +214,15 @@ def _krylov(A, rank, rng):
     size = min(n, BLOCK * -(-WIDTH * rank // BLOCK) + BLOCK)
     transposed = _transposed(A)
     basis, image = np.zeros((2, n, size), A.dtype)
-    block = rng.standard_normal((n, BLOCK)).astype(A.dtype)
+    block = noise = rng.standard_normal((n, BLOCK)).astype(A.dtype)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         with one_blas_thread:
             block = _orthonormal(block[:, : stop - start], basis[:, :start])
         basis[:, start:stop] = block
         block = image[:, start:stop] = product(transposed, product(A, block))
-        # what is left of an invariant space is rounding: random numbers of its size make a basis of that as well
-        tiny = np.finfo(A.dtype).eps * np.abs(block).max()
-        block = block + tiny * rng.standard_normal(block.shape).astype(A.dtype)
+        # where the space is invariant, nothing is left but rounding: random numbers of its size make it larger
+        block = block + np.finfo(A.dtype).eps * np.abs(block).max() * rng.permutation(noise)
     with one_blas_thread:
         basis = basis.astype(np.float64)
         gram = basis.T @ image.astype(np.float64)
