@@ -289,7 +289,7 @@ def _as_columns(factors, size, power) -> tuple[np.ndarray, ...]:
     signs."""
     modes = len(factors)
     order = np.argsort(-_lengths(factors).prod(axis=0), kind="stable")
-    columns = [factor[order].T * size ** (1 / modes) for factor in _balanced(factors)]
+    columns = [np.ascontiguousarray(factor[order].T) * size ** (1 / modes) for factor in _balanced(factors)]
     sign = [signs(factor) for factor in columns[:-1]]
     sign.append(np.prod(sign, axis=0))
     return tuple(np.ldexp(factor * one, power // modes) for factor, one in zip(columns, sign, strict=True))
