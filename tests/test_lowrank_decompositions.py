@@ -1,8 +1,8 @@
 """Decompositions of weights: truncated SVD, two-factor, Tucker-2, CP, and images at a rank.
 
-Pass criterion: relative errors to 1e-12 of what numpy.linalg.svd leaves (of the randomized solver, within 1 part in 100
-for a flat spectrum, 1 in 10 000 for one that falls); tensors of a known rank to 1e-8; the same bits for the same seed at
-any thread count; errors that name the argument.
+Pass criterion: relative errors to 1e-12 of what numpy.linalg.svd leaves (of the randomized solver, within 1 part in
+100 for a flat spectrum, 1 in 10 000 for one that falls); tensors of a known rank to 1e-8; the same bits for the same
+seed at any thread count; errors that name the argument.
 """
 
 import pickle

@@ -14,7 +14,6 @@ from fastopt._arrays import as_numbers, require_finite
 from fastopt._numbers import whole_number
 from fastopt.functional import dense
 
-
 NEAR = 20  # powers of two from 1: of such numbers, squares and their sums fit float32 as well
 
 
