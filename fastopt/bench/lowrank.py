@@ -24,6 +24,8 @@ RATE = 4.0  # compression of these
 def cases() -> Iterator[Case]:
     yield cp_case()
     yield svd_case()
+    for method, decompose in (("two_factor", fo.lowrank.two_factor), ("tucker2", fo.lowrank.tucker2)):
+        yield decomposition_case(method, decompose).alone()
     for size in CONVOLUTIONS:
         for method in ("cp", "tucker2"):
             yield convolution_case(*size, method)
@@ -66,6 +68,16 @@ def svd_case() -> Case:
 
     what, peers = f"truncated_svd 4096x1024, rank {rank}", {"scipy": scipy, "scikit-learn": sklearn}
     return Case(what, randoms((4096, 1024), dtype="float64"), ours, peers, dtype="float64", family="decompositions")
+
+
+def decomposition_case(method, decompose) -> Case:
+    rank = 96
+
+    def ours(W):
+        return lambda: decompose(W, rank)
+
+    what = f"{method} 256x3x3x256, rank {rank}"
+    return Case(what, randoms((256, 3, 3, 256), dtype="float64"), ours, dtype="float64", family="decompositions")
 
 
 # ---------------------------------------------------------------- layers
