@@ -7,7 +7,7 @@ what a rank keeps of a picture. NumPy arrays in and out, float64 inside. `factor
 
 from fastopt.lowrank.budgets import Bytes, Latency, MultiplyAdds
 from fastopt.lowrank.compress import compress
-from fastopt.lowrank.compression import Compression
+from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.cp import CP, cp
 from fastopt.lowrank.image import image
 from fastopt.lowrank.latency import Timing, measure_latency
@@ -20,8 +20,10 @@ __all__ = [
     "CP",
     "Bytes",
     "Compression",
+    "Estimate",
     "Latency",
     "MultiplyAdds",
+    "Row",
     "Timing",
     "TruncatedSVD",
     "Tucker2",
