@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, relative_error, scaled
-from fastopt.lowrank.svd import leading
+from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, scaled
+from fastopt.lowrank.svd import error_of, leading
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def two_factor(W, rank) -> TwoFactor:
     W, power = scaled(W, 2)
     matrix = np.ascontiguousarray(W.transpose(1, 3, 2, 0)).reshape(height * n_in, width * n_out)
     U, S, Vh = leading(matrix, rank)
-    error = relative_error(matrix, product(U * S, Vh))
+    error = error_of(matrix, U, S, Vh)
     root = np.ldexp(np.sqrt(S), power // 2)
     vertical = (U * root).T.reshape(rank, height, 1, n_in)
     horizontal = (root[:, None] * Vh).reshape(rank, width, n_out).transpose(2, 1, 0)[:, None]
