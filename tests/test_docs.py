@@ -11,7 +11,7 @@ import topics
 import fastopt as fo
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = ("estimators", "functional", "metrics", "newton", "nn", "optim", "schedules", "threads")
+PUBLIC = ("estimators", "functional", "lowrank", "metrics", "newton", "nn", "optim", "schedules", "threads")
 MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in PUBLIC}, "nn.models": fo.nn.models}
 
 

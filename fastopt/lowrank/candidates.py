@@ -12,11 +12,12 @@ import numpy as np
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
 from fastopt.lowrank.latency import Timing
 from fastopt.lowrank.layers import METHODS, factorizations
+from fastopt.lowrank.responses import second_moments
 from fastopt.nn.layers import Layer
 from fastopt.nn.sequential import Sequential
 
 RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
-OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions, for each candidate
+OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions
 MOST_SAMPLES, LEAST_SAMPLES = 512, 16  # of X that errors are estimated on
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
 POSITIONS = 8192  # of images that are enough for an error
@@ -28,6 +29,15 @@ class Place(NamedTuple):
     name: str
     layer: Layer
     x: np.ndarray
+
+    def options(self, method) -> dict:
+        """Of `factorize`, for this method."""
+        return {"moments": second_moments(self.layer, self.some())} if method == "svd" else OPTIONS.get(method, {})
+
+    def some(self) -> np.ndarray:
+        """As many of the samples as make enough positions of the output."""
+        positions = math.prod(self.layer.output_shape(self.x.shape[1:])[:-1])
+        return self.x[: max(LEAST_SAMPLES, POSITIONS // positions)]
 
 
 class Candidate(NamedTuple):
@@ -80,12 +90,12 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     own = one_layer(place.layer, dtype, shape)
     work = multiply_adds(own.layers, shape)
     tried: list[tuple[str | None, Any, Sequential]] = [(None, None, own)]
-    for method, rank, layers in _factorized(place.layer, methods, batch_norm, seed):
+    for method, rank, layers in _factorized(place, methods, batch_norm, seed):
         net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
         if multiply_adds(net.layers, shape) < work:
             tried.append((method, rank, net))
     timings = stopwatch.remembered([net for _, _, net in tried])
-    x = place.x[: max(LEAST_SAMPLES, POSITIONS // math.prod(own.output_shape[:-1]))]
+    x = place.some()
     y = own.predict(x).astype(np.float64)
     kept = []
     for (method, rank, net), timing in zip(tried, timings, strict=True):
@@ -98,12 +108,13 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     return kept
 
 
-def _factorized(layer, methods, batch_norm, seed):
+def _factorized(place, methods, batch_norm, seed):
     """(method, rank, layers) of every factorization that is tried."""
+    layer = place.layer
     for method in METHODS[type(layer)]:
         ranks = grid(layer, method) if method in methods else []
         if ranks:
-            options = {"batch_norm": batch_norm, "seed": seed, **OPTIONS.get(method, {})}
+            options = {"batch_norm": batch_norm, "seed": seed, **place.options(method)}
             for rank, layers in zip(ranks, factorizations(layer, method, ranks, **options), strict=True):
                 yield method, rank, layers
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
-from fastopt.lowrank.candidates import OPTIONS, Candidate, candidates, places, samples
+from fastopt.lowrank.candidates import Candidate, candidates, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.knapsack import frontier
 from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
@@ -153,7 +153,7 @@ def compress(
     places_, options = [], []
     for place in places(net.layers, samples(net, data[0]), net.dtype, keep):
         found = candidates(place, net.dtype, methods, budget, stopwatch, batch_norm, seed)
-        places_.append(place._replace(x=None))
+        places_.append(place._replace(x=place.some()))
         options.append(found)
     choice = _Choice(net, budget, places_, options, before, batch_norm, seed)
     network, picks, before, after = choice.made(stopwatch)
@@ -263,7 +263,7 @@ class _Choice:
         for place, pick in zip(self.places, picks, strict=True):
             if pick.method is not None:
                 layer = layers[place.name]
-                options = {**self.factorizing, **OPTIONS.get(pick.method, {})}
+                options = {**self.factorizing, **place.options(pick.method)}
                 twin.replace(layer, factorize(layer, pick.method, pick.rank, **options))
         return twin
 
