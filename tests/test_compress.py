@@ -482,7 +482,7 @@ class Counter:
 
 
 def stopwatch(measure, file, **options):
-    return Stopwatch(measure, Latency(1, **options), file)
+    return Stopwatch(measure, Latency(1, **options), {}, file)
 
 
 def test_a_time_is_measured_once_and_kept_in_the_file_by_all_that_decides_it(dense, tmp_path):

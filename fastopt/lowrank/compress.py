@@ -19,7 +19,7 @@ from fastopt.lowrank.budgets import Budget, Latency
 from fastopt.lowrank.candidates import Candidate, candidates, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.knapsack import frontier
-from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
+from fastopt.lowrank.latency import MEASURED, Stopwatch, cache_file, measure_latency
 from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
@@ -142,7 +142,8 @@ def compress(
     def score(network):
         return {name[4:]: value for name, value in validate(network.predict, loss, *held).items()}  # not "val_"
 
-    stopwatch = Stopwatch(measure, budget, cache_file() if measure is measure_latency else None)
+    kept = (MEASURED, cache_file()) if measure is measure_latency else ({}, None)
+    stopwatch = Stopwatch(measure, budget, *kept)
     (before,) = stopwatch.times([net])
     cost = budget.of(net, before)
     scores = {"before": score(net)}
