@@ -129,7 +129,7 @@ def relative_error(y, found) -> float:
 def grid(layer, method) -> list:
     """Ranks of each group to try, from the largest that saves multiply-adds of an image of any size down to 1.
 
-    They fall by a constant factor; those beyond a vector are multiples of half a vector of float32, or of a whole one.
+    They fall by a constant factor; beyond a vector of float32 they are multiples of parts of one, or of whole ones.
     """
     out, *kernel, n_in = layer.arrays()["weight"].shape
     out //= layer.groups
@@ -154,9 +154,9 @@ def grid(layer, method) -> list:
 
 
 def _even(rank) -> int:
-    """A rank as large or smaller: a multiple of 16 from 64 on, of 8 from 16 on."""
+    """A rank as large or smaller: a multiple of 16 from 64 on, of 8 from 32 on, of 4 from 16 on."""
     rank = max(1, int(rank + 1e-9))
-    step = 16 if rank >= 64 else 8 if rank >= 16 else 1
+    step = 16 if rank >= 64 else 8 if rank >= 32 else 4 if rank >= 16 else 1
     return rank // step * step
 
 
