@@ -110,6 +110,7 @@ TOPICS = (
     without_kernels("estimators", "estimators"),
     without_kernels("estimators_mlp", "estimators"),
     without_kernels("estimators_glm", "estimators"),
+    without_kernels("lowrank_decompositions", "lowrank"),
     without_kernels("data", "cli"),
     without_kernels("tables", "cli"),
     without_kernels("labels"),

@@ -122,7 +122,7 @@ def cp(T, rank, *, ridge=0.0, seed=0, tol=1e-6, max_sweeps=1000, restarts=3, max
     size = norm(T)
     if size == 0:
         return CP(0.0, tuple(np.zeros((n, rank)) for n in T.shape), 0.0, 0, True)
-    T /= size
+    T = T / size
     sweeps = Sweeps(T)
     with one_blas_thread:
         found = _best(sweeps, _starts(sweeps, rank, seed, restarts), ridge, tol, max_sweeps)
@@ -289,7 +289,7 @@ def _as_columns(factors, size, power) -> tuple[np.ndarray, ...]:
     signs."""
     modes = len(factors)
     order = np.argsort(-_lengths(factors).prod(axis=0), kind="stable")
-    columns = [factor[order].T * size ** (1 / modes) for factor in _balanced(factors)]
+    columns = [np.ascontiguousarray(factor[order].T) * size ** (1 / modes) for factor in _balanced(factors)]
     sign = [signs(factor) for factor in columns[:-1]]
     sign.append(np.prod(sign, axis=0))
     return tuple(np.ldexp(factor * one, power // modes) for factor, one in zip(columns, sign, strict=True))

@@ -14,6 +14,8 @@ from fastopt._arrays import as_numbers, require_finite
 from fastopt._numbers import whole_number
 from fastopt.functional import dense
 
+NEAR = 20  # powers of two from 1: of such numbers, squares and their sums fit float32 as well
+
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
@@ -50,7 +52,10 @@ def as_weights(name, W, dimensions, shape) -> np.ndarray:
     if W.ndim not in dimensions or 0 in W.shape:
         raise ValueError(f"{name}: expected shape {shape}, no size of which is 0, got {W.shape}")
     W = np.ascontiguousarray(W, np.float64)
-    require_finite(name, W)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = W.sum()
+    if not math.isfinite(total):  # which is found at once, while finite numbers may overflow
+        require_finite(name, W)
     return W
 
 
@@ -60,9 +65,13 @@ def as_rank(name, rank, largest) -> int:
 
 
 def scaled(W, step=1) -> tuple[np.ndarray, int]:
-    """W over a power of two, so that its largest element is about 1, and the exponent, a multiple of `step`."""
-    largest = np.abs(W).max()
-    power = int(np.frexp(largest)[1]) // step * step if largest > 0 else 0
+    """W over a power of two, so that its largest element is neither huge nor tiny, and the exponent, a multiple of
+    `step`."""
+    largest = max(W.max(), -W.min())
+    power = int(np.frexp(largest)[1])
+    if largest == 0 or abs(power) <= NEAR:
+        return W, 0
+    power = power // step * step
     return np.ldexp(W, -power), power
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastopt._arrays import as_numbers
+from fastopt._arrays import as_numbers, require_finite
 from fastopt.lowrank.decomposition import as_rank
 from fastopt.lowrank.svd import truncated_svd
 
@@ -39,6 +39,7 @@ def image(array, rank) -> np.ndarray:
             "array: expected shape (height, width) or (height, width, channels), "
             f"no size of which is 0, got {array.shape}"
         )
+    require_finite("array", array)
     rank = as_rank("rank", rank, min(array.shape[:2]))
     channels = array[..., None] if array.ndim == 2 else array
     out = np.stack([truncated_svd(channel, rank).reconstruct() for channel in np.moveaxis(channels, -1, 0)], axis=-1)

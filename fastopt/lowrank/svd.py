@@ -23,9 +23,10 @@ CANCELLED = 1e-4  # where the squared error is a smaller part of the whole, it i
 # 16 products of 74 columns, whether singular values fall fast, slowly or not at all.
 BLOCK = 16  # columns
 WIDTH = 3  # columns of the space for each of the rank, and a block more
-FAR = 1e-4  # of the largest square: below, float32 shows
-STRIP = 32  # rows
-LEAST, SHARE = 256, 8  # "auto": a matrix whose sides have as many rows and columns, and as many times the rank
+FEWEST = 128  # columns of the space
+FAR = {np.float32: 1e-4, np.float64: 1e-10}  # of the largest square: below, the precision of squares shows
+STRIP = 8  # rows
+LEAST, SHARE = 256, 4  # "auto": a matrix whose smaller side is as long, and as many times the rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,7 @@ def leading(matrix, rank, seed=0, solver="auto"):
     """U (m, rank), S (rank,), Vh (rank, n) of the largest singular values of a matrix (m, n) of about 1."""
     if solver == "auto":
         solver = "randomized" if min(matrix.shape) >= LEAST and SHARE * rank <= min(matrix.shape) else "full"
-    return _cut(_full(matrix), rank) if solver == "full" else _signed(*_randomized(matrix, rank, seed))
+    return _cut(_full(matrix) if solver == "full" else _randomized(matrix, rank, seed), rank)
 
 
 def bounded(matrix, bound):
@@ -168,7 +169,7 @@ def _cut(factors, rank):
 
 def _signed(U, S, Vh):
     sign = signs(U)
-    return U * sign, S.copy(), Vh * sign[:, None]
+    return np.ascontiguousarray(U * sign), S.copy(), np.ascontiguousarray(Vh * sign[:, None])
 
 
 # ---------------------------------------------------------------- full
@@ -186,57 +187,60 @@ def _full(matrix):
 
 
 def _randomized(matrix, rank, seed):
-    """U, S, Vh of about the largest singular values, by a block Krylov space of the shorter side.
+    """U, S, Vh of about the largest singular values, from a block Krylov space of the shorter side.
 
     The space is built in float32, twice as fast, and again in float64 where that would show: in singular values far
-    below the largest, or in an error that is nearly zero. The factors come from a product in float64 in any case.
+    below the largest, or in an error that is nearly zero. Where float64 would show as well, for squares are taken, all
+    of the space is kept. The factors come from a product in float64 in any case.
     """
     if len(matrix) < matrix.shape[1]:
         U, S, Vh = _randomized(np.ascontiguousarray(matrix.T), rank, seed)
-        return np.ascontiguousarray(Vh.T), S, np.ascontiguousarray(U.T)
+        return Vh.T, S, U.T
     with one_blas_thread:
         whole = np.vdot(matrix, matrix)
-    for dtype in (np.float32, np.float64):
-        squares, Q = _krylov(matrix.astype(dtype, copy=False), rank, np.random.default_rng(seed))
-        left_out = whole - squares.sum()
-        if squares[0] > FAR * squares[-1] and left_out > FAR * whole:
-            break
-    return _projected(matrix, Q)
+    for dtype, far in FAR.items():
+        basis, image = _krylov(matrix.astype(dtype, copy=False), rank, seed)
+        with one_blas_thread:
+            gram = (basis.T @ image).astype(np.float64)
+            last = (len(gram) - rank, len(gram) - 1)
+            squares, vectors = eigh((gram + gram.T) / 2, check_finite=False, subset_by_index=last)
+            if squares[0] > far * squares[-1] and whole - squares.sum() > far * whole:
+                basis = qr(basis.astype(np.float64) @ vectors, mode="economic", check_finite=False)[0]
+                break
+    return _projected(matrix, basis)
 
 
-def _krylov(A, rank, rng):
-    """The largest eigenvalues of ``A.T @ A`` within a block Krylov space, smallest first, and orthonormal vectors.
+def _krylov(A, rank, seed):
+    """An orthonormal basis of a block Krylov space of ``A.T @ A``, and its product with that.
 
     Musco & Musco 2015, Randomized block Krylov methods, algorithm 2, with narrow blocks, which reach a higher power of
     A by as many products (Meyer, Musco & Musco 2024), and orthogonalized twice.
     """
-    n = A.shape[1]
-    size = min(n, BLOCK * -(-WIDTH * rank // BLOCK) + BLOCK)
+    n, rng = A.shape[1], np.random.default_rng(seed)
+    size = min(n, max(FEWEST, BLOCK * (-(-WIDTH * rank // BLOCK) + 1)))
     transposed = _transposed(A)
     basis, image = np.zeros((2, n, size), A.dtype)
-    block = rng.standard_normal((n, BLOCK)).astype(A.dtype)
+    block = noise = rng.standard_normal((n, BLOCK)).astype(A.dtype)
     for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
+        columns = slice(start, min(start + BLOCK, size))
         with one_blas_thread:
-            block = _orthonormal(block[:, : stop - start], basis[:, :start])
-        basis[:, start:stop] = block
-        block = image[:, start:stop] = product(transposed, product(A, block))
-        # what is left of an invariant space is rounding: random numbers of its size make a basis of that as well
+            block = basis[:, columns] = _orthonormal(block[:, : size - start], basis[:, :start])
+        block = image[:, columns] = product(transposed, product(A, block))
+        # where the space is invariant, nothing is left but rounding: random numbers of its size make it larger
         tiny = np.finfo(A.dtype).eps * np.abs(block).max()
-        block = block + tiny * rng.standard_normal(block.shape).astype(A.dtype)
-    with one_blas_thread:
-        basis = basis.astype(np.float64)
-        gram = basis.T @ image.astype(np.float64)
-        squares, vectors = eigh((gram + gram.T) / 2, check_finite=False, subset_by_index=(size - rank, size - 1))
-        return squares, qr(basis @ vectors, mode="economic", check_finite=False)[0]
+        block = block + tiny * rng.permutation(noise)[:, : block.shape[1]]
+    return basis, image
 
 
 def _orthonormal(block, basis):
-    """The columns of a block made orthonormal, and orthogonal to a basis; twice, for what rounding left the first
-    time."""
-    for _ in range(2):
+    """The columns of a block made orthonormal, and orthogonal to a basis: again, as long as that shortens one by more
+    than half, for then rounding shows."""
+    block = block / (np.sqrt(np.square(block).sum(axis=0).max()) or 1)
+    for _ in range(4):
         block = block - basis @ (basis.T @ block)
-        block = qr(block, mode="economic", check_finite=False, overwrite_a=True)[0]
+        block, R = qr(block, mode="economic", check_finite=False, overwrite_a=True)
+        if np.abs(R.diagonal()).min() > 0.5:
+            break
     return block
 
 
@@ -245,7 +249,7 @@ def _projected(matrix, Q):
     B = product(matrix, Q)
     with one_blas_thread:
         U, R = qr(B, mode="economic", check_finite=False)
-        left, S, right = svd(R, check_finite=False)
+        left, S, right = svd(R, full_matrices=False, check_finite=False)
     return product(U, left), S, product(right, np.ascontiguousarray(Q.T))
 
 
