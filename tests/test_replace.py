@@ -4,12 +4,15 @@ Pass criterion: bits equal those of a run to which the state was carried by hand
 """
 
 import copy
+import pathlib
 import pickle
+import sys
 import threading
 
 import numpy as np
 import pytest
 
+import fastopt as fo
 from fastopt import nn, optim, schedules
 from fastopt.lowrank import factorize
 
@@ -128,6 +131,19 @@ def test_a_layer_may_be_among_those_that_replace_it():
     assert after[:2] + after[4:] == state
     assert [trainer.optimizer.state_dict()["state"][k]["step"] for k in range(5)] == [4, 4, 0, 0, 4]
     trainer.fit(x, y)
+
+
+def test_a_layer_may_go_on_inside_the_one_that_replaces_it():
+    net = nn.Sequential([nn.Dense(6, 6), nn.Dense(6, 3)], rng=0, dtype=np.float64)
+    trainer, (x, y) = made(net=net), data()
+    trainer.fit(x, y)
+    state, (layer, last) = state_bits(trainer.optimizer), net.layers
+    trainer.replace(layer, [nn.Residual([layer])])
+    assert state_bits(trainer.optimizer) == state
+    trainer.fit(x, y)
+    assert layer.weight.flags.writeable
+    expected = (x + x @ layer.weight.T + layer.bias) @ last.weight.T + last.bias
+    np.testing.assert_allclose(net.predict(x), expected, atol=1e-12)
 
 
 def test_what_a_residual_holds_may_replace_it():
@@ -499,6 +515,56 @@ def test_a_callback_cannot_replace():
 
     trainer.fit(x, y, callbacks=replace)
     assert found == [True]
+
+
+def interrupted_at(line, call):
+    """Call with KeyboardInterrupt in the n-th line that it runs inside fastopt; returns how many it has run."""
+    root, count, before = str(pathlib.Path(fo.__file__).parent), 0, sys.gettrace()
+
+    def trace(frame, event, arg):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(root):
+            return None
+        count += event == "line"
+        if event == "line" and count == line:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_an_interrupt_leaves_the_old_layer_or_the_new_ones_and_a_trainer_that_goes_on():
+    trainer, (x, y) = made(), data(20)
+    trainer.fit(x, y)
+
+    def replaced(line):
+        one = copy.deepcopy(trainer)
+        layer = one.net.layers[1].layers[1]
+        new = full(layer)
+        return one, interrupted_at(line, lambda: one.replace(layer, new))
+
+    def digest(one):
+        return hash(repr(everything(one)))
+
+    old, (whole, lines) = copy.deepcopy(trainer), replaced(0)
+    outcomes = [digest(one) for one in (old, whole)]
+    for one in (old, whole):
+        one.step(x, y)
+    stepped, found = [digest(one) for one in (old, whole)], set()
+    for line in [*range(1, lines, lines // 60), *range(lines - 120, lines + 1)]:
+        one, _ = replaced(line)
+        which = outcomes.index(digest(one))
+        one.step(x, y)
+        assert digest(one) == stepped[which]
+        found.add(which)
+    assert found == {0, 1}
 
 
 def test_an_open_block_of_the_optimizer_refuses():

@@ -410,14 +410,15 @@ class Sequential(Fixed):
         rng = np.random.default_rng(rng)
         for one, shape in zip(made, shapes[:-1], strict=True):
             one.build(rng, self.dtype, shape)
-        back = {id(one): [] for one in made} | {id(made[0]): [layer]}
+        back, revision = {id(one): [] for one in made} | {id(made[0]): [layer]}, self._revision
         try:
+            self._revision = revision + 1
             self._exchange({id(layer): made})
             yield made
         except BaseException:
             self._exchange(back)
+            self._revision = revision
             raise
-        self._revision += 1
         chain.retire(layer, self.layers)
 
     def _exchange(self, instead):

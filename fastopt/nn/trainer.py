@@ -380,20 +380,23 @@ class Trainer:
         with self._alone():
             self._require_current()
             if self._training.position or self._stopping is not None:
-                raise ValueError(
-                    "layers: expected to stay until the interrupted fit is over; finish it, or abandon_fit()"
-                )
+                raise ValueError("layers: expected to stay until the interrupted fit is over; abandon_fit() drops it")
             require_parameters(self.optimizer, self.net)
-            net, optimizer, old = self.net, self.optimizer, self._training
-            with (
-                net.replacing(layer, layers, rng) as made,
-                optimizer.regrouping(regrouped(net, optimizer.param_groups, layer, made)),
-            ):
-                training = net.bind(self.loss, optimizer.compiled_update, old.max_batch)
-                stepper = optimizer.stepper(training)
-            for name in ("epoch", *PROGRESS):
-                setattr(training, name, getattr(old, name))
-            self._training, self._stepper, self._revision = training, stepper, net.revision
+            net, optimizer, old = self.net, self.optimizer, dict(vars(self))
+            try:
+                with (
+                    net.replacing(layer, layers, rng) as made,
+                    optimizer.regrouping(regrouped(net, optimizer.param_groups, layer, made)),
+                ):
+                    training = net.bind(self.loss, optimizer.compiled_update, self._training.max_batch)
+                    for name in ("epoch", *PROGRESS):
+                        setattr(training, name, getattr(self._training, name))
+                    stepper = optimizer.stepper(training)
+                    self._revision, self._training, self._stepper = net.revision, training, stepper
+            except BaseException:
+                if net.revision != self._revision:  # the old layer is back
+                    vars(self).update(old)
+                raise
 
     def _end_epoch(self, best, history, validation, patience):
         """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""

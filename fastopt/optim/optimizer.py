@@ -321,7 +321,7 @@ class Optimizer:
         """
         self._update.require_idle()
         self._require_members()
-        mine, before = self.param_groups, dict(vars(self))
+        mine, before, lists = self.param_groups, dict(vars(self)), [group["params"] for group in self.param_groups]
         known = {id(a): (self._states[k], self._update.get_counts(k)) for k, a in enumerate(self._arrays)}
         steps, accumulated, skipped = self.steps, self.accumulated, self.skipped
         try:
@@ -335,12 +335,14 @@ class Optimizer:
             self._update.updates, self._update.accumulated = steps, accumulated
             self._send_options()
             yield
+            for group, new in zip(mine, self.param_groups, strict=True):  # which callers may hold
+                group["params"] = new["params"]
+            self.param_groups = mine
         except BaseException:
             vars(self).update(before)
+            for group, params in zip(mine, lists, strict=True):
+                group["params"] = params
             raise
-        for group, new in zip(mine, self.param_groups, strict=True):  # which callers may hold
-            group["params"] = new["params"]
-        self.param_groups = mine
 
     @property
     def accumulate(self) -> int:
