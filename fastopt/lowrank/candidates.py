@@ -24,20 +24,19 @@ POSITIONS = 8192  # of images that are enough for an error
 
 
 class Place(NamedTuple):
-    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples."""
+    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples.
+
+    There are as many of these as make enough positions of its output. `moments` are the `second_moments` of that.
+    """
 
     name: str
     layer: Layer
-    x: np.ndarray
+    x: np.ndarray | None
+    moments: np.ndarray
 
     def options(self, method) -> dict:
         """Of `factorize`, for this method."""
-        return {"moments": second_moments(self.layer, self.some())} if method == "svd" else OPTIONS.get(method, {})
-
-    def some(self) -> np.ndarray:
-        """As many of the samples as make enough positions of the output."""
-        positions = math.prod(self.layer.output_shape(self.x.shape[1:])[:-1])
-        return self.x[: max(LEAST_SAMPLES, POSITIONS // positions)]
+        return {"moments": self.moments} if method == "svd" else OPTIONS.get(method, {})
 
 
 class Candidate(NamedTuple):
@@ -65,7 +64,9 @@ def places(layers, x, dtype, keep=(), name="layers", first=0):
     for i, layer in enumerate(layers, first):
         here = f"{name}.{i}"
         if layer not in keep and replaceable(layer):
-            yield Place(here, layer, x)
+            positions = math.prod(layer.output_shape(x.shape[1:])[:-1])
+            some = x[: max(LEAST_SAMPLES, POSITIONS // positions)]
+            yield Place(here, layer, some, second_moments(layer, some))
         inside = 0
         for inner in layer.chains():
             yield from places(inner, x, dtype, keep, here, inside)
@@ -95,14 +96,13 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
         if multiply_adds(net.layers, shape) < work:
             tried.append((method, rank, net))
     timings = stopwatch.remembered([net for _, _, net in tried])
-    x = place.some()
-    y = own.predict(x).astype(np.float64)
+    y = own.predict(place.x).astype(np.float64)
     kept = []
     for (method, rank, net), timing in zip(tried, timings, strict=True):
         gain = timings[0].seconds - timing.seconds
         if net is own or gain > timing.noise + timings[0].noise:
             counts = (multiply_adds(net.layers, shape), stored_bytes(net))
-            error = 0.0 if net is own else relative_error(y, net.predict(x))
+            error = 0.0 if net is own else relative_error(y, net.predict(place.x))
             swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
             kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error, swollen))
     return kept

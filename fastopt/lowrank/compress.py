@@ -154,7 +154,7 @@ def compress(
     places_, options = [], []
     for place in places(net.layers, samples(net, data[0]), net.dtype, keep):
         found = candidates(place, net.dtype, methods, budget, stopwatch, batch_norm, seed)
-        places_.append(place._replace(x=place.some()))
+        places_.append(place._replace(x=None))  # the samples are no longer needed
         options.append(found)
     choice = _Choice(net, budget, places_, options, before, batch_norm, seed)
     network, picks, before, after = choice.made(stopwatch)
