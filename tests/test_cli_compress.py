@@ -114,6 +114,16 @@ def test_json_says_what_was_printed(trained, tmp_path, capsys):
     assert set(said["tuned"]) == {"loss", "accuracy"}
 
 
+def test_the_rows_held_out_are_those_that_train_held_out(trained, tmp_path, capsys):
+    _, data = trained
+    model, shares = str(tmp_path / "held.safetensors"), ["--test", "0.25", "--validation", "0.1", "--seed", "3"]
+    assert main(["train", str(data), "--hidden", "48", *shares, "--epochs", "2", "--json", "--out", model]) == 0
+    trained_on = json.loads(capsys.readouterr().out)
+    argv = ["compress", model, str(data), "--budget", "0.9x", *shares, "--json"]
+    assert main([*argv, "--out", str(tmp_path / "small.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)["before"] == pytest.approx(trained_on["test"], rel=1e-6)
+
+
 def test_values_are_compressed_in_their_units(tmp_path, capsys):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((200, 8))

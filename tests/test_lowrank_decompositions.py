@@ -202,10 +202,11 @@ def test_gaussian_weights_are_near_the_least_error_and_another_seed_finds_others
 
 
 @pytest.mark.parametrize("W", [np.eye(300), np.outer(np.arange(300.0), np.arange(280.0)), np.diag(np.arange(300) < 3)])
-def test_the_randomized_solver_finds_bases_of_spaces_that_end(W):
-    found = truncated_svd(W, 8, solver="randomized")
-    assert found.relative_error == pytest.approx(tail(W, 8), abs=1e-14)
-    np.testing.assert_allclose(found.U.T @ found.U, np.eye(8), atol=1e-12)
+@pytest.mark.parametrize("rank", [8, 80])
+def test_the_randomized_solver_finds_bases_of_spaces_that_end(W, rank):
+    found = truncated_svd(W, rank, solver="randomized")
+    assert found.relative_error == pytest.approx(tail(W, rank), abs=1e-13)
+    np.testing.assert_allclose(found.U.T @ found.U, np.eye(rank), atol=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.999), st.integers(1, 12), st.integers(1, 12))

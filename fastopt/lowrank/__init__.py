@@ -7,11 +7,12 @@ what a rank keeps of a picture. NumPy arrays in and out, float64 inside. `factor
 
 from fastopt.lowrank.budgets import Bytes, Latency, MultiplyAdds
 from fastopt.lowrank.compress import compress
-from fastopt.lowrank.compression import Compression
+from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.cp import CP, cp
 from fastopt.lowrank.image import image
 from fastopt.lowrank.latency import Timing, measure_latency
 from fastopt.lowrank.layers import factorize, rank_of
+from fastopt.lowrank.responses import second_moments
 from fastopt.lowrank.svd import TruncatedSVD, truncated_svd
 from fastopt.lowrank.tucker import Tucker2, tucker2
 from fastopt.lowrank.two_factor import TwoFactor, two_factor
@@ -20,8 +21,10 @@ __all__ = [
     "CP",
     "Bytes",
     "Compression",
+    "Estimate",
     "Latency",
     "MultiplyAdds",
+    "Row",
     "Timing",
     "TruncatedSVD",
     "Tucker2",
@@ -32,6 +35,7 @@ __all__ = [
     "image",
     "measure_latency",
     "rank_of",
+    "second_moments",
     "truncated_svd",
     "tucker2",
     "two_factor",

@@ -13,22 +13,31 @@ import numpy as np
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
 from fastopt.lowrank.latency import Timing
 from fastopt.lowrank.layers import METHODS, factorizations, method_of, shape_of_group
+from fastopt.lowrank.responses import second_moments
 from fastopt.nn.layers import Layer
 from fastopt.nn.sequential import Sequential
 
 RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
-OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions, for each candidate
+OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions
 MOST_SAMPLES, LEAST_SAMPLES = 512, 16  # of X that errors are estimated on
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
 POSITIONS = 8192  # of images that are enough for an error
 
 
 class Place(NamedTuple):
-    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples."""
+    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples.
+
+    There are as many of these as make enough positions of its output. `moments` are the `second_moments` of that.
+    """
 
     name: str
     layer: Layer
-    x: np.ndarray
+    x: np.ndarray | None
+    moments: np.ndarray
+
+    def options(self, method) -> dict:
+        """Of `factorize`, for this method."""
+        return {"moments": self.moments} if method == "svd" else OPTIONS.get(method, {})
 
 
 class Candidate(NamedTuple):
@@ -56,7 +65,9 @@ def places(layers, x, dtype, keep=(), name="layers", first=0):
     for i, layer in enumerate(layers, first):
         here = f"{name}.{i}"
         if layer not in keep and replaceable(layer):
-            yield Place(here, layer, x)
+            positions = math.prod(layer.output_shape(x.shape[1:])[:-1])
+            some = x[: max(LEAST_SAMPLES, POSITIONS // positions)]
+            yield Place(here, layer, some, second_moments(layer, some))
         inside = 0
         for inner in layer.chains():
             yield from places(inner, x, dtype, keep, here, inside)
@@ -81,30 +92,30 @@ def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> li
     own = one_layer(place.layer, dtype, shape)
     work = multiply_adds(own.layers, shape)
     tried: list[tuple[str | None, Any, Sequential]] = [(None, None, own)]
-    for method, rank, layers in _factorized(place.layer, methods, batch_norm, seed):
+    for method, rank, layers in _factorized(place, methods, batch_norm, seed):
         net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
         if multiply_adds(net.layers, shape) < work:
             tried.append((method, rank, net))
     timings = stopwatch.remembered([net for _, _, net in tried])
-    x = place.x[: max(LEAST_SAMPLES, POSITIONS // math.prod(own.output_shape[:-1]))]
-    y = own.predict(x).astype(np.float64)
+    y = own.predict(place.x).astype(np.float64)
     kept = []
     for (method, rank, net), timing in zip(tried, timings, strict=True):
         gain = timings[0].seconds - timing.seconds
         if net is own or gain > timing.noise + timings[0].noise:
             counts = (multiply_adds(net.layers, shape), stored_bytes(net))
-            error = 0.0 if net is own else relative_error(y, net.predict(x))
+            error = 0.0 if net is own else relative_error(y, net.predict(place.x))
             swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
             kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error, swollen))
     return kept
 
 
-def _factorized(layer, methods, batch_norm, seed):
+def _factorized(place, methods, batch_norm, seed):
     """(method, rank, layers) of every factorization that is tried."""
+    layer = place.layer
     for method in METHODS[type(layer)]:
         ranks = grid(layer, method) if method in methods else []
         if ranks:
-            options = {"batch_norm": batch_norm, "seed": seed, **OPTIONS.get(method, {})}
+            options = {"batch_norm": batch_norm, "seed": seed, **place.options(method)}
             for rank, layers in zip(ranks, factorizations(layer, method, ranks, **options), strict=True):
                 yield method, rank, layers
 
@@ -119,7 +130,7 @@ def relative_error(y, found) -> float:
 def grid(layer, method) -> list:
     """Ranks of each group to try, from the largest that saves multiply-adds of an image of any size down to 1.
 
-    They fall by a constant factor; those beyond a vector are multiples of half a vector of float32, or of a whole one.
+    They fall by a constant factor; beyond a vector of float32 they are multiples of parts of one, or of whole ones.
     """
     out, height, width, n_in = shape = shape_of_group(layer)
     made, taps = method_of(layer, method), height * width
@@ -136,9 +147,9 @@ def grid(layer, method) -> list:
 
 
 def _even(rank) -> int:
-    """A rank as large or smaller: a multiple of 16 from 64 on, of 8 from 16 on."""
+    """A rank as large or smaller: a multiple of 16 from 64 on, of 8 from 32 on, of 4 from 16 on."""
     rank = max(1, int(rank + 1e-9))
-    step = 16 if rank >= 64 else 8 if rank >= 16 else 1
+    step = 16 if rank >= 64 else 8 if rank >= 32 else 4 if rank >= 16 else 1
     return rank // step * step
 
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
-from fastopt.lowrank.candidates import OPTIONS, Candidate, candidates, places, samples
+from fastopt.lowrank.candidates import Candidate, candidates, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.knapsack import frontier
-from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
+from fastopt.lowrank.latency import MEASURED, Stopwatch, cache_file, measure_latency
 from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
@@ -142,7 +142,8 @@ def compress(
     def score(network):
         return {name[4:]: value for name, value in validate(network.predict, loss, *held).items()}  # not "val_"
 
-    stopwatch = Stopwatch(measure, budget, cache_file() if measure is measure_latency else None)
+    kept = (MEASURED, cache_file()) if measure is measure_latency else ({}, None)
+    stopwatch = Stopwatch(measure, budget, *kept)
     (before,) = stopwatch.times([net])
     cost = budget.of(net, before)
     scores = {"before": score(net)}
@@ -153,7 +154,7 @@ def compress(
     places_, options = [], []
     for place in places(net.layers, samples(net, data[0]), net.dtype, keep):
         found = candidates(place, net.dtype, methods, budget, stopwatch, batch_norm, seed)
-        places_.append(place._replace(x=None))
+        places_.append(place._replace(x=None))  # the samples are no longer needed
         options.append(found)
     choice = _Choice(net, budget, places_, options, before, batch_norm, seed)
     network, picks, before, after = choice.made(stopwatch)
@@ -263,7 +264,7 @@ class _Choice:
         for place, pick in zip(self.places, picks, strict=True):
             if pick.method is not None:
                 layer = layers[place.name]
-                options = {**self.factorizing, **OPTIONS.get(pick.method, {})}
+                options = {**self.factorizing, **place.options(pick.method)}
                 twin.replace(layer, factorize(layer, pick.method, pick.rank, **options))
         return twin
 

@@ -136,9 +136,8 @@ class Compression:
             seconds, sums = np.array(self.frontier).T
             errors.step(seconds * 1e6, sums, where="post", color="gray", linewidth=1, label="estimated error")
             errors.set(ylabel="Sum of the layers' relative errors", ylim=(0, min(sums.max(), 1.0) or None))
-            errors.legend(loc="lower center")
         ax.grid(alpha=0.25)
-        ax.legend(loc="center right")
+        figure.legend(loc="outside upper center", ncols=4)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 

@@ -31,6 +31,9 @@ STEADY, TRIES = 0.05, 3  # a noise that is a larger part of its time is measured
 MOST_KEPT, MOST_BYTES = 20_000, 16 << 20  # entries of the file, and its size
 
 
+MEASURED: dict[str, "Timing"] = {}  # by `measure_latency` in this process
+
+
 class Timing(NamedTuple):
     """Seconds of a call, and how far measurements of it differ.
 
@@ -101,13 +104,17 @@ def _call(predict, x):
 
 
 class Stopwatch:
-    """Times of networks by a function like `measure_latency`, each measured once; `file` keeps them, unless None."""
+    """Times of networks by a function like `measure_latency`, each measured once.
 
-    def __init__(self, measure, budget, file=None):
-        self._measure, self._file = measure, file
+    `known` are those of earlier calls in this process, and grows; `file` keeps them, unless None.
+    """
+
+    def __init__(self, measure, budget, known, file=None):
+        self._measure, self._known, self._file = measure, known, file
         self._options = {"batch": budget.batch, "threads": budget.threads, "folded": budget.folded}
         self._where = _machine()
-        self._known = {} if file is None else _read(file)
+        if file is not None:
+            known.update(_read(file))
 
     def times(self, nets) -> list[Timing]:
         """Times of some networks, measured in turns, now; again where they are noisy."""

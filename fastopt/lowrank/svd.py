@@ -23,9 +23,10 @@ CANCELLED = 1e-4  # where the squared error is a smaller part of the whole, it i
 # 16 products of 74 columns, whether singular values fall fast, slowly or not at all.
 BLOCK = 16  # columns
 WIDTH = 3  # columns of the space for each of the rank, and a block more
-FAR = 1e-4  # of the largest square: below, float32 shows
+FEWEST = 128  # columns of the space
+FAR = {np.float32: 1e-4, np.float64: 1e-10}  # of the largest square: below, the precision of squares shows
 STRIP = 8  # rows
-LEAST, SHARE = 256, 8  # "auto": a matrix whose sides have as many rows and columns, and as many times the rank
+LEAST, SHARE = 256, 4  # "auto": a matrix whose smaller side is as long, and as many times the rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,21 +190,24 @@ def _randomized(matrix, rank, seed):
     """U, S, Vh of about the largest singular values, from a block Krylov space of the shorter side.
 
     The space is built in float32, twice as fast, and again in float64 where that would show: in singular values far
-    below the largest, or in an error that is nearly zero. The factors come from a product in float64 in any case.
+    below the largest, or in an error that is nearly zero. Where float64 would show as well, for squares are taken, all
+    of the space is kept. The factors come from a product in float64 in any case.
     """
     if len(matrix) < matrix.shape[1]:
         U, S, Vh = _randomized(np.ascontiguousarray(matrix.T), rank, seed)
         return Vh.T, S, U.T
-    basis, image = _krylov(matrix.astype(np.float32), rank, seed)
     with one_blas_thread:
         whole = np.vdot(matrix, matrix)
-        gram = (basis.T @ image).astype(np.float64)
-        last = (len(gram) - rank, len(gram) - 1)
-        squares, vectors = eigh((gram + gram.T) / 2, check_finite=False, subset_by_index=last)
-        if squares[0] > FAR * squares[-1] and whole - squares.sum() > FAR * whole:
-            Q = qr(basis.astype(np.float64) @ vectors, mode="economic", check_finite=False)[0]
-            return _projected(matrix, Q)
-    return _projected(matrix, _krylov(matrix, rank, seed)[0])
+    for dtype, far in FAR.items():
+        basis, image = _krylov(matrix.astype(dtype, copy=False), rank, seed)
+        with one_blas_thread:
+            gram = (basis.T @ image).astype(np.float64)
+            last = (len(gram) - rank, len(gram) - 1)
+            squares, vectors = eigh((gram + gram.T) / 2, check_finite=False, subset_by_index=last)
+            if squares[0] > far * squares[-1] and whole - squares.sum() > far * whole:
+                basis = qr(basis.astype(np.float64) @ vectors, mode="economic", check_finite=False)[0]
+                break
+    return _projected(matrix, basis)
 
 
 def _krylov(A, rank, seed):
@@ -213,7 +217,7 @@ def _krylov(A, rank, seed):
     A by as many products (Meyer, Musco & Musco 2024), and orthogonalized twice.
     """
     n, rng = A.shape[1], np.random.default_rng(seed)
-    size = min(n, BLOCK * (-(-WIDTH * rank // BLOCK) + 1))
+    size = min(n, max(FEWEST, BLOCK * (-(-WIDTH * rank // BLOCK) + 1)))
     transposed = _transposed(A)
     basis, image = np.zeros((2, n, size), A.dtype)
     block = noise = rng.standard_normal((n, BLOCK)).astype(A.dtype)
@@ -229,11 +233,14 @@ def _krylov(A, rank, seed):
 
 
 def _orthonormal(block, basis):
-    """The columns of a block made orthonormal, and orthogonal to a basis; twice, for what rounding left the first
-    time."""
-    for _ in range(2):
+    """The columns of a block made orthonormal, and orthogonal to a basis: again, as long as that shortens one by more
+    than half, for then rounding shows."""
+    block = block / (np.sqrt(np.square(block).sum(axis=0).max()) or 1)
+    for _ in range(4):
         block = block - basis @ (basis.T @ block)
-        block = qr(block, mode="economic", check_finite=False, overwrite_a=True)[0]
+        block, R = qr(block, mode="economic", check_finite=False, overwrite_a=True)
+        if np.abs(R.diagonal()).min() > 0.5:
+            break
     return block
 
 
