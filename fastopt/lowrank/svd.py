@@ -233,13 +233,14 @@ def _krylov(A, rank, seed):
 
 
 def _orthonormal(block, basis):
-    """The columns of a block made orthonormal, and orthogonal to a basis: again, as long as that shortens one by more
-    than half, for then rounding shows."""
+    """The columns of a block made orthonormal, and orthogonal to a basis: again, where little was left of one, for then
+    rounding shows."""
     block = block / (np.sqrt(np.square(block).sum(axis=0).max()) or 1)
-    for _ in range(4):
-        block = block - basis @ (basis.T @ block)
+    for _ in range(3):
+        for _ in range(2):
+            block = block - basis @ (basis.T @ block)
         block, R = qr(block, mode="economic", check_finite=False, overwrite_a=True)
-        if np.abs(R.diagonal()).min() > 0.5:
+        if np.abs(R.diagonal()).min() > 0.1:
             break
     return block
 
