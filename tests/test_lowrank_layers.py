@@ -298,6 +298,10 @@ def fresh(layers, net):
     return Sequential(layers, rng=0, input_shape=net.input_shape).layers
 
 
+def factorize_fresh(net, method, rank, **options):
+    return fresh(factorize(net.layers[0], method, rank, **options), net)
+
+
 @pytest.mark.parametrize("compression", [1.5, 3.0, 8.0])
 @pytest.mark.parametrize(
     ("layer", "shape", "method"),
@@ -315,9 +319,15 @@ def test_the_rank_of_a_compression_is_the_largest_that_reaches_it(layer, shape, 
     one = {"max_sweeps": 1, "restarts": 1, "tol": 0} if method == "cp" else {}
     rank, limit = rank_of(layer, method, compression), net.layers[0].weight.size / compression
     least = rank in (1, (1, 1))
-    assert least or weights(fresh(factorize(net.layers[0], method, rank, **one), net)) <= limit
+    assert least or weights(factorize_fresh(net, method, rank, **one)) <= limit
     larger = tuple(r + 1 for r in rank) if method == "tucker2" else rank + 1
-    assert weights(fresh(factorize(net.layers[0], method, larger, **one), net)) > limit
+    assert weights(factorize_fresh(net, method, larger, **one)) > limit
+
+
+def test_ranks_of_a_compression_are_ranks_that_the_kernel_can_tell_apart():
+    net = network(Conv2d(3, 64, 3), (5, 5, 3))
+    assert rank_of(net.layers[0], "tucker2", 4) == (9, 1)  # of 22 and 1, nine taps of one channel
+    assert weights(factorize_fresh(net, "tucker2", (9, 1))) <= net.layers[0].weight.size / 4
 
 
 def test_a_rank_of_a_compression_that_cannot_be_is_refused():

@@ -203,10 +203,10 @@ class Method(NamedTuple):
 
 
 def _pairs(out, height, width, n_in):
-    """Ranks of Tucker-2, (out, in): about the same share of both channels."""
-    most = min(out, height * width * n_in), min(n_in, height * width * out)
-    steps = max(most)
-    return [tuple(-(-n * i // steps) for n in most) for i in range(1, steps + 1)]
+    """Ranks of Tucker-2, (out, in): about the same share of both channels, as far as the kernel can tell them apart."""
+    steps, taps = max(out, n_in), height * width
+    pairs = [(-(-out * i // steps), -(-n_in * i // steps)) for i in range(1, steps + 1)]
+    return [(min(after, taps * before), min(before, taps * after)) for after, before in pairs]
 
 
 NEITHER, ROWS, COLUMNS, BOTH = (False, False), (True, False), (False, True), (True, True)
