@@ -90,6 +90,12 @@ def test_weights_of_any_size_are_decomposed_alike(name, W, power):
     np.testing.assert_allclose(np.ldexp(found.reconstruct(), -power), plain.reconstruct(), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("call", [lambda W: truncated_svd(W, 1), lambda W: tucker2(W, 1)])
+def test_factors_that_float64_does_not_hold_are_an_error(call):
+    with pytest.raises(ValueError, match="W: expected values whose sums of squares have a root in float64"):
+        call(np.full((9, 3, 3, 9), 1.7e308))
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_subnormal_weights_are_decomposed_alike(name, W):
     tiny = np.ldexp(W, -1060)

@@ -21,8 +21,9 @@ from fastopt.lowrank.cp_sweeps import Sweeps
 from fastopt.lowrank.cp_updates import Bounded, ErrorPreserving, LeastSquares
 from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, norm, relative_error, scaled, signs
 from fastopt.lowrank.svd import leading
-from fastopt.threads import one_blas_thread
+from fastopt.threads import get_num_threads, num_threads, one_blas_thread
 
+SMALL = 1 << 24  # multiply-adds of a product with T: below, threads wait for each other longer than they gain
 EXACT = 1e-26  # squared relative error that is rounding: no other start is tried
 LONGEST_WAIT = 5  # sweeps until another step further is tried, after as many in a row that gained nothing
 ALLOWANCE = 1e-4  # the part of itself by which the error may grow while terms are made smaller
@@ -124,7 +125,7 @@ def cp(T, rank, *, ridge=0.0, seed=0, tol=1e-6, max_sweeps=1000, restarts=3, max
         return CP(0.0, tuple(np.zeros((n, rank)) for n in T.shape), 0.0, 0, True)
     T = T / size
     sweeps = Sweeps(T)
-    with one_blas_thread:
+    with one_blas_thread, num_threads(1 if T.size * rank < SMALL else get_num_threads()):
         found = _best(sweeps, _starts(sweeps, rank, seed, restarts), ridge, tol, max_sweeps)
         if _degeneracy(found.factors) > limit:
             found = _with_smaller_terms(sweeps, found, limit, tol, max_sweeps)

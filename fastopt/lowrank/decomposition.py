@@ -75,6 +75,15 @@ def scaled(W, step=1) -> tuple[np.ndarray, int]:
     return np.ldexp(W, -power), power
 
 
+def unscaled(array, power) -> np.ndarray:
+    """An array of the result times a power of two; ValueError where float64 does not hold it."""
+    with np.errstate(over="ignore"):
+        array = np.ldexp(array, power)
+    if not np.isfinite(array).all():
+        raise ValueError("W: expected values whose sums of squares have a root in float64, got larger ones; scale W")
+    return array
+
+
 def product(A, B) -> np.ndarray:
     """A @ B for A (m, k) and B (k, n), by all threads."""
     return dense(A, np.ascontiguousarray(B.T))

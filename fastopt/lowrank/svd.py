@@ -12,7 +12,16 @@ import numpy as np
 from scipy.linalg import LinAlgError, eigh, qr, svd
 
 from fastopt._numbers import finite_number, whole_number
-from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, relative_error, scaled, signs
+from fastopt.lowrank.decomposition import (
+    Decomposition,
+    as_rank,
+    as_weights,
+    product,
+    relative_error,
+    scaled,
+    signs,
+    unscaled,
+)
 from fastopt.threads import one_blas_thread
 
 SOLVERS = ("auto", "full", "randomized")
@@ -127,7 +136,7 @@ def truncated_svd(W, rank=None, *, energy=None, error=None, seed=0, solver="auto
             bound = math.sqrt(1 - finite_number("energy", energy, above=0.0, most=1.0))
         factors = bounded(matrix, bound)
     U, S, Vh = factors
-    return TruncatedSVD(error_of(matrix, U, S, Vh), U, np.ldexp(S, power), Vh, W.shape)
+    return TruncatedSVD(error_of(matrix, U, S, Vh), U, unscaled(S, power), Vh, W.shape)
 
 
 def leading(matrix, rank, seed=0, solver="auto"):

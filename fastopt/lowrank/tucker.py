@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, relative_error, scaled
+from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, relative_error, scaled, unscaled
 from fastopt.lowrank.svd import leading
 
 ITERATIONS = 5
@@ -93,7 +93,7 @@ def tucker2(W, ranks) -> Tucker2:
         if found.relative_error >= best.relative_error:
             break
         best = found
-    return Tucker2(best.relative_error, best.first, np.ldexp(best.core, power), best.last)
+    return Tucker2(best.relative_error, best.first, unscaled(best.core, power), best.last)
 
 
 def _fit(W, last, first) -> Tucker2:
