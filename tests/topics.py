@@ -96,6 +96,8 @@ TOPICS = (
     without_kernels("newton_glm_inference", "newton_glm_inference"),
     without_kernels("newton_glm_frames", "newton_glm"),
     without_kernels("newton_glm_bounds", "newton_glm"),
+    without_kernels("lowrank_layers", "lowrank_layers"),
+    without_kernels("replace", "lowrank_layers", sanitizer=True),
     without_kernels("optim_interop", "optim", sanitizer=True),
     without_kernels("sequential", "program", sanitizer=True),
     without_kernels("fit", "program", sanitizer=True),

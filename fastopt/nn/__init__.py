@@ -22,8 +22,9 @@ from fastopt.nn.layers import (
     Standardize,
     Whiten,
 )
+from fastopt.nn.loading import load
 from fastopt.nn.losses import CrossEntropy, Huber
-from fastopt.nn.sequential import Sequential, load
+from fastopt.nn.sequential import Sequential
 from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastopt._arrays import require_finite
 from fastopt._kernels import core
+from fastopt._numbers import whole_number
 from fastopt.nn.losses import loss_name
 from fastopt.schedules import Schedule
 
@@ -20,6 +21,18 @@ ABANDON = "call abandon_fit() to drop the rest of it"
 
 
 # ---------------------------------------------------------------- checks
+
+
+def checked_numbers(epochs, batch_size, patience, validation):
+    """Epochs, batch size and patience as whole numbers; the size may be a schedule, the patience None."""
+    epochs = whole_number("epochs", epochs)
+    if not isinstance(batch_size, Schedule):
+        batch_size = whole_number("batch_size", batch_size)
+    if patience is not None:
+        patience = whole_number("patience", patience)
+        if validation is None:
+            raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
+    return epochs, batch_size, patience
 
 
 def checked_rows(training, loss, X, y, sample_weight, check_finite) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

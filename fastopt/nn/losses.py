@@ -101,6 +101,17 @@ def loss_name(loss: Loss) -> str:
     return name
 
 
+def fitting_name(loss: Loss, last: str) -> str:
+    """The name of a loss; ValueError if it makes probabilities of logits where the last activation has done so."""
+    name = loss_name(loss)
+    if last in ("softmax", "sigmoid") and name in ("cross_entropy", "binary_cross_entropy"):
+        raise ValueError(
+            f"loss: expected a last layer without {last}, for {name} takes logits, got a network that ends in one; "
+            "leave its activation out, and predict_proba gives the probabilities"
+        )
+    return name
+
+
 def loss_options(loss: Loss) -> dict:
     """The options of a loss that are not its defaults."""
     if isinstance(loss, str):

@@ -26,6 +26,14 @@ class History(dict):
     best_loss: float | None = None
     staleness: dict[int, int] | None = None
 
+    def add(self, measured, best) -> None:
+        """Append what one epoch measured, by name; `best` is the best epoch so far, of whichever call."""
+        for name, value in measured.items():
+            self.setdefault(name, []).append(value)
+        if "val_loss" in measured:
+            since = len(self["val_loss"]) - 1 - best.waited
+            self.best_epoch, self.best_loss = since if since >= 0 else None, best.loss
+
 
 class ProgressBar:
     """A bar over epochs, or nothing where `progress` is false."""

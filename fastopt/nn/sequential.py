@@ -1,5 +1,6 @@
 """Sequential: a chain of layers, compiled once into the program that everything runs."""
 
+import contextlib
 import copy
 import warnings
 
@@ -9,10 +10,10 @@ from fastopt import _files
 from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
-from fastopt.nn import files
+from fastopt.nn import calibration, files, replacement
 from fastopt.nn.layers import Fixed, chain
 from fastopt.nn.layout import Layout
-from fastopt.nn.losses import loss_name, loss_options, measure
+from fastopt.nn.losses import fitting_name, loss_name, loss_options, measure
 
 
 class Sequential(Fixed):
@@ -62,6 +63,7 @@ class Sequential(Fixed):
     """
 
     _free = ("draws", "metadata")
+    _revision = 0
 
     def __init__(self, layers, rng=None, dtype=np.float32, input_shape=None):
         self._assemble(layers, rng, dtype, input_shape)
@@ -288,7 +290,7 @@ class Sequential(Fixed):
         >>> net.evaluate(np.eye(2), [1.0, 3.0], "mse")
         5.0
         """
-        self._name_of(loss)  # what does not fit is refused before the work
+        fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
         return measure(loss, self._program.predict(X), y, sample_weight)
 
     def fold(self) -> "Sequential":
@@ -356,52 +358,90 @@ class Sequential(Fixed):
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=2, most=max(len(x), 2))
         kinds = ("required", "optional") if flag("batch_norm", batch_norm) else ("required",)
-        self._calibrate(self.layers, x, kinds, batch_size)
+        calibration.calibrate(self.layers, x, kinds, batch_size, self._through)
         return self
 
-    def _calibrate(self, layers, x, kinds, batch_size=None):
-        """Calibrate the layers of these kinds of calibration from samples x as the network reads them; all or none."""
-        waiting = [layer for layer in chain.walk(layers) if layer.calibration in kinds]
-        kept = [(layer, layer.calibrated, copy.deepcopy(layer._arrays)) for layer in waiting]
-        try:
-            self._calibrate_chain(layers, x, kinds, batch_size)
-        except BaseException:
-            for layer, calibrated, arrays in kept:
-                layer.restore(calibrated, arrays)
-            raise
-
-    def _calibrate_chain(self, layers, x, kinds, batch_size):
-        takes = [any(one.calibration in kinds for one in chain.walk([layer])) for layer in layers]
-        last = max((i for i, found in enumerate(takes) if found), default=-1)
-        for i, layer in enumerate(layers[: last + 1]):
-            if layer.calibration in kinds:
-                layer.calibrate(x, batch_size)
-            for inner in layer.chains():
-                self._calibrate_chain(inner, x, kinds, batch_size)
-            if i < last and not layer.training_only:
-                x = _assembled([layer], self.dtype, x.shape[1:]).predict(x)
+    def _through(self, layer, x):
+        """What one of its layers makes of samples in inference."""
+        return assembled([layer], self.dtype, x.shape[1:]).predict(x)
 
     def require_calibrated(self) -> None:
         """Raise ValueError if a layer has no statistics yet."""
-        for layer in chain.walk(self.layers):
-            if not layer.calibrated:
-                name = type(layer).__name__
-                raise ValueError(f"{name} has no statistics yet; call net.calibrate(X) on the training data first")
+        calibration.require_calibrated(self.layers)
 
-    def _name_of(self, loss) -> str:
-        """The name of a loss; ValueError if it makes probabilities of logits and the last layer has already done so."""
-        name, last = loss_name(loss), self._ends_in
-        if last in ("softmax", "sigmoid") and name in ("cross_entropy", "binary_cross_entropy"):
-            raise ValueError(
-                f"loss: expected a last layer without {last}, for {name} takes logits, got a network that ends in one; "
-                "leave its activation out, and predict_proba gives the probabilities"
+    def replace(self, layer, layers, rng=None) -> None:
+        """Put layers in the place of one, in this network, inside `Concat` and `Residual` too.
+
+        The old layer may still be read and copied, and no more: what was bound to it, such as a `Trainer` of this
+        network, raises from then on. A Trainer that is to go on does this itself: `Trainer.replace`.
+
+        Parameters
+        ----------
+        layer : Layer
+            One of the network's, or inside one of them.
+        layers : list of Layer
+            Start and end in the shapes in which `layer` does. It may be one of them itself, and stays then.
+        rng : int, numpy.random.Generator or None
+            Where the initial weights of layers without any come from.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Layers that do not fit, a `layer` that the network does not have, or a network that `fold` made; the
+            network has not been changed then.
+
+        Examples
+        --------
+        >>> import fastopt as fo
+        >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu"), fo.nn.Dense(32, 3)], rng=0)
+        >>> net.replace(net.layers[0], fo.lowrank.factorize(net.layers[0], "svd", rank=4))
+        >>> [layer.out_features for layer in net.layers]
+        [4, 32, 3]
+        """
+        with self.replacing(layer, layers, rng):
+            pass
+
+    @contextlib.contextmanager
+    def replacing(self, layer, layers, rng=None):
+        """`replace` for a block that may still refuse: an exception in it puts the old layer back. Gives the layers."""
+        if self._folded:
+            raise ValueError("net: expected one that can be trained, got a folded one; replace before fold")
+        made, shapes = replacement.checked(self, layer, layers)
+        rng = np.random.default_rng(rng)
+        for one, shape in zip(made, shapes[:-1], strict=True):
+            one.build(rng, self.dtype, shape)
+        back, revision = {id(one): [] for one in made} | {id(made[0]): [layer]}, self._revision
+        try:
+            self._revision = revision + 1
+            self._exchange({id(layer): made})
+            yield made
+        except BaseException:
+            self._exchange(back)
+            self._revision = revision
+            raise
+        chain.retire(layer, self.layers)
+
+    def _exchange(self, instead):
+        object.__setattr__(self, "layers", tuple(chain.exchanged(self.layers, instead)))
+        self._compile()
+
+    @property
+    def revision(self) -> int:
+        """How often layers have been replaced: what is bound to the network compares it."""
+        return self._revision
+
+    def require_revision(self, revision, name) -> None:
+        """Raise RuntimeError unless no layer has been replaced since this revision; `name`: of what is bound to it."""
+        if revision != self._revision:
+            raise RuntimeError(
+                f"{name}: expected the layers that it was made for, got a network in which others have replaced some; "
+                f"make a new {name}"
             )
-        return name
 
     def bind(self, loss, update=None, max_batch=0) -> core.Training:
         """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
         program = self._lay_out(training=True) if self._folded else self._training_program
-        return core.Training(program, self._name_of(loss), update, max_batch, **loss_options(loss))
+        return core.Training(program, fitting_name(loss, self._ends_in), update, max_batch, **loss_options(loss))
 
     def derivatives(self, loss):
         """`bind` for gradients alone, with `Dropout` at the draw of the next `value_and_grad`."""
@@ -453,48 +493,8 @@ class Sequential(Fixed):
         self._compile()
 
 
-def _assembled(layers, dtype, input_shape) -> Sequential:
+def assembled(layers, dtype, input_shape) -> Sequential:
     """A network whose weights are known: it does not matter how they started."""
     net = Sequential.__new__(Sequential)
     net._assemble(layers, 0, dtype, input_shape)
-    return net
-
-
-def load(path):
-    """Read a network that `Sequential.save` wrote, or the network of what `Trainer.save` wrote.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    Sequential
-
-    Raises
-    ------
-    OSError
-        The file is missing or unreadable.
-    ValueError
-        The file is damaged, truncated or of another kind, or its arrays are not those it describes. What an array
-        takes is allocated only after that.
-
-    Examples
-    --------
-    >>> import os, tempfile, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     net.save(os.path.join(folder, "model.safetensors"))
-    ...     twin = fo.nn.load(os.path.join(folder, "model.safetensors"))
-    >>> bool((twin.layers[0].weight == net.layers[0].weight).all())
-    True
-    """
-    with _files.File(path, "network", "trainer") as file:
-        try:
-            metadata = files.as_metadata(file.document.get("metadata", {}))
-            net = _assembled(files.layers_of(file), file.document["dtype"], file.document.get("input_shape"))
-        except _files.MALFORMED as error:
-            why = _files.why(error)
-            raise ValueError(f"{path}: expected a network, got a description that does not fit ({why})") from error
-    net.metadata = metadata
     return net

@@ -6,35 +6,25 @@
   the optimizer puts in its place (`Optimizer.stepper`), or for a while what `stepping` is given.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run continues bit for bit, wherever it
   was interrupted. An epoch is over when schedules and early stopping have been told its measurements (`_end_epoch`).
-- Beside this file: what `fit` is given (fit_data.py), early_stopping.py, run_files.py, progress.py.
+- Beside this file: what `fit` is given (fit_data.py), the steps of an epoch (epochs.py), early_stopping.py,
+  run_files.py, progress.py, and where new layers fit (replacement.py).
 """
 
 import contextlib
-import os
-import threading
 
 import numpy as np
 
 from fastopt import _files
 from fastopt._kernels import core
 from fastopt._numbers import whole_number
-from fastopt.nn import files
+from fastopt.nn import files, fit_data
+from fastopt.nn.alone import Alone
 from fastopt.nn.early_stopping import BestEpoch, validate
-from fastopt.nn.fit_data import (
-    batch_sizes,
-    checked_batch,
-    checked_batches,
-    checked_callbacks,
-    checked_rows,
-    checked_validation,
-    require_finite_batch,
-    require_same_batches,
-    require_sizes,
-)
+from fastopt.nn.epochs import batches_epoch, rows_epoch
 from fastopt.nn.progress import History, ProgressBar, warn_of_waiting_gradients
+from fastopt.nn.replacement import regrouped, require_parameters
 from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
-from fastopt.optim.named import optimizer_over
-from fastopt.schedules import Schedule
+from fastopt.optim.named import optimizer_anew, optimizer_over
 
 SLICE = 0.05  # seconds between returns to Python: half of what Ctrl-C may have to wait
 COMPILED = ("net", "loss", "optimizer")  # what a Trainer is bound to for life
@@ -84,14 +74,13 @@ class Trainer:
 
     def __init__(self, net, loss, optimizer, max_batch=128, seed=0):
         optimizer = optimizer_over(net.parameters(), optimizer)
-        if [id(a) for a in net.parameters()] != [id(a) for a in optimizer.parameters()]:
-            raise ValueError("optimizer: expected one over net.parameters(), in that order, got other arrays")
+        require_parameters(optimizer, net)
         seed, max_batch = whole_number("seed", seed, 0, LARGEST_SEED), whole_number("max_batch", max_batch, 0)
         self._training = net.bind(loss, optimizer.compiled_update, max_batch)
         self._stepper, self._predict = optimizer.stepper(self._training), net.predict
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self._seed, self._stopping = seed, None
-        self._held = (threading.Lock(), os.getpid())
+        self._seed, self._stopping, self._revision = seed, None, net.revision
+        self._alone = Alone()
 
     def __setattr__(self, name, value):
         if name in COMPILED and hasattr(self, name):
@@ -129,6 +118,13 @@ class Trainer:
                 "fit finishes that epoch, abandon_fit drops it"
             )
 
+    def _require_current(self):
+        self.net.require_revision(self._revision, "Trainer")
+
+    def _prepare(self):
+        self._require_current()
+        self.optimizer.prepare()
+
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
 
@@ -155,7 +151,7 @@ class Trainer:
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
         self.net.require_calibrated()
-        self.optimizer.prepare()
+        self._prepare()
         if self._stopping is None or self._stopping.last is None:
             return self._stepper.step(x, y, sample_weight)
         try:
@@ -244,33 +240,31 @@ class Trainer:
         After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
         """
-        callbacks = checked_callbacks(callbacks)
-        epochs = whole_number("epochs", epochs)
-        if not isinstance(batch_size, Schedule):
-            batch_size = whole_number("batch_size", batch_size)
-        if patience is not None:
-            patience = whole_number("patience", patience)
-            if validation is None:
-                raise ValueError("patience: expected validation data to watch, got none; pass validation=(Xv, yv)")
+        self._require_current()
+        callbacks = fit_data.checked_callbacks(callbacks)
+        epochs, batch_size, patience = fit_data.checked_numbers(epochs, batch_size, patience, validation)
         with self._alone():
             if y is None:
-                batches = checked_batches(X, sample_weight, epochs)
+                batches = fit_data.checked_batches(X, sample_weight, epochs)
                 self.net.require_calibrated()
             else:
-                rows = checked_rows(self._training, self.loss, X, y, sample_weight, check_finite)
+                rows = fit_data.checked_rows(self._training, self.loss, X, y, sample_weight, check_finite)
                 first, least = self._training.batches + 1, self.net.least_rows
-                require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
+                fit_data.require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
-                validation = checked_validation(self._training, self.loss, validation, check_finite)
+                validation = fit_data.checked_validation(self._training, self.loss, validation, check_finite)
             self.optimizer.require_idle()
-            self.optimizer.prepare()
+            self._prepare()
             bar = ProgressBar(progress, epochs)
+
+            how = (self._training, self._stepper, self._prepare)
 
             def train():
                 if y is None:
-                    self._batches_epoch(batches, check_finite)
+                    batches_epoch(*how, batches, check_finite)
                 else:
-                    self._rows_epoch(*rows, batch_size, shuffle, bar)
+                    key = (self.seed, self.epoch) if shuffle else None
+                    rows_epoch(*how, rows, key, batch_size, self.net.least_rows, SLICE, bar)
 
             try:
                 self._go_on()
@@ -352,44 +346,57 @@ class Trainer:
             if self._training.position:
                 self._training.end_epoch()
 
-    def _alone(self):
-        """The lock that keeps calls out of a running `fit`; a forked child gets a new one, for its holder is gone."""
-        if self._held[1] != os.getpid():
-            self._held = (threading.Lock(), os.getpid())
-        if self._held[0].locked():
-            raise RuntimeError("fit: this trainer is training already, in a fit that called this or in another thread")
-        return self._held[0]
+    def replace(self, layer, layers, rng=None) -> None:
+        """Put layers in the place of one of the network's, and go on with all other parameters and their state.
 
-    def _rows_epoch(self, x, targets, weights, batch_size, shuffle, bar):
-        """Train on the rows that are left of the epoch; they have been checked."""
-        run, order, least = self._training, np.arange(len(x)), self.net.least_rows
-        if shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        while run.position < len(x):
-            self.optimizer.prepare()
-            before = run.position
-            sizes = batch_sizes(batch_size, len(x) - before, run.batches + 1, least)
-            self._stepper.run(x, targets, weights, order, sizes, SLICE)
-            bar.rows((run.position - before) / len(x))
+        New parameters start with fresh state, as by `Optimizer.add_param_group`, in the group of the old ones. Where
+        the old weight and bias were in different groups, the new last bias joins that of the bias.
 
-    def _batches_epoch(self, batches, check_finite):
-        """Train on the batches that are left of the epoch; those an interrupted one has used are passed over."""
-        used, passed, empty = self._training.position, 0, True
-        before = self._training.batches
-        for number, batch in enumerate(batches):
-            empty = False
-            x, targets, weights = checked_batch(batch, number)
-            if passed < used:
-                passed += len(x)
-                continue
-            require_same_batches(used, passed)
-            if check_finite:
-                require_finite_batch(*self._training.check(x, targets, weights)[:2])
-            self.optimizer.prepare()
-            self._stepper.step(x, targets, weights, True)
-        if empty and self._training.batches == before:  # other ranks may have had some
-            raise ValueError("X: expected batches, got none; an iterable must start anew for each epoch")
-        require_same_batches(used, passed)
+        Parameters
+        ----------
+        layer : Layer
+            One of the network's, or inside one of them. What was bound to it raises from then on: another Trainer of
+            this network, a `parallel.DataParallel` of this one.
+        layers, rng
+            As for `Sequential.replace`; layers such as those of `lowrank.factorize`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Layers that do not fit the place, the loss, or the groups of the optimizer, or an interrupted `fit` that is
+            not over; nothing has been changed then.
+        RuntimeError
+            Called by a callback of `fit`; nothing has been changed then.
+
+        Examples
+        --------
+        >>> import fastopt as fo
+        >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu"), fo.nn.Dense(32, 3)], rng=0)
+        >>> trainer = fo.nn.Trainer(net, "cross_entropy", "adam")
+        >>> trainer.replace(net.layers[0], fo.lowrank.factorize(net.layers[0], "svd", rank=4))
+        >>> [a.shape for a in trainer.optimizer.parameters()]
+        [(4, 64), (32, 4), (32,), (3, 32), (3,)]
+        """
+        with self._alone():
+            self._require_current()
+            if self._training.position or self._stopping is not None:
+                raise ValueError("layers: expected to stay until the interrupted fit is over; abandon_fit() drops it")
+            require_parameters(self.optimizer, self.net)
+            net, optimizer, old = self.net, self.optimizer, dict(vars(self))
+            try:
+                with (
+                    net.replacing(layer, layers, rng) as made,
+                    optimizer.regrouping(regrouped(net, optimizer.param_groups, layer, made)),
+                ):
+                    training = net.bind(self.loss, optimizer.compiled_update, self._training.max_batch)
+                    for name in ("epoch", *PROGRESS):
+                        setattr(training, name, getattr(self._training, name))
+                    stepper = optimizer.stepper(training)
+                    self._revision, self._training, self._stepper = net.revision, training, stepper
+            except BaseException:
+                if net.revision != self._revision:  # the old layer is back
+                    vars(self).update(old)
+                raise
 
     def _end_epoch(self, best, history, validation, patience):
         """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""
@@ -411,17 +418,14 @@ class Trainer:
                 for schedule, state in zip(schedules, states, strict=True):
                     vars(schedule).update(state)
             raise
-        for name, value in measured.items():
-            history.setdefault(name, []).append(value)
-        if validation is not None:
-            since = len(history["val_loss"]) - 1 - best.waited
-            history.best_epoch, history.best_loss = since if since >= 0 else None, best.loss
+        history.add(measured, best)
         return best
 
     # --- early stopping, before and after an interrupt
 
     def _arrays(self) -> list[np.ndarray]:
         """What early stopping keeps: parameters, running averages and seeds."""
+        self._require_current()
         return list(files.arrays_of(self.net).values())
 
     def _left(self):
@@ -445,6 +449,7 @@ class Trainer:
 
     def save(self, path, write=_files.write) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
+        self._require_current()
         progress = {name: getattr(self._training, name) for name in ("epoch", *PROGRESS)}
         write_run(path, self, progress, self._left(), write)
 
@@ -460,6 +465,7 @@ class Trainer:
         """
         arrays, document = read(path, "trainer")
         with self._alone():
+            self._require_current()
             mine = files.arrays_of(self.net)
             try:
                 run = checked_run(arrays, document, self)
@@ -477,6 +483,7 @@ class Trainer:
                 setattr(self._training, name, value)
 
     def __getstate__(self):
+        self._require_current()
         names = ("net", "loss", "seed", "epoch", "_stopping")
         return {
             **{name: getattr(self, name) for name in names},
@@ -486,10 +493,7 @@ class Trainer:
 
     def __setstate__(self, state):
         rule, theirs = state["optimizer"]
-        params, groups = iter(state["net"].parameters()), theirs["param_groups"]
-        groups = [{**group, "params": [next(params) for _ in group["params"]]} for group in groups]
-        optimizer, progress = rule.__new__(rule), dict(state["progress"])
-        optimizer.__setstate__({**theirs, "param_groups": groups})  # over the parameters of the copied network
+        optimizer, progress = optimizer_anew(rule, theirs, state["net"].parameters()), dict(state["progress"])
         Trainer.__init__(self, state["net"], state["loss"], optimizer, progress.pop("max_batch"), state["seed"])
         self.epoch, self._stopping = state["epoch"], state.get("_stopping")
         for name, value in progress.items():

@@ -1,4 +1,4 @@
-"""An optimizer by the name of its rule."""
+"""Optimizers that are not made by their class: by the name of a rule, or from the state of another."""
 
 from fastopt import optim
 
@@ -15,3 +15,12 @@ def optimizer_over(params, optimizer) -> optim.Optimizer:
         "optimizer: expected one of fastopt.optim over net.parameters(), like optim.Adam(net.parameters()), or a name "
         f"of {', '.join(rules.values())}, got {got}"
     )
+
+
+def optimizer_anew(rule, state, params) -> optim.Optimizer:
+    """An optimizer of a rule with what another's ``__getstate__`` returned, over these parameters instead."""
+    params = iter(params)
+    groups = [{**group, "params": [next(params) for _ in group["params"]]} for group in state["param_groups"]]
+    optimizer = rule.__new__(rule)
+    optimizer.__setstate__({**state, "param_groups": groups})
+    return optimizer

@@ -165,10 +165,12 @@ class Stepper:
     """The steps of NewtonCG in place of those of a compiled training, with the same two methods."""
 
     def __init__(self, optimizer, training):
-        self.optimizer, self.training = optimizer, training
+        self.optimizer, self.training, self.params = optimizer, training, optimizer.parameters()
 
     def step(self, x, targets, sample_weight=None, in_epoch=False) -> float:
         """One batch; returns its mean loss before the step."""
+        if [id(a) for a in self.params] != [id(a) for a in self.optimizer.parameters()]:
+            raise RuntimeError("NewtonCG: expected the parameters that it was given, got others; make a new Trainer")
         return self.optimizer.step_on(self.training, x, targets, sample_weight, in_epoch)
 
     def run(self, x, targets, weights, order, sizes, seconds) -> None:

@@ -10,6 +10,7 @@
 - What a state dict may hold, and its forms in a file and in torch: `state.py`.
 """
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from fastopt import _files
 from fastopt._arrays import aligned_zeros, as_array
 from fastopt._kernels import core
-from fastopt._numbers import finite_number, flag, number_or_infinity, whole_number
 from fastopt.optim import options as opt
 from fastopt.optim import state as states
 from fastopt.schedules import Schedule
@@ -76,34 +76,18 @@ class Optimizer:
     def __init__(
         self, params, options, *, max_norm=None, clip_value=None, check_finite=None, accumulate=1, ema_decay=None
     ):
-        if max_norm is not None and clip_value is not None:
-            raise ValueError("max_norm, clip_value: expected one of them, got both")
-        # an infinite limit has the norm measured and clips nothing
-        max_norm = None if max_norm is None else number_or_infinity("max_norm", max_norm, above=0)
-        clip_value = None if clip_value is None else number_or_infinity("clip_value", clip_value, above=0)
-        if check_finite not in (None, "raise", "skip"):
-            raise ValueError(f"check_finite: expected None, 'raise' or 'skip', got {check_finite!r}")
-        accumulate = whole_number("accumulate", accumulate)
-        ema_decay = None if ema_decay is None else finite_number("ema_decay", ema_decay, 0, 1)
+        self._shared = shared = opt.checked_shared(max_norm, clip_value, check_finite, accumulate, ema_decay)
         params = opt.listed(params)
         self.defaults = {name: options[name] for name in type(self).defaults}
         self.param_groups: list[dict] = []
-        self._ema_decay = ema_decay
+        self._ema_decay, self._skipped = shared["ema_decay"], 0  # steps skipped before this `_update`
         self._arrays: list[np.ndarray] = []
         self._states: list[dict[str, np.ndarray]] = []
         self._kept: list[tuple | None] = []  # per parameter: names of the arrays the kernel points to
         self._members: list[list] = []  # per group: the parameters it was made with
         self._watched: list[tuple] = []  # schedules that listen to measurements, and their values as sent
-        self._shared = {
-            "max_norm": max_norm,
-            "clip_value": clip_value,
-            "check_finite": check_finite,
-            "accumulate": accumulate,
-            "ema_decay": ema_decay,
-        }
-        self._update = core.Update(
-            as_array, check_finite, max_norm, clip_value, accumulate, 0.0 if ema_decay is None else ema_decay
-        )
+        limits = (shared["check_finite"], shared["max_norm"], shared["clip_value"])
+        self._update = core.Update(as_array, *limits, shared["accumulate"], self._ema_decay or 0.0)
         for group in params if isinstance(params[0], dict) else [{"params": params}]:
             self.add_param_group(group)
 
@@ -122,16 +106,7 @@ class Optimizer:
             An array that cannot be updated in place, or that the optimizer has already; nothing has been
             changed then.
         """
-        if not isinstance(group, dict):
-            raise TypeError(f'group: expected a dict like {{"params": [...]}}, got {type(group).__name__}')
-        unknown = set(group) - set(self.defaults) - {"params"}
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__}: unknown option {sorted(unknown)[0]!r}; it takes {', '.join(self.defaults)}"
-            )
-        if "params" not in group:
-            raise ValueError('group: expected its arrays under "params", got none')
-        params = opt.listed(group["params"])
+        params = opt.params_of(group, type(self).__name__, self.defaults)
         first = len(self._arrays)
         names = [f"params[{first + k}]" for k in range(len(params))]
         arrays = [as_array(name, a) for name, a in zip(names, params, strict=True)]
@@ -162,12 +137,7 @@ class Optimizer:
 
     def _checked(self, group) -> dict:
         """The numbers of a group by the kernel's names; ValueError for options that do not fit."""
-        missing = [name for name in self.defaults if name not in group]
-        if missing:
-            raise ValueError(f"{missing[0]}: expected in every group, got one without")
-        for name, default in type(self).defaults.items():
-            if isinstance(default, bool) and name != "nesterov":  # which `_formula` checks: it may be "interim"
-                flag(name, group[name])
+        opt.require_options(group, type(self).defaults)
         numbers = opt.numbers_of({name: group[name] for name in self.defaults})
         self._formula(group)
         return numbers
@@ -272,7 +242,7 @@ class Optimizer:
     @property
     def skipped(self) -> int:
         """Steps left out under ``check_finite="skip"``."""
-        return self._update.skipped
+        return self._skipped + self._update.skipped
 
     @property
     def grad_norm(self) -> float:
@@ -343,6 +313,37 @@ class Optimizer:
         for schedule in self.plateaus():
             schedule.update(value)
 
+    @contextlib.contextmanager
+    def regrouping(self, groups):
+        """Take other arrays into the groups, a list for each, in order: those it has already keep their state.
+
+        For a block that may still refuse: an exception in it puts everything back.
+        """
+        self._update.require_idle()
+        self._require_members()
+        mine, before, lists = self.param_groups, dict(vars(self)), [group["params"] for group in self.param_groups]
+        known = {id(a): (self._states[k], self._update.get_counts(k)) for k, a in enumerate(self._arrays)}
+        steps, accumulated, skipped = self.steps, self.accumulated, self.skipped
+        try:
+            groups = [{**group, "params": params} for group, params in zip(mine, groups, strict=True)]
+            Optimizer.__init__(self, groups, self.defaults, **self._shared)
+            for k, a in enumerate(self._arrays):
+                if id(a) in known:
+                    self._states[k], counts = known[id(a)]
+                    self._update.set_counts(k, *counts)
+            self._kept, self._skipped = [None] * len(self._arrays), skipped
+            self._update.updates, self._update.accumulated = steps, accumulated
+            self._send_options()
+            yield
+            for group, new in zip(mine, self.param_groups, strict=True):  # which callers may hold
+                group["params"] = new["params"]
+            self.param_groups = mine
+        except BaseException:
+            vars(self).update(before)
+            for group, params in zip(mine, lists, strict=True):
+                group["params"] = params
+            raise
+
     @property
     def accumulate(self) -> int:
         """How many steps make one update."""
@@ -367,16 +368,10 @@ class Optimizer:
             state[k] = {"step": count, **kept}
             if self._rule == "nadam":
                 state[k]["mu_product"] = product
-        groups, first = [], 0
-        for group in self.param_groups:
-            last = first + len(group["params"])
-            options = {name: opt.plain(value) for name, value in group.items() if name != "params"}
-            groups.append({"params": list(range(first, last)), **options})
-            first = last
         return {
             "rule": type(self).__name__,
             "state": state,
-            "param_groups": groups,
+            "param_groups": opt.plain_groups(self.param_groups),
             "steps": self.steps,
             "accumulated": self._update.accumulated,
             "accumulate": self.accumulate,
@@ -414,13 +409,7 @@ class Optimizer:
         self._require_members()
         states.require_rule(state_dict, type(self), self._decoupled({}), Optimizer._rules)
         groups, state = state_dict["param_groups"], state_dict["state"]
-        numbers = [whole_number("params", number, 0) for group in groups for number in group["params"]]
-        sizes = [len(g["params"]) for g in self.param_groups]
-        found = [len(g["params"]) for g in groups]
-        if found != sizes:
-            raise ValueError(f"expected groups of {sizes} parameters, got {found}")
-        if len(set(numbers)) < len(numbers) or not state.keys() <= set(numbers):
-            raise ValueError(f"expected state of the parameters {numbers}, each once, got that of {list(state)}")
+        numbers = states.numbers_of(state_dict, [len(g["params"]) for g in self.param_groups])
         merged = [
             {**mine, **{name: opt.restored(theirs[name]) for name in self.defaults if name in theirs}}
             for mine, theirs in zip(self.param_groups, groups, strict=True)

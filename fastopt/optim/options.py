@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from fastopt._numbers import finite_number
+from fastopt._numbers import finite_number, flag, number_or_infinity, whole_number
 from fastopt.schedules import ReduceOnPlateau, Schedule, from_config
 
 # The range of each number: from the first value on, below the second.
@@ -48,6 +48,46 @@ def listed(params) -> list:
     if isinstance(params[0], tuple) and len(params[0]) == 2 and isinstance(params[0][0], str):
         raise TypeError("params: expected arrays, got (name, array) pairs; pass [array for name, array in params]")
     return params
+
+
+def checked_shared(max_norm, clip_value, check_finite, accumulate, ema_decay) -> dict:
+    """What all groups share, by name; ValueError for what is out of range."""
+    if max_norm is not None and clip_value is not None:
+        raise ValueError("max_norm, clip_value: expected one of them, got both")
+    # an infinite limit has the norm measured and clips nothing
+    max_norm = None if max_norm is None else number_or_infinity("max_norm", max_norm, above=0)
+    clip_value = None if clip_value is None else number_or_infinity("clip_value", clip_value, above=0)
+    if check_finite not in (None, "raise", "skip"):
+        raise ValueError(f"check_finite: expected None, 'raise' or 'skip', got {check_finite!r}")
+    return {
+        "max_norm": max_norm,
+        "clip_value": clip_value,
+        "check_finite": check_finite,
+        "accumulate": whole_number("accumulate", accumulate),
+        "ema_decay": None if ema_decay is None else finite_number("ema_decay", ema_decay, 0, 1),
+    }
+
+
+def params_of(group, rule, defaults) -> list:
+    """The parameters of a group as a list; an error for what is no group, or has options that the rule does not."""
+    if not isinstance(group, dict):
+        raise TypeError(f'group: expected a dict like {{"params": [...]}}, got {type(group).__name__}')
+    unknown = set(group) - set(defaults) - {"params"}
+    if unknown:
+        raise TypeError(f"{rule}: unknown option {sorted(unknown)[0]!r}; it takes {', '.join(defaults)}")
+    if "params" not in group:
+        raise ValueError('group: expected its arrays under "params", got none')
+    return listed(group["params"])
+
+
+def require_options(group, defaults) -> None:
+    """Raise ValueError unless a group has every option, and True or False where the rule's default is one."""
+    missing = [name for name in defaults if name not in group]
+    if missing:
+        raise ValueError(f"{missing[0]}: expected in every group, got one without")
+    for name, default in defaults.items():
+        if isinstance(default, bool) and name != "nesterov":  # which the rule checks: it may be "interim"
+            flag(name, group[name])
 
 
 def _is_one_array(params) -> bool:
@@ -152,6 +192,18 @@ def plain(value):
     if isinstance(value, Schedule):
         return value.config()
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def plain_groups(groups) -> list[dict]:
+    """Groups as plain values, with the numbers of their parameters for these."""
+    plain_ones: list[dict] = []
+    first = 0
+    for group in groups:
+        last = first + len(group["params"])
+        options = {name: plain(value) for name, value in group.items() if name != "params"}
+        plain_ones.append({"params": list(range(first, last)), **options})
+        first = last
+    return plain_ones
 
 
 def restored(value):

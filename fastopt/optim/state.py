@@ -67,6 +67,18 @@ def require_rule(state_dict, rule, decoupled, rules) -> None:
             raise ValueError(f"expected state of {name}, got state of another rule, {what}; load it into its own")
 
 
+def numbers_of(state_dict, sizes) -> list[int]:
+    """The numbers that a state dict has for the parameters, those of groups of these sizes."""
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    numbers = [whole_number("params", number, 0) for group in groups for number in group["params"]]
+    found = [len(group["params"]) for group in groups]
+    if found != sizes:
+        raise ValueError(f"expected groups of {sizes} parameters, got {found}")
+    if len(set(numbers)) < len(numbers) or not state.keys() <= set(numbers):
+        raise ValueError(f"expected state of the parameters {numbers}, each once, got that of {list(state)}")
+    return numbers
+
+
 def entry_of(theirs, k, shape) -> tuple[dict[str, np.ndarray], Counts]:
     """The moments of parameter k, of this shape, in its entry of a state dict, and its counts."""
     theirs = dict(theirs or {})

@@ -7,6 +7,7 @@
 - All calls are made by all ranks, and an error on one of them is raised on all (communicator.py).
 """
 
+import contextlib
 import os
 import tempfile
 
@@ -106,6 +107,7 @@ class DataParallel:
             if synchronized and self.grid is not None and self.grid.model.size > 1:
                 raise ValueError("batch_norm: expected 'local' on a grid of several model ranks, got 'synchronized'")
             self.trainer, self.reduce, self.batch_norm = trainer, reduce, batch_norm
+            self._revision = trainer.net.revision
             self._stepper = Stepper(
                 self.comm, trainer.optimizer, trainer.compiled_training, trainer.net, self.grid, synchronized
             )
@@ -136,6 +138,7 @@ class DataParallel:
         """
         try:
             with self.comm.interrupts, self.trainer.stepping(self._stepper, self._stepper.predict):
+                self._require_current()
                 return self.trainer.step(x, y, sample_weight)
         except BaseException as error:
             if not self.comm.knows(error):
@@ -183,7 +186,7 @@ class DataParallel:
             As by `Trainer.fit`: what one rank raises, callbacks included, is raised on all.
         """
         trainer, comm = self.trainer, self.comm
-        with comm.together("fit"):
+        with self._together("fit"):
             rows = None
             if y is None:
                 X = Batches(self._stepper, checked_batches(X, sample_weight, epochs))
@@ -230,7 +233,7 @@ class DataParallel:
         ValueError
             Within an epoch of batches of their own, ranks have used different numbers of rows.
         """
-        with self.comm.together("save"):
+        with self._together("save"):
             used = {"rows of the epoch under way": str(self.trainer.compiled_training.position)}
             self.comm.agree("save", used, "save at the end of an epoch, where ranks have batches of their own")
             self._stepper.average_statistics()
@@ -247,7 +250,7 @@ class DataParallel:
         OSError, ValueError
             As by `Trainer.resume`; also where the ranks have read different files.
         """
-        with self.comm.together("resume"):
+        with self._together("resume"):
             if self._files is not None:
                 self.trainer.resume(path, self._files.read)
             else:
@@ -266,7 +269,7 @@ class DataParallel:
         -------
         ndarray, shape ``(n, *output_shape)``
         """
-        with self.comm.together("predict"):
+        with self._together("predict"):
             X = self.trainer.net.compiled_program.rows(X, "X")
             self.comm.agree("data to predict", _sample("X", X), SAME_ROWS)
             return self._stepper.predict(X)
@@ -283,7 +286,7 @@ class DataParallel:
         -------
         float
         """
-        with self.comm.together("evaluate"):
+        with self._together("evaluate"):
             return measure(self.trainer.loss, self.predict(X), y, sample_weight)
 
     def gather(self):
@@ -294,7 +297,7 @@ class DataParallel:
         Sequential or None
             A copy. Rank 0 needs the memory for all of it, which goes through a temporary file.
         """
-        with self.comm.together("gather"), tempfile.TemporaryDirectory() as folder:
+        with self._together("gather"), tempfile.TemporaryDirectory() as folder:
             path, net = os.path.join(folder, "network.safetensors"), self.trainer.net
             self._stepper.average_statistics()
             if self._files is not None:
@@ -302,6 +305,16 @@ class DataParallel:
             elif self.comm.rank == 0:
                 net.save(path)
             return load(path) if self.comm.rank == 0 else None
+
+    @contextlib.contextmanager
+    def _together(self, doing):
+        """A block that all ranks enter, see `Communicator.together`, with the network that this was made for."""
+        with self.comm.together(doing):
+            self._require_current()
+            yield
+
+    def _require_current(self):
+        self.trainer.net.require_revision(self._revision, "DataParallel")
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""

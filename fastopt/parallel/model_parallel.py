@@ -80,9 +80,6 @@ class ColumnParallelDense(Dense):
     def start(self, rng):
         whole, init = (self.out_features, self.in_features), self.init or self._default_init()
         initialization.fill_rows(self.weight, self.columns.start, whole, init, self.activation, rng)
-        for name, a in self._given.items():
-            self._arrays[name][...] = a
-        self._given = {}
 
     def penalty(self) -> float:
         """What the weights of this rank add to the loss."""
@@ -147,8 +144,7 @@ def column_parallel(layers, grid) -> list[Layer]:
     for layer in chain.check(layers):
         if type(layer) is Dense and layer.out_features >= grid.model.size and layer.activation != "softmax":
             split = ColumnParallelDense(**layer.config(), grid=grid)
-            known = {name: a for name, a in (layer.arrays() or layer._given).items() if a is not None}
-            split._given = {name: a[split.columns].copy() for name, a in known.items()}
+            split.start_with(**{name: a[split.columns] for name, a in layer.known_arrays().items()})
             layer = split
         made.append(layer)
     return made

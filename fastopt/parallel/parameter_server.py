@@ -6,6 +6,8 @@
   be lost meanwhile. The survivors of a fit go on with a communicator of their own.
 """
 
+import contextlib
+
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import Trainer
 from fastopt.nn.layers import chain
@@ -133,6 +135,7 @@ class ParameterServer:
                 raise ValueError(
                     f"net: expected layers that a worker computes by itself, got {exchange}; see DataParallel"
                 )
+            self._revision = net.revision
             self.layout = Layout(training.gradient, training.grads, self.servers)
             self._require_equal()
 
@@ -185,7 +188,7 @@ class ParameterServer:
             On rank 0: a worker is lost, and its batches go to the others.
         """
         trainer, comm = self.trainer, self.comm
-        with comm.together("fit"):
+        with self._together("fit"):
             if self._fits:
                 raise RuntimeError("fit: expected a ParameterServer that is not training, got one in a callback of fit")
             if y is None:
@@ -224,7 +227,7 @@ class ParameterServer:
 
         A callback of `fit` calls ``trainer.save`` on rank 0 instead, for other ranks may be lost meanwhile.
         """
-        with self.comm.together("save"):
+        with self._together("save"):
             if self.comm.rank == 0:
                 self.trainer.save(path)
 
@@ -236,9 +239,16 @@ class ParameterServer:
         OSError, ValueError
             As by `Trainer.resume`; also where the ranks have read different files.
         """
-        with self.comm.together("resume"):
+        with self._together("resume"):
             self.trainer.resume(path)
             self._require_equal()
+
+    @contextlib.contextmanager
+    def _together(self, doing):
+        """A block that all ranks enter, see `Communicator.together`, with the network that this was made for."""
+        with self.comm.together(doing):
+            self.trainer.net.require_revision(self._revision, "ParameterServer")
+            yield
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and options."""

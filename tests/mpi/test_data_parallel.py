@@ -511,3 +511,43 @@ def test_validation_is_shared_out_and_measured_alike(comm):
         history = DataParallel(trained).fit(X, y, validation=(Xv, yv))
         assert history["val_loss"] == [trained.net.evaluate(Xv, yv)]
         assert history["val_accuracy"] == [fo.metrics.accuracy(yv, trained.net.predict(Xv))]
+
+
+def low_rank(trained):
+    layer = trained.net.layers[1]
+    trained.replace(layer, fo.lowrank.factorize(layer, "svd", 3))
+
+
+def test_replaced_layers_need_a_data_parallel_of_their_own(comm, tmp_path):
+    X, y = data(6 * B * comm.size, np.random.default_rng(21))
+    trained = trainer()
+    parallel = DataParallel(trained)
+    parallel.fit(X, y, batch_size=B)
+    low_rank(trained)
+    path = str(tmp_path / "run.safetensors")
+    for call in (
+        lambda: parallel.step(X[:B], y[:B]),
+        lambda: parallel.fit(X, y),
+        lambda: parallel.save(path),
+        lambda: parallel.resume(path),
+        lambda: parallel.predict(X),
+        parallel.gather,
+    ):
+        with pytest.raises(RuntimeError, match=r"^DataParallel: expected the layers that it was made for"):
+            call()
+    again = DataParallel(trained)
+    assert len(again.fit(X, y, epochs=2, batch_size=B)["loss"]) == 2
+    require_equal_on_all(comm, trained)
+
+
+def test_a_layer_that_one_rank_replaces_is_an_error_on_all(comm):
+    several(comm)
+    X, y = data(6 * B * comm.size, np.random.default_rng(22))
+    trained = trainer()
+    parallel = DataParallel(trained)
+    if comm.rank == 0:
+        low_rank(trained)
+    with pytest.raises(RuntimeError, match=r"DataParallel: expected the layers that it was made for"):
+        parallel.fit(X, y, batch_size=B)
+    with pytest.raises(ValueError, match=r"layers.1: expected the same on all ranks"):
+        DataParallel(trained)

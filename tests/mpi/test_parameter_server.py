@@ -464,3 +464,18 @@ def test_one_rank_alone_is_told_to_start_more(comm):
         pytest.skip("of one rank")
     with pytest.raises(ValueError, match=r"^servers: expected fewer than the 1 ranks"):
         ParameterServer(network())
+
+
+def test_replaced_layers_need_a_parameter_server_of_their_own(comm, workers, tmp_path):
+    X, y = data(6 * B * comm.size)
+    net = network()
+    parallel = ParameterServer(net, "sgd")
+    parallel.fit(X, y, batch_size=B)
+    layer = net.layers[1]
+    net.replace(layer, fo.lowrank.factorize(layer, "svd", 3))
+    path = str(tmp_path / "run.safetensors")
+    for call in (lambda: parallel.fit(X, y), lambda: parallel.save(path), lambda: parallel.resume(path)):
+        with pytest.raises(RuntimeError, match=r"^ParameterServer: expected the layers that it was made for"):
+            call()
+    ParameterServer(net, "sgd").fit(X, y, batch_size=B)
+    require_equal_on_all(comm, net)

@@ -24,6 +24,11 @@ def check_each(name, layers) -> list[Layer]:
             raise TypeError(f"{name}[{i}]: expected a layer, got {type(layer).__name__}")
         if type(layer).lay_out is Layer.lay_out:
             raise TypeError(f"{name}[{i}], a {type(layer).__name__}: {NO_KERNEL}")
+        if layer.retired:
+            raise ValueError(
+                f"{name}[{i}]: expected a layer in use, got a {type(layer).__name__} that others have replaced in its "
+                "network; put copy.deepcopy of it in"
+            )
     return layers
 
 
@@ -116,6 +121,26 @@ def freeze(layers):
         for array in layer.arrays().values():
             array.flags.writeable = False
         layer.pack()
+
+
+def exchanged(layers, instead) -> list[Layer]:
+    """The layers with others in the place of some, by their ids; changes those that hold others."""
+    out: list[Layer] = []
+    for layer in layers:
+        if id(layer) in instead:
+            out += instead[id(layer)]
+        else:
+            layer.replace_inside(lambda inner: exchanged(inner, instead))
+            out.append(layer)
+    return out
+
+
+def retire(layer, layers):
+    """Make what was replaced read-only for good, this layer and those inside, but for what is among `layers` again."""
+    in_use = {id(one) for one in walk(layers)}
+    for one in walk([layer]):
+        if id(one) not in in_use:
+            one.retire()
 
 
 def inference(layers) -> list[Layer]:

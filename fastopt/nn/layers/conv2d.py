@@ -6,7 +6,7 @@ from fastopt._arrays import as_array
 from fastopt._kernels import core
 from fastopt._numbers import whole_pair
 from fastopt.nn import initialization
-from fastopt.nn.layers.dense import Product
+from fastopt.nn.layers.dense import Product, bias_of
 from fastopt.nn.layers.layer import image_of, known_activation
 
 OPTIONS = ("stride", "padding", "dilation", "groups")  # by torch's names
@@ -152,7 +152,8 @@ class Conv2d(Product):
         options = {name: getattr(conv, name) for name in OPTIONS}
         sizes = (conv.in_channels, conv.out_channels, conv.kernel_size)
         layer = cls(*sizes, **options, bias=conv.bias is not None, activation=activation)
-        layer._take(conv, np.moveaxis(as_array("weight", conv.weight.detach()), 1, 3))
+        weight = np.moveaxis(as_array("weight", conv.weight.detach()), 1, 3)
+        layer.start_with(weight=weight, **bias_of(conv))
         return layer
 
     def to_torch(self):

@@ -50,7 +50,6 @@ class Product(Layer):
         self.in_features = whole_number(self._widths[0], in_features)
         self.out_features = whole_number(self._widths[1], out_features)
         self._has_bias, self.init = flag("bias", bias), initialization.check(init)
-        self._given: dict[str, np.ndarray] = {}  # weights to start with instead of random ones
         self.l1, self.l2 = (finite_number(name, value, 0, most=MOST) for name, value in (("l1", l1), ("l2", l2)))
         self.max_norm = None if max_norm is None else finite_number("max_norm", max_norm, above=0, most=MOST)
 
@@ -91,9 +90,6 @@ class Product(Layer):
     def start(self, rng):
         taps = math.prod(self.weight.shape[1:-1])
         initialization.fill(self._matrices(self.weight), self.init or self._default_init(), self.activation, rng, taps)
-        for name, a in self._given.items():
-            self._arrays[name][...] = a
-        self._given = {}
 
     def parameters(self):
         return list(self._arrays.values())
@@ -161,22 +157,21 @@ class Product(Layer):
             weights = arrays.packed
         layout.add(kind, src, dst, weights=weights(), **options, **own)
 
-    def _take(self, module, weight) -> None:
-        """Start with a copy of `weight` and of the bias of a module of torch; a network takes them in its own dtype."""
-        self._given = {"weight": weight.copy()}
-        if module.bias is not None:
-            self._given["bias"] = as_array("bias", module.bias.detach()).copy()
-
     def _give(self, module, moved):
         """A module of torch, with a copy of the bias and of what `moved` makes of the weight."""
         import torch
 
-        arrays = self.arrays() or self._given
+        arrays = self.known_arrays()
         if not arrays:
             raise AttributeError("weight: made when the layer is put into a Sequential")
         for name, a in {**arrays, "weight": moved(arrays["weight"])}.items():
             setattr(module, name, torch.nn.Parameter(torch.from_numpy(a.copy())))
         return module
+
+
+def bias_of(module) -> dict[str, np.ndarray]:
+    """The bias of a module of torch as an argument of `Layer.start_with`; nothing where it has none."""
+    return {} if module.bias is None else {"bias": as_array("bias", module.bias.detach())}
 
 
 class Dense(Product):
@@ -243,7 +238,7 @@ class Dense(Product):
         if image_shape is not None:
             height, width, channels = layer._checked_image(image_shape)
             weight = np.moveaxis(weight.reshape(-1, channels, height, width), 1, 3).reshape(weight.shape)
-        layer._take(linear, weight)
+        layer.start_with(weight=weight, **bias_of(linear))
         return layer
 
     def to_torch(self, *, image_shape=None):

@@ -52,6 +52,8 @@ class Array:
         if mine is None or value.shape != mine.shape:
             shape = None if mine is None else mine.shape
             raise ValueError(f"{self.name}: expected shape {shape}, got {value.shape}")
+        if not mine.flags.writeable:
+            raise ValueError(f"{self.name}: expected a layer that may change, got a read-only one, folded or replaced")
         mine[...] = value
 
 
@@ -109,6 +111,7 @@ class Layer(Fixed):
     out_features: int | None = None
     activation: str = "identity"  # the last thing the layer does
     weighted: bool = False  # has trained weights, which `init` starts
+    retired: bool = False  # others have replaced it in its network
     training_only: bool = False  # copies its input in inference
     calibration: str | None = None  # statistics of data: "required" before all else, "optional", or none at all
     calibrated: bool = True
@@ -117,6 +120,7 @@ class Layer(Fixed):
     reshapes: bool = False  # may give other channels than it takes, though it does not say how many
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
+    _given: Mapping[str, np.ndarray] = MappingProxyType({})  # what `build` starts them with, by `start_with`
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -164,6 +168,32 @@ class Layer(Fixed):
             specs = self.array_specs(np.dtype(dtype))
             self.adopt({name: aligned_zeros(spec.shape, spec.dtype) for name, spec in specs.items()})
             self.start(rng)
+            for name, a in self.__dict__.pop("_given", {}).items():
+                self._arrays[name][...] = a
+
+    def start_with(self, **arrays) -> None:
+        """Start with copies of these arrays instead of what `start` writes; a network takes them in its own dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The layer has arrays already, or has no array of such a name or shape; nothing has been changed then.
+        """
+        if self._arrays:
+            raise ValueError(f"{next(iter(arrays))}: made already; assign to the layer's attribute")
+        specs, given = self.array_specs(np.dtype(np.float64)), {}
+        for name, value in arrays.items():
+            if name not in specs:
+                raise ValueError(f"{name}: expected one of {', '.join(specs)} of {self!r}, got another name")
+            value = as_numbers(name, value)
+            if value.shape != specs[name].shape:
+                raise ValueError(f"{name}: expected shape {specs[name].shape}, got {value.shape}")
+            given[name] = value.copy()
+        self._given = given
+
+    def known_arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays; before it has any, those of `start_with`."""
+        return self.arrays() or dict(self._given)
 
     def require_valid(self, arrays) -> None:
         """Raise ValueError for values that the layer's own arrays cannot have; `arrays` fit `array_specs`."""
@@ -180,6 +210,12 @@ class Layer(Fixed):
 
     def pack(self) -> None:
         """Keep weights that will not change any more as the kernels of inference read them, and in no other form."""
+
+    def retire(self) -> None:
+        """Be read-only for good, without those inside: others have taken the layer's place."""
+        self.retired = True
+        for array in self._arrays.values():
+            array.flags.writeable = False
 
     def parameters(self) -> list[np.ndarray]:
         """Trained arrays, in the order of their gradients."""
@@ -215,7 +251,7 @@ class Layer(Fixed):
         return [self.layers] if self.layers else []
 
     def replace_inside(self, function) -> None:
-        """Put what `function` makes of each chain inside in its place; in copies that no program was compiled from."""
+        """Put what `function` makes of each chain inside in its place; who calls it compiles the network anew."""
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Inference before the activation as ``x * scale + shift``, or ``x @ scale.T + shift`` for a matrix, in
@@ -238,7 +274,8 @@ class Layer(Fixed):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
     def __getstate__(self):
-        return {**self.__dict__, "_arrays": dict(self._arrays)} if self._arrays else self.__dict__.copy()
+        state = {name: value for name, value in self.__dict__.items() if name != "retired"}  # a copy is another layer
+        return {**state, "_arrays": dict(self._arrays)} if self._arrays else state
 
     def __setstate__(self, state):
         self.__dict__.update(state)

@@ -1,0 +1,188 @@
+"""Layers from decompositions: one layer with a product becomes several in a row that compute nearly the same.
+
+A `Method` is a function from the weight of one group of outputs to the weights of the new layers, and which of these
+move over rows and columns of an image. Groups are decomposed one by one, and their factors stand side by side in layers
+with as many groups.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fastopt._numbers import flag
+from fastopt.lowrank.cp import cp
+from fastopt.lowrank.svd import truncated_svd
+from fastopt.lowrank.tucker import tucker2
+from fastopt.lowrank.two_factor import two_factor
+from fastopt.nn.layers import BatchNorm, Conv2d, Dense, GroupedDense, Layer
+
+EPS = 1e-5  # of BatchNorm
+
+
+def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> list[Layer]:
+    """Layers of low rank in the place of a dense layer or a convolution, with the factors of its weight to start with.
+
+    Parameters
+    ----------
+    layer : Dense, GroupedDense or Conv2d
+        One of a network; it stays as it is.
+    method : {"svd", "two_factor", "tucker2", "cp"}
+        "svd": two layers, of a convolution one with its kernel to R channels, and a 1x1. The others are for
+        convolutions. "two_factor": height x 1 to R channels, then 1 x width. "tucker2": 1x1, the kernel between fewer
+        channels, 1x1. "cp": 1x1 to R channels, height x 1 and 1 x width of each channel by itself, 1x1.
+    rank : int or (int, int)
+        R, of each group; "tucker2" takes (out, in), or one number for both.
+    batch_norm : bool
+        Put a `BatchNorm` between each two of the layers, which in inference starts as the identity.
+    seed : int
+        Of what a method draws.
+    **options
+        Of the method's function: `cp` has a ridge, for example.
+
+    Returns
+    -------
+    list of Layer
+        For a network of their own, or `nn.Trainer.replace`. Stride, padding and dilation of rows go to the layer with
+        the rows of the kernel, those of columns to the one with its columns. Bias and activation go to the last layer;
+        the others have no bias, for zeros around an image must stay zeros. Each gets the layer's `l2`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another kind of layer, or one without arrays yet; a method that does not fit it; a rank out of range; weights
+        that are not finite; a layer with l1 or max_norm, which bound a weight that is no longer there.
+
+    Warns
+    -----
+    RuntimeWarning
+        As by `cp`.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> net = fo.nn.Sequential([fo.nn.Dense(64, 32, activation="relu")], rng=0)
+    >>> for layer in fo.lowrank.factorize(net.layers[0], "svd", rank=4):
+    ...     print(layer)
+    Dense(in_features=64, out_features=4, activation='identity', bias=False)
+    Dense(in_features=4, out_features=32, activation='relu', bias=True)
+    """
+    methods = METHODS.get(type(layer))
+    if methods is None:
+        kinds = ", ".join(kind.__name__ for kind in METHODS)
+        raise TypeError(f"layer: expected one of {kinds}, got {type(layer).__name__}")
+    if method not in methods:
+        names = " or ".join(repr(name) for name in methods)
+        raise ValueError(f"method: expected {names} for a {type(layer).__name__}, got {method!r}")
+    normalize = flag("batch_norm", batch_norm)
+    arrays = layer.arrays()
+    if not arrays:
+        raise ValueError(f"layer: expected one with arrays, got {layer!r} without; put it into a Sequential first")
+    for name in ("l1", "max_norm"):
+        if getattr(layer, name):
+            raise ValueError(
+                f"layer: expected no {name}, which bounds the weight and not its factors, got {layer!r}; "
+                "make the network anew without it"
+            )
+    parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
+    factors = [methods[method].weights(part, rank, seed=seed, **options) for part in parts]
+    weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
+    made = _layers(layer, weights, arrays.get("bias"), methods[method].moves)
+    return _normalized(made) if normalize else made
+
+
+# ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
+
+
+def _svd(weight, rank, **options):
+    """(out, ..., in) -> (R, ..., in) and (out, R), or (out, 1, 1, R) of a convolution; the root of S to each side."""
+    U, S, Vh = truncated_svd(weight, rank, **options)
+    root, ones = np.sqrt(S), (1,) * (weight.ndim - 2)
+    return (root[:, None] * Vh).reshape(-1, *weight.shape[1:]), (U * root).reshape(len(weight), *ones, -1)
+
+
+def _two_factor(weight, rank, seed, **options):
+    """(out, height, width, in) -> (R, height, 1, in) and (out, 1, width, R)."""
+    return tuple(two_factor(weight, rank, **options))
+
+
+def _tucker2(weight, ranks, seed, **options):
+    """(out, height, width, in) -> (R in, 1, 1, in), (R out, height, width, R in) and (out, 1, 1, R out)."""
+    first, core, last = tucker2(weight, ranks, **options)
+    return first[:, None, None, :], core, last[:, None, None, :]
+
+
+def _cp(weight, rank, **options):
+    """(out, height, width, in) -> (R, 1, 1, in), (R, height, 1, 1), (R, 1, width, 1) and (out, 1, 1, R)."""
+    out, rows, columns, channels = cp(weight, rank, **options)
+    return channels.T[:, None, None, :], rows.T[:, :, None, None], columns.T[:, None, :, None], out[:, None, None, :]
+
+
+class Method(NamedTuple):
+    """How one layer becomes several."""
+
+    weights: Callable[..., tuple[np.ndarray, ...]]
+    moves: tuple[
+        tuple[bool, bool], ...
+    ]  # of each new layer: whether it takes stride, padding, dilation of rows, columns
+
+
+NEITHER, ROWS, COLUMNS, BOTH = (False, False), (True, False), (False, True), (True, True)
+SVD = {"svd": Method(_svd, (BOTH, NEITHER))}
+METHODS = {
+    Dense: SVD,
+    GroupedDense: SVD,
+    Conv2d: {
+        **SVD,
+        "two_factor": Method(_two_factor, (ROWS, COLUMNS)),
+        "tucker2": Method(_tucker2, (NEITHER, BOTH, NEITHER)),
+        "cp": Method(_cp, (NEITHER, ROWS, COLUMNS, NEITHER)),
+    },
+}
+
+
+# ---------------------------------------------------------------- layers from weights
+
+
+def _layers(layer, weights, bias, moves) -> list[Layer]:
+    """New layers of these weights; the last one gets bias and activation."""
+    made: list[Layer] = []
+    for i, weight in enumerate(weights):
+        last = i == len(weights) - 1
+        activation, bias_here = (layer.activation, bias) if last else ("identity", None)
+        width = made[-1].out_features if made else layer.in_features
+        options = {"bias": bias_here is not None, "activation": activation, "l2": layer.l2}
+        groups = width // weight.shape[-1]
+        new: Layer
+        if type(layer) is Conv2d:
+            new = Conv2d(width, len(weight), weight.shape[1:3], groups=groups, **_moving(layer, moves[i]), **options)
+        elif type(layer) is GroupedDense:
+            new = GroupedDense(width, len(weight), groups, **options)
+        else:
+            new = Dense(width, len(weight), **options)
+        new.start_with(weight=weight, **({} if bias_here is None else {"bias": bias_here}))
+        made.append(new)
+    return made
+
+
+def _moving(conv, axes) -> dict:
+    """Stride, padding and dilation of a convolution, along these axes."""
+
+    def along(pair, otherwise):
+        return tuple(n if moves else otherwise for n, moves in zip(pair, axes, strict=True))
+
+    padding = conv.padding if any(axes) else 0
+    if not isinstance(conv.padding, str):
+        padding = along(conv.padding, 0)
+    return {"stride": along(conv.stride, 1), "dilation": along(conv.dilation, 1), "padding": padding}
+
+
+def _normalized(layers) -> list[Layer]:
+    """The layers with a BatchNorm between each two, which in inference is the identity: gamma is sqrt(1 + eps)."""
+    made = [layers[0]]
+    for layer in layers[1:]:
+        norm = BatchNorm(layer.in_features, eps=EPS)
+        norm.start_with(gamma=np.full(layer.in_features, math.sqrt(1 + norm.eps)))
+        made += [norm, layer]
+    return made
