@@ -6,13 +6,15 @@ with as many groups.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from fastopt._arrays import as_numbers, require_finite
 from fastopt._numbers import flag
 from fastopt.lowrank.cp import cp
+from fastopt.lowrank.responses import projected
 from fastopt.lowrank.svd import truncated_svd
 from fastopt.lowrank.tucker import tucker2
 from fastopt.lowrank.two_factor import two_factor
@@ -21,7 +23,7 @@ from fastopt.nn.layers import BatchNorm, Conv2d, Dense, GroupedDense, Layer
 EPS = 1e-5  # of BatchNorm
 
 
-def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> list[Layer]:
+def factorize(layer, method, rank, *, batch_norm=False, seed=0, moments=None, **options) -> list[Layer]:
     """Layers of low rank in the place of a dense layer or a convolution, with the factors of its weight to start with.
 
     Parameters
@@ -38,6 +40,9 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
         Put a `BatchNorm` between each two of the layers, which in inference starts as the identity.
     seed : int
         Of what a method draws.
+    moments : ndarray, optional
+        Of "svd": `second_moments` of the layer's outputs on data. The new layers then lose the least of these, and not
+        the least of the weight.
     **options
         Of the method's function: `cp` has a ridge, for example.
 
@@ -68,6 +73,11 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
     Dense(in_features=64, out_features=4, activation='identity', bias=False)
     Dense(in_features=4, out_features=32, activation='relu', bias=True)
     """
+    return next(factorizations(layer, method, [rank], batch_norm=batch_norm, seed=seed, moments=moments, **options))
+
+
+def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, moments=None, **options) -> Iterator[list[Layer]]:
+    """What `factorize` makes at each of some ranks; where ranks are nested, all are cut from the largest."""
     methods = METHODS.get(type(layer))
     if methods is None:
         kinds = ", ".join(kind.__name__ for kind in METHODS)
@@ -86,18 +96,46 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, **options) -> li
                 "make the network anew without it"
             )
     parts = np.split(arrays["weight"].astype(np.float64), layer.groups)
-    factors = [methods[method].weights(part, rank, seed=seed, **options) for part in parts]
-    weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
-    made = _layers(layer, weights, arrays.get("bias"), methods[method].moves)
-    return _normalized(made) if normalize else made
+    own = [{}] * len(parts) if moments is None else _checked_moments(moments, method, layer)
+    made, nested = methods[method], methods[method].nested
+
+    def factors_of(rank):
+        return [made.weights(part, rank, seed=seed, **also, **options) for part, also in zip(parts, own, strict=True)]
+
+    largest = factors_of(max(ranks)) if nested else []
+    for rank in ranks:
+        factors = [_cut(of_a_group, rank) for of_a_group in largest] if nested else factors_of(rank)
+        weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
+        layers = _layers(layer, weights, arrays.get("bias"), made.moves)
+        yield _normalized(layers) if normalize else layers
+
+
+def _checked_moments(moments, method, layer) -> list[dict]:
+    """Options of each group: its second moments."""
+    if method != "svd":
+        raise ValueError(f"moments: expected none with method {method!r}, only 'svd' goes by them")
+    moments, width = as_numbers("moments", moments), layer.out_features // layer.groups
+    if moments.shape != (layer.groups, width, width):
+        raise ValueError(f"moments: expected shape {(layer.groups, width, width)}, got {moments.shape}")
+    require_finite("moments", moments)
+    return [{"moments": of_a_group} for of_a_group in moments.astype(np.float64)]
+
+
+def _cut(weights, rank) -> tuple[np.ndarray, ...]:
+    """Two weights with fewer channels between them."""
+    first, last = weights
+    return first[:rank], last[..., :rank]
 
 
 # ---------------------------------------------------------------- methods: weight of a group -> weights of its layers
 
 
-def _svd(weight, rank, **options):
+def _svd(weight, rank, seed, moments=None, **options):
     """(out, ..., in) -> (R, ..., in) and (out, R), or (out, 1, 1, R) of a convolution; the root of S to each side."""
-    U, S, Vh = truncated_svd(weight, rank, **options)
+    if moments is None:
+        U, S, Vh = truncated_svd(weight, rank, seed=seed, **options)
+    else:
+        U, S, Vh = projected(weight.reshape(len(weight), -1), rank, moments, seed)
     root, ones = np.sqrt(S), (1,) * (weight.ndim - 2)
     return (root[:, None] * Vh).reshape(-1, *weight.shape[1:]), (U * root).reshape(len(weight), *ones, -1)
 
@@ -126,16 +164,17 @@ class Method(NamedTuple):
     moves: tuple[
         tuple[bool, bool], ...
     ]  # of each new layer: whether it takes stride, padding, dilation of rows, columns
+    nested: bool = False  # two weights, of which those of a lower rank are the first channels between the two
 
 
 NEITHER, ROWS, COLUMNS, BOTH = (False, False), (True, False), (False, True), (True, True)
-SVD = {"svd": Method(_svd, (BOTH, NEITHER))}
+SVD = {"svd": Method(_svd, (BOTH, NEITHER), nested=True)}
 METHODS = {
     Dense: SVD,
     GroupedDense: SVD,
     Conv2d: {
         **SVD,
-        "two_factor": Method(_two_factor, (ROWS, COLUMNS)),
+        "two_factor": Method(_two_factor, (ROWS, COLUMNS), nested=True),
         "tucker2": Method(_tucker2, (NEITHER, BOTH, NEITHER)),
         "cp": Method(_cp, (NEITHER, ROWS, COLUMNS, NEITHER)),
     },
