@@ -97,6 +97,7 @@ TOPICS = (
     without_kernels("newton_glm_frames", "newton_glm"),
     without_kernels("newton_glm_bounds", "newton_glm"),
     without_kernels("lowrank_layers", "lowrank_layers"),
+    without_kernels("compress", "compress"),
     without_kernels("replace", "lowrank_layers", sanitizer=True),
     without_kernels("optim_interop", "optim", sanitizer=True),
     without_kernels("sequential", "program", sanitizer=True),
@@ -115,6 +116,7 @@ TOPICS = (
     without_kernels("labels"),
     without_kernels("cli", "cli"),
     without_kernels("cli_tables", "cli"),
+    without_kernels("cli_compress", "cli"),
     without_kernels("limits", "performance", MACHINE),
     without_kernels("bench", "performance", MACHINE),
     # ---------------------------------------------------------------- around the process

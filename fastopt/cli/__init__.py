@@ -1,4 +1,4 @@
-"""The command line: `train`, `predict`, `evaluate`, `summary`, `info`, `bench` and `tune`, a file for each.
+"""The command line: `train`, `predict`, `evaluate`, `compress`, `summary`, `info`, `bench` and `tune`, a file for each.
 
 Reads data files (`_tables`), calls the library and prints; it adds nothing that the library does not do. Whatever a
 user can get wrong ends in one line on stderr and exit status 2, before the data are read where that is possible.
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 import fastopt as fo
-from fastopt.cli import bench, evaluate, info, predict, summary, train, tune
+from fastopt.cli import bench, compress, evaluate, info, predict, summary, train, tune
 from fastopt.cli._options import EXAMPLES, flush
 
 FAULTS = (OSError, ValueError, TypeError, ImportError, ArithmeticError, MemoryError, RecursionError)
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastopt {fo.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    for module in (train, predict, evaluate, summary, info, bench, tune):
+    for module in (train, predict, evaluate, compress, summary, info, bench, tune):
         text = module.HELP
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],

@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   fastopt train houses.csv --target price --task regress --impute median --drop id --test 0.2
   fastopt evaluate digits.safetensors test.csv
   fastopt predict digits.safetensors new.csv --proba --out probabilities.csv
+  fastopt compress digits.safetensors digits.csv --budget 0.5x --batch 64 --test 0.2 --out faster.safetensors
   fastopt summary digits.safetensors
   fastopt info
   fastopt bench limits dense --threads 1 2

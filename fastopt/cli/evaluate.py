@@ -17,14 +17,43 @@ def add_options(parser) -> None:
     parser.usage = "%(prog)s MODEL DATA [options]"  # files first: lists of names have no end of their own
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file")
     parser.add_argument("data", metavar="DATA", help=f"{DATA}; by name, if the model knows names")
-    text = "the column of the target: its name, or its number in a file without names (default: as in training)"
-    parser.add_argument("--target", metavar="NAME", help=text)
+    add_target(parser)
     add_reading(parser)
     add_json(parser)
 
 
 def run(args) -> None:
     """Read, predict, compare and print."""
+    net, table = loaded(args)
+    parts = [(predicted(net, table, X, args.data, first), y) for first, X, y in labeled("evaluate", args, net, table)]
+    found, y = map(np.concatenate, zip(*parts, strict=True))
+    measured = scores(table, found, y)
+    if args.json:
+        print_json({"task": table.task, "rows": len(y), **measured, **_confusion(table, found, y)})
+    else:
+        print(f"{len(y)} rows: {shown(measured)}")
+
+
+def _confusion(table, outputs, y) -> dict:
+    """Rows by class, and by class predicted."""
+    if table.task != CLASSIFY:
+        return {}
+    k = outputs.shape[1]
+    counts = np.bincount(y * k + outputs.argmax(axis=1), minlength=k * k).reshape(k, k)
+    return {"classes": table.target.classes or list(range(k)), "confusion": counts.tolist()}
+
+
+# ---------------------------------------------------------------- shared with compress
+
+
+def add_target(parser) -> None:
+    """The option that names the target."""
+    text = "the column of the target: its name, or its number in a file without names (default: as in training)"
+    parser.add_argument("--target", metavar="NAME", help=text)
+
+
+def loaded(args):
+    """The network of the model file, and the table that it knows, with its task."""
     net = fo.nn.load(args.model)
     table = table_of(args.model, net)
     if table.task is None:
@@ -32,21 +61,18 @@ def run(args) -> None:
     if (table.task == CLASSIFY) != (net.out_features > 1):
         expected = "an output for each class" if table.task == CLASSIFY else "one output"
         raise ValueError(f"{args.model}: expected {expected} of task {table.task}, got {net.out_features}")
+    return net, table
+
+
+def labeled(command, args, net, table):
+    """(number of its first row from 0, features, targets) of every block of the data file."""
     source = opened(args, table.missing, with_target=True)
     name = args.target or table.target.name
     y_place = source.width - 1 if name is None else source.place("--target", name)
-    encoder = encoder_of("evaluate", args, net, table, source, y_place)
-    outputs, targets = [], []
+    encoder = encoder_of(command, args, net, table, source, y_place)
     for first, X, block in numbered(encoder, [y_place]):
-        targets.append(_targets(block, source, y_place, table, net))
-        outputs.append(predicted(net, table, X, args.data, first))
-    mention_unseen("evaluate", args, encoder)
-    found, y = np.concatenate(outputs), np.concatenate(targets)
-    measured = scores(table, found, y)
-    if args.json:
-        print_json({"task": table.task, "rows": len(y), **measured, **_confusion(table, found, y)})
-    else:
-        print(f"{len(y)} rows: {shown(measured)}")
+        yield first, X, _targets(block, source, y_place, table, net)
+    mention_unseen(command, args, encoder)
 
 
 def _targets(block, source, place, table, net) -> np.ndarray:
@@ -68,12 +94,3 @@ def _targets(block, source, place, table, net) -> np.ndarray:
         expected = f"expected a class of the model, such as {', '.join(map(str, labels[:5]))}"
         raise ValueError(f"{block.where(unknown, place)}: {expected}, got {block.words[-1][unknown]}")
     return np.array([number[value] for value in values])
-
-
-def _confusion(table, outputs, y) -> dict:
-    """Rows by class, and by class predicted."""
-    if table.task != CLASSIFY:
-        return {}
-    k = outputs.shape[1]
-    counts = np.bincount(y * k + outputs.argmax(axis=1), minlength=k * k).reshape(k, k)
-    return {"classes": table.target.classes or list(range(k)), "confusion": counts.tolist()}

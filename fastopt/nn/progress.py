@@ -35,18 +35,23 @@ class History(dict):
             self.best_epoch, self.best_loss = since if since >= 0 else None, best.loss
 
 
+def load_tqdm():
+    """The class of the bar; ImportError says what to do without it."""
+    try:
+        with importing:
+            from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
+    return tqdm
+
+
 class ProgressBar:
     """A bar over epochs, or nothing where `progress` is false."""
 
     def __init__(self, progress, epochs):
         self.bar, self.done = None, 0.0
         if progress:
-            try:
-                with importing:
-                    from tqdm.auto import tqdm
-            except ImportError:
-                raise ImportError("progress=True needs tqdm; pip install tqdm, or pass progress=False") from None
-            self.bar = tqdm(
+            self.bar = load_tqdm()(
                 total=epochs,
                 unit="epoch",
                 bar_format="{l_bar}{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}{postfix}]",

@@ -1,0 +1,564 @@
+"""Compression to a budget: what it keeps to, what it leaves alone, and that errors come before the work.
+
+Times come from a function that counts multiply-adds, but where the measuring itself is tested: no test asserts how
+long anything takes.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastopt as fo
+from fastopt.lowrank import Bytes, Latency, MultiplyAdds, Timing, compress, factorize, second_moments
+from fastopt.lowrank.budgets import multiply_adds, stored_bytes
+from fastopt.lowrank.candidates import grid, places, samples
+from fastopt.lowrank.compression import HEAD
+from fastopt.lowrank.knapsack import frontier
+from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
+from fastopt.nn.layers import chain
+
+
+def by_work(nets, batch=1, threads=1, folded=True):
+    """Times that are multiply-adds, in nanoseconds, and a microsecond a call."""
+    return [Timing(1e-6 + 1e-9 * multiply_adds(net.layers, net.input_shape), 1e-12) for net in nets]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with fo.num_threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Six by six images of three classes, and a trained convolutional network."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    patterns = rng.standard_normal((3, 6, 6, 2))
+    X = (patterns[y] + 0.5 * rng.standard_normal((120, 6, 6, 2))).astype(np.float32)
+    layers = [
+        fo.nn.Conv2d(2, 16, 3, padding=1, activation="relu"),
+        fo.nn.Concat([[fo.nn.Conv2d(16, 16, 3, padding=1, bias=False), fo.nn.BatchNorm(16, activation="relu")], []]),
+        fo.nn.Residual([fo.nn.Conv2d(32, 32, 3, padding=1, groups=2, activation="tanh")]),
+        fo.nn.MaxPool2d(2),
+        fo.nn.Flatten(),
+        fo.nn.Dropout(0.1),
+        fo.nn.Dense(288, 32, activation="relu"),
+        fo.nn.GroupedDense(32, 32, 2, activation="relu"),
+        fo.nn.Dense(32, 3),
+    ]
+    net = fo.nn.Sequential(layers, rng=0, input_shape=(6, 6, 2))
+    fo.nn.Trainer(net, "cross_entropy", "adam").fit(X, y, epochs=3)
+    return net, X, y
+
+
+@pytest.fixture
+def dense():
+    """A network of two dense layers, and data for it."""
+    rng = np.random.default_rng(1)
+    net = fo.nn.Sequential([fo.nn.Dense(64, 48, activation="relu"), fo.nn.Dense(48, 4)], rng=0)
+    return net, rng.standard_normal((60, 64)), rng.integers(0, 4, 60)
+
+
+def bits(net):
+    return [a.tobytes() for a in net.parameters()]
+
+
+# ---------------------------------------------------------------- the choice
+
+
+OPTIONS = st.lists(
+    st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1, width=32)), min_size=1, max_size=4), min_size=1, max_size=4
+)
+
+
+@given(OPTIONS, st.integers(0, 200))
+def test_a_choice_is_the_best_of_all(options, limit):
+    best = min(
+        (
+            sum(error for _, error in picks)
+            for picks in itertools.product(*options)
+            if sum(cost for cost, _ in picks) <= limit
+        ),
+        default=None,
+    )
+    found = frontier([tuple(zip(*choices, strict=True)) for choices in options])
+    point = found.within(limit)
+    assert (point is None) == (best is None)
+    if point is not None:
+        picks = [choices[pick] for choices, pick in zip(options, found.picks[point], strict=True)]
+        assert sum(cost for cost, _ in picks) == found.costs[point] <= limit
+        assert sum(error for _, error in picks) == pytest.approx(found.errors[point])
+        assert found.errors[point] == pytest.approx(best)
+
+
+def test_many_layers_cost_exactly_what_their_choice_costs_and_nearly_the_least_error(rng):
+    options = [(rng.integers(10**9, 10**10, 12), rng.random(12)) for _ in range(40)]
+    exact, coarse = frontier(options, bins=10_000), frontier(options, bins=500)
+    assert len(coarse.costs) <= 501
+    for limit in np.linspace(exact.costs[0], exact.costs[-1], 20).astype(int):
+        point = coarse.within(limit)
+        picks = coarse.picks[point]
+        assert sum(int(costs[i]) for (costs, _), i in zip(options, picks, strict=True)) == coarse.costs[point] <= limit
+        missed = sum(errors[i] for (_, errors), i in zip(options, picks, strict=True))
+        assert missed == pytest.approx(coarse.errors[point])
+        assert coarse.errors[point] <= 1.05 * exact.errors[exact.within(limit)]
+    assert coarse.costs[0] == sum(int(costs.min()) for costs, _ in options)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize("kind", [MultiplyAdds, Bytes])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+def test_whole_numbers_are_never_exceeded(digits, kind, share):
+    net, X, y = digits
+    whole = multiply_adds(net.layers, net.input_shape) if kind is MultiplyAdds else stored_bytes(net)
+    n = int(share * whole)
+    found = compress(net, X, y, kind(n), methods=("svd", "two_factor", "tucker2"), epochs=0, measure=by_work)
+    assert found.cost_before == whole
+    assert found.cost_after <= n
+    *_, counted, kept = fo.nn.summary(found.network).splitlines()[-1].split()
+    assert found.cost_after == int((counted if kind is MultiplyAdds else kept).replace(",", ""))
+    assert any(row.method for row in found.rows)
+    assert f"budget {n:,}" in found.table()
+
+
+def test_a_latency_is_met_though_layers_do_not_add_up(dense):
+    net, X, y = dense
+
+    def measure(nets, batch, threads, folded):
+        assert (batch, threads, folded) == (4, 2, False)
+        times = [timing.seconds for timing in by_work(nets)]
+        return [Timing(t if len(net.layers) < 3 else 1.15 * t, 0.0) for t, net in zip(times, nets, strict=True)]
+
+    (before,) = by_work([net])
+    limit = 0.6 * before.seconds * 1e6
+    found = compress(net, X, y, Latency(limit, 4, 2, folded=False), epochs=0, measure=measure)
+    assert found.cost_after <= 1.05 * limit
+    assert found.after == measure([found.network], 4, 2, False)[0]
+
+
+@pytest.mark.parametrize("budget", [Latency(10**6), MultiplyAdds(10**9), Bytes(10**9)])
+def test_a_network_that_meets_its_budget_is_left_as_it_is(dense, budget):
+    net, X, y = dense
+    found = compress(net, X, y, budget, measure=by_work)
+    assert bits(found.network) == bits(net)
+    assert found.network is not net
+    assert found.rows == []
+    assert "met before" in found.table()
+    assert list(found.scores) == ["before"]
+
+
+def test_a_budget_that_cannot_be_met_names_the_least_which_can(dense):
+    net, X, y = dense
+    with pytest.raises(ValueError, match=r"expected at least [0-9,]+ multiply-adds.* got 1 multiply-adds") as error:
+        compress(net, X, y, MultiplyAdds(1), measure=by_work)
+    least = int(str(error.value).split("at least ")[1].split()[0].replace(",", ""))
+    found = compress(net, X, y, MultiplyAdds(least), epochs=0, measure=by_work)
+    assert found.cost_after == least
+    with pytest.raises(ValueError, match=r"expected at least .* µs"):
+        compress(net, X, y, Latency(0.01), measure=by_work)
+
+
+@pytest.mark.parametrize("kind", [Latency, MultiplyAdds, Bytes])
+def test_budgets_are_checked_and_frozen(kind):
+    budget = kind(100, batch=2, threads=3)
+    assert (budget.limit, budget.batch, budget.threads, budget.folded) == (100, 2, 3, True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        budget.batch = 1
+    for bad in (0, -1, float("nan"), float("inf"), "3", True, None):
+        with pytest.raises(ValueError, match="expected"):
+            kind(bad)
+        with pytest.raises(ValueError, match="batch: expected"):
+            kind(100, batch=bad)
+    with pytest.raises(ValueError, match="folded: expected"):
+        kind(100, folded="no")
+
+
+# ---------------------------------------------------------------- what is replaced
+
+
+def test_the_network_given_stays_as_it_is(digits):
+    net, X, y = digits
+    before = bits(net)
+    compress(net, X, y, Bytes(stored_bytes(net) // 2), methods=("svd",), measure=by_work)
+    assert bits(net) == before
+    assert [type(layer).__name__ for layer in net.layers[:3]] == ["Conv2d", "Concat", "Residual"]
+
+
+def test_layers_at_any_depth_are_replaced_but_those_to_keep(digits):
+    net, X, y = digits
+    n = int(0.4 * multiply_adds(net.layers, net.input_shape))
+    found = compress(net, X, y, MultiplyAdds(n), methods=("svd", "two_factor"), epochs=0, measure=by_work)
+    names = [row.layer for row in found.rows]
+    expected = ["0 Conv2d", "1.0 Conv2d", "2.0 Conv2d", "6 Dense", "7 GroupedDense", "8 Dense"]
+    assert names == [f"layers.{name}" for name in expected]
+    changed = {row.layer for row in found.rows if row.method}
+    assert {"layers.1.0 Conv2d", "layers.2.0 Conv2d"} <= changed
+    budget, keep = MultiplyAdds(2 * n), net.layers[1:2]
+    kept = compress(net, X, y, budget, methods="svd", keep=keep, epochs=0, measure=by_work)
+    assert [row.layer for row in kept.rows] == [names[0], *names[2:]]
+
+
+def test_a_layer_that_does_not_gain_in_time_stays_whatever_the_budget(dense):
+    net, X, y = dense
+
+    def slower(nets, **options):
+        return [Timing(1e-6 * len(net.layers), 0.0) for net in nets]
+
+    def noisy(nets, **options):
+        return [Timing(timing.seconds, timing.seconds) for timing in by_work(nets)]
+
+    for measure in (slower, noisy):
+        for budget in (MultiplyAdds(1000), Bytes(2000)):
+            with pytest.raises(ValueError, match="the least that these methods reach"):
+                compress(net, X, y, budget, measure=measure)
+
+
+def test_errors_are_those_of_the_layers_outputs(digits):
+    net, X, y = digits
+    n = int(0.5 * multiply_adds(net.layers, net.input_shape))
+    found = compress(net, X, y, MultiplyAdds(n), methods=("svd", "tucker2"), epochs=0, measure=by_work)
+    x = samples(net, net.compiled_program.rows(X))
+    read = {place.name: place.x for place in places(net.layers, x, net.dtype)}
+    layers = dict(chain.named(net.layers))
+    replaced = [row for row in found.rows if row.method]
+    assert replaced
+    for row in replaced:
+        name = row.layer.split()[0]
+        inputs, layer = read[name][:512], layers[name]
+        own = fo.nn.Sequential([layer], input_shape=inputs.shape[1:])
+        moments = {"moments": second_moments(layer, inputs)} if row.method == "svd" else {}
+        factors = fo.lowrank.factorize(layer, row.method, row.rank, **moments)
+        new = fo.nn.Sequential(factors, input_shape=inputs.shape[1:])
+        y_own = own.predict(inputs).astype(np.float64)
+        expected = np.sum((new.predict(inputs) - y_own) ** 2) / np.sum(y_own**2)
+        assert row.error == pytest.approx(expected, rel=1e-3)
+
+
+def test_ranks_save_multiply_adds_and_reach_from_many_to_few(digits):
+    for _, layer in chain.named(digits[0].layers):
+        if not isinstance(layer, fo.nn.Conv2d | fo.nn.Dense | fo.nn.GroupedDense):
+            continue
+        for method in ("svd", "two_factor", "tucker2", "cp") if isinstance(layer, fo.nn.Conv2d) else ("svd",):
+            ranks = grid(layer, method)
+            assert len(ranks) == len(set(ranks)) <= 16
+            for rank in ranks:
+                options = {"max_sweeps": 1, "tol": 0.0} if method == "cp" else {}
+                new = fo.lowrank.factorize(layer, method, rank, **options)
+                if method != "tucker2":
+                    assert sum(one.known_arrays()["weight"].size for one in new) < layer.weight.size
+
+
+def test_the_same_times_give_the_same_network(digits):
+    net, X, y = digits
+    budget = Latency(0.5 * by_work([net])[0].seconds * 1e6)
+    found = [compress(net, X, y, budget, methods=("svd", "tucker2"), seed=5, measure=by_work) for _ in range(2)]
+    assert bits(found[0].network) == bits(found[1].network)
+    assert found[0].table() == found[1].table()
+    with fo.num_threads(2):
+        double = compress(net, X, y, budget, methods=("svd", "tucker2"), seed=5, measure=by_work)
+    assert bits(double.network) == bits(found[0].network)
+
+
+def test_the_degeneracy_of_a_cp_is_reported(rng):
+    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3, groups=2), fo.nn.Flatten()], rng=0, input_shape=(3, 3, 8))
+    X, y = rng.standard_normal((20, 3, 3, 8)), rng.standard_normal((20, 8))
+    found = compress(net, X, y, MultiplyAdds(200), loss="mse", methods="cp", epochs=0, measure=by_work)
+    (row,) = found.rows
+    assert row.method == "cp"
+    terms = []
+    for group in range(2):
+        part = net.layers[0].weight[4 * group : 4 * group + 4]
+        cp = fo.lowrank.cp(part, row.rank, max_sweeps=100, restarts=1, tol=0.0)
+        terms.append(cp.degeneracy * np.sum(part.astype(np.float64) ** 2))
+    assert row.degeneracy == pytest.approx(sum(terms) / np.sum(net.layers[0].weight ** 2), rel=1e-3)
+    assert f"cp, degeneracy {row.degeneracy:.2g}" in found.table()
+
+
+# ---------------------------------------------------------------- factors by what a layer answers to data
+
+
+@pytest.fixture(params=["dense", "grouped", "convolution"])
+def answering(request, rng):
+    """A layer, its samples, which are far from white, and its outputs before bias and activation, by definition."""
+    white = rng.standard_normal((50, 5, 4, 8)) * 0.7 ** np.arange(8)
+    x = white @ np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    if request.param == "convolution":
+        layer, shape = fo.nn.Conv2d(8, 6, 3, groups=2, stride=2, padding=1, activation="relu"), (5, 4, 8)
+    else:
+        x, shape = x.reshape(-1, 8), (8,)
+        layer = fo.nn.Dense(8, 6, "tanh") if request.param == "dense" else fo.nn.GroupedDense(8, 6, 2)
+    net = fo.nn.Sequential([layer], rng=0, dtype=np.float64, input_shape=shape)
+    layer.bias = rng.standard_normal(6)
+    if request.param == "convolution":
+        z = fo.functional.conv2d(x, layer.weight, None, stride=2, padding=1, groups=2)
+    else:
+        parts = zip(np.split(x, layer.groups, axis=1), np.split(layer.weight, layer.groups), strict=True)
+        z = np.concatenate([part @ weight.T for part, weight in parts], axis=1)
+    return net, layer, x, z.reshape(-1, 6)
+
+
+def test_second_moments_are_those_of_the_outputs(answering):
+    _, layer, x, z = answering
+    groups = np.split(z, layer.groups, axis=1)
+    expected = np.stack([part.T @ part / len(part) for part in groups])
+    np.testing.assert_allclose(second_moments(layer, x), expected, rtol=1e-12)
+
+
+def test_factors_by_second_moments_lose_less_of_the_outputs_and_nothing_at_full_rank(answering):
+    net, layer, x, _ = answering
+    y, moments, errors = net.predict(x), second_moments(layer, x), {}
+    full = 6 // layer.groups
+    for rank in range(1, full + 1):
+        for name, options in (("weight", {}), ("outputs", {"moments": moments})):
+            layers = factorize(layer, "svd", rank, **options)
+            new = fo.nn.Sequential(layers, rng=0, dtype=np.float64, input_shape=x.shape[1:])
+            errors[name, rank] = np.sum((new.predict(x) - y) ** 2)
+    assert errors["outputs", full] < 1e-20 * np.sum(y**2)
+    for rank in range(1, full):
+        assert errors["outputs", rank] < errors["weight", rank]
+
+
+def test_second_moments_that_do_not_fit_are_refused(answering):
+    _, layer, x, _ = answering
+    moments = second_moments(layer, x)
+    with pytest.raises(ValueError, match="moments: expected shape"):
+        factorize(layer, "svd", 2, moments=moments[:, :2, :2])
+    with pytest.raises(ValueError, match="moments: expected finite"):
+        factorize(layer, "svd", 2, moments=moments * np.nan)
+    with pytest.raises(ValueError, match="expected a whole number from 1"):
+        factorize(layer, "svd", 7, moments=moments)
+    if isinstance(layer, fo.nn.Conv2d):
+        with pytest.raises(ValueError, match="moments: expected none with method 'tucker2'"):
+            factorize(layer, "tucker2", 2, moments=moments)
+
+
+def test_outputs_that_are_all_zero_leave_the_choice_to_the_weight(answering):
+    _, layer, x, _ = answering
+    layers = factorize(layer, "svd", 1, moments=second_moments(layer, np.zeros_like(x)))
+    assert all(np.isfinite(one.known_arrays()["weight"]).all() for one in layers)
+
+
+# ---------------------------------------------------------------- fine-tuning and scores
+
+
+def test_fine_tuning_lowers_the_loss_and_scores_say_where(digits):
+    net, X, y = digits
+    n = int(0.2 * multiply_adds(net.layers, net.input_shape))
+    options = {"methods": ("svd", "two_factor"), "measure": by_work}
+    found = compress(net, X, y, MultiplyAdds(n), epochs=8, **options)
+    assert list(found.scores) == ["before", "compressed", "tuned"]
+    assert found.measured_on == "X"
+    assert found.scores["tuned"]["loss"] < found.scores["compressed"]["loss"]
+    assert found.scores["before"]["loss"] == pytest.approx(net.evaluate(X, y))
+    assert found.scores["compressed"]["loss"] == pytest.approx(found.compressed.evaluate(X, y))
+    assert found.scores["tuned"]["accuracy"] == fo.metrics.accuracy(y, found.network.predict(X))
+    held = compress(net, X[:90], y[:90], MultiplyAdds(n), epochs=8, validation=(X[90:], y[90:]), **options)
+    assert held.measured_on == "validation"
+    assert held.scores["tuned"]["loss"] == pytest.approx(held.network.evaluate(X[90:], y[90:]))
+
+
+def test_an_optimizer_may_be_a_function_of_parameters(dense):
+    net, X, y = dense
+    made = []
+
+    def optimizer(params):
+        made.append(fo.optim.SGD(params, lr=0.01))
+        return made[-1]
+
+    found = compress(net, X, y, MultiplyAdds(2000), optimizer=optimizer, measure=by_work)
+    assert [id(a) for a in made[-1].parameters()] == [id(a) for a in found.network.parameters()]
+
+
+def test_factors_may_be_normalized(dense):
+    net, X, y = dense
+    found = compress(net, X, y, MultiplyAdds(2000), batch_norm=True, measure=by_work)
+    assert any(isinstance(layer, fo.nn.BatchNorm) for layer in found.network.layers)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"X": np.zeros((60, 63))}, ValueError, "expected"),
+        ({"X": np.full((60, 64), np.nan)}, ValueError, "X: expected finite"),
+        ({"y": np.arange(60)}, ValueError, "expected"),
+        ({"y": np.zeros(59, int)}, ValueError, "expected"),
+        ({"validation": (np.zeros((3, 64)), [0, 1, 9])}, ValueError, "validation: "),
+        ({"budget": 200}, TypeError, "budget: expected lowrank.Latency"),
+        ({"net": "model"}, TypeError, "net: expected a Sequential"),
+        ({"methods": ("svd", "qr")}, ValueError, "methods: expected some of svd"),
+        ({"methods": ()}, ValueError, "methods: expected some of svd"),
+        ({"epochs": -1}, ValueError, "epochs: expected"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected"),
+        ({"optimizer": "speedy"}, TypeError, "optimizer: expected"),
+        ({"optimizer": 3}, TypeError, "optimizer: expected"),
+        ({"optimizer": lambda params: params}, TypeError, "optimizer: expected"),
+        ({"keep": [fo.nn.Dense(3, 3)]}, ValueError, "keep: expected layers of net"),
+        ({"loss": "squared"}, ValueError, "loss: expected"),
+        ({"batch_norm": "no"}, ValueError, "batch_norm: expected"),
+        ({"seed": -1}, ValueError, "seed: expected"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(dense, change, error, message):
+    net, X, y = dense
+
+    def measure(nets, **options):
+        raise AssertionError("measured")
+
+    arguments = {"net": net, "X": X, "y": y, "budget": MultiplyAdds(100), "measure": measure} | change
+    with pytest.raises(error, match=message):
+        compress(**arguments)
+
+
+def test_a_folded_network_and_one_without_statistics_are_refused(dense):
+    net, X, y = dense
+    with pytest.raises(ValueError, match="net: expected a network that can be trained, got a folded one"):
+        compress(net.fold(), X, y, MultiplyAdds(100), measure=by_work)
+    waiting = fo.nn.Sequential([fo.nn.Standardize(64), fo.nn.Dense(64, 4)], rng=0)
+    with pytest.raises(ValueError, match="has no statistics yet"):
+        compress(waiting, X, y, MultiplyAdds(100), measure=by_work)
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_the_table_has_a_line_for_each_layer_and_the_network(dense):
+    net, X, y = dense
+    found = compress(net, X, y, MultiplyAdds(2000), measure=by_work)
+    lines = found.table().splitlines()
+    assert lines[0].split() == " ".join(HEAD).split()
+    assert lines[1].startswith("layers.0 Dense  svd")
+    assert lines[2].startswith("layers.1 Dense")
+    assert lines[3].startswith("network")
+    assert lines[3].endswith(f"{stored_bytes(net):,}  {stored_bytes(found.network):,}")
+    costs = f"3,264 multiply-adds before, {found.cost_after:,} multiply-adds after"
+    assert lines[4] == f"budget 2,000 multiply-adds: {costs}"
+    assert len(lines) == 5
+
+
+def test_estimates_of_other_budgets_rise_in_time_and_fall_in_error(digits):
+    net, X, y = digits
+    n = int(0.5 * multiply_adds(net.layers, net.input_shape))
+    found = compress(net, X, y, MultiplyAdds(n), methods=("svd",), epochs=0, measure=by_work)
+    times, errors = zip(*found.frontier, strict=True)
+    assert list(times) == sorted(times)
+    assert list(errors) == sorted(errors, reverse=True)
+    assert times[-1] == pytest.approx(found.before.seconds)
+    assert errors[-1] == 0
+
+
+def test_the_picture_is_drawn(dense, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    net, X, y = dense
+    for budget in (MultiplyAdds(2000), MultiplyAdds(10**6)):
+        compress(net, X, y, budget, measure=by_work).plot(tmp_path / "drawn.png")
+        assert (tmp_path / "drawn.png").stat().st_size > 1000
+
+
+# ---------------------------------------------------------------- times
+
+
+def test_networks_are_timed_with_the_batch_and_the_threads_asked_for(dense):
+    net, _, _ = dense
+    before = fo.get_num_threads()
+    timings = measure_latency([net, net], batch=3, threads=1, folded=False)
+    assert len(timings) == 2
+    assert all(timing.seconds > 0 <= timing.noise for timing in timings)
+    assert fo.get_num_threads() == before
+    assert measure_latency([]) == []
+
+
+class Counter:
+    """A measure that counts the networks it is asked for; its times are steady unless told otherwise."""
+
+    def __init__(self, noise=0.0):
+        self.noise, self.measured = noise, 0
+
+    def __call__(self, nets, **options):
+        self.measured += len(nets)
+        return [Timing(timing.seconds, self.noise * timing.seconds) for timing in by_work(nets)]
+
+
+def stopwatch(measure, file, **options):
+    return Stopwatch(measure, Latency(1, **options), {}, file)
+
+
+def test_a_time_is_measured_once_and_kept_in_the_file_by_all_that_decides_it(dense, tmp_path):
+    net, _, _ = dense
+    file, counter = tmp_path / "cache" / "latency.json", Counter()
+    first = stopwatch(counter, file)
+    known = first.remembered([net])
+    assert first.remembered([net]) == stopwatch(counter, file).remembered([net]) == known
+    assert counter.measured == 1
+    stopwatch(counter, file, batch=2).remembered([net])
+    stopwatch(counter, file, threads=2).remembered([net])
+    stopwatch(counter, file, folded=False).remembered([net])
+    double = fo.nn.Sequential([fo.nn.Dense(64, 48, activation="relu"), fo.nn.Dense(48, 4)], dtype=np.float64)
+    stopwatch(counter, file).remembered([double])
+    assert counter.measured == 5
+    assert len(json.loads(file.read_text())) == 5
+    (key,) = [key for key in json.loads(file.read_text()) if '"batch": 2' in key]
+    assert fo.config()["isa"] in key
+    assert fo.__version__ in key
+
+
+def test_a_noisy_time_is_measured_again_and_not_kept(dense, tmp_path):
+    net, _, _ = dense
+    counter = Counter(noise=0.5)
+    stopwatch(counter, tmp_path / "latency.json").remembered([net])
+    assert counter.measured == 3
+    assert not (tmp_path / "latency.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[1, 2]",
+        '{"a": 1}',
+        '{"KEY": [1e-6]}',
+        '{"KEY": [-1.0, 0.0]}',
+        '{"KEY": [NaN, 0]}',
+        '{"KEY": ["1", 0]}',
+    ],
+)
+def test_a_damaged_file_does_no_harm(dense, tmp_path, text):
+    net, _, _ = dense
+    file, counter = tmp_path / "latency.json", Counter()
+    known = stopwatch(counter, file).remembered([net])
+    (key,) = json.loads(file.read_text())
+    file.write_text(text.replace("KEY", json.dumps(key)[1:-1]))
+    assert stopwatch(counter, file).remembered([net]) == known
+    assert counter.measured == 2
+    assert json.loads(file.read_text()) == {key: list(known[0])}
+
+
+def test_a_folder_that_cannot_be_written_does_no_harm(dense, tmp_path):
+    net, _, _ = dense
+    (tmp_path / "file").write_text("")
+    counter = Counter()
+    times = stopwatch(counter, tmp_path / "file" / "latency.json")
+    assert times.remembered([net]) == times.remembered([net]) == by_work([net])[:1] or counter.measured == 1
+
+
+def test_times_lie_in_the_folder_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTOPT_CACHE", str(tmp_path))
+    assert cache_file() == tmp_path / "latency.json"
+    monkeypatch.setenv("FASTOPT_CACHE", "")
+    assert cache_file() is None
+    monkeypatch.delenv("FASTOPT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_file() == tmp_path / "fastopt" / "latency.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    assert cache_file() == tmp_path / ".cache" / "fastopt" / "latency.json"
