@@ -58,6 +58,8 @@ enum { INDIRECT_MAX_ROWS = 8 };
 /* Taps of a tile of a depthwise gradient, along an axis, and its vectors of sums. 56x56x64, 3x3, us: of 9 sums 54,
  * of 18 48, of 27 53. */
 enum { DEPTHWISE_TAPS = 3, DEPTHWISE_SUMS = VECTOR_BYTES == 64 ? 18 : 12 };
+/* Vectors of a tile of eight pixels that loads x once for three taps; 0: there are none. */
+enum { DEPTHWISE_VECS = VECTOR_BYTES == 64 ? 2 : 0 };
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
