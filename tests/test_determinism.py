@@ -113,6 +113,8 @@ CONVOLUTIONS = {  # images, filters, their size, and options: whatever threads d
     "one pixel": ((3, 1, 1, 301), (401, 3, 3), {"padding": 1}),
     "groups": ((3, 31, 37, 54), (87, 2, 4), {"stride": (1, 2), "padding": (1, 3), "dilation": (2, 1), "groups": 3}),
     "depthwise": ((7, 43, 41, 71), (71, 3, 3), {"padding": 1, "groups": 71}),
+    "depthwise, a strip a thread": ((1, 13, 11, 260), (260, 3, 1), {"padding": (1, 0), "groups": 260}),
+    "depthwise, long lines": ((1, 3, 907, 37), (37, 2, 5), {"stride": (1, 2), "dilation": (2, 3), "groups": 37}),
     "strides wider than filters": ((5, 61, 59, 33), (67, 2, 1), {"stride": 3}),
 }
 
@@ -146,6 +148,7 @@ def images(dtype):
         fo.nn.BatchNorm(19, activation="relu"),
         fo.nn.Concat(branches),
         fo.nn.Residual([fo.nn.Conv2d(34, 34, 3, padding="same", dilation=2, groups=17, activation="gelu")]),
+        fo.nn.Residual([fo.nn.Conv2d(34, 34, (3, 1), padding=(1, 0), groups=34, activation="relu")]),
         fo.nn.AvgPool2d(2),
         fo.nn.Conv2d(34, 23, 2, stride=2, max_norm=1.0),
         fo.nn.Flatten(),

@@ -164,6 +164,7 @@ LAYERS = {
     "maxout": lambda n_in, n_out: fo.nn.Maxout(n_in, n_out, 3),
     "convolution": lambda n_in, n_out: fo.nn.Conv2d(n_in, n_out, (3, 2)),
     "grouped convolution": lambda n_in, n_out: fo.nn.Conv2d(2 * n_in, 2 * n_out, 2, groups=2),
+    "depthwise convolution": lambda n_in, n_out: fo.nn.Conv2d(n_out, n_out, (1 + n_in % 3, 2), groups=n_out),
 }
 
 
@@ -186,6 +187,7 @@ NETWORKS = {
     "convolutions": lambda: [
         fo.nn.Conv2d(3, 20, 3, padding=1, activation="silu"),
         fo.nn.MaxPool2d(2),
+        fo.nn.Conv2d(20, 20, 3, padding=1, groups=20, activation="relu"),
         fo.nn.Conv2d(20, 33, 3),
         fo.nn.GlobalAvgPool2d(),
         fo.nn.Dense(33, 10),

@@ -361,11 +361,12 @@ def test_convolutions_stay_inside(case, n, dtype, place):
 @pairwise(name=ACTIVATIONS, dtype=DTYPES, place=PLACES)
 def test_convolutions_stay_inside_with_every_activation(name, dtype, place):
     for width in (1, 9, 33):
-        check(run_conv2d, place, dtype, 2, 5, 3, width, width, (3, 3), name, {"padding": 1, "groups": 1})
+        for groups in (1, width):
+            check(run_conv2d, place, dtype, 2, 5, 3, width, width, (3, 3), name, {"padding": 1, "groups": groups})
 
 
 def test_convolutions_of_many_pixels_stay_inside(dtype, place):
-    for channels, filters, groups in ((3, 9, 1), (16, 8, 1), (10, 5, 5)):
+    for channels, filters, groups in ((3, 9, 1), (16, 8, 1), (10, 5, 5), (19, 19, 19)):
         check(run_conv2d, place, dtype, 1, 89, 47, channels, filters, (3, 3), "tanh", {"padding": 1, "groups": groups})
 
 

@@ -126,12 +126,14 @@ def maxout_backward(dy: _Array, x: _Array, pieces: int = ..., dx: _Array | None 
 def conv2d_padding(
     padding: tuple[int, int] | str, kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[tuple[int, int], ...]: ...
+def is_depthwise(channels: tuple[int, int, int]) -> bool: ...
 def conv2d_geometry(
     image: tuple[int, ...],
     kernel: tuple[int, int],
     stride: tuple[int, int],
     dilation: tuple[int, int],
     pads: tuple[tuple[int, int], ...],
+    channels: tuple[int, int, int],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
 def pool2d_shape(
     height: int, width: int, kernel_size: _Pair, stride: _Pair | None, padding: _Pair, ceil_mode: bool

@@ -5,19 +5,22 @@ cdef class PackedWeight:
     cdef readonly int typenum
     cdef readonly tuple shape
     cdef readonly Py_ssize_t groups
-    cdef Py_ssize_t width, size         # outputs of a group, elements of an output
-    cdef void* start                    # (groups, strips, size, width of the strip)
+    cdef Py_ssize_t packed_groups       # that the product reads: 1 of a depthwise convolution, else groups;
+    cdef Py_ssize_t width, size         # outputs of such a group, elements of an output
+    cdef void* start                    # (packed_groups, strips, size, width of the strip)
 
     def __cinit__(self, weight, Py_ssize_t groups=1):
         self.typenum, self.shape, self.groups = float_type("weight", weight), weight.shape, groups
         if groups < 1 or not self.shape or not is_plain(weight, self.typenum, <int>len(self.shape)) or self.shape[0] % groups != 0:
             raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
-        self.width, self.size = self.shape[0] // groups, math.prod(self.shape[1:])
-        self.start = aligned_block(groups * round_up(self.width, LANES_f) * self.size * <Py_ssize_t>weight.itemsize, False)
+        depthwise = len(self.shape) == 4 and is_depthwise((self.shape[3] * groups, self.shape[0], groups))
+        self.packed_groups = 1 if depthwise else groups
+        self.width, self.size = self.shape[0] // self.packed_groups, math.prod(self.shape[1:])
+        self.start = aligned_block(self.packed_groups * round_up(self.width, LANES_f) * self.size * <Py_ssize_t>weight.itemsize, False)
         if self.typenum == cnp.NPY_FLOAT32:
-            pack_groups(<float*>data(weight), groups, self.width, self.size, <float*>self.start, 0, 1)
+            pack_groups(<float*>data(weight), self.packed_groups, self.width, self.size, <float*>self.start, 0, 1)
         else:
-            pack_groups(<double*>data(weight), groups, self.width, self.size, <double*>self.start, 0, 1)
+            pack_groups(<double*>data(weight), self.packed_groups, self.width, self.size, <double*>self.start, 0, 1)
 
     def __dealloc__(self):
         free(self.start)
@@ -29,9 +32,9 @@ cdef class PackedWeight:
         """The weight, a new read-only array."""
         weight = _arrays.aligned_zeros(self.shape, dtype_of(self.typenum))
         if self.typenum == cnp.NPY_FLOAT32:
-            unpack_groups(<float*>self.start, self.groups, self.width, self.size, <float*>data(weight))
+            unpack_groups(<float*>self.start, self.packed_groups, self.width, self.size, <float*>data(weight))
         else:
-            unpack_groups(<double*>self.start, self.groups, self.width, self.size, <double*>data(weight))
+            unpack_groups(<double*>self.start, self.packed_groups, self.width, self.size, <double*>data(weight))
         weight.flags.writeable = False
         return weight
 

@@ -1,4 +1,4 @@
-"""Convolutions with bias: the ten sizes of Inception-v1 at batch 1, and 3x3 at batch 32.
+"""Convolutions with bias: the ten sizes of Inception-v1 at batch 1, depthwise ones, and 3x3 at batch 32.
 
 - Forward with ReLU is `predict` of a folded network of one layer: the copy into a border is in it, the filters
   are packed beforehand, as the peers' are.
@@ -14,6 +14,7 @@ import numpy as np
 
 import fastopt as fo
 from fastopt import functional as F
+from fastopt._numbers import whole_pair
 from fastopt.bench._cases import Case, named, randoms
 from fastopt.bench._networks import IMAGE_PEERS, channels_first, inference_case
 
@@ -25,12 +26,17 @@ class Size(NamedTuple):
     n_in: int
     size: int
     n_out: int
-    kernel: int
+    kernel: int | tuple[int, int]
     stride: int = 1
+    groups: int = 1
 
     @property
-    def padding(self) -> int:
-        return self.kernel // 2
+    def taps(self) -> tuple[int, int]:
+        return whole_pair("kernel", self.kernel)
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        return tuple(k // 2 for k in self.taps)
 
     @property
     def image(self) -> tuple[int, ...]:
@@ -41,17 +47,25 @@ class Size(NamedTuple):
         return self.n, -(-self.size // self.stride), -(-self.size // self.stride), self.n_out
 
     @property
+    def filters(self) -> tuple[int, ...]:
+        return self.n_out, *self.taps, self.n_in // self.groups
+
+    @property
     def weights(self) -> int:
-        return self.n_out * self.kernel**2 * self.n_in
+        return prod(self.filters)
 
     @property
     def multiply_adds(self) -> int:
         n, height, width, _ = self.outputs
         return n * height * width * self.weights
 
+    def family(self, calls) -> str:
+        return f"depthwise {calls}" if self.groups > 1 else calls
+
     def __str__(self):
-        kernel = f"{self.kernel}x{self.kernel}" + (f"/{self.stride}" if self.stride > 1 else "")
-        return f"{kernel} {self.n_in}-{self.n_out} at {self.size}x{self.size}, batch {self.n}"
+        kernel = "x".join(map(str, self.taps)) + (f"/{self.stride}" if self.stride > 1 else "")
+        channels = f"depthwise {self.n_in}" if self.groups > 1 else f"{self.n_in}-{self.n_out}"
+        return f"{kernel} {channels} at {self.size}x{self.size}, batch {self.n}"
 
 
 INCEPTION = (
@@ -66,6 +80,18 @@ INCEPTION = (
     Size(1, 832, 7, 384, 1),
     Size(1, 192, 7, 384, 3),
 )
+# the middle layers of a factorized convolution, and those of MobileNet
+DEPTHWISE = tuple(
+    Size(1, c, size, c, kernel, stride, groups=c)
+    for c, size, kernel, stride in (
+        (64, 56, (3, 1), 1),
+        (64, 56, (1, 3), 1),
+        (64, 56, 3, 1),
+        (128, 28, 3, 1),
+        (256, 14, 3, 1),
+        (128, 56, 3, 2),
+    )
+)
 BATCHES = (
     Size(32, 1, 28, 32, 3),
     Size(32, 3, 32, 32, 3),
@@ -76,9 +102,9 @@ BATCHES = (
 
 
 def cases() -> Iterator[Case]:
-    for size in INCEPTION:
+    for size in (*INCEPTION, *DEPTHWISE):
         yield forward_case(size)
-    for size in (*INCEPTION, *BATCHES):
+    for size in (*INCEPTION, *DEPTHWISE, *BATCHES):
         yield both_case(size)
     for size in BATCHES:
         yield forward_case(size).alone()
@@ -88,21 +114,22 @@ def cases() -> Iterator[Case]:
 
 def forward_case(size) -> Case:
     def make():
-        layer = fo.nn.Conv2d(size.n_in, size.n_out, size.kernel, size.stride, size.padding, activation="relu")
+        options = {"stride": size.stride, "padding": size.padding, "groups": size.groups}
+        layer = fo.nn.Conv2d(size.n_in, size.n_out, size.kernel, **options, activation="relu")
         return fo.nn.Sequential([layer], rng=0, input_shape=size.image)
 
     shape, work = (size.n, *size.image), (size.multiply_adds, moved(size))
-    return inference_case(f"relu {size}", make, shape, IMAGE_PEERS, *work, "predict conv2d + relu")
+    return inference_case(f"relu {size}", make, shape, IMAGE_PEERS, *work, size.family("predict conv2d + relu"))
 
 
 def both_case(size, dtype="float32") -> Case:
     """Outputs, and the gradients of input, weight and bias."""
-    options = (size.stride, size.padding)
+    options = {"stride": size.stride, "padding": size.padding, "groups": size.groups}
 
     def ours(x, weight, bias, dy, y, dx, dw, db):
         def call():
-            F.conv2d(x, weight, bias, *options, out=y)
-            F.conv2d_backward(dy, x, weight, None, *options, dx=dx, dw=dw, db=db)
+            F.conv2d(x, weight, bias, **options, out=y)
+            F.conv2d_backward(dy, x, weight, **options, dx=dx, dw=dw, db=db)
 
         return call
 
@@ -118,13 +145,13 @@ def both_case(size, dtype="float32") -> Case:
 
         x, weight, bias = leaves = [torch.from_numpy(a).requires_grad_() for a in (x, weight, bias)]
         conv, t = torch.nn.functional.conv2d, torch.from_numpy(dy)
-        return lambda: torch.autograd.grad(conv(x, weight, bias, *options), leaves, t)
+        return lambda: torch.autograd.grad(conv(x, weight, bias, **options), leaves, t)
 
-    x, weight = (size.n, *size.image), (size.n_out, size.kernel, size.kernel, size.n_in)
+    x, weight = (size.n, *size.image), size.filters
     setup = randoms(x, weight, (size.n_out,), size.outputs, size.outputs, x, weight, (size.n_out,), dtype=dtype)
     peers = {"torch": torch, "torch nhwc": torch_nhwc}
     what, flops = named(f"both {size}", dtype), 6 * size.multiply_adds
-    return Case(what, setup, ours, peers, flops, 3 * moved(size), dtype, "conv2d + conv2d_backward")
+    return Case(what, setup, ours, peers, flops, 3 * moved(size), dtype, size.family("conv2d + conv2d_backward"))
 
 
 def moved(size) -> int:

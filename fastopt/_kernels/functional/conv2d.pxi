@@ -25,11 +25,18 @@ def conv2d_padding(padding, kernel, dilation):
     return tuple([(n // 2, n - n // 2) for n in total])
 
 
-def conv2d_geometry(image, kernel, stride, dilation, pads):
+def is_depthwise(channels):
+    """Whether a convolution of so many channels, (in, out, groups), has as many groups as both, and more than one."""
+    return 1 < channels[2] == channels[0] == channels[1]
+
+
+def conv2d_geometry(image, kernel, stride, dilation, pads, channels):
     """(height, width) of the output, below 1 where a filter is larger than the padded image, and (rows, columns) of zeros
-    around the image that filters reach."""
+    around the image that filters read: none where it is depthwise."""
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
     out = tuple([(n + sum(pad) - r) // s + 1 for n, pad, r, s in zip(image, pads, reach, stride)])
+    if is_depthwise(channels):
+        return out, (0, 0)
     border = tuple([max(pad[0], (m - 1) * s + r - pad[0] - n) for n, m, pad, r, s in zip(image, out, pads, reach, stride)])
     return out, border
 
@@ -57,7 +64,7 @@ cdef object conv2d_call(ConvolutionCall* c, Conv2d* own, object x, object weight
     kernel, image = weight.shape[1:3], x.shape[1:3]
     stride, dilation = _numbers.whole_pair("stride", stride, 1), _numbers.whole_pair("dilation", dilation, 1)
     pads = conv2d_padding(checked_padding(padding, stride), kernel, dilation)
-    out, border = conv2d_geometry(image, kernel, stride, dilation, pads)
+    out, border = conv2d_geometry(image, kernel, stride, dilation, pads, (x.shape[3], weight.shape[0], groups))
     if min(image) < 1:
         raise ValueError(f"x: expected images of at least one pixel, got shape {x.shape}")
     if min(kernel) < 1 or min(out) < 1:

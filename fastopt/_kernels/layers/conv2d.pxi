@@ -1,7 +1,8 @@
 # The convolution, channels last: y[n, i, j, o] = phi(b[o] + sum over r, s, c of W[o, r, s, c] x[n, i stride + r dilation - top,
 # j stride + s dilation - left, c]), a cross-correlation as everywhere. With groups an output reads the channels of its group.
 #
-# - The products are those of convolutions.pxi. What a filter reads beyond the edge is the border of zeros of its source.
+# - The products are those of convolutions.pxi. What a filter reads beyond the edge is the border of zeros of its source. With
+#   as many groups as channels they are those of depthwise.pxi, which read no border.
 # - Forward: a thread owns pixels or, where these are few, strips of outputs. Bias and relu are applied in registers.
 # - Backward: dz is copied to scratch, with a border of zeros, where taps beyond its edge are multiplied.
 # - Scratch holds the filters packed, and what a backward needs; every function that fills it ends with a barrier.

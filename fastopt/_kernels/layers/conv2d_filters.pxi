@@ -1,7 +1,10 @@
 # The filters of a convolution: their geometry, tables of offsets and packed forms, and the product of an image with them.
 
+cdef struct Sweep               # depthwise.pxi
+
 cdef struct Conv2d:
-    Py_ssize_t groups, depth, width     # channels and outputs of a group
+    Py_ssize_t groups, depth, width     # channels that an output reads, and outputs of a group
+    bint depthwise              # groups of one channel and one output each, which count as one group here; depthwise.pxi
     Py_ssize_t kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x
     Py_ssize_t top, left        # padding; what lies below and to the right follows from the shapes
     Py_ssize_t size             # elements of a filter, kernel_y * kernel_x * depth
@@ -13,6 +16,8 @@ cdef struct Conv2d:
     Py_ssize_t *back_taps       # (kernel_y * kernel_x * width,): where the elements of filters turned around stand in dz
     Regions regions             # of y
     Regions *phase_regions      # of dx, by phase
+    Sweep *sweep                # where it is depthwise, y over x,
+    Sweep *turned               # (stride_y * stride_x,): and dx over dz, by phase
     Py_ssize_t *counting        # 0, 1, 2, ... for neighboring channels: at least `width` of them
     void *weight                # (out, kernel_y, kernel_x, in / groups)
     void *bias                  # (out,) or NULL
@@ -33,17 +38,19 @@ cdef inline bint scatters(const Conv2d* d, floating* dtype) noexcept nogil:
     cdef Py_ssize_t phases = d.stride_y * d.stride_x
     cdef Py_ssize_t gathered = positions_of(&d.x) * d.kernel_y * d.kernel_x * d.width * round_up(d.depth, lanes)
     cdef Py_ssize_t scattered = d.width * round_up(d.size, lanes) + 4 * runs * round_up(d.size // runs, lanes)
-    return d.groups == 1 and d.size > d.depth and 5 * positions_of(&d.y) * scattered * phases < 4 * gathered
+    return d.groups == 1 and not d.depthwise and d.size > d.depth and 5 * positions_of(&d.y) * scattered * phases < 4 * gathered
 
 
 cdef inline bint lanes_are_inputs(const Conv2d* d, floating* dtype) noexcept nogil:
     # whether the lanes of dW are the elements of a run; else they are outputs
-    return run_length(d) > 0 and run_length(d) % lanes_of(dtype) == 0
+    return not d.depthwise and run_length(d) > 0 and run_length(d) % lanes_of(dtype) == 0
 
 
 cdef inline Py_ssize_t filter_elements(const Conv2d* d) noexcept nogil:
     # that all filters take at most in strips, forward or backward
     cdef Py_ssize_t taps = d.kernel_y * d.kernel_x
+    if d.depthwise:
+        return round_up(d.width, LANES_f) * taps
     return d.groups * max(round_up(d.width, LANES_f) * d.size, max(taps * round_up(d.depth, LANES_f), round_up(d.size, LANES_f)) * d.width)
 
 
@@ -84,8 +91,15 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
     cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, r, s, k, i = 0
     d.depth, d.width = d.x.channels // d.groups, d.y.channels // d.groups
     d.size = taps * d.depth
+    d.depthwise = is_depthwise((d.x.channels, d.y.channels, d.groups))
+    if d.depthwise:
+        d.groups, d.width = 1, d.y.channels
     if min(d.kernel_y, d.kernel_x, d.stride_y, d.stride_x, d.dilation_y, d.dilation_x, d.top + 1, d.left + 1) < 1:
         raise ValueError(f"{arrays.entry}: expected numbers of at least 1, and a padding of at least 0")
+    if d.depthwise:
+        d.sweep = <Sweep*>arrays.block(sizeof(Sweep))
+        d.sweep[0] = forward_sweep(d, arrays)
+        return 0
     require_border(d, arrays)
     d.taps = <Py_ssize_t*>arrays.block(d.size * sizeof(Py_ssize_t))
     for r in range(d.kernel_y):
@@ -101,6 +115,8 @@ cdef int place_taps(Conv2d* d, Arrays arrays) except -1:
 cdef int place_back_taps(Conv2d* d, Arrays arrays) except -1:
     # likewise, what gradients take besides
     cdef Py_ssize_t taps = d.kernel_y * d.kernel_x, phases = d.stride_y * d.stride_x, wide, pixel, r, s, k, i = 0, y, x
+    if d.depthwise:
+        return place_turned_sweeps(d, arrays)
     d.counting = <Py_ssize_t*>arrays.block((d.width + MAX_INDIRECT_ROWS) * sizeof(Py_ssize_t))
     for k in range(d.width + MAX_INDIRECT_ROWS):
         d.counting[k] = k
@@ -132,9 +148,14 @@ cdef int place_back_taps(Conv2d* d, Arrays arrays) except -1:
             d.phase_first[y * d.stride_x + x + 1] = i
             if phases > 1:      # its taps as one row, all taken to lie within
                 d.phase_regions[y * d.stride_x + x] = whole_region(
-                    arrays, (d.x.height - y + d.stride_y - 1) // d.stride_y, (d.x.width - x + d.stride_x - 1) // d.stride_x,
+                    arrays, pixels_of_phase(d.x.height, d.stride_y, y), pixels_of_phase(d.x.width, d.stride_x, x),
                     1, i - d.phase_first[y * d.stride_x + x], d.width)
     return 0
+
+
+cdef inline Py_ssize_t pixels_of_phase(Py_ssize_t n, Py_ssize_t stride, Py_ssize_t phase) noexcept nogil:
+    # of n pixels along an axis, those that are number `phase` of a stride's step
+    return (n - phase + stride - 1) // stride
 
 
 cdef Py_ssize_t spans(Span* to, Py_ssize_t n, Py_ssize_t size, Py_ssize_t first, Py_ssize_t step, Py_ssize_t tap_step,
@@ -175,17 +196,24 @@ cdef Regions whole_region(Arrays arrays, Py_ssize_t height, Py_ssize_t width, Py
     return Regions(whole, whole + 1, 1, 1, kernel_x, each, False, False)
 
 
+cdef Regions regions_by_taps(Arrays arrays, Py_ssize_t height, Py_ssize_t width, const Shape* within, tuple first, tuple step,
+                             tuple tap_step, tuple kernel, Py_ssize_t each):
+    # the regions of an image whose pixels read one `within`, both axes cut
+    cdef Span *y = <Span*>arrays.block((height + width) * sizeof(Span))
+    cdef Span *x = y + height
+    return Regions(y, x, spans(y, height, within.height, first[0], step[0], tap_step[0], kernel[0]),
+                   spans(x, width, within.width, first[1], step[1], tap_step[1], kernel[1]), kernel[1], each, True, True)
+
+
 cdef Regions cut_regions(Arrays arrays, const Shape* of, const Shape* within, tuple first, tuple step, tuple tap_step, tuple kernel,
                          Py_ssize_t each):
-    # the regions of an image `of` whose pixels read one `within`: both axes cut, or rows only, or neither, as costs least
-    cdef Regions best = whole_region(arrays, of.height, of.width, kernel[0], kernel[1], each), other = best
-    cdef Span *y = <Span*>arrays.block((of.height + of.width) * sizeof(Span))
-    cdef Span *x = y + of.height
-    other.cut_y, other.y, other.n_y = True, y, spans(y, of.height, within.height, first[0], step[0], tap_step[0], kernel[0])
-    if region_cost(&other) < region_cost(&best):
-        best = other
-    other.cut_x, other.x, other.n_x = True, x, spans(x, of.width, within.width, first[1], step[1], tap_step[1], kernel[1])
-    return other if region_cost(&other) < region_cost(&best) else best
+    # likewise: both axes cut, or rows only, or neither, as costs least
+    cdef Regions best = whole_region(arrays, of.height, of.width, kernel[0], kernel[1], each)
+    cdef Regions cut = regions_by_taps(arrays, of.height, of.width, within, first, step, tap_step, kernel, each), rows = cut
+    rows.x, rows.n_x, rows.cut_x = best.x, 1, False
+    if region_cost(&rows) < region_cost(&best):
+        best = rows
+    return cut if region_cost(&cut) < region_cost(&best) else best
 
 
 cdef int require_border(const Conv2d* d, Arrays arrays) except -1:
@@ -225,6 +253,9 @@ cdef void conv2d_rows(const Conv2d* d, Py_ssize_t images, Image x, Image z, cons
     # z (+)= the convolution of x, the thread's block
     cdef Grid g = forward_grid(d, images, x, z, dtype)
     cdef Indirect p = Indirect(d.taps, NULL, d.size, accumulate, False, relu)
+    if d.depthwise:
+        depthwise_product(&g, d.sweep, d.width, d.size, packed, bias, accumulate, relu, own, dtype)
+        return
     conv2d_product(&g, &d.regions, packed, bias, &p, d.depth, d.width, own, dtype)
 
 

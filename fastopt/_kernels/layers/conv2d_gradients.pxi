@@ -39,18 +39,30 @@ cdef void pack_turned(const Conv2d* d, const floating* weight, floating* packed,
                              n * d.width, packed + (first * d.width * d.groups + g * n * d.width) * wide)
 
 
+cdef inline Grid phase_grid(const Conv2d* d, Py_ssize_t images, Py_ssize_t phase, Image dz, Image dx, floating* dtype) noexcept nogil:
+    # the pixels of dx that stand alike in a stride's step; they read dz
+    cdef Py_ssize_t y = phase // d.stride_x, x = phase % d.stride_x
+    dx.start = <floating*>dx.start + y * dx.row + x * dx.pixel
+    dx.row *= d.stride_y
+    dx.pixel *= d.stride_x
+    return Grid(images, pixels_of_phase(d.x.height, d.stride_y, y), pixels_of_phase(d.x.width, d.stride_x, x), dz, dx)
+
+
 cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Image dz, void** dvalues, bint accumulate,
                                 floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # dx (n, h, w, in) (+)= the convolution of dz with the filters turned around; dx lies in dvalues, which may be tangents
     cdef Conv2d* d = <Conv2d*>e.own
     cdef Image dx = image_of(&d.dx, dvalues[d.dx.owner], dtype), wide = dz
     cdef floating* packed = <floating*>r.scratch + r.samples * bordered_elements(d)
-    cdef Py_ssize_t phase, first, py, px, strips = n_strips(d.depth, dtype)
+    cdef Py_ssize_t phase, first, strips = n_strips(d.depth, dtype)
     cdef Shape shape = bordered_dz(d)
     cdef bint many_weights = d.size > r.samples * positions_of(&d.y)
     cdef Block own
     cdef Grid g
     cdef Indirect p
+    if d.depthwise:
+        depthwise_input_gradient(r, d, <floating*>weight, dz, dx, accumulate, <floating*>r.scratch, thread, n_threads)
+        return
     if scatters(d, dtype):
         scatter_gradient(r, d, <floating*>weight, dz, dx, accumulate, <floating*>r.scratch, dtype, thread, n_threads)
         return
@@ -60,11 +72,7 @@ cdef void conv2d_input_gradient(Run* r, const Entry* e, const void* weight, Imag
     pack_turned(d, <floating*>weight, packed, thread, n_threads)
     team_barrier(n_threads)
     for phase in range(d.stride_y * d.stride_x):
-        py, px, first = phase // d.stride_x, phase % d.stride_x, d.phase_first[phase]
-        g = Grid(r.samples, (d.x.height - py + d.stride_y - 1) // d.stride_y, (d.x.width - px + d.stride_x - 1) // d.stride_x, wide, dx)
-        g.c.start = <floating*>dx.start + py * dx.row + px * dx.pixel
-        g.c.row *= d.stride_y
-        g.c.pixel *= d.stride_x
+        first, g = d.phase_first[phase], phase_grid(d, r.samples, phase, wide, dx, dtype)
         p = Indirect(d.back_taps + first * d.width, NULL, (d.phase_first[phase + 1] - first) * d.width, accumulate, False, False)
         if p.depth > 0 or not accumulate:
             own = rows_or_units(r.samples * g.height * g.width, d.groups * strips, many_weights, thread, n_threads)
@@ -161,7 +169,7 @@ cdef void conv2d_weight_gradient(const Conv2d* d, Gradient* g, floating* room, f
     # dW (out, kernel_y, kernel_x, in / groups) = the sum over grids and pixels of dz^T x; ends with a barrier if room was used
     cdef bint inputs = lanes_are_inputs(d, dw)
     cdef Py_ssize_t rows = d.width if inputs else d.size, cols = run_length(d) if inputs else d.width
-    cdef Py_ssize_t runs = d.size // cols if inputs else 1, blocks = (rows + GRADIENT_ROWS - 1) // GRADIENT_ROWS
+    cdef Py_ssize_t runs = d.size // cols if inputs else 1, blocks = 1 if d.depthwise else (rows + GRADIENT_ROWS - 1) // GRADIENT_ROWS
     cdef Py_ssize_t units = d.groups * runs * n_strips(cols, dw) * blocks, i, stop, end, chunk
     g.chunks, g.part, g.elements = gradient_chunks(d, g.pixels), room, gradient_elements(d)
     if inputs and g.chunks == 1:
@@ -170,7 +178,10 @@ cdef void conv2d_weight_gradient(const Conv2d* d, Gradient* g, floating* room, f
     while i < stop:             # chunk by chunk of the pixels
         chunk = i // units
         end = min(stop, (chunk + 1) * units)
-        gradient_units(d, g, chunk, i - chunk * units, end - chunk * units, blocks, dw)
+        if d.depthwise:
+            depthwise_units(d, g, chunk, i - chunk * units, end - chunk * units, dw)
+        else:
+            gradient_units(d, g, chunk, i - chunk * units, end - chunk * units, blocks, dw)
         i = end
     if g.part != dw:
         team_barrier(n_threads)

@@ -3,7 +3,8 @@
  * Lives here: the vector of LANES elements for float and double, the interleaving
  * that transposes, and the denormal mode; through files included once per dtype,
  * partial vectors and operations on bits (bits.h), the two micro-kernels (tile.h),
- * the loops along columns (columns.h) and over a window of an image (windows.h).
+ * the loops along columns (columns.h), over a window of an image (windows.h) and of
+ * depthwise convolutions (depthwise.h).
  * Blocking, threads and epilogues are Cython.
  *
  * - GCC/Clang vector extensions, so that one text serves every level; the only
@@ -54,6 +55,11 @@ enum { INDIRECT_VECS = 2 };
 #define INDIRECT_ROWS(vecs) ((vecs) == 2 ? (VECTOR_BYTES == 32 ? 6 : 4) : 8)
 #endif
 enum { INDIRECT_MAX_ROWS = 8 };
+/* Taps of a tile of a depthwise gradient, along an axis, and its vectors of sums. 56x56x64, 3x3, us: of 9 sums 54,
+ * of 18 48, of 27 53. */
+enum { DEPTHWISE_TAPS = 3, DEPTHWISE_SUMS = VECTOR_BYTES == 64 ? 18 : 12 };
+/* Vectors of a tile of eight pixels that loads x once for three taps; 0: there are none. */
+enum { DEPTHWISE_VECS = VECTOR_BYTES == 64 ? 2 : 0 };
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
@@ -99,6 +105,28 @@ typedef struct {
     void *dx;
     ptrdiff_t x_row, x_pixel, dx_row, dx_pixel, pixels, channels, first, end;
 } Winners;
+
+/* The taps of a filter and where those lie that follow each other: of x and of the weights, whose channels lie side by side. */
+typedef struct {
+    ptrdiff_t rows, columns, x_row, x_column, w_row, w_column;
+} Taps;
+
+/* A line of a depthwise convolution: y (pixels, channels) (+)= bias + the sum of w x over the taps. */
+typedef struct {
+    Taps taps;
+    const void *x, *w, *bias;
+    void *y;
+    ptrdiff_t x_pixel, y_pixel, pixels, channels;
+    int accumulate, relu;
+} Depthwise;
+
+/* The gradient of its weights: dw (taps, channels) += the sum of dz x over lines of pixels. */
+typedef struct {
+    Taps taps;
+    const void *x, *dz;
+    void *dw;
+    ptrdiff_t x_line, x_pixel, dz_line, dz_pixel, lines, pixels, channels;
+} DepthwiseGradient;
 
 /* The lanes of two vectors in turn: a[0] b[0] a[1] b[1] ..., the first half of them or the second. */
 #if defined(__clang__)
@@ -192,6 +220,7 @@ ALWAYS_INLINE float sum_lanes_f(vecf v) {
 #include "indirect.h"
 #include "columns.h"
 #include "windows.h"
+#include "depthwise.h"
 #undef REAL
 #undef VEC
 #undef NAME
@@ -220,6 +249,7 @@ ALWAYS_INLINE double sum_lanes_d(vecd v) {
 #include "indirect.h"
 #include "columns.h"
 #include "windows.h"
+#include "depthwise.h"
 #undef REAL
 #undef VEC
 #undef NAME
@@ -269,6 +299,8 @@ static inline double fastopt_log_parts(double x, double *m) {
 #define fastopt_column_moments(like, sums) BOTH(column_moments, like)(sums)
 #define fastopt_column_scale(like, map) BOTH(column_scale, like)(map)
 #define fastopt_column_scale_add(like, map) BOTH(column_scale_add, like)(map)
+#define fastopt_depthwise_line(like, line) BOTH(depthwise_line, like)(line)
+#define fastopt_depthwise_gradient(like, sums) BOTH(depthwise_gradient, like)(sums)
 #define fastopt_add_to_winners(like, winners) BOTH(add_to_winners, like)(winners)
 
 /* The lines of the `size` bytes from p on are prefetched, as far as L2: a tile that reads several rows at

@@ -102,8 +102,9 @@ class Conv2d(Product):
         return core.conv2d_padding(self.padding, self.kernel_size, self.dilation)
 
     def _sizes(self, image):
-        """(height, width) of the output, and the border that its filters reach."""
-        return core.conv2d_geometry(image[:2], self.kernel_size, self.stride, self.dilation, self._pads())
+        """(height, width) of the output, and the border that its filters read."""
+        channels = self.in_features, self.out_features, self.groups
+        return core.conv2d_geometry(image[:2], self.kernel_size, self.stride, self.dilation, self._pads(), channels)
 
     def output_shape(self, input_shape):
         image = image_of(input_shape)
