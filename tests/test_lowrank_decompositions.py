@@ -82,6 +82,23 @@ def test_the_same_seed_gives_the_same_bits_at_any_thread_count(name, rng):
                 np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    "decompose",
+    [
+        lambda rng: truncated_svd(rng.standard_normal((600, 400)), 40),
+        lambda rng: two_factor(rng.standard_normal((140, 3, 3, 96)), 60),
+        lambda rng: cp(rng.standard_normal((256, 3, 3, 256)), 32, max_sweeps=3, restarts=1, tol=0),
+    ],
+    ids=["truncated_svd", "two_factor", "cp"],
+)
+def test_large_weights_too_whose_products_all_threads_share(decompose):
+    expected = decompose(np.random.default_rng(0))
+    for n in (1, 2, 3):
+        with fo.num_threads(n), threadpool_limits(n):
+            for one, other in zip(expected, decompose(np.random.default_rng(0)), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("power", [-1000, -500, 500, 1000])
 def test_weights_of_any_size_are_decomposed_alike(name, W, power):

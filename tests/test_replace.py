@@ -567,6 +567,22 @@ def test_an_interrupt_leaves_the_old_layer_or_the_new_ones_and_a_trainer_that_go
     assert found == {0, 1}
 
 
+def test_an_interrupt_leaves_a_container_or_what_it_held():
+    net = fo.nn.Sequential([fo.nn.Residual([fo.nn.Dense(4, 4), fo.nn.Residual([fo.nn.Dense(4, 4)])])], rng=0)
+
+    def replaced(line):
+        one = copy.deepcopy(net)
+        return one, interrupted_at(line, lambda: one.replace(one.layers[0], one.layers[0].layers))
+
+    (whole, lines), found = replaced(0), set()
+    x = np.ones((1, 4))
+    outcomes = [(repr(one), one.predict(x).tobytes()) for one in (net, whole)]
+    for line in range(1, lines + 1, 7):
+        one, _ = replaced(line)
+        found.add(outcomes.index((repr(one), one.predict(x).tobytes())))
+    assert found == {0, 1}
+
+
 def test_an_open_block_of_the_optimizer_refuses():
     trainer, (x, y) = made(ema_decay=0.9), data()
     trainer.step(x, y)

@@ -2,13 +2,13 @@
 A picture at low rank
 =====================
 
-A grey picture is a matrix. Its truncated singular value decomposition is the best
+A gray picture is a matrix. Its truncated singular value decomposition is the best
 approximation of a rank, and needs fewer numbers. The weights of a layer are made
 smaller in the same way; a picture lets us see what is lost.
 """
 
 # %%
-# The picture that scikit-learn brings along, in grey: 402 of its 427 rows, 640 columns.
+# The picture that scikit-learn brings along, in gray: 402 of its 427 rows, 640 columns.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_sample_image
@@ -16,9 +16,9 @@ from sklearn.datasets import load_sample_image
 import fastopt as fo
 
 color = load_sample_image("china.jpg")[:402]
-grey = np.rint(color @ [0.299, 0.587, 0.114]).astype(np.uint8)
-whole = 4 * grey.size
-print(f"{grey.shape[0]}×{grey.shape[1]}, {whole:,} bytes in float32")
+gray = np.rint(color @ [0.299, 0.587, 0.114]).astype(np.uint8)
+whole = 4 * gray.size
+print(f"{gray.shape[0]}×{gray.shape[1]}, {whole:,} bytes in float32")
 
 # %%
 # Singular values
@@ -27,7 +27,7 @@ print(f"{grey.shape[0]}×{grey.shape[1]}, {whole:,} bytes in float32")
 # The first is large, for no pixel is negative. The others fall fast, then slowly: most
 # of the picture is in a few of them, and the rest is texture.
 ranks = [5, 20, 80, 402]
-svd = fo.lowrank.truncated_svd(grey, rank=402)
+svd = fo.lowrank.truncated_svd(gray, rank=402)
 
 figure, axes = plt.subplots(figsize=(6.5, 3.6), layout="constrained")
 axes.semilogy(np.arange(1, 403), svd.S, color="#0072B2")
@@ -57,8 +57,8 @@ plt.show()
 # its factors are larger than it is: below rank 247 they are smaller.
 figure, grid = plt.subplots(2, 2, figsize=(9, 6.2), layout="constrained")
 for axes, rank in zip(grid.flat, ranks, strict=True):
-    found = fo.lowrank.truncated_svd(grey, rank=rank)
-    axes.imshow(fo.lowrank.image(grey, rank), cmap="gray", vmin=0, vmax=255)
+    found = fo.lowrank.truncated_svd(gray, rank=rank)
+    axes.imshow(fo.lowrank.image(gray, rank), cmap="gray", vmin=0, vmax=255)
     axes.set_title(
         f"rank {rank}: {4 * found.parameters:,} bytes, "
         f"relative error {found.relative_error:.4f}",
@@ -73,7 +73,7 @@ plt.show()
 #
 # ``error=`` and ``energy=`` give the smallest rank that keeps to a bound.
 for error in (0.2, 0.1, 0.05):
-    found = fo.lowrank.truncated_svd(grey, error=error)
+    found = fo.lowrank.truncated_svd(gray, error=error)
     print(f"error at most {error}: rank {found.rank}")
 
 # %%

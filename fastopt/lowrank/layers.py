@@ -175,12 +175,12 @@ def _svd(weight, rank, seed, moments=None, **options):
     return (root[:, None] * Vh).reshape(-1, *weight.shape[1:]), (U * root).reshape(len(weight), *ones, -1)
 
 
-def _two_factor(weight, rank, seed, **options):
+def _two_factor(weight, rank, **options):
     """(out, height, width, in) -> (R, height, 1, in) and (out, 1, width, R)."""
     return tuple(two_factor(weight, rank, **options))
 
 
-def _tucker2(weight, ranks, seed, **options):
+def _tucker2(weight, ranks, **options):
     """(out, height, width, in) -> (R in, 1, 1, in), (R out, height, width, R in) and (out, 1, 1, R out)."""
     first, core, last = tucker2(weight, ranks, **options)
     return first[:, None, None, :], core, last[:, None, None, :]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastopt._numbers import whole_number
 from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, relative_error, scaled, unscaled
 from fastopt.lowrank.svd import leading
 
@@ -45,7 +46,7 @@ class Tucker2(Decomposition):
         return _times_out(inner, self.last.T)
 
 
-def tucker2(W, ranks) -> Tucker2:
+def tucker2(W, ranks, *, seed=0) -> Tucker2:
     """A convolution as 1x1 from the inputs, the kernel between fewer channels, and 1x1 to the outputs.
 
     Parameters
@@ -54,6 +55,8 @@ def tucker2(W, ranks) -> Tucker2:
     ranks : (int, int) or int
         Channels after and before the inner kernel, (rank out, rank in): from 1 to out and in, and neither more than
         height · width of the kernel times the other, which could use no more. One number stands for both.
+    seed : int
+        Of `truncated_svd`, where the weight is so large that it draws.
 
     Returns
     -------
@@ -80,15 +83,16 @@ def tucker2(W, ranks) -> Tucker2:
     rank_out = as_rank("ranks[0]", rank_out, n_out)
     rank_in = as_rank("ranks[1]", rank_in, min(n_in, height * width * rank_out))
     rank_out = as_rank("ranks[0]", rank_out, min(n_out, height * width * rank_in))
+    seed = whole_number("seed", seed, 0)
     W, power = scaled(W)
-    last = leading(W.reshape(n_out, -1), rank_out)[0]
-    first = leading(W.reshape(-1, n_in), rank_in)[2].T
+    last = leading(W.reshape(n_out, -1), rank_out, seed)[0]
+    first = leading(W.reshape(-1, n_in), rank_in, seed)[2].T
     best = _fit(W, last, first)
     for _ in range(ITERATIONS):
         fewer = _times_in(W, first)
-        last = leading(fewer.reshape(n_out, -1), rank_out)[0]
+        last = leading(fewer.reshape(n_out, -1), rank_out, seed)[0]
         fewer = _times_out(W, last)
-        first = leading(fewer.reshape(-1, n_in), rank_in)[2].T
+        first = leading(fewer.reshape(-1, n_in), rank_in, seed)[2].T
         found = _fit(W, last, first)
         if found.relative_error >= best.relative_error:
             break

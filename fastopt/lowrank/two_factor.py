@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastopt._numbers import whole_number
 from fastopt.lowrank.decomposition import Decomposition, as_rank, as_weights, product, scaled
 from fastopt.lowrank.svd import error_of, leading
 
@@ -38,7 +39,7 @@ class TwoFactor(Decomposition):
         return np.ascontiguousarray(filters.reshape(n_out, width, height, n_in).swapaxes(1, 2))
 
 
-def two_factor(W, rank) -> TwoFactor:
+def two_factor(W, rank, *, seed=0) -> TwoFactor:
     """The best approximation of a convolution by `rank` vertical filters and horizontal ones after them.
 
     The weight, laid out as a matrix of (height · in) x (width · out), has these as its singular vectors, each times
@@ -49,6 +50,8 @@ def two_factor(W, rank) -> TwoFactor:
     W : array_like, shape (out, height, width, in)
     rank : int
         K, channels between the two: from 1 to the smaller of height · in and width · out.
+    seed : int
+        Of `truncated_svd`, where the weight is so large that it draws.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def two_factor(W, rank) -> TwoFactor:
     rank = as_rank("rank", rank, min(height * n_in, width * n_out))
     W, power = scaled(W, 2)
     matrix = np.ascontiguousarray(W.transpose(1, 3, 2, 0)).reshape(height * n_in, width * n_out)
-    U, S, Vh = leading(matrix, rank)
+    U, S, Vh = leading(matrix, rank, whole_number("seed", seed, 0))
     error = error_of(matrix, U, S, Vh)
     root = np.ldexp(np.sqrt(S), power // 2)
     vertical = (U * root).T.reshape(rank, height, 1, n_in)

@@ -410,20 +410,20 @@ class Sequential(Fixed):
         rng = np.random.default_rng(rng)
         for one, shape in zip(made, shapes[:-1], strict=True):
             one.build(rng, self.dtype, shape)
-        back, revision = {id(one): [] for one in made} | {id(made[0]): [layer]}, self._revision
+        before, revision, inside = self.layers, self._revision, chain.attributes_of_containers(self.layers)
         try:
             self._revision = revision + 1
-            self._exchange({id(layer): made})
+            object.__setattr__(self, "layers", tuple(chain.exchanged(before, {id(layer): made})))
+            self._compile()
             yield made
         except BaseException:
-            self._exchange(back)
+            for one, attributes in inside:
+                vars(one).update(attributes)
+            object.__setattr__(self, "layers", before)
+            self._compile()
             self._revision = revision
             raise
         chain.retire(layer, self.layers)
-
-    def _exchange(self, instead):
-        object.__setattr__(self, "layers", tuple(chain.exchanged(self.layers, instead)))
-        self._compile()
 
     @property
     def revision(self) -> int:

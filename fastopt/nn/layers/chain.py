@@ -135,6 +135,11 @@ def exchanged(layers, instead) -> list[Layer]:
     return out
 
 
+def attributes_of_containers(layers) -> list[tuple[Layer, dict]]:
+    """The layers that hold others, with their attributes, by which what `exchanged` changes can be put back."""
+    return [(layer, dict(vars(layer))) for layer in walk(layers) if layer.layers]
+
+
 def retire(layer, layers):
     """Make what was replaced read-only for good, this layer and those inside, but for what is among `layers` again."""
     in_use = {id(one) for one in walk(layers)}

@@ -180,7 +180,7 @@ class Layer(Fixed):
             The layer has arrays already, or has no array of such a name or shape; nothing has been changed then.
         """
         if self._arrays:
-            raise ValueError(f"{next(iter(arrays))}: made already; assign to the layer's attribute")
+            raise ValueError(f"{next(iter(self._arrays))}: made already; assign to the layer's attribute")
         specs, given = self.array_specs(np.dtype(np.float64)), {}
         for name, value in arrays.items():
             if name not in specs:
