@@ -667,6 +667,20 @@ def test_the_old_layer_may_be_read_and_copied_and_no_more():
         trainer.replace(layer, [nn.Dense(N_IN, 7)])
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_layer_that_another_network_has_replaced_is_replaced_too(trained):
+    net = network()
+    shared = net.layers[0]
+    other = nn.Sequential([shared, nn.Dense(7, N_OUT)], rng=1, dtype=np.float64)
+    trainer, instead = made(net=other), copy.deepcopy(shared)
+    net.replace(shared, full(shared))
+    (trainer if trained else other).replace(shared, [instead])
+    assert other.layers[0] is instead
+    made(net=other).step(*data())
+    if trained:
+        trainer.step(*data())
+
+
 def test_layers_inside_a_replaced_one_are_replaced_with_it():
     net = network()
     inner = net.layers[1].layers[1]
