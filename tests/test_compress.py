@@ -336,6 +336,12 @@ def test_second_moments_that_do_not_fit_are_refused(answering):
         factorize(layer, "svd", 2, moments=moments * np.nan)
     with pytest.raises(ValueError, match="expected a whole number from 1"):
         factorize(layer, "svd", 7, moments=moments)
+    with pytest.raises(TypeError, match="solver: expected no options of truncated_svd with moments"):
+        factorize(layer, "svd", 2, moments=moments, solver="full")
+    with pytest.raises(TypeError, match="layer: expected a Dense, GroupedDense or Conv2d, got BatchNorm"):
+        second_moments(fo.nn.BatchNorm(4), x)
+    with pytest.raises(ValueError, match="layer: expected one with arrays"):
+        second_moments(fo.nn.Dense(4, 3), x)
     if isinstance(layer, fo.nn.Conv2d):
         with pytest.raises(ValueError, match="moments: expected none with method 'tucker2'"):
             factorize(layer, "tucker2", 2, moments=moments)
