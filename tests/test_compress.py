@@ -4,6 +4,7 @@ Times come from a function that counts multiply-adds, but where the measuring it
 long anything takes.
 """
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -407,6 +408,7 @@ def test_factors_may_be_normalized(dense):
         ({"optimizer": "speedy"}, TypeError, "optimizer: expected"),
         ({"optimizer": 3}, TypeError, "optimizer: expected"),
         ({"optimizer": lambda params: params}, TypeError, "optimizer: expected"),
+        ({"optimizer": fo.optim.SGD([np.zeros(3)])}, TypeError, "like optim.Adam, got SGD"),
         ({"keep": [fo.nn.Dense(3, 3)]}, ValueError, "keep: expected layers of net"),
         ({"loss": "squared"}, ValueError, "loss: expected"),
         ({"batch_norm": "no"}, ValueError, "batch_norm: expected"),
@@ -422,6 +424,14 @@ def test_mistakes_are_told_before_anything_is_measured(dense, change, error, mes
     arguments = {"net": net, "X": X, "y": y, "budget": MultiplyAdds(100), "measure": measure} | change
     with pytest.raises(error, match=message):
         compress(**arguments)
+
+
+def test_a_network_that_is_not_finite_is_refused_with_the_place(dense):
+    net, X, y = dense
+    net = copy.deepcopy(net)
+    net.layers[1].weight[0, 2] = np.nan
+    with pytest.raises(ValueError, match=r"net.layers.1.weight: expected finite values, got nan at \(0, 2\)"):
+        compress(net, X, y, MultiplyAdds(100), measure=by_work)
 
 
 def test_a_folded_network_and_one_without_statistics_are_refused(dense):

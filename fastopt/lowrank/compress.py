@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._arrays import require_finite
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
 from fastopt.lowrank.candidates import Candidate, candidates, places, samples
@@ -22,6 +23,7 @@ from fastopt.lowrank.knapsack import frontier
 from fastopt.lowrank.latency import MEASURED, Stopwatch, cache_file, measure_latency
 from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
+from fastopt.nn.files import stored_arrays
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
 from fastopt.nn.layers import chain
 from fastopt.nn.progress import load_tqdm
@@ -134,6 +136,8 @@ def compress(
     training = net.derivatives(loss)
     data = checked_rows(training, loss, X, y, None, True)
     require_sizes(batch_size, len(data[0]), 0, 1, net.least_rows)
+    for name, array in stored_arrays(net).items():
+        require_finite(f"net.{name}", array)
     steps = epochs * -(-len(data[0]) // batch_size)
     _optimizer(net, optimizer, steps)  # which may be refused
     held = data if validation is None else checked_validation(training, loss, validation, True)
@@ -187,7 +191,12 @@ def _optimizer(net, optimizer, steps):
     params = net.parameters()
     if callable(optimizer):
         return optimizer_over(params, optimizer(params))
-    rule = optimizer_over(params, optimizer if isinstance(optimizer, str) else None)
+    if not isinstance(optimizer, str):
+        raise TypeError(
+            "optimizer: expected the name of a rule, or a function that makes one over the parameters of the "
+            f"compressed network, like optim.Adam, got {type(optimizer).__name__}"
+        )
+    rule = optimizer_over(params, optimizer)
     (group,) = rule.param_groups
     if steps and "lr" in group:
         group["lr"] = Cosine(group["lr"], steps)
