@@ -465,6 +465,18 @@ def test_a_folded_network_is_refused():
         folded.replace(folded.layers[0], [nn.Dense(N_IN, 7)])
 
 
+def test_a_network_that_no_longer_compiles_stays_what_it_was():
+    trainer = made()
+    net, weight = trainer.net, trainer.net.layers[-1].weight
+    weight.flags.writeable = False
+    for one in (net, trainer):
+        with pytest.raises(ValueError, match="expected a writable array"):
+            one.replace(net.layers[0], full(net.layers[0]))
+    weight.flags.writeable = True
+    trainer.fit(*data())
+    trainer.replace(net.layers[0], full(net.layers[0]))
+
+
 def test_replacing_waits_for_an_interrupted_fit(tmp_path):
     trainer, (x, y) = made(), data()
     layer, new = trainer.net.layers[0], full(trainer.net.layers[0])

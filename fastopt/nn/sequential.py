@@ -416,8 +416,8 @@ class Sequential(Fixed):
             self._exchange({id(layer): made})
             yield made
         except BaseException:
-            self._exchange(back)
             self._revision = revision
+            self._exchange(back)
             raise
         chain.retire(layer, self.layers)
 
