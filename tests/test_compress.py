@@ -244,6 +244,16 @@ def test_errors_are_those_of_the_layers_outputs(digits):
         assert row.error == pytest.approx(expected, rel=1e-3)
 
 
+def test_samples_come_from_all_of_the_data_for_rows_may_be_sorted():
+    net = fo.nn.Sequential([fo.nn.Conv2d(1, 4, 3, padding="same")], rng=0, input_shape=(32, 32, 1))
+    X = np.zeros((100, 32, 32, 1)) + np.arange(100)[:, None, None, None]
+    (place,) = places(net.layers, samples(net, X), net.dtype)
+    rows = place.x[:, 0, 0, 0]
+    assert len(rows) == 16
+    assert (rows[0], rows[-1]) == (0, 99)
+    assert np.diff(rows).max() <= 7
+
+
 def test_ranks_save_multiply_adds_and_reach_from_many_to_few(digits):
     for _, layer in chain.named(digits[0].layers):
         if not isinstance(layer, fo.nn.Conv2d | fo.nn.Dense | fo.nn.GroupedDense):
