@@ -146,6 +146,25 @@ def test_a_latency_is_met_though_layers_do_not_add_up(dense):
     assert found.after == measure([found.network], 4, 2, False)[0]
 
 
+@pytest.mark.parametrize(("each", "share"), [(0.5, 0.9), (0.7, 0.8)])
+def test_a_budget_is_not_left_unused_where_every_layer_has_a_cost_of_its_own(each, share, rng):
+    widths = [64, 128, 128, 128, 4]
+    net = fo.nn.Sequential([fo.nn.Dense(*pair) for pair in itertools.pairwise(widths)], rng=0)
+
+    def measure(nets, **options):
+        extra = [each * max(0, len(net.layers) - 4) for net in nets]
+        work = [multiply_adds(net.layers, net.input_shape) for net in nets]
+        return [Timing(1e-6 * (0.5 + 1e-4 * w + more), 1e-10) for w, more in zip(work, extra, strict=True)]
+
+    limit = share * measure([net])[0].seconds * 1e6
+    X, y = rng.standard_normal((100, 64)), rng.integers(0, 4, 100)
+    found = compress(net, X, y, Latency(limit), methods="svd", epochs=0, measure=measure)
+    assert 0.9 * limit <= found.cost_after <= limit
+    if each == 0.5:
+        with pytest.raises(ValueError, match=r"expected at least 2\.5"):
+            compress(net, X, y, Latency(limit / 2), methods="svd", epochs=0, measure=measure)
+
+
 @pytest.mark.parametrize("budget", [Latency(10**6), MultiplyAdds(10**9), Bytes(10**9)])
 def test_a_network_that_meets_its_budget_is_left_as_it_is(dense, budget):
     net, X, y = dense

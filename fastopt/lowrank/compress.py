@@ -224,30 +224,33 @@ class _Choice:
         """The network of the best choice that meets the budget, its candidates, and times before and after.
 
         The network's cost is taken for a straight line over the sum of its layers' costs: at first of slope 1, then
-        through the last network that was measured and the original beside it.
+        through the last network that was measured and the original beside it. Where that line leads to no new point
+        though much of the budget is left, or none is met, the points between those within and above it are halved.
         """
         tried: dict[int, float] = {}
         best: Any = None
         costs, errors, whole = self.frontier.costs, self.frontier.errors, sum(found[0].cost for found in self.options)
         target = whole + self.budget.limit - self.budget.of(self.net, self.before)
+        met, missed = -1, len(costs)  # the dearest point within the budget so far, and the cheapest above it
         for _ in range(ROUNDS):
             point = self.frontier.within(target) or 0  # the cheapest where none is, for the line is an estimate
-            if point in tried:
-                if best is not None or 0 in tried:
+            if not met < point < missed:
+                if missed - met < 2 or tried.get(met, 0) >= self.budget.limit * (1 - SLACK):
                     break
-                point = 0
+                point = 0 if met < 0 else (met + missed) // 2
             network = self.network(self.picks(point))
             before, after = stopwatch.times([self.net, network])
             cost = tried[point] = self.budget.of(network, after)
             rank = cost > self.budget.limit, errors[point]  # within the slack is second best
             if cost <= self.allowed and (best is None or rank < best[0]):
                 best = rank, network, self.picks(point), before, after
-            slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
-            if slope <= 0 or not isinstance(self.budget, Latency):  # others are exact
+            if not isinstance(self.budget, Latency):  # others are exact
                 break
-            target = costs[point] + (self.budget.limit - cost) / slope
+            met, missed = (point, missed) if cost <= self.budget.limit else (met, point)
+            slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
+            target = costs[point] + (self.budget.limit - cost) / slope if slope > 0 else -np.inf
         if best is None:
-            self._refuse(min(tried.values()))
+            self._refuse(min(*tried.values(), self.budget.of(self.net, self.before)))
         return best[1:]
 
     @property
