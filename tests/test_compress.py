@@ -224,6 +224,8 @@ def test_layers_at_any_depth_are_replaced_but_those_to_keep(digits):
     assert {"layers.1.0 Conv2d", "layers.2.0 Conv2d"} <= changed
     budget, keep = MultiplyAdds(2 * n), net.layers[1:2]
     kept = compress(net, X, y, budget, methods="svd", keep=keep, epochs=0, measure=by_work)
+    alone = compress(net, X, y, budget, methods="svd", keep=keep[0], epochs=0, measure=by_work)
+    assert alone.rows == kept.rows
     assert [row.layer for row in kept.rows] == [names[0], *names[2:]]
 
 

@@ -25,7 +25,7 @@ from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
 from fastopt.nn.files import stored_arrays
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
-from fastopt.nn.layers import chain
+from fastopt.nn.layers import Layer, chain
 from fastopt.nn.progress import load_tqdm
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.trainer import Trainer
@@ -79,8 +79,9 @@ def compress(
         Samples and targets that losses and accuracies are measured on, instead of X. Fine-tuning keeps the epoch of
         their lowest loss.
     batch_norm : bool
-        Put a `BatchNorm` between the factors of a layer.
-    keep : iterable of Layer
+        Put a `BatchNorm` between the factors of a layer. They are then to be trained for longer: after an epoch the
+        network is mostly worse than without.
+    keep : Layer, or iterable of Layer
         Layers of `net` that are not replaced.
     seed : int
         Of decompositions and of the order of rows.
@@ -204,7 +205,8 @@ def _optimizer(net, optimizer, steps):
 
 
 def _checked_layers(keep, net) -> list:
-    keep, known = list(keep), {id(layer) for layer in chain.walk(net.layers)}
+    keep = [keep] if isinstance(keep, Layer) else list(keep)
+    known = {id(layer) for layer in chain.walk(net.layers)}
     for layer in keep:
         if id(layer) not in known:
             raise ValueError(f"keep: expected layers of net, got {layer!r}")
