@@ -159,6 +159,9 @@ def test_a_picture_is_drawn(trained, tmp_path, capsys):
         (["--budget", "1macs"], "expected at least"),
         (["--budget", "8kB", "--batch", "0"], "--batch: expected"),
         (["--budget", "8kB", "--threads", "0"], "--threads: expected"),
+        (["--budget", "8kB", "--threads", "99999"], "--threads: expected"),
+        (["--budget", "0.3bytes"], "--budget in Bytes: expected"),
+        (["--budget", "1e300macs"], "--budget in MultiplyAdds: expected"),
         (["--budget", "8kB", "--epochs", "-1"], "--epochs: expected"),
         (["--budget", "8kB", "--test", "1"], "--test: expected"),
         (["--budget", "8kB", "--test", "0.6", "--validation", "0.5"], "together: expected"),
@@ -176,6 +179,15 @@ def test_mistakes_end_in_one_line_and_write_nothing(trained, argv, message, tmp_
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_the_model_and_the_picture_are_two_files_however_they_are_named(trained, tmp_path, monkeypatch, capsys):
+    model, data = trained
+    monkeypatch.chdir(tmp_path)
+    argv = [str(data), "--out", "both.png", "--plot", "./both.png"]
+    for command in (["compress", str(model), *argv, "--budget", "8kB"], ["train", *argv]):
+        assert main(command) == 2
+        assert "--plot: expected another file than --out" in capsys.readouterr().err
 
 
 def test_the_model_is_not_written_over_and_counts_are_refused(trained, tmp_path, capsys):

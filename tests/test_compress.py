@@ -4,6 +4,7 @@ Times come from a function that counts multiply-adds, but where the measuring it
 long anything takes.
 """
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -145,6 +146,25 @@ def test_a_latency_is_met_though_layers_do_not_add_up(dense):
     assert found.after == measure([found.network], 4, 2, False)[0]
 
 
+@pytest.mark.parametrize(("each", "share"), [(0.5, 0.9), (0.7, 0.8)])
+def test_a_budget_is_not_left_unused_where_every_layer_has_a_cost_of_its_own(each, share, rng):
+    widths = [64, 128, 128, 128, 4]
+    net = fo.nn.Sequential([fo.nn.Dense(*pair) for pair in itertools.pairwise(widths)], rng=0)
+
+    def measure(nets, **options):
+        extra = [each * max(0, len(net.layers) - 4) for net in nets]
+        work = [multiply_adds(net.layers, net.input_shape) for net in nets]
+        return [Timing(1e-6 * (0.5 + 1e-4 * w + more), 1e-10) for w, more in zip(work, extra, strict=True)]
+
+    limit = share * measure([net])[0].seconds * 1e6
+    X, y = rng.standard_normal((100, 64)), rng.integers(0, 4, 100)
+    found = compress(net, X, y, Latency(limit), methods="svd", epochs=0, measure=measure)
+    assert 0.9 * limit <= found.cost_after <= limit
+    if each == 0.5:
+        with pytest.raises(ValueError, match=r"expected at least 2\.5"):
+            compress(net, X, y, Latency(limit / 2), methods="svd", epochs=0, measure=measure)
+
+
 @pytest.mark.parametrize("budget", [Latency(10**6), MultiplyAdds(10**9), Bytes(10**9)])
 def test_a_network_that_meets_its_budget_is_left_as_it_is(dense, budget):
     net, X, y = dense
@@ -204,6 +224,8 @@ def test_layers_at_any_depth_are_replaced_but_those_to_keep(digits):
     assert {"layers.1.0 Conv2d", "layers.2.0 Conv2d"} <= changed
     budget, keep = MultiplyAdds(2 * n), net.layers[1:2]
     kept = compress(net, X, y, budget, methods="svd", keep=keep, epochs=0, measure=by_work)
+    alone = compress(net, X, y, budget, methods="svd", keep=keep[0], epochs=0, measure=by_work)
+    assert alone.rows == kept.rows
     assert [row.layer for row in kept.rows] == [names[0], *names[2:]]
 
 
@@ -241,6 +263,16 @@ def test_errors_are_those_of_the_layers_outputs(digits):
         y_own = own.predict(inputs).astype(np.float64)
         expected = np.sum((new.predict(inputs) - y_own) ** 2) / np.sum(y_own**2)
         assert row.error == pytest.approx(expected, rel=1e-3)
+
+
+def test_samples_come_from_all_of_the_data_for_rows_may_be_sorted():
+    net = fo.nn.Sequential([fo.nn.Conv2d(1, 4, 3, padding="same")], rng=0, input_shape=(32, 32, 1))
+    X = np.zeros((100, 32, 32, 1)) + np.arange(100)[:, None, None, None]
+    (place,) = places(net.layers, samples(net, X), net.dtype)
+    rows = place.x[:, 0, 0, 0]
+    assert len(rows) == 16
+    assert (rows[0], rows[-1]) == (0, 99)
+    assert np.diff(rows).max() <= 7
 
 
 def test_ranks_save_multiply_adds_and_reach_from_many_to_few(digits):
@@ -336,6 +368,12 @@ def test_second_moments_that_do_not_fit_are_refused(answering):
         factorize(layer, "svd", 2, moments=moments * np.nan)
     with pytest.raises(ValueError, match="expected a whole number from 1"):
         factorize(layer, "svd", 7, moments=moments)
+    with pytest.raises(TypeError, match="solver: expected no options of truncated_svd with moments"):
+        factorize(layer, "svd", 2, moments=moments, solver="full")
+    with pytest.raises(TypeError, match="layer: expected a Dense, GroupedDense or Conv2d, got BatchNorm"):
+        second_moments(fo.nn.BatchNorm(4), x)
+    with pytest.raises(ValueError, match="layer: expected one with arrays"):
+        second_moments(fo.nn.Dense(4, 3), x)
     if isinstance(layer, fo.nn.Conv2d):
         with pytest.raises(ValueError, match="moments: expected none with method 'tucker2'"):
             factorize(layer, "tucker2", 2, moments=moments)
@@ -401,6 +439,7 @@ def test_factors_may_be_normalized(dense):
         ({"optimizer": "speedy"}, TypeError, "optimizer: expected"),
         ({"optimizer": 3}, TypeError, "optimizer: expected"),
         ({"optimizer": lambda params: params}, TypeError, "optimizer: expected"),
+        ({"optimizer": fo.optim.SGD([np.zeros(3)])}, TypeError, "like optim.Adam, got SGD"),
         ({"keep": [fo.nn.Dense(3, 3)]}, ValueError, "keep: expected layers of net"),
         ({"loss": "squared"}, ValueError, "loss: expected"),
         ({"batch_norm": "no"}, ValueError, "batch_norm: expected"),
@@ -416,6 +455,14 @@ def test_mistakes_are_told_before_anything_is_measured(dense, change, error, mes
     arguments = {"net": net, "X": X, "y": y, "budget": MultiplyAdds(100), "measure": measure} | change
     with pytest.raises(error, match=message):
         compress(**arguments)
+
+
+def test_a_network_that_is_not_finite_is_refused_with_the_place(dense):
+    net, X, y = dense
+    net = copy.deepcopy(net)
+    net.layers[1].weight[0, 2] = np.nan
+    with pytest.raises(ValueError, match=r"net.layers.1.weight: expected finite values, got nan at \(0, 2\)"):
+        compress(net, X, y, MultiplyAdds(100), measure=by_work)
 
 
 def test_a_folded_network_and_one_without_statistics_are_refused(dense):

@@ -451,6 +451,14 @@ def test_an_image_keeps_its_dtype_shape_and_range_and_at_full_rank_its_values(dt
     np.testing.assert_allclose(full.astype(float), picture.astype(float), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_an_image_of_the_largest_whole_numbers_stays_in_their_range(dtype):
+    ends = np.iinfo(dtype)
+    picture = np.array([[ends.max, ends.min], [ends.min, ends.max]], dtype)
+    np.testing.assert_allclose(image(picture, 2).astype(float), picture.astype(float), rtol=1e-12, atol=1e5)
+    np.testing.assert_array_equal(image(picture[:1, :1], 1), picture[:1, :1])
+
+
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"array: expected shape \(height, width\)"):
         image(np.zeros(5), 1)

@@ -465,6 +465,18 @@ def test_a_folded_network_is_refused():
         folded.replace(folded.layers[0], [nn.Dense(N_IN, 7)])
 
 
+def test_a_network_that_no_longer_compiles_stays_what_it_was():
+    trainer = made()
+    net, weight = trainer.net, trainer.net.layers[-1].weight
+    weight.flags.writeable = False
+    for one in (net, trainer):
+        with pytest.raises(ValueError, match="expected a writable array"):
+            one.replace(net.layers[0], full(net.layers[0]))
+    weight.flags.writeable = True
+    trainer.fit(*data())
+    trainer.replace(net.layers[0], full(net.layers[0]))
+
+
 def test_replacing_waits_for_an_interrupted_fit(tmp_path):
     trainer, (x, y) = made(), data()
     layer, new = trainer.net.layers[0], full(trainer.net.layers[0])
@@ -681,6 +693,20 @@ def test_the_old_layer_may_be_read_and_copied_and_no_more():
             put()
     with pytest.raises(ValueError, match=r"^layer: expected one of the network's"):
         trainer.replace(layer, [nn.Dense(N_IN, 7)])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_layer_that_another_network_has_replaced_is_replaced_too(trained):
+    net = network()
+    shared = net.layers[0]
+    other = nn.Sequential([shared, nn.Dense(7, N_OUT)], rng=1, dtype=np.float64)
+    trainer, instead = made(net=other), copy.deepcopy(shared)
+    net.replace(shared, full(shared))
+    (trainer if trained else other).replace(shared, [instead])
+    assert other.layers[0] is instead
+    made(net=other).step(*data())
+    if trained:
+        trainer.step(*data())
 
 
 def test_layers_inside_a_replaced_one_are_replaced_with_it():

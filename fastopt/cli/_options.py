@@ -80,6 +80,12 @@ def check_out(option, out, *inputs) -> None:
             raise ValueError(f"{option}: expected another file than {path}, which is read")
 
 
+def check_apart(plot, out) -> None:
+    """Refuse a picture that would be written over the model, before the work."""
+    if plot is not None and Path(plot).resolve() == Path(out).resolve():
+        raise ValueError(f"--plot: expected another file than --out, got {plot} for both")
+
+
 def check_plot(option, path) -> None:
     """Refuse a picture that matplotlib cannot write, before the work."""
     try:

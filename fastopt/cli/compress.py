@@ -5,10 +5,11 @@ import re
 import numpy as np
 
 import fastopt as fo
-from fastopt._numbers import finite_number, whole_number
+from fastopt._kernels import core
+from fastopt._numbers import LARGEST, finite_number, whole_number
 from fastopt._tables.columns import CLASSIFY, COUNT
 from fastopt._tables.training import PARTS, TEST, TRAIN, VALIDATION, parted
-from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, print_json
+from fastopt.cli._options import DATA, add_json, add_reading, check_apart, check_out, check_plot, print_json
 from fastopt.cli._scores import scores, shown
 from fastopt.cli.evaluate import add_target, labeled, loaded
 
@@ -103,11 +104,11 @@ def _check(args):
     """Refuse options out of range before anything is read; number and unit of the budget."""
     check_out("--out", args.out, args.model, args.data)
     check_out("--plot", args.plot, args.model, args.data)
+    check_apart(args.plot, args.out)
     if args.plot is not None:
-        if args.plot == args.out:
-            raise ValueError(f"--plot: expected another file than --out, got {args.plot} for both")
         check_plot("--plot", args.plot)
-    for option, least in (("batch", 1), ("threads", 1), ("epochs", 0), ("batch_size", 1), ("seed", 0)):
+    whole_number("--threads", args.threads, most=core.MAX_THREADS)
+    for option, least in (("batch", 1), ("epochs", 0), ("batch_size", 1), ("seed", 0)):
         whole_number(f"--{option.replace('_', '-')}", getattr(args, option), least)
     for option in ("validation", "test"):
         finite_number(f"--{option}", getattr(args, option), least=0, below=1)
@@ -121,7 +122,10 @@ def parse_budget(text) -> tuple[float, str]:
     if not found or found[2] not in UNITS:
         units = ", ".join(unit for unit in UNITS if unit != "µs")
         raise ValueError(f"--budget: expected a number and one of {units}, such as 200us or 0.5x, got {text!r}")
-    return finite_number("--budget", float(found[1]), above=0), found[2]
+    number, (kind, factor) = finite_number("--budget", float(found[1]), above=0), UNITS[found[2]]
+    if factor is not None and kind != "Latency":
+        finite_number(f"--budget in {kind}", number * factor, least=1, most=LARGEST)
+    return number, found[2]
 
 
 def _budget(args, net, number, unit):

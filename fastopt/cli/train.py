@@ -12,7 +12,18 @@ from fastopt._tables.archives import memory
 from fastopt._tables.columns import CLASSIFY, COUNT, REGRESS, TASKS
 from fastopt._tables.source import some
 from fastopt._tables.training import TEST, TRAIN, VALIDATION, Options, read_training
-from fastopt.cli._options import DATA, add_json, add_reading, check_out, check_plot, flush, mention, opened, print_json
+from fastopt.cli._options import (
+    DATA,
+    add_json,
+    add_reading,
+    check_apart,
+    check_out,
+    check_plot,
+    flush,
+    mention,
+    opened,
+    print_json,
+)
 from fastopt.cli._ranks import PARALLEL, fit, is_first, job, workers
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
@@ -170,8 +181,7 @@ def _check(args):
     """Refuse options out of range before the data are read."""
     check_out("--out", args.out, args.data)
     check_out("--plot", args.plot, args.data)
-    if args.plot is not None and args.plot == args.out:
-        raise ValueError(f"--plot: expected another file than --out, got {args.plot} for both")
+    check_apart(args.plot, args.out)
     for option in ("epochs", "batch_size", "patience"):
         if getattr(args, option) is not None:
             whole_number(_flag(option), getattr(args, option))

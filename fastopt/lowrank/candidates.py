@@ -56,8 +56,12 @@ class Candidate(NamedTuple):
 def samples(net, X) -> np.ndarray:
     """Evenly spaced samples of X, fewer for a large network."""
     work = max(1, multiply_adds(net.layers, net.input_shape))
-    n = min(len(X), max(LEAST_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work))))
-    return X[np.linspace(0, len(X) - 1, n).astype(int)]
+    return spread(X, max(LEAST_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work))))
+
+
+def spread(X, n) -> np.ndarray:
+    """So many of X, or all, evenly spaced: rows may lie sorted by class."""
+    return X if len(X) <= n else X[np.linspace(0, len(X) - 1, n).astype(int)]
 
 
 def places(layers, x, dtype, keep=(), name="layers", first=0):
@@ -66,7 +70,7 @@ def places(layers, x, dtype, keep=(), name="layers", first=0):
         here = f"{name}.{i}"
         if layer not in keep and replaceable(layer):
             positions = math.prod(layer.output_shape(x.shape[1:])[:-1])
-            some = x[: max(LEAST_SAMPLES, POSITIONS // positions)]
+            some = spread(x, max(LEAST_SAMPLES, POSITIONS // positions))
             yield Place(here, layer, some, second_moments(layer, some))
         inside = 0
         for inner in layer.chains():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._arrays import require_finite
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
 from fastopt.lowrank.candidates import Candidate, candidates, places, samples
@@ -22,8 +23,9 @@ from fastopt.lowrank.knapsack import frontier
 from fastopt.lowrank.latency import MEASURED, Stopwatch, cache_file, measure_latency
 from fastopt.lowrank.layers import factorize
 from fastopt.nn.early_stopping import validate
+from fastopt.nn.files import stored_arrays
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
-from fastopt.nn.layers import chain
+from fastopt.nn.layers import Layer, chain
 from fastopt.nn.progress import load_tqdm
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.trainer import Trainer
@@ -77,8 +79,9 @@ def compress(
         Samples and targets that losses and accuracies are measured on, instead of X. Fine-tuning keeps the epoch of
         their lowest loss.
     batch_norm : bool
-        Put a `BatchNorm` between the factors of a layer.
-    keep : iterable of Layer
+        Put a `BatchNorm` between the factors of a layer. They are then to be trained for longer: after an epoch the
+        network is mostly worse than without.
+    keep : Layer, or iterable of Layer
         Layers of `net` that are not replaced.
     seed : int
         Of decompositions and of the order of rows.
@@ -134,6 +137,8 @@ def compress(
     training = net.derivatives(loss)
     data = checked_rows(training, loss, X, y, None, True)
     require_sizes(batch_size, len(data[0]), 0, 1, net.least_rows)
+    for name, array in stored_arrays(net).items():
+        require_finite(f"net.{name}", array)
     steps = epochs * -(-len(data[0]) // batch_size)
     _optimizer(net, optimizer, steps)  # which may be refused
     held = data if validation is None else checked_validation(training, loss, validation, True)
@@ -187,7 +192,12 @@ def _optimizer(net, optimizer, steps):
     params = net.parameters()
     if callable(optimizer):
         return optimizer_over(params, optimizer(params))
-    rule = optimizer_over(params, optimizer if isinstance(optimizer, str) else None)
+    if not isinstance(optimizer, str):
+        raise TypeError(
+            "optimizer: expected the name of a rule, or a function that makes one over the parameters of the "
+            f"compressed network, like optim.Adam, got {type(optimizer).__name__}"
+        )
+    rule = optimizer_over(params, optimizer)
     (group,) = rule.param_groups
     if steps and "lr" in group:
         group["lr"] = Cosine(group["lr"], steps)
@@ -195,7 +205,8 @@ def _optimizer(net, optimizer, steps):
 
 
 def _checked_layers(keep, net) -> list:
-    keep, known = list(keep), {id(layer) for layer in chain.walk(net.layers)}
+    keep = [keep] if isinstance(keep, Layer) else list(keep)
+    known = {id(layer) for layer in chain.walk(net.layers)}
     for layer in keep:
         if id(layer) not in known:
             raise ValueError(f"keep: expected layers of net, got {layer!r}")
@@ -215,30 +226,33 @@ class _Choice:
         """The network of the best choice that meets the budget, its candidates, and times before and after.
 
         The network's cost is taken for a straight line over the sum of its layers' costs: at first of slope 1, then
-        through the last network that was measured and the original beside it.
+        through the last network that was measured and the original beside it. Where that line leads to no new point
+        though much of the budget is left, or none is met, the points between those within and above it are halved.
         """
         tried: dict[int, float] = {}
         best: Any = None
         costs, errors, whole = self.frontier.costs, self.frontier.errors, sum(found[0].cost for found in self.options)
         target = whole + self.budget.limit - self.budget.of(self.net, self.before)
+        met, missed = -1, len(costs)  # the dearest point within the budget so far, and the cheapest above it
         for _ in range(ROUNDS):
             point = self.frontier.within(target) or 0  # the cheapest where none is, for the line is an estimate
-            if point in tried:
-                if best is not None or 0 in tried:
+            if not met < point < missed:
+                if missed - met < 2 or tried.get(met, 0) >= self.budget.limit * (1 - SLACK):
                     break
-                point = 0
+                point = 0 if met < 0 else (met + missed) // 2
             network = self.network(self.picks(point))
             before, after = stopwatch.times([self.net, network])
             cost = tried[point] = self.budget.of(network, after)
             rank = cost > self.budget.limit, errors[point]  # within the slack is second best
             if cost <= self.allowed and (best is None or rank < best[0]):
                 best = rank, network, self.picks(point), before, after
-            slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
-            if slope <= 0 or not isinstance(self.budget, Latency):  # others are exact
+            if not isinstance(self.budget, Latency):  # others are exact
                 break
-            target = costs[point] + (self.budget.limit - cost) / slope
+            met, missed = (point, missed) if cost <= self.budget.limit else (met, point)
+            slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
+            target = costs[point] + (self.budget.limit - cost) / slope if slope > 0 else -np.inf
         if best is None:
-            self._refuse(min(tried.values()))
+            self._refuse(min(*tried.values(), self.budget.of(self.net, self.before)))
         return best[1:]
 
     @property

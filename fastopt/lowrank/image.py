@@ -45,4 +45,6 @@ def image(array, rank) -> np.ndarray:
     out = np.stack([truncated_svd(channel, rank).reconstruct() for channel in np.moveaxis(channels, -1, 0)], axis=-1)
     if array.dtype.kind != "f":
         np.rint(out, out=out)
-    return np.clip(out, array.min(), array.max()).reshape(array.shape).astype(array.dtype)
+    low, high, out = array.min(), array.max(), out.reshape(array.shape)
+    inside = (out > low) & (out < high)  # float64 rounds the ends of int64, which then no longer fit it
+    return np.where(inside, np.where(inside, out, 0).astype(array.dtype), np.where(out <= low, low, high))

@@ -169,6 +169,8 @@ def _svd(weight, rank, seed, moments=None, **options):
     """(out, ..., in) -> (R, ..., in) and (out, R), or (out, 1, 1, R) of a convolution; the root of S to each side."""
     if moments is None:
         U, S, Vh = truncated_svd(weight, rank, seed=seed, **options)
+    elif options:
+        raise TypeError(f"{next(iter(options))}: expected no options of truncated_svd with moments, got {options}")
     else:
         U, S, Vh = projected(weight.reshape(len(weight), -1), rank, moments, seed)
     root, ones = np.sqrt(S), (1,) * (weight.ndim - 2)

@@ -12,8 +12,10 @@ import numpy as np
 
 from fastopt.lowrank.decomposition import as_rank, product, scaled
 from fastopt.lowrank.svd import leading
+from fastopt.nn.layers import Conv2d, Dense, GroupedDense
 from fastopt.nn.sequential import Sequential
 
+KINDS = (Dense, GroupedDense, Conv2d)
 WHITE = 0.01  # part of white inputs that is added to the data
 ROWS = 1 << 16  # of outputs, in float64, at a time
 
@@ -36,7 +38,7 @@ def second_moments(layer, x) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        Samples that do not fit.
+        Samples that do not fit; another kind of layer, or one without arrays yet.
 
     Examples
     --------
@@ -45,6 +47,10 @@ def second_moments(layer, x) -> np.ndarray:
     >>> fo.lowrank.second_moments(net.layers[0], np.eye(3)).shape
     (1, 2, 2)
     """
+    if type(layer) not in KINDS:
+        raise TypeError(f"layer: expected a Dense, GroupedDense or Conv2d, got {type(layer).__name__}")
+    if not layer.arrays():
+        raise ValueError(f"layer: expected one with arrays, got {layer!r} without; put it into a Sequential first")
     weight = layer.arrays()["weight"]
     bare = type(layer)(**{**layer.config(), "activation": "identity", "bias": False})
     bare.start_with(weight=weight)

@@ -417,11 +417,11 @@ class Sequential(Fixed):
             self._compile()
             yield made
         except BaseException:
+            self._revision = revision
             for one, attributes in inside:
                 vars(one).update(attributes)
             object.__setattr__(self, "layers", before)
             self._compile()
-            self._revision = revision
             raise
         chain.retire(layer, self.layers)
 

@@ -144,7 +144,7 @@ def retire(layer, layers):
     """Make what was replaced read-only for good, this layer and those inside, but for what is among `layers` again."""
     in_use = {id(one) for one in walk(layers)}
     for one in walk([layer]):
-        if id(one) not in in_use:
+        if id(one) not in in_use and not one.retired:  # another network may have replaced it before
             one.retire()
 
 
