@@ -24,8 +24,6 @@ UNITS = {
     "kB": ("Bytes", 1000),
     "MB": ("Bytes", 1_000_000),
 }
-REPEATS = 3  # of the present latency
-METHODS = ("svd", "two_factor", "tucker2", "cp")
 
 
 def add_options(parser) -> None:
@@ -39,8 +37,8 @@ def add_options(parser) -> None:
     text = "rows of a call whose latency counts (default: %(default)s)"
     parser.add_argument("--batch", type=int, default=1, metavar="N", help=text)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of it (default: %(default)s)")
-    text = "ways to factorize a layer (default: all)"
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=text)
+    text = "ways to factorize a layer, such as svd and tucker2 (default: all)"
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=text)
     text = "passes over the data to train the compressed network (default: %(default)s)"
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help=text)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of training (default: %(default)s)")
@@ -77,7 +75,7 @@ def run(args) -> None:
         learned[train],
         _budget(args, net, number, unit),
         loss="cross_entropy" if table.task == CLASSIFY else "mse",
-        methods=args.methods,
+        **({"methods": args.methods} if args.methods else {}),
         epochs=args.epochs,
         batch_size=args.batch_size,
         validation=(X[held], learned[held]) if len(held) else None,
@@ -128,8 +126,8 @@ def _budget(args, net, number, unit):
     """The budget, for this network."""
     kind, factor = UNITS[unit]
     if factor is None:
-        times = [fo.lowrank.measure_latency([net], args.batch, args.threads)[0].seconds for _ in range(REPEATS)]
-        factor = min(times) * 1e6
+        (before,) = fo.lowrank.latency.fastest([net], args.batch, args.threads, measure=fo.lowrank.measure_latency)
+        factor = before.seconds * 1e6
     amount = number * factor
     if kind != "Latency":
         amount = int(amount)  # of whole numbers no more than was said
