@@ -75,7 +75,7 @@ def run(args) -> None:
         learned[train],
         _budget(args, net, number, unit),
         loss="cross_entropy" if table.task == CLASSIFY else "mse",
-        **({"methods": args.methods} if args.methods else {}),
+        methods=args.methods,
         epochs=args.epochs,
         batch_size=args.batch_size,
         validation=(X[held], learned[held]) if len(held) else None,
@@ -109,6 +109,7 @@ def _check(args):
         whole_number(f"--{option.replace('_', '-')}", getattr(args, option), least)
     for option in ("validation", "test"):
         finite_number(f"--{option}", getattr(args, option), least=0, below=1)
+    args.methods = fo.lowrank.candidates.checked_methods(args.methods or fo.lowrank.layers.NAMES, "--methods")
     finite_number("--validation and --test together", args.validation + args.test, least=0, below=1)
     return parse_budget(args.budget)
 

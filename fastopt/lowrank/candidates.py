@@ -17,7 +17,7 @@ import numpy as np
 
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
 from fastopt.lowrank.latency import Timing
-from fastopt.lowrank.layers import METHODS, factorizations, method_of, shape_of_group
+from fastopt.lowrank.layers import METHODS, NAMES, factorizations, method_of, shape_of_group
 from fastopt.lowrank.moments import second_moments
 from fastopt.nn.layers import Layer
 from fastopt.nn.sequential import Sequential, assembled
@@ -27,6 +27,17 @@ OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1}}  # of the methods' function
 MOST_SAMPLES, LEAST_SAMPLES = 1024, 32  # of X, half of them for moments and half for errors
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
 POSITIONS = 8192  # of images that are enough for either
+
+
+def checked_methods(methods, name="methods") -> tuple[str, ...]:
+    """Names of methods; ValueError for others, or none."""
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    for method in methods:
+        if method not in NAMES:
+            raise ValueError(f"{name}: expected some of {', '.join(NAMES)}, got {method!r}")
+    if not methods:
+        raise ValueError(f"{name}: expected some of {', '.join(NAMES)}, got none")
+    return methods
 
 
 class Place(NamedTuple):

@@ -19,7 +19,7 @@ import numpy as np
 
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
-from fastopt.lowrank.candidates import Candidate, candidates, places, samples
+from fastopt.lowrank.candidates import Candidate, candidates, checked_methods, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
 from fastopt.lowrank.fine_tuning import FineTuning
 from fastopt.lowrank.knapsack import frontier
@@ -162,17 +162,6 @@ def _require_trainable(net, budget):
         raise ValueError("net: expected a network that can be trained, got a folded one; compress it before fold()")
 
 
-def checked_methods(methods) -> tuple[str, ...]:
-    """Names of methods; ValueError for others, or none."""
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    for method in methods:
-        if method not in NAMES:
-            raise ValueError(f"methods: expected some of {', '.join(NAMES)}, got {method!r}")
-    if not methods:
-        raise ValueError(f"methods: expected some of {', '.join(NAMES)}, got none")
-    return methods
-
-
 def _checked_layers(keep, net) -> list:
     keep, known = list(keep), {id(layer) for layer in chain.walk(net.layers)}
     for layer in keep:
@@ -207,7 +196,7 @@ class _Choice:
         through the last network that was measured and the original beside it. After a slower network comes the point
         at a quarter of the way to the cheapest.
         """
-        tried: dict[int, tuple[float, bool]] = {}  # cost, and whether it was slower
+        tried: dict[int, float] = {}
         best: Any = None
         costs, errors = self.frontier.costs, self.frontier.errors
         whole = sum(found[0].cost for found in self.options.values())
@@ -221,8 +210,8 @@ class _Choice:
             picks = self.picks(point)
             network = self.network(picks)
             before, after = stopwatch.times([self.net, network])
-            cost, slower = self.budget.of(network, after), after.seconds - before.seconds > before.noise + after.noise
-            tried[point] = cost, slower
+            cost = tried[point] = self.budget.of(network, after)
+            slower = after.seconds - before.seconds > before.noise + after.noise
             rank = cost > self.budget.limit, errors[point]  # within the slack is second best
             if not slower and cost <= self.allowed and (best is None or rank < best[0]):
                 best = rank, _Made(network, picks, before, after)
@@ -234,7 +223,7 @@ class _Choice:
             else:
                 target = costs[point] + (self.budget.limit - cost) / slope
         if best is None:
-            self._refuse(tried.values())
+            self._refuse(min(tried.values()))
         return best[1]
 
     @property
@@ -242,18 +231,14 @@ class _Choice:
         """What the network may cost, as measured."""
         return self.budget.limit * (1 + SLACK) if isinstance(self.budget, Latency) else self.budget.limit
 
-    def _refuse(self, tried):
-        shown, least = self.budget.shown, min(cost for cost, _ in tried)
+    def _refuse(self, least):
+        shown, limit = self.budget.shown, self.budget.shown(self.budget.limit)
         if least <= self.allowed:
             raise ValueError(
-                f"budget: expected one that a network no slower than before meets, got {shown(self.budget.limit)}: "
-                f"all within it that were tried, down to {shown(least)}, measured slower than {1e6 * self.before.seconds:.4g} µs as a "
-                "whole; keep some layers, or measure at the batch and the threads that serve"
+                f"budget: expected one that a network no slower than the given one meets, got {limit}: all within it "
+                f"that were tried, down to {shown(least)}, measured slower, though their layers by themselves did not"
             )
-        raise ValueError(
-            f"budget: expected at least {shown(least)}, the least that these methods reach, "
-            f"got {shown(self.budget.limit)}"
-        )
+        raise ValueError(f"budget: expected at least {shown(least)}, the least that these methods reach, got {limit}")
 
     def picks(self, point) -> list[Candidate]:
         """The candidate of each layer at a point of the frontier."""
