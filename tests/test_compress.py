@@ -375,11 +375,11 @@ def test_the_degeneracy_of_a_cp_is_reported(rng):
 
 
 def test_a_row_says_whether_a_cp_converged(rng):
-    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3), fo.nn.Flatten()], rng=0, input_shape=(3, 3, 8))
-    X, y = rng.standard_normal((20, 3, 3, 8)), rng.standard_normal((20, 8))
+    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3, padding=1), fo.nn.Flatten()], rng=0, input_shape=(6, 6, 8))
+    X, y = rng.standard_normal((20, 6, 6, 8)), rng.standard_normal((20, 288))
 
     def row():
-        found = compress(net, X, y, MultiplyAdds(550), loss="mse", methods="cp", epochs=0, measure=by_work)
+        found = compress(net, X, y, MultiplyAdds(12_000), loss="mse", methods="cp", epochs=0, measure=by_work)
         assert ("not converged" in found.table()) == (not found.rows[0].converged)
         return found.rows[0]
 
