@@ -14,9 +14,10 @@ import numpy as np
 
 import fastopt as fo
 from fastopt import lowrank
+from fastopt.lowrank.latency import fastest
 
 BATCH = 32
-REPEATS = 5  # of measurements, of which the fastest counts: others on the machine make calls slower only
+REPEATS = 5  # of measurements, of which the fastest counts
 
 
 def digits():
@@ -61,13 +62,13 @@ def run(load, seed, share, epochs, tuning):
     order = np.random.default_rng(seed).permutation(len(X))
     test, train = order[: len(X) // 5], order[len(X) // 5 :]
     net = trained(layers, X[train], y[train], epochs, seed)
-    before = min(lowrank.measure_latency([net])[0] for _ in range(REPEATS))
+    (before,) = fastest([net], repeats=REPEATS)
     budget = lowrank.Latency(share * before.seconds * 1e6, batch=1, threads=1)
     found = lowrank.compress(net, X[train], y[train], budget, epochs=tuning, batch_size=BATCH, seed=seed)
     networks = net, found.compressed, found.network
     accuracies = [fo.metrics.accuracy(y[test], one.predict(X[test])) for one in networks]
-    both = [lowrank.measure_latency([net, found.network]) for _ in range(REPEATS)]
-    return accuracies, [min(timings).seconds * 1e6 for timings in zip(*both, strict=True)], found
+    times = [timing.seconds * 1e6 for timing in fastest([net, found.network], repeats=REPEATS)]
+    return accuracies, times, found
 
 
 def main():

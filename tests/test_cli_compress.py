@@ -158,6 +158,7 @@ def test_a_picture_is_drawn(trained, tmp_path, capsys):
     [
         (["--budget", "1macs"], "expected at least"),
         (["--budget", "8kB", "--batch", "0"], "--batch: expected"),
+        (["--budget", "8kB", "--methods", "svd", "qr"], "--methods: expected some of svd, two_factor, tucker2, cp"),
         (["--budget", "8kB", "--threads", "0"], "--threads: expected"),
         (["--budget", "8kB", "--threads", "99999"], "--threads: expected"),
         (["--budget", "0.3bytes"], "--budget in Bytes: expected"),

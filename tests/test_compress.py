@@ -6,6 +6,7 @@ long anything takes.
 
 import copy
 import dataclasses
+import importlib
 import itertools
 import json
 import os
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 import fastopt as fo
 from fastopt.lowrank import Bytes, Latency, MultiplyAdds, Timing, compress, factorize, second_moments
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
-from fastopt.lowrank.candidates import grid, places, samples
+from fastopt.lowrank.candidates import candidates, degeneracy, grid, places, samples
 from fastopt.lowrank.compression import HEAD
 from fastopt.lowrank.knapsack import frontier
-from fastopt.lowrank.latency import Stopwatch, cache_file, measure_latency
+from fastopt.lowrank.latency import MOST_KEPT, MOST_OF_ENTRY, Stopwatch, cache_file, fastest, measure_latency
 from fastopt.nn.layers import chain
+from fastopt.nn.sequential import assembled
 
 
 def by_work(nets, batch=1, threads=1, folded=True):
@@ -170,7 +172,8 @@ def test_a_network_that_meets_its_budget_is_left_as_it_is(dense, budget):
     net, X, y = dense
     found = compress(net, X, y, budget, measure=by_work)
     assert bits(found.network) == bits(net)
-    assert found.network is not net
+    assert bits(found.compressed) == bits(net)
+    assert len({id(net), id(found.network), id(found.compressed)}) == 3
     assert found.rows == []
     assert "met before" in found.table()
     assert list(found.scores) == ["before"]
@@ -185,6 +188,40 @@ def test_a_budget_that_cannot_be_met_names_the_least_which_can(dense):
     assert found.cost_after == least
     with pytest.raises(ValueError, match=r"expected at least .* µs"):
         compress(net, X, y, Latency(0.01), measure=by_work)
+
+
+class Whole:
+    """Times by work, but those of a whole network, from 64 inputs to 4 outputs: these are told by its layers."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __call__(self, nets, **options):
+        return [
+            Timing(self.seconds(net), 1e-12) if (net.in_features, net.out_features) == (64, 4) else timing
+            for net, timing in zip(nets, by_work(nets), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("budget", [MultiplyAdds(2900), Bytes(12_000), Latency(9.9)])
+def test_a_network_that_is_slower_as_a_whole_is_passed_over(dense, budget):
+    net, X, y = dense
+
+    def seconds(net):
+        work = multiply_adds(net.layers, net.input_shape)
+        return 10e-6 if len(net.layers) == 2 else 12e-6 if work > 1500 else 5e-6
+
+    found = compress(net, X, y, budget, epochs=0, measure=Whole(seconds))
+    assert found.after.seconds <= found.before.seconds
+    assert multiply_adds(found.network.layers, (64,)) <= 1500
+    assert found.cost_after <= budget.limit
+
+
+@pytest.mark.parametrize("budget", [MultiplyAdds(2900), Bytes(12_000)])
+def test_an_error_says_where_all_networks_within_a_budget_are_slower(dense, budget):
+    net, X, y = dense
+    with pytest.raises(ValueError, match="budget: expected one that a network no slower than the given one meets"):
+        compress(net, X, y, budget, measure=Whole(lambda net: 1e-6 * len(net.layers)))
 
 
 @pytest.mark.parametrize("kind", [Latency, MultiplyAdds, Bytes])
@@ -244,35 +281,74 @@ def test_a_layer_that_does_not_gain_in_time_stays_whatever_the_budget(dense):
                 compress(net, X, y, budget, measure=measure)
 
 
+def relative(found, expected):
+    return np.linalg.norm(found - expected.astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
+
+
 def test_errors_are_those_of_the_layers_outputs(digits):
-    net, X, y = digits
-    n = int(0.5 * multiply_adds(net.layers, net.input_shape))
-    found = compress(net, X, y, MultiplyAdds(n), methods=("svd", "tucker2"), epochs=0, measure=by_work)
-    x = samples(net, net.compiled_program.rows(X))
-    read = {place.name: place.x for place in places(net.layers, x, net.dtype)}
-    layers = dict(chain.named(net.layers))
-    replaced = [row for row in found.rows if row.method]
-    assert replaced
-    for row in replaced:
-        name = row.layer.split()[0]
-        inputs, layer = read[name][:512], layers[name]
-        own = fo.nn.Sequential([layer], input_shape=inputs.shape[1:])
-        moments = {"moments": second_moments(layer, inputs)} if row.method == "svd" else {}
-        factors = fo.lowrank.factorize(layer, row.method, row.rank, **moments)
-        new = fo.nn.Sequential(factors, input_shape=inputs.shape[1:])
-        y_own = own.predict(inputs).astype(np.float64)
-        expected = np.sum((new.predict(inputs) - y_own) ** 2) / np.sum(y_own**2)
-        assert row.error == pytest.approx(expected, rel=1e-3)
+    net, X, _ = digits
+    for place in places(net.layers, samples(net, net.compiled_program.rows(X)), net.dtype):
+        stopwatch = Stopwatch(by_work, MultiplyAdds(1))
+        found = candidates(place, net.dtype, ("svd", "tucker2", "cp"), MultiplyAdds(1), stopwatch, False, 0)
+        assert found[0].method is None
+        shape = place.x.shape[1:]
+        y = assembled([place.layer], net.dtype, shape).predict(place.x)
+        for one in found[1:]:
+            new = assembled(one.layers, net.dtype, shape).predict(place.x)
+            assert np.sqrt(one.error) == pytest.approx(relative(new, y), rel=1e-3)
+        assert [one.cost for one in found[1:]] == sorted({one.cost for one in found[1:]})
+        assert [one.error for one in found[1:]] == sorted({one.error for one in found[1:]}, reverse=True)
 
 
-def test_samples_come_from_all_of_the_data_for_rows_may_be_sorted():
-    net = fo.nn.Sequential([fo.nn.Conv2d(1, 4, 3, padding="same")], rng=0, input_shape=(32, 32, 1))
-    X = np.zeros((100, 32, 32, 1)) + np.arange(100)[:, None, None, None]
-    (place,) = places(net.layers, samples(net, X), net.dtype)
-    rows = place.x[:, 0, 0, 0]
-    assert len(rows) == 16
-    assert (rows[0], rows[-1]) == (0, 99)
-    assert np.diff(rows).max() <= 7
+@pytest.mark.parametrize("rows", [24, 300])
+def test_errors_are_those_on_samples_that_made_no_factors(rng, rows):
+    net = fo.nn.Sequential([fo.nn.Dense(200, 200)], rng=0)
+    X, new = rng.standard_normal((rows, 200)), rng.standard_normal((400, 200))
+    found = compress(net, X, X, MultiplyAdds(30_000), loss="mse", epochs=0, measure=by_work)
+    (row,) = found.rows
+    assert row.method == "svd"
+    assert row.error == pytest.approx(relative(found.compressed.predict(new), net.predict(new)), rel=0.2)
+
+
+def test_the_network_is_made_of_the_factors_whose_error_is_told(rng):
+    net = fo.nn.Sequential([fo.nn.Dense(320, 320)], rng=0)
+    X = rng.standard_normal((60, 320))
+    found = compress(net, X, X, MultiplyAdds(20_000), loss="mse", epochs=0, measure=by_work)
+    (row,), (place,) = found.rows, places(net.layers, samples(net, net.compiled_program.rows(X)), net.dtype)
+    assert row.error == pytest.approx(relative(found.compressed.predict(place.x), net.predict(place.x)), rel=1e-6)
+
+
+def test_svd_goes_by_the_weight_where_moments_of_few_samples_are_worse(rng):
+    """Inputs are white: the weight tells all there is."""
+    net = fo.nn.Sequential([fo.nn.Dense(200, 200)], rng=0)
+    X = rng.standard_normal((60, 200))
+    found = compress(net, X, X, MultiplyAdds(20_000), loss="mse", epochs=0, measure=by_work)
+    (row,) = found.rows
+    by_weight = assembled(factorize(net.layers[0], "svd", row.rank), net.dtype, (200,))
+    x = rng.standard_normal((400, 200))
+    assert relative(found.compressed.predict(x), net.predict(x)) < 1.01 * relative(by_weight.predict(x), net.predict(x))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (3,)])
+def test_samples_come_from_all_of_the_data_in_any_order_of_classes(shape):
+    if len(shape) == 3:
+        layers = [fo.nn.Conv2d(1, 2, 1), fo.nn.Flatten(), fo.nn.Dense(8192, 2)]
+    else:
+        layers = [fo.nn.Dense(3, 4), fo.nn.Dense(4, 2)]
+    net = fo.nn.Sequential(layers, rng=0, input_shape=shape)
+    number = np.arange(400)
+    X = np.broadcast_to(number.reshape(-1, *(1,) * len(shape)), (400, *shape)).astype(np.float32)
+    (first, *_) = places(net.layers, samples(net, X), net.dtype)
+    seen = first.x.reshape(len(first.x), -1)[:, 0]
+    assert len(first.x) == (16 if len(shape) == 3 else 200)
+    assert np.histogram(seen, 8, (0, 400))[0].min() > 0  # of rows in the order of their classes
+    assert 0.2 < np.mean(seen % 2) < 0.8  # of two classes that take turns
+
+
+def test_one_sample_is_enough(dense):
+    net, X, y = dense
+    found = compress(net, X[:1], y[:1], MultiplyAdds(2000), measure=by_work)
+    assert found.cost_after <= 2000
 
 
 def test_ranks_save_multiply_adds_and_reach_from_many_to_few(digits):
@@ -282,11 +358,16 @@ def test_ranks_save_multiply_adds_and_reach_from_many_to_few(digits):
         for method in ("svd", "two_factor", "tucker2", "cp") if isinstance(layer, fo.nn.Conv2d) else ("svd",):
             ranks = grid(layer, method)
             assert len(ranks) == len(set(ranks)) <= 16
+            sizes = []
             for rank in ranks:
                 options = {"max_sweeps": 1, "tol": 0.0} if method == "cp" else {}
                 new = fo.lowrank.factorize(layer, method, rank, **options)
-                if method != "tucker2":
-                    assert sum(one.known_arrays()["weight"].size for one in new) < layer.weight.size
+                sizes.append(sum(one.known_arrays()["weight"].size for one in new) / layer.weight.size)
+            assert sizes == sorted(sizes, reverse=True)
+            if method != "tucker2":
+                assert sizes[0] < 1
+            assert sizes[0] > (0.3 if method == "cp" else 0.6)
+            assert ranks[-1] in (1, (1, 1), (2, 2)) or method == "cp"
 
 
 def test_the_same_times_give_the_same_network(digits):
@@ -309,10 +390,35 @@ def test_the_degeneracy_of_a_cp_is_reported(rng):
     terms = []
     for group in range(2):
         part = net.layers[0].weight[4 * group : 4 * group + 4]
-        cp = fo.lowrank.cp(part, row.rank, max_sweeps=100, restarts=1, tol=0.0)
+        cp = fo.lowrank.cp(part, row.rank, max_sweeps=100, restarts=1)
         terms.append(cp.degeneracy * np.sum(part.astype(np.float64) ** 2))
     assert row.degeneracy == pytest.approx(sum(terms) / np.sum(net.layers[0].weight ** 2), rel=1e-3)
     assert f"cp, degeneracy {row.degeneracy:.2g}" in found.table()
+
+
+def test_a_row_says_whether_a_cp_converged(rng):
+    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3, padding=1), fo.nn.Flatten()], rng=0, input_shape=(6, 6, 8))
+    X, y = rng.standard_normal((20, 6, 6, 8)), rng.standard_normal((20, 288))
+
+    def row():
+        found = compress(net, X, y, MultiplyAdds(12_000), loss="mse", methods="cp", epochs=0, measure=by_work)
+        assert ("not converged" in found.table()) == (not found.rows[0].converged)
+        return found.rows[0]
+
+    assert row().converged is False
+    a, b, c, d = (rng.standard_normal(n) for n in (8, 3, 3, 8))
+    net.layers[0].weight = np.einsum("i,j,k,l->ijkl", a, b, c, d)
+    assert row().converged is True
+
+
+def test_a_convolution_of_zeros_has_no_degeneracy(rng):
+    net = fo.nn.Sequential([fo.nn.Conv2d(8, 8, 3), fo.nn.Flatten()], rng=0, input_shape=(3, 3, 8))
+    net.layers[0].weight = np.zeros((8, 3, 3, 8))
+    factors = assembled(factorize(net.layers[0], "cp", 2), net.dtype, (3, 3, 8))
+    assert degeneracy(net.layers[0], factors.layers) == 0
+    X, y = rng.standard_normal((20, 3, 3, 8)), rng.standard_normal((20, 8))
+    found = compress(net, X, y, MultiplyAdds(200), loss="mse", epochs=0, measure=by_work)
+    assert found.rows[0].error == 0
 
 
 # ---------------------------------------------------------------- factors by what a layer answers to data
@@ -370,13 +476,19 @@ def test_second_moments_that_do_not_fit_are_refused(answering):
         factorize(layer, "svd", 7, moments=moments)
     with pytest.raises(TypeError, match="solver: expected no options of truncated_svd with moments"):
         factorize(layer, "svd", 2, moments=moments, solver="full")
-    with pytest.raises(TypeError, match="layer: expected a Dense, GroupedDense or Conv2d, got BatchNorm"):
-        second_moments(fo.nn.BatchNorm(4), x)
-    with pytest.raises(ValueError, match="layer: expected one with arrays"):
-        second_moments(fo.nn.Dense(4, 3), x)
     if isinstance(layer, fo.nn.Conv2d):
         with pytest.raises(ValueError, match="moments: expected none with method 'tucker2'"):
             factorize(layer, "tucker2", 2, moments=moments)
+
+
+def test_second_moments_need_a_layer_with_a_product_and_with_arrays_and_samples():
+    with pytest.raises(TypeError, match="layer: expected one of Dense, GroupedDense, Conv2d, got BatchNorm"):
+        second_moments(fo.nn.BatchNorm(3), np.eye(3))
+    with pytest.raises(ValueError, match="layer: expected one with arrays"):
+        second_moments(fo.nn.Dense(3, 2), np.eye(3))
+    net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
+    with pytest.raises(ValueError, match="x: expected at least one sample, got none"):
+        second_moments(net.layers[0], np.zeros((0, 3)))
 
 
 def test_outputs_that_are_all_zero_leave_the_choice_to_the_weight(answering):
@@ -406,14 +518,43 @@ def test_fine_tuning_lowers_the_loss_and_scores_say_where(digits):
 
 def test_an_optimizer_may_be_a_function_of_parameters(dense):
     net, X, y = dense
-    made = []
+    made, own = [], {id(a) for a in net.parameters()}
 
     def optimizer(params):
+        assert own.isdisjoint(map(id, params))
         made.append(fo.optim.SGD(params, lr=0.01))
         return made[-1]
 
     found = compress(net, X, y, MultiplyAdds(2000), optimizer=optimizer, measure=by_work)
     assert [id(a) for a in made[-1].parameters()] == [id(a) for a in found.network.parameters()]
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_fine_tuning_that_diverges_leaves_the_compressed_network(rng, validation):
+    net = fo.nn.Sequential([fo.nn.Dense(64, 48), fo.nn.Dense(48, 4)], rng=0)
+    X, y = rng.standard_normal((60, 64)), rng.standard_normal((60, 4))
+    options = {"loss": "mse", "epochs": 30, "optimizer": lambda params: fo.optim.SGD(params, lr=1e6)}
+    if validation:
+        options["validation"] = X, y
+    with pytest.warns(RuntimeWarning, match="compress: fine-tuning diverged, .*lower learning rate") as said:
+        found = compress(net, X, y, MultiplyAdds(2000), measure=by_work, **options)
+    assert said[0].filename == __file__
+    assert bits(found.network) == bits(found.compressed)
+    assert found.network is not found.compressed
+    assert list(found.scores) == ["before", "compressed"]
+
+
+def test_fine_tuning_takes_the_checked_data(dense, monkeypatch):
+    net, X, y = dense
+    taken, fit = [], fo.nn.Trainer.fit
+
+    def spy(trainer, X, y, *args, **options):
+        taken.extend([X, options["validation"][0]])
+        return fit(trainer, X, y, *args, **options)
+
+    monkeypatch.setattr(fo.nn.Trainer, "fit", spy)
+    compress(net, X, y, MultiplyAdds(2000), validation=(X, y), measure=by_work)
+    assert [x.dtype for x in taken] == [np.float32, np.float32]
 
 
 def test_factors_may_be_normalized(dense):
@@ -437,9 +578,9 @@ def test_factors_may_be_normalized(dense):
         ({"epochs": -1}, ValueError, "epochs: expected"),
         ({"batch_size": 0}, ValueError, "batch_size: expected"),
         ({"optimizer": "speedy"}, TypeError, "optimizer: expected"),
-        ({"optimizer": 3}, TypeError, "optimizer: expected"),
+        ({"optimizer": 3}, TypeError, "optimizer: expected .* function from parameters .*, got int"),
         ({"optimizer": lambda params: params}, TypeError, "optimizer: expected"),
-        ({"optimizer": fo.optim.SGD([np.zeros(3)])}, TypeError, "like optim.Adam, got SGD"),
+        ({"optimizer": fo.optim.SGD([np.zeros(3)])}, TypeError, "function from parameters .*, got SGD"),
         ({"keep": [fo.nn.Dense(3, 3)]}, ValueError, "keep: expected layers of net"),
         ({"loss": "squared"}, ValueError, "loss: expected"),
         ({"batch_norm": "no"}, ValueError, "batch_norm: expected"),
@@ -513,14 +654,43 @@ def test_the_picture_is_drawn(dense, tmp_path):
 # ---------------------------------------------------------------- times
 
 
-def test_networks_are_timed_with_the_batch_and_the_threads_asked_for(dense):
-    net, _, _ = dense
-    before = fo.get_num_threads()
-    timings = measure_latency([net, net], batch=3, threads=1, folded=False)
+class Stub:
+    """Stands for a network; it records what it is asked to predict, and on how many threads."""
+
+    input_shape, dtype = (2, 3), np.dtype(np.float64)
+
+    def __init__(self):
+        self.asked, self.folded = set(), False
+
+    def fold(self):
+        self.folded = True
+        return self
+
+    def predict(self, x):
+        self.asked.add((x.shape, x.dtype, fo.get_num_threads()))
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_networks_are_timed_with_the_batch_and_the_threads_asked_for(folded):
+    nets, before = [Stub(), Stub()], fo.get_num_threads()
+    timings = measure_latency(nets, batch=5, threads=before + 1, folded=folded)
     assert len(timings) == 2
     assert all(timing.seconds > 0 <= timing.noise for timing in timings)
+    for net in nets:
+        assert net.asked == {((5, 2, 3), np.dtype(np.float64), before + 1)}
+        assert net.folded == folded
     assert fo.get_num_threads() == before
     assert measure_latency([]) == []
+
+
+def test_the_fastest_of_several_measurements_is_taken():
+    rounds = iter([[3.0, 4.0], [2.0, 6.0], [5.0, 1.0]])
+
+    def measure(nets, batch, threads):
+        assert (nets, batch, threads) == ("ab", 8, 2)
+        return [Timing(seconds, 0.0) for seconds in next(rounds)]
+
+    assert [timing.seconds for timing in fastest("ab", 8, 2, repeats=3, measure=measure)] == [2.0, 1.0]
 
 
 class Counter:
@@ -534,33 +704,96 @@ class Counter:
         return [Timing(timing.seconds, self.noise * timing.seconds) for timing in by_work(nets)]
 
 
-def stopwatch(measure, file, **options):
-    return Stopwatch(measure, Latency(1, **options), {}, file)
+def remembered(measure, file, *nets, **options):
+    """Times of networks by a new stopwatch."""
+    with Stopwatch(measure, Latency(1, **options), file) as stopwatch:
+        return stopwatch.remembered(nets)
 
 
-def test_a_time_is_measured_once_and_kept_in_the_file_by_all_that_decides_it(dense, tmp_path):
+def test_a_time_is_measured_once_and_kept_in_the_file_by_all_that_decides_it(dense, tmp_path, monkeypatch):
     net, _, _ = dense
     file, counter = tmp_path / "cache" / "latency.json", Counter()
-    first = stopwatch(counter, file)
-    known = first.remembered([net])
-    assert first.remembered([net]) == stopwatch(counter, file).remembered([net]) == known
+    known = remembered(counter, file, net)
+    assert remembered(counter, file, net) == known
     assert counter.measured == 1
-    stopwatch(counter, file, batch=2).remembered([net])
-    stopwatch(counter, file, threads=2).remembered([net])
-    stopwatch(counter, file, folded=False).remembered([net])
+    others = {"batch": 2}, {"threads": 2}, {"folded": False}
+    for options in others:
+        remembered(counter, file, net, **options)
     double = fo.nn.Sequential([fo.nn.Dense(64, 48, activation="relu"), fo.nn.Dense(48, 4)], dtype=np.float64)
-    stopwatch(counter, file).remembered([double])
-    assert counter.measured == 5
-    assert len(json.loads(file.read_text())) == 5
-    (key,) = [key for key in json.loads(file.read_text()) if '"batch": 2' in key]
-    assert fo.config()["isa"] in key
-    assert fo.__version__ in key
+    remembered(counter, file, double)
+    used = fo.config()
+    for change in ({"isa": "other"}, {"tuning": {}}, {"processor": "other"}):
+        monkeypatch.setattr("fastopt.lowrank.latency.config", lambda change=change: used | change)
+        remembered(counter, file, net)
+    assert counter.measured == 8
+    monkeypatch.setattr("fastopt.lowrank.latency.config", lambda: used | {"quota": 1.5})
+    remembered(counter, file, net)
+    assert counter.measured == 8
+    remembered(counter, file, net, threads=2)
+    assert counter.measured == 9
+    built = tmp_path / "core.so"
+    built.write_bytes(b"another build")
+    monkeypatch.setattr("fastopt._kernels.core.__file__", str(built))
+    remembered(counter, file, net)
+    assert counter.measured == 10
+    kept = json.loads(file.read_text())
+    assert len(kept) == 10
+    assert file.stat().st_size <= MOST_OF_ENTRY * len(kept)
+
+
+def test_a_file_with_all_the_entries_it_may_have_is_read(dense, tmp_path):
+    net, _, _ = dense
+    file, counter = tmp_path / "latency.json", Counter()
+    longest = [1.2345678901234567e-300, 1.2345678901234567e-300]
+    file.write_text(json.dumps({f"{i:032}": longest for i in range(MOST_KEPT)}, indent=0))
+    assert file.stat().st_size <= MOST_KEPT * MOST_OF_ENTRY
+    remembered(counter, file, net)
+    kept = json.loads(file.read_text())
+    assert len(kept) == MOST_KEPT
+    assert f"{0:032}" not in kept
+    remembered(counter, file, net)
+    assert counter.measured == 1
+
+
+def test_the_file_is_written_once_also_by_an_error_and_keeps_what_others_wrote(dense, tmp_path, monkeypatch):
+    net, _, _ = dense
+    double = fo.nn.Sequential([fo.nn.Dense(64, 48)], dtype=np.float64)
+    file, writes = tmp_path / "latency.json", []
+    write = fo.lowrank.latency.write_bytes
+    monkeypatch.setattr("fastopt.lowrank.latency.write_bytes", lambda *args: [writes.append(1), write(*args)])
+
+    def interrupted():
+        with Stopwatch(Counter(), Latency(1), file) as stopwatch:
+            remembered(Counter(), file, net, batch=2)
+            stopwatch.remembered([net])
+            stopwatch.remembered([double])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(json.loads(file.read_text())) == 3
+    assert len(writes) == 2
+    remembered(Counter(), file, net)
+    assert len(writes) == 2  # there was nothing new
+
+
+def test_nothing_is_kept_where_the_folder_is_none(dense, monkeypatch):
+    """By the file or by the process: a second call measures anew."""
+    net, X, y = dense
+    counter = Counter()
+    monkeypatch.setattr(importlib.import_module("fastopt.lowrank.compress"), "measure_latency", counter)
+    counts = []
+    for _ in range(2):
+        before = counter.measured
+        compress(net, X, y, MultiplyAdds(2000), epochs=0, measure=counter)
+        counts.append(counter.measured - before)
+    assert counts[0] == counts[1] > 2
 
 
 def test_a_noisy_time_is_measured_again_and_not_kept(dense, tmp_path):
     net, _, _ = dense
     counter = Counter(noise=0.5)
-    stopwatch(counter, tmp_path / "latency.json").remembered([net])
+    remembered(counter, tmp_path / "latency.json", net)
     assert counter.measured == 3
     assert not (tmp_path / "latency.json").exists()
 
@@ -577,15 +810,16 @@ def test_a_noisy_time_is_measured_again_and_not_kept(dense, tmp_path):
         '{"KEY": [-1.0, 0.0]}',
         '{"KEY": [NaN, 0]}',
         '{"KEY": ["1", 0]}',
+        '{"KEYKEY": [1e-6, 0.0]}',
     ],
 )
 def test_a_damaged_file_does_no_harm(dense, tmp_path, text):
     net, _, _ = dense
     file, counter = tmp_path / "latency.json", Counter()
-    known = stopwatch(counter, file).remembered([net])
+    known = remembered(counter, file, net)
     (key,) = json.loads(file.read_text())
     file.write_text(text.replace("KEY", json.dumps(key)[1:-1]))
-    assert stopwatch(counter, file).remembered([net]) == known
+    assert remembered(counter, file, net) == known
     assert counter.measured == 2
     assert json.loads(file.read_text()) == {key: list(known[0])}
 
@@ -594,8 +828,11 @@ def test_a_folder_that_cannot_be_written_does_no_harm(dense, tmp_path):
     net, _, _ = dense
     (tmp_path / "file").write_text("")
     counter = Counter()
-    times = stopwatch(counter, tmp_path / "file" / "latency.json")
-    assert times.remembered([net]) == times.remembered([net]) == by_work([net])[:1] or counter.measured == 1
+    with Stopwatch(counter, Latency(1), tmp_path / "file" / "latency.json") as stopwatch:
+        first = stopwatch.remembered([net])
+        assert stopwatch.remembered([net]) == first
+    assert counter.measured == 1
+    assert [timing.seconds for timing in first] == [timing.seconds for timing in by_work([net])]
 
 
 def test_times_lie_in_the_folder_of_the_user(monkeypatch, tmp_path):

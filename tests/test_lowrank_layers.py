@@ -337,3 +337,9 @@ def test_a_rank_of_a_compression_that_cannot_be_is_refused():
         rank_of(Dense(4, 4), "cp", 2)
     with pytest.raises(TypeError, match="layer: expected one of Dense, GroupedDense, Conv2d, got BatchNorm"):
         rank_of(BatchNorm(4), "svd", 2)
+
+
+def test_a_rank_that_is_not_given_is_refused():
+    net = Sequential([Dense(4, 4)], rng=0)
+    with pytest.raises(ValueError, match=r"rank: expected a whole number from 1, got None; truncated_svd finds that"):
+        factorize(net.layers[0], "svd", None, energy=0.5)

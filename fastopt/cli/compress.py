@@ -25,8 +25,6 @@ UNITS = {
     "kB": ("Bytes", 1000),
     "MB": ("Bytes", 1_000_000),
 }
-REPEATS = 3  # of the present latency
-METHODS = ("svd", "two_factor", "tucker2", "cp")
 
 
 def add_options(parser) -> None:
@@ -40,8 +38,8 @@ def add_options(parser) -> None:
     text = "rows of a call whose latency counts (default: %(default)s)"
     parser.add_argument("--batch", type=int, default=1, metavar="N", help=text)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of it (default: %(default)s)")
-    text = "ways to factorize a layer (default: all)"
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=text)
+    text = "ways to factorize a layer, such as svd and tucker2 (default: all)"
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=text)
     text = "passes over the data to train the compressed network (default: %(default)s)"
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help=text)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="of training (default: %(default)s)")
@@ -112,6 +110,7 @@ def _check(args):
         whole_number(f"--{option.replace('_', '-')}", getattr(args, option), least)
     for option in ("validation", "test"):
         finite_number(f"--{option}", getattr(args, option), least=0, below=1)
+    args.methods = fo.lowrank.candidates.checked_methods(args.methods or fo.lowrank.layers.NAMES, "--methods")
     finite_number("--validation and --test together", args.validation + args.test, least=0, below=1)
     return parse_budget(args.budget)
 
@@ -132,8 +131,8 @@ def _budget(args, net, number, unit):
     """The budget, for this network."""
     kind, factor = UNITS[unit]
     if factor is None:
-        times = [fo.lowrank.measure_latency([net], args.batch, args.threads)[0].seconds for _ in range(REPEATS)]
-        factor = min(times) * 1e6
+        (before,) = fo.lowrank.latency.fastest([net], args.batch, args.threads, measure=fo.lowrank.measure_latency)
+        factor = before.seconds * 1e6
     amount = number * factor
     if kind != "Latency":
         amount = int(amount)  # of whole numbers no more than was said

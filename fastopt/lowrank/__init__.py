@@ -12,7 +12,7 @@ from fastopt.lowrank.cp import CP, cp
 from fastopt.lowrank.image import image
 from fastopt.lowrank.latency import Timing, measure_latency
 from fastopt.lowrank.layers import factorize, rank_of
-from fastopt.lowrank.responses import second_moments
+from fastopt.lowrank.moments import second_moments
 from fastopt.lowrank.svd import TruncatedSVD, truncated_svd
 from fastopt.lowrank.tucker import Tucker2, tucker2
 from fastopt.lowrank.two_factor import TwoFactor, two_factor

@@ -2,9 +2,14 @@
 
 A candidate must be faster than the layer by more than the noise of both times, and save multiply-adds; all others are
 dropped before their error is computed. The error is that of the layer's output on samples, each layer by itself.
+
+Of samples, every other one makes the second moments that `svd` goes by, and the others tell all errors: on its own
+samples a factorization errs less than on any others. Few samples of a wide layer make moments that are worse than none,
+so `svd` is tried by the weight alone as well, and the better of the two is what it gives.
 """
 
 import math
+import warnings
 from bisect import bisect_left
 from typing import Any, NamedTuple
 
@@ -12,56 +17,77 @@ import numpy as np
 
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
 from fastopt.lowrank.latency import Timing
-from fastopt.lowrank.layers import METHODS, factorizations, method_of, shape_of_group
-from fastopt.lowrank.responses import second_moments
+from fastopt.lowrank.layers import METHODS, NAMES, factorizations, method_of, shape_of_group
+from fastopt.lowrank.moments import second_moments
 from fastopt.nn.layers import Layer
-from fastopt.nn.sequential import Sequential
+from fastopt.nn.sequential import Sequential, assembled
 
 RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
-OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1, "tol": 0.0}}  # of the methods' functions
-MOST_SAMPLES, LEAST_SAMPLES = 512, 16  # of X that errors are estimated on
+OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1}}  # of the methods' functions
+MOST_SAMPLES, LEAST_SAMPLES = 1024, 32  # of X, half of them for moments and half for errors
 MOST_WORK = 2e11  # multiply-adds of the network for all of these
-POSITIONS = 8192  # of images that are enough for an error
+POSITIONS = 8192  # of images that are enough for either
+
+
+def checked_methods(methods, name="methods") -> tuple[str, ...]:
+    """Names of methods; ValueError for others, or none."""
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    for method in methods:
+        if method not in NAMES:
+            raise ValueError(f"{name}: expected some of {', '.join(NAMES)}, got {method!r}")
+    if not methods:
+        raise ValueError(f"{name}: expected some of {', '.join(NAMES)}, got none")
+    return methods
 
 
 class Place(NamedTuple):
-    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples.
+    """A layer that may be replaced: the name of its place, the layer, and what it reads of samples that tell errors.
 
-    There are as many of these as make enough positions of its output. `moments` are the `second_moments` of that.
+    There are as many of these as make enough positions of its output. `moments` are the `second_moments` of as many
+    others; None where there are no others.
     """
 
     name: str
     layer: Layer
-    x: np.ndarray | None
-    moments: np.ndarray
+    x: np.ndarray
+    moments: np.ndarray | None
 
-    def options(self, method) -> dict:
-        """Of `factorize`, for this method."""
-        return {"moments": self.moments} if method == "svd" else OPTIONS.get(method, {})
+    def options(self, method) -> list[dict]:
+        """Of `factorize`, for this method: all that are tried."""
+        by_data = [{"moments": self.moments}] if method == "svd" and self.moments is not None else []
+        return [OPTIONS.get(method, {}), *by_data]
 
 
 class Candidate(NamedTuple):
-    """What may stand in a place; `method` and `rank` are None for the layer itself."""
+    """What may stand in a place; `method` and `rank` are None for the layer itself, whose `layers` are none."""
 
     method: str | None
     rank: int | tuple[int, int] | None
+    layers: tuple[Layer, ...]
     timing: Timing
     multiply_adds: int
     bytes: int
     cost: float  # against the budget
-    error: float = 0.0
-    degeneracy: float | None = None  # of cp
+    error: float  # the sum of squared differences, relative to that of squares
+    degeneracy: float | None  # of cp
+    converged: bool | None  # of cp
 
 
-def samples(net, X) -> np.ndarray:
-    """Evenly spaced samples of X, fewer for a large network."""
+def samples(net, X, seed=0) -> np.ndarray:
+    """Evenly spaced samples of X, fewer for a large network; of two neighbors either may come first, by chance.
+
+    So every other one is a fair choice even where classes take turns in X.
+    """
     work = max(1, multiply_adds(net.layers, net.input_shape))
-    return spread(X, max(LEAST_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work))))
+    rows = _evenly(len(X), max(LEAST_SAMPLES, min(MOST_SAMPLES, int(MOST_WORK / work))))
+    pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2)
+    rows[: pairs.size] = np.random.default_rng(seed).permuted(pairs, axis=1).ravel()
+    return X[rows]
 
 
-def spread(X, n) -> np.ndarray:
-    """So many of X, or all, evenly spaced: rows may lie sorted by class."""
-    return X if len(X) <= n else X[np.linspace(0, len(X) - 1, n).astype(int)]
+def _evenly(n, most) -> np.ndarray:
+    """Indices of so many of n, evenly spaced; of all if there are fewer."""
+    return np.linspace(0, n - 1, min(n, most)).astype(int)
 
 
 def places(layers, x, dtype, keep=(), name="layers", first=0):
@@ -70,14 +96,15 @@ def places(layers, x, dtype, keep=(), name="layers", first=0):
         here = f"{name}.{i}"
         if layer not in keep and replaceable(layer):
             positions = math.prod(layer.output_shape(x.shape[1:])[:-1])
-            some = spread(x, max(LEAST_SAMPLES, POSITIONS // positions))
-            yield Place(here, layer, some, second_moments(layer, some))
+            most = max(LEAST_SAMPLES // 2, POSITIONS // positions)
+            tried, others = (half[_evenly(len(half), most)] for half in (x[::2], x[1::2]))
+            yield Place(here, layer, tried, second_moments(layer, others) if len(others) else None)
         inside = 0
         for inner in layer.chains():
             yield from places(inner, x, dtype, keep, here, inside)
             inside += len(inner)
         if not layer.training_only:
-            x = one_layer(layer, dtype, x.shape[1:]).predict(x)
+            x = assembled([layer], dtype, x.shape[1:]).predict(x)
 
 
 def replaceable(layer) -> bool:
@@ -85,43 +112,57 @@ def replaceable(layer) -> bool:
     return type(layer) in METHODS and not (layer.l1 or layer.max_norm)
 
 
-def one_layer(layer, dtype, input_shape) -> Sequential:
-    """A network of the layer itself."""
-    return Sequential([layer], dtype=dtype, input_shape=input_shape)
-
-
 def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> list[Candidate]:
-    """The layer itself first, and whatever is faster."""
+    """The layer itself first, and whatever is faster, by rising cost and falling error."""
     shape = place.x.shape[1:]
-    own = one_layer(place.layer, dtype, shape)
+    own = assembled([place.layer], dtype, shape)
     work = multiply_adds(own.layers, shape)
-    tried: list[tuple[str | None, Any, Sequential]] = [(None, None, own)]
-    for method, rank, layers in _factorized(place, methods, batch_norm, seed):
-        net = Sequential(layers, rng=0, dtype=dtype, input_shape=shape)
+    tried: list[tuple[str | None, Any, Sequential, bool | None]] = [(None, None, own, None)]
+    for method, rank, layers, converged in _factorized(place, methods, batch_norm, seed):
+        net = assembled(layers, dtype, shape)
         if multiply_adds(net.layers, shape) < work:
-            tried.append((method, rank, net))
-    timings = stopwatch.remembered([net for _, _, net in tried])
+            tried.append((method, rank, net, converged))
+    timings = stopwatch.remembered([net for _, _, net, _ in tried])
     y = own.predict(place.x).astype(np.float64)
-    kept = []
-    for (method, rank, net), timing in zip(tried, timings, strict=True):
+    found = []
+    for (method, rank, net, converged), timing in zip(tried, timings, strict=True):
         gain = timings[0].seconds - timing.seconds
         if net is own or gain > timing.noise + timings[0].noise:
             counts = (multiply_adds(net.layers, shape), stored_bytes(net))
             error = 0.0 if net is own else relative_error(y, net.predict(place.x))
             swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
-            kept.append(Candidate(method, rank, timing, *counts, budget.of(net, timing), error, swollen))
-    return kept
+            layers = () if net is own else net.layers
+            cost = budget.of(net, timing)
+            found.append(Candidate(method, rank, layers, timing, *counts, cost, error, swollen, converged))
+    return [found[0], *_unbeaten(found[1:])]
+
+
+def _unbeaten(found):
+    """Those than which no other costs less, or as much, and errs less: what the others are made of is forgotten."""
+    least = math.inf
+    for one in sorted(found, key=lambda one: (one.cost, one.error)):
+        if one.error < least:
+            least = one.error
+            yield one
 
 
 def _factorized(place, methods, batch_norm, seed):
-    """(method, rank, layers) of every factorization that is tried."""
+    """(method, rank, layers, converged) of every factorization that is tried; the last is None of all but cp."""
     layer = place.layer
     for method in METHODS[type(layer)]:
         ranks = grid(layer, method) if method in methods else []
-        if ranks:
-            options = {"batch_norm": batch_norm, "seed": seed, **place.options(method)}
-            for rank, layers in zip(ranks, factorizations(layer, method, ranks, **options), strict=True):
-                yield method, rank, layers
+        for options in place.options(method) if ranks else []:
+            made = factorizations(layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
+            for rank in ranks:
+                yield method, rank, *(_heard(made) if method == "cp" else (next(made), None))
+
+
+def _heard(made):
+    """The next factorization by cp, and whether that converged, of which it would warn."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", "cp: ", RuntimeWarning)
+        layers = next(made)
+    return layers, not any(str(one.message).startswith("cp: ") for one in said)
 
 
 def relative_error(y, found) -> float:
@@ -163,4 +204,5 @@ def degeneracy(layer, layers) -> float:
     norms = [np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1) for weight in between]
     last = last.reshape(layer.groups, -1, last.shape[-1])
     norms.append(np.square(last, dtype=np.float64).sum(axis=1).ravel())
-    return float(np.prod(norms, axis=0).sum() / np.square(layer.weight, dtype=np.float64).sum())
+    whole = np.square(layer.weight, dtype=np.float64).sum()
+    return float(np.prod(norms, axis=0).sum() / whole) if whole > 0 else 0.0

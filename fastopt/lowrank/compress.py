@@ -3,36 +3,33 @@
 1. For each layer candidates are made, timed and tried on samples (candidates.py).
 2. The knapsack gives the choices that no other beats in cost and in error (knapsack.py).
 3. The network is made from the best choice within the budget. Multiply-adds and bytes are exact. Times of layers do not
-   add up to that of the network: it is measured in turns with the original, and the choice is corrected by that.
-4. The Trainer goes on from there.
+   add up to that of the network: it is measured in turns with the original, and the choice is corrected by that. None
+   is taken that is slower.
+4. The Trainer goes on from there (fine_tuning.py).
 
 Choices follow from measured times; with the same times, all else is the same.
 """
 
 import copy
-from typing import Any
+import math
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import require_finite
 from fastopt._numbers import flag, whole_number
 from fastopt.lowrank.budgets import Budget, Latency
-from fastopt.lowrank.candidates import Candidate, candidates, places, samples
+from fastopt.lowrank.candidates import Candidate, candidates, checked_methods, places, samples
 from fastopt.lowrank.compression import Compression, Estimate, Row
+from fastopt.lowrank.fine_tuning import FineTuning
 from fastopt.lowrank.knapsack import frontier
-from fastopt.lowrank.latency import MEASURED, Stopwatch, cache_file, measure_latency
-from fastopt.lowrank.layers import factorize
-from fastopt.nn.early_stopping import validate
+from fastopt.lowrank.latency import Stopwatch, Timing, cache_file, measure_latency
+from fastopt.lowrank.layers import NAMES
 from fastopt.nn.files import stored_arrays
-from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
 from fastopt.nn.layers import Layer, chain
-from fastopt.nn.progress import load_tqdm
 from fastopt.nn.sequential import Sequential
-from fastopt.nn.trainer import Trainer
-from fastopt.optim.named import optimizer_over
-from fastopt.schedules import Cosine
 
-ALL_METHODS = ("svd", "two_factor", "tucker2", "cp")
 ROUNDS = 8  # of choosing and measuring the whole network
 SLACK = 0.05  # part of a latency budget within which it counts as met
 
@@ -44,7 +41,7 @@ def compress(
     budget,
     *,
     loss="cross_entropy",
-    methods=ALL_METHODS,
+    methods=NAMES,
     epochs=1,
     batch_size=32,
     optimizer="adam",
@@ -63,7 +60,7 @@ def compress(
         A trained network; it stays as it is.
     X, y : array_like
         Samples and targets, as `Trainer.fit` takes them. Ranks are chosen by the layers' errors on up to some hundreds
-        of the samples; fine-tuning trains on all.
+        of the samples, evenly spaced; fine-tuning trains on all.
     budget : Latency, MultiplyAdds or Bytes
     loss : str or loss
         Of fine-tuning.
@@ -74,7 +71,8 @@ def compress(
     batch_size : int
     optimizer : str, or callable
         The name of a rule of `fastopt.optim`, whose default learning rate then falls to 0 by a cosine; or a function
-        from parameters to an optimizer over them, such as ``lambda params: fo.optim.SGD(params, lr=0.01)``.
+        from parameters to an optimizer over them, such as ``lambda params: fo.optim.SGD(params, lr=0.01)``. It is
+        called twice: with those of a copy of `net` first, so that a mistake is found before the work.
     validation : (array_like, array_like), optional
         Samples and targets that losses and accuracies are measured on, instead of X. Fine-tuning keeps the epoch of
         their lowest loss.
@@ -98,15 +96,19 @@ def compress(
     Raises
     ------
     TypeError, ValueError
-        Arguments or data that do not fit, before any work; a budget that cannot be met: the message names the least
-        that can be reached.
-    FloatingPointError
-        Fine-tuning diverges.
+        Arguments or data that do not fit, before any work; a budget that cannot be met, or only by networks slower
+        than `net`: the message names the least that can be reached.
+
+    Warns
+    -----
+    RuntimeWarning
+        Fine-tuning diverges: ``network`` is then that before it, and there are no scores of it "tuned".
 
     Notes
     -----
     A layer is replaced only by layers that are faster, by more than the noise of both times, whatever the budget
-    limits. The choice minimizes the sum over the layers of the relative squared error of their outputs.
+    limits, and no network is returned that is slower as a whole. The choice minimizes the sum over the layers of the
+    relative squared error of their outputs.
 
     Which ranks are chosen depends on measured times: on another machine, or measured anew, they may differ.
 
@@ -120,6 +122,38 @@ def compress(
     >>> smaller.cost_before, smaller.cost_after <= 100_000
     (263680, True)
     """
+    _require_trainable(net, budget)
+    methods, keep = checked_methods(methods), _checked_layers(keep, net)
+    epochs, seed = whole_number("epochs", epochs, 0), whole_number("seed", seed, 0)
+    batch_size, batch_norm = whole_number("batch_size", batch_size), flag("batch_norm", batch_norm)
+    tuning = FineTuning(net, loss, X, y, validation, epochs, batch_size, optimizer, seed, progress)
+
+    scores = {"before": tuning.score(net)}
+    with Stopwatch(measure, budget, cache_file() if measure is measure_latency else None) as stopwatch:
+        (before,) = stopwatch.times([net])
+        cost = budget.of(net, before)
+        if cost <= budget.limit:
+            same = copy.deepcopy(net), copy.deepcopy(net)
+            return Compression(*same, budget, [], before, before, cost, cost, scores, tuning.measured_on, [])
+        options = {
+            place.name: candidates(place, net.dtype, methods, budget, stopwatch, batch_norm, seed)
+            for place in places(net.layers, samples(net, tuning.X, seed), net.dtype, keep)
+        }
+        choice = _Choice(net, budget, options, before)
+        made = choice.made(stopwatch)
+
+    scores["compressed"] = tuning.score(made.network)
+    network = _tuned(made.network, tuning, scores) if epochs else copy.deepcopy(made.network)
+    costs = budget.of(net, made.before), budget.of(network, made.after)
+    rows, estimates = choice.rows(made.picks), choice.estimates()
+    times = made.before, made.after
+    return Compression(network, made.network, budget, rows, *times, *costs, scores, tuning.measured_on, estimates)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _require_trainable(net, budget):
     if not isinstance(budget, Budget):
         raise TypeError(
             f"budget: expected lowrank.Latency, MultiplyAdds or Bytes, got {type(budget).__name__}; pass "
@@ -129,79 +163,8 @@ def compress(
         raise TypeError(f"net: expected a Sequential, got {type(net).__name__}")
     if not all(a.flags.writeable for a in net.parameters()):
         raise ValueError("net: expected a network that can be trained, got a folded one; compress it before fold()")
-    methods, keep = _checked_methods(methods), _checked_layers(keep, net)
-    epochs, seed = whole_number("epochs", epochs, 0), whole_number("seed", seed, 0)
-    batch_size, batch_norm = whole_number("batch_size", batch_size), flag("batch_norm", batch_norm)
-    if flag("progress", progress):
-        load_tqdm()
-    training = net.derivatives(loss)
-    data = checked_rows(training, loss, X, y, None, True)
-    require_sizes(batch_size, len(data[0]), 0, 1, net.least_rows)
     for name, array in stored_arrays(net).items():
         require_finite(f"net.{name}", array)
-    steps = epochs * -(-len(data[0]) // batch_size)
-    _optimizer(net, optimizer, steps)  # which may be refused
-    held = data if validation is None else checked_validation(training, loss, validation, True)
-    measured_on = "X" if validation is None else "validation"
-
-    def score(network):
-        return {name[4:]: value for name, value in validate(network.predict, loss, *held).items()}  # not "val_"
-
-    kept = (MEASURED, cache_file()) if measure is measure_latency else ({}, None)
-    stopwatch = Stopwatch(measure, budget, *kept)
-    (before,) = stopwatch.times([net])
-    cost = budget.of(net, before)
-    scores = {"before": score(net)}
-    if cost <= budget.limit:
-        same = copy.deepcopy(net)
-        return Compression(same, same, budget, [], before, before, cost, cost, scores, measured_on, [])
-
-    places_, options = [], []
-    for place in places(net.layers, samples(net, data[0]), net.dtype, keep):
-        found = candidates(place, net.dtype, methods, budget, stopwatch, batch_norm, seed)
-        places_.append(place._replace(x=None))  # the samples are no longer needed
-        options.append(found)
-    choice = _Choice(net, budget, places_, options, before, batch_norm, seed)
-    network, picks, before, after = choice.made(stopwatch)
-    rows = [choice.row(i, pick) for i, pick in enumerate(picks)]
-    scores["compressed"] = score(network)
-    compressed = copy.deepcopy(network)
-    if epochs:
-        trainer = Trainer(network, loss, _optimizer(network, optimizer, steps), seed=seed)
-        patience = None if validation is None else epochs
-        trainer.fit(X, y, epochs, batch_size, validation=validation, patience=patience, progress=progress)
-        scores["tuned"] = score(network)
-    costs = budget.of(net, before), budget.of(network, after)
-    return Compression(
-        network, compressed, budget, rows, before, after, *costs, scores, measured_on, choice.estimates()
-    )
-
-
-def _checked_methods(methods) -> tuple[str, ...]:
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    for method in methods:
-        if method not in ALL_METHODS:
-            raise ValueError(f"methods: expected some of {', '.join(ALL_METHODS)}, got {method!r}")
-    if not methods:
-        raise ValueError(f"methods: expected some of {', '.join(ALL_METHODS)}, got none")
-    return methods
-
-
-def _optimizer(net, optimizer, steps):
-    """The optimizer of fine-tuning, which takes so many steps."""
-    params = net.parameters()
-    if callable(optimizer):
-        return optimizer_over(params, optimizer(params))
-    if not isinstance(optimizer, str):
-        raise TypeError(
-            "optimizer: expected the name of a rule, or a function that makes one over the parameters of the "
-            f"compressed network, like optim.Adam, got {type(optimizer).__name__}"
-        )
-    rule = optimizer_over(params, optimizer)
-    (group,) = rule.param_groups
-    if steps and "lr" in group:
-        group["lr"] = Cosine(group["lr"], steps)
-    return rule
 
 
 def _checked_layers(keep, net) -> list:
@@ -213,25 +176,37 @@ def _checked_layers(keep, net) -> list:
     return keep + [inner for layer in keep for inner in chain.walk(layer.layers)]
 
 
+# ---------------------------------------------------------------- the steps
+
+
+class _Made(NamedTuple):
+    """A network, the candidates it is made of, and times of the original and of it, which took turns."""
+
+    network: Sequential
+    picks: list[Candidate]
+    before: Timing
+    after: Timing
+
+
 class _Choice:
-    """Candidates of all layers, and networks made of one for each."""
+    """Candidates of all layers, by the names of their places, and networks made of one for each."""
 
-    def __init__(self, net, budget, places, options, before, batch_norm, seed):
-        self.net, self.budget, self.before = net, budget, before
-        self.places, self.options = places, options
-        self.factorizing = {"batch_norm": batch_norm, "seed": seed}
-        self.frontier = frontier([([c.cost for c in found], [c.error for c in found]) for found in options])
+    def __init__(self, net, budget, options, before):
+        self.net, self.budget, self.before, self.options = net, budget, before, options
+        self.frontier = frontier([([c.cost for c in found], [c.error for c in found]) for found in options.values()])
 
-    def made(self, stopwatch):
-        """The network of the best choice that meets the budget, its candidates, and times before and after.
+    def made(self, stopwatch) -> _Made:
+        """The best choice that meets the budget and is no slower than the original, beyond the noise of both times.
 
         The network's cost is taken for a straight line over the sum of its layers' costs: at first of slope 1, then
         through the last network that was measured and the original beside it. Where that line leads to no new point
-        though much of the budget is left, or none is met, the points between those within and above it are halved.
+        though much of the budget is left, or none is met, the points between those within and above it are halved. A
+        network that is slower as a whole counts as above.
         """
         tried: dict[int, float] = {}
         best: Any = None
-        costs, errors, whole = self.frontier.costs, self.frontier.errors, sum(found[0].cost for found in self.options)
+        costs, errors = self.frontier.costs, self.frontier.errors
+        whole = sum(found[0].cost for found in self.options.values())
         target = whole + self.budget.limit - self.budget.of(self.net, self.before)
         met, missed = -1, len(costs)  # the dearest point within the budget so far, and the cheapest above it
         for _ in range(ROUNDS):
@@ -240,20 +215,26 @@ class _Choice:
                 if missed - met < 2 or tried.get(met, 0) >= self.budget.limit * (1 - SLACK):
                     break
                 point = 0 if met < 0 else (met + missed) // 2
-            network = self.network(self.picks(point))
+            picks = self.picks(point)
+            network = self.network(picks)
             before, after = stopwatch.times([self.net, network])
             cost = tried[point] = self.budget.of(network, after)
+            slower = after.seconds - before.seconds > before.noise + after.noise
             rank = cost > self.budget.limit, errors[point]  # within the slack is second best
-            if cost <= self.allowed and (best is None or rank < best[0]):
-                best = rank, network, self.picks(point), before, after
-            if not isinstance(self.budget, Latency):  # others are exact
+            if not slower and cost <= self.allowed and (best is None or rank < best[0]):
+                best = rank, _Made(network, picks, before, after)
+            if not slower and not isinstance(self.budget, Latency):  # others are exact
                 break
-            met, missed = (point, missed) if cost <= self.budget.limit else (met, point)
+            above = slower or cost > self.budget.limit
+            met, missed = (met, point) if above else (point, missed)
             slope = (self.budget.of(self.net, before) - cost) / (whole - costs[point]) if whole > costs[point] else 0
-            target = costs[point] + (self.budget.limit - cost) / slope if slope > 0 else -np.inf
+            if slower:
+                target = costs[point // 4]
+            else:
+                target = costs[point] + (self.budget.limit - cost) / slope if slope > 0 else -np.inf
         if best is None:
             self._refuse(min(*tried.values(), self.budget.of(self.net, self.before)))
-        return best[1:]
+        return best[1]
 
     @property
     def allowed(self) -> float:
@@ -261,35 +242,42 @@ class _Choice:
         return self.budget.limit * (1 + SLACK) if isinstance(self.budget, Latency) else self.budget.limit
 
     def _refuse(self, least):
-        shown = self.budget.shown
-        raise ValueError(
-            f"budget: expected at least {shown(least)}, the least that these methods reach, "
-            f"got {shown(self.budget.limit)}"
-        )
+        shown, limit = self.budget.shown, self.budget.shown(self.budget.limit)
+        if least <= self.allowed:
+            raise ValueError(
+                f"budget: expected one that a network no slower than the given one meets, got {limit}: all within it "
+                f"that were tried, down to {shown(least)}, measured slower, though their layers by themselves did not"
+            )
+        raise ValueError(f"budget: expected at least {shown(least)}, the least that these methods reach, got {limit}")
 
     def picks(self, point) -> list[Candidate]:
         """The candidate of each layer at a point of the frontier."""
-        return [found[pick] for found, pick in zip(self.options, self.frontier.picks[point], strict=True)]
+        return [found[pick] for found, pick in zip(self.options.values(), self.frontier.picks[point], strict=True)]
 
     def network(self, picks) -> Sequential:
-        """A copy of the network with these candidates in their places."""
+        """A copy of the network with these candidates, those whose errors are known, in their places."""
         twin = copy.deepcopy(self.net)
         layers = dict(chain.named(twin.layers))
-        for place, pick in zip(self.places, picks, strict=True):
+        for name, pick in zip(self.options, picks, strict=True):
             if pick.method is not None:
-                layer = layers[place.name]
-                options = {**self.factorizing, **place.options(pick.method)}
-                twin.replace(layer, factorize(layer, pick.method, pick.rank, **options))
+                twin.replace(layers[name], copy.deepcopy(list(pick.layers)))
         return twin
 
-    def row(self, i, pick) -> Row:
-        """What became of a layer."""
-        place, own = self.places[i], self.options[i][0]
+    def rows(self, picks) -> list[Row]:
+        """What became of each layer."""
+        layers = dict(chain.named(self.net.layers))
+        return [
+            self._row(f"{name} {type(layers[name]).__name__}", found[0], pick)
+            for (name, found), pick in zip(self.options.items(), picks, strict=True)
+        ]
+
+    @staticmethod
+    def _row(layer, own, pick):
         return Row(
-            f"{place.name} {type(place.layer).__name__}",
+            layer,
             pick.method,
             pick.rank,
-            pick.error,
+            math.sqrt(pick.error),
             own.timing,
             pick.timing,
             own.bytes,
@@ -297,11 +285,12 @@ class _Choice:
             own.multiply_adds,
             pick.multiply_adds,
             pick.degeneracy,
+            pick.converged,
         )
 
     def estimates(self) -> list[Estimate]:
         """Time and error of every point of the frontier that no other beats in both."""
-        seconds = [np.array([c.timing.seconds for c in found]) for found in self.options]
+        seconds = [np.array([c.timing.seconds for c in found]) for found in self.options.values()]
         rest = self.before.seconds - sum(of_layer[0] for of_layer in seconds)
         points = sorted(
             (rest + float(sum(s[pick] for s, pick in zip(seconds, picks, strict=True))), float(error))
@@ -312,3 +301,19 @@ class _Choice:
             if not estimates or error < estimates[-1].error:
                 estimates.append(Estimate(time, error))
         return estimates
+
+
+def _tuned(compressed, tuning, scores) -> Sequential:
+    """A copy that has been fine-tuned, with its scores; one that has not, and a warning, where that diverges."""
+    network = copy.deepcopy(compressed)
+    try:
+        scores["tuned"] = tuning.tune(network)
+    except FloatingPointError as error:
+        warnings.warn(
+            f"compress: fine-tuning diverged, {error}; the network returned is the one before it: pass an optimizer "
+            "with a lower learning rate, or methods without 'cp'",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return copy.deepcopy(compressed)
+    return network

@@ -23,11 +23,14 @@ class Row(NamedTuple):
         None for a layer that stays.
     rank : int, tuple or None
     error : float
-        Of its outputs on X: the sum of squared differences, relative to the sum of their squares.
+        Of its outputs on samples of X that its factors were not made by: the norm of the differences, relative to
+        that of the outputs, as the relative errors of decompositions.
     before, after : Timing
     bytes_before, bytes_after, multiply_adds_before, multiply_adds_after : int
     degeneracy : float or None
         Of a CP decomposition: the sum of the squared norms of its terms, relative to that of the weights.
+    converged : bool or None
+        Of a CP decomposition: whether its error had stopped falling after the 100 sweeps that it is given.
     """
 
     layer: str
@@ -41,10 +44,11 @@ class Row(NamedTuple):
     multiply_adds_before: int
     multiply_adds_after: int
     degeneracy: float | None
+    converged: bool | None
 
 
 class Estimate(NamedTuple):
-    """A choice of ranks that no other beats: seconds of a call, and the sum of the layers' errors."""
+    """A choice of ranks that no other beats: seconds of a call, and the sum of the squares of the layers' errors."""
 
     seconds: float
     error: float
@@ -59,7 +63,7 @@ class Compression:
     network : Sequential
         It can be trained further, saved and folded as any other.
     compressed : Sequential
-        The network before fine-tuning.
+        A network of its own: that before fine-tuning.
     budget : Latency, MultiplyAdds or Bytes
     rows : list of Row
         A line a layer that could have been replaced.
@@ -68,7 +72,8 @@ class Compression:
     cost_before, cost_after : int or float
         What the budget limits.
     scores : dict of str to dict
-        Of the network "before", "compressed" and "tuned": `loss` and, of classes, `accuracy`.
+        Of the network "before", "compressed" and "tuned", as far as there was one: `loss` and, of classes,
+        `accuracy`.
     measured_on : str
         Which data the scores are of: "validation", or "X" where none was given.
     frontier : list of Estimate
@@ -116,8 +121,8 @@ class Compression:
     def plot(self, path) -> None:
         """Draw accuracy, or the loss, over latency; needs matplotlib.
 
-        Points are the network before, compressed and fine-tuned, as measured; the line is the estimated error of the
-        layers' outputs at other latencies.
+        Points are the network before, compressed and fine-tuned, as measured; the line is the estimated squared error
+        of the layers' outputs at other latencies.
         """
         import matplotlib
 
@@ -135,7 +140,7 @@ class Compression:
             errors = ax.twinx()
             seconds, sums = np.array(self.frontier).T
             errors.step(seconds * 1e6, sums, where="post", color="gray", linewidth=1, label="estimated error")
-            errors.set(ylabel="Sum of the layers' relative errors", ylim=(0, min(sums.max(), 1.0) or None))
+            errors.set(ylabel="Sum of the layers' squared errors", ylim=(0, min(sums.max(), 1.0) or None))
         ax.grid(alpha=0.25)
         figure.legend(loc="outside upper center", ncols=4)
         figure.savefig(path, dpi=150)
@@ -149,7 +154,7 @@ def _cells(row):
     times = [_us(seconds) for seconds in (row.before.seconds, row.after.seconds, noise)]
     method = row.method or ""
     if row.degeneracy is not None:
-        method += f", degeneracy {row.degeneracy:.2g}"
+        method += f", degeneracy {row.degeneracy:.2g}" + ("" if row.converged else ", not converged")
     return (row.layer, method, rank, error, *times, _count(row.bytes_before), _count(row.bytes_after))
 
 

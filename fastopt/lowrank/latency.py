@@ -2,13 +2,14 @@
 
 - A time is the lower quartile of the repeats, its noise the distance from there to the fastest: others on the machine
   make a call slower, never faster, so the fast repeats say what the kernels take.
-- A network's time depends on its layers' sizes and not on its weights: what has been measured once is kept, in memory
-  and in a file, under everything else that decides it: kinds and sizes of the layers, batch and threads, processor,
-  level of the kernels, their tuning, and fastopt's version. A noisy measurement is repeated, and never kept.
+- A network's time depends on its layers' sizes and not on its weights: what has been measured once is kept in a file,
+  under a hash of everything else that decides it: kinds and sizes of the layers, batch and threads, processor, level
+  of the kernels, their build and tuning, and fastopt's version. A noisy measurement is repeated, and never kept.
 - The file is a convenience: where it cannot be read, is damaged or cannot be written, times are measured anew.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastopt._files import MALFORMED, write_bytes
+from fastopt._kernels import core
 from fastopt._numbers import finite_number, flag, whole_number
 from fastopt._version import __version__
 from fastopt.nn.tuning import calls_for
@@ -28,10 +30,8 @@ SECONDS = 0.001  # that one measurement takes at least: less than a system gives
 REPEATS, FEW_REPEATS = 21, 7  # of each network; the few where a call of one takes LONG
 LONG = 0.01
 STEADY, TRIES = 0.05, 3  # a noise that is a larger part of its time is measured again, so many times in all
-MOST_KEPT, MOST_BYTES = 20_000, 16 << 20  # entries of the file, and its size
-
-
-MEASURED: dict[str, "Timing"] = {}  # by `measure_latency` in this process
+KEY = 32  # digits of a hash
+MOST_KEPT, MOST_OF_ENTRY = 20_000, 128  # entries of the file, and bytes of one: a hash and two numbers
 
 
 class Timing(NamedTuple):
@@ -103,18 +103,37 @@ def _call(predict, x):
     return lambda: predict(x)
 
 
+def fastest(nets, batch=1, threads=1, repeats=3, measure=measure_latency) -> list[Timing]:
+    """The least time of each network of several measurements: others on the machine make calls slower only."""
+    rounds = [measure(nets, batch, threads) for _ in range(repeats)]
+    return [min(timings) for timings in zip(*rounds, strict=True)]
+
+
 class Stopwatch:
     """Times of networks by a function like `measure_latency`, each measured once.
 
-    `known` are those of earlier calls in this process, and grows; `file` keeps them, unless None.
+    It is a context: `file`, unless None, is read when it is made and written, once, where the block ends, even by an
+    error.
     """
 
-    def __init__(self, measure, budget, known, file=None):
-        self._measure, self._known, self._file = measure, known, file
+    def __init__(self, measure, budget, file=None):
+        self._measure, self._file = measure, file
         self._options = {"batch": budget.batch, "threads": budget.threads, "folded": budget.folded}
-        self._where = _machine()
-        if file is not None:
-            known.update(_read(file))
+        self._where = _machine(budget.threads)
+        self._known = {} if file is None else _read(file)
+        self._new: dict[str, Timing] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._new and self._file is not None:
+            kept = _read(self._file) | self._new  # what others have written meanwhile
+            text = json.dumps(dict(list(kept.items())[-MOST_KEPT:]), indent=0)
+            with contextlib.suppress(OSError):  # a disk that is full, a home that may not be written
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(self._file, text.encode())
+            self._new = {}
 
     def times(self, nets) -> list[Timing]:
         """Times of some networks, measured in turns, now; again where they are noisy."""
@@ -131,22 +150,14 @@ class Stopwatch:
         keys = [self._key(net) for net in nets]
         new = {key: net for key, net in zip(keys, nets, strict=True) if key not in self._known}
         found = dict(zip(new, self.times(list(new.values())), strict=True)) if new else {}
-        self._keep({key: timing for key, timing in found.items() if _steady(timing)})
+        steady = {key: timing for key, timing in found.items() if _steady(timing)}
+        self._known |= steady
+        self._new |= steady
         return [self._known.get(key) or found[key] for key in keys]
 
     def _key(self, net) -> str:
-        return json.dumps([net.describe(), net.input_shape, self._options, self._where], sort_keys=True)
-
-    def _keep(self, new):
-        if not new:
-            return
-        self._known.update(new)
-        if self._file is not None:
-            kept = _read(self._file) | new  # what others have written meanwhile
-            text = json.dumps(dict(list(kept.items())[-MOST_KEPT:]), indent=0)
-            with contextlib.suppress(OSError):  # a disk that is full, a home that may not be written
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(self._file, text.encode())
+        text = json.dumps([net.describe(), net.input_shape, self._options, self._where], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=KEY // 2).hexdigest()
 
 
 def _steady(timing) -> bool:
@@ -172,22 +183,25 @@ def _read(file) -> dict[str, Timing]:
     """What a file keeps, as far as it is what it should be."""
     try:
         with open(file, encoding="utf-8") as stream:
-            entries = json.loads(stream.read(MOST_BYTES)).items()
+            entries = json.loads(stream.read(MOST_KEPT * MOST_OF_ENTRY)).items()
     except (OSError, *MALFORMED):
         return {}
     known = {}
     for key, entry in entries:
         with contextlib.suppress(*MALFORMED):
             seconds, noise = entry
+            if len(key) != KEY:  # of an earlier version, or of another file
+                continue
             known[key] = Timing(finite_number("seconds", seconds, above=0), finite_number("noise", noise, least=0))
     return known
 
 
-def _machine() -> list:
-    """What decides times besides the network: processor, level, tuning, version."""
-    used = config()
+def _machine(threads) -> list:
+    """What decides times besides the network: processor, level, build, tuning, version; of threads also the CPUs."""
+    used, built = config(), os.stat(core.__file__)
     tuning = [list(entry) for entry in used["tuning"].items()]
-    return [_processor(), used["processor"], used["isa"], tuning, __version__]
+    quota = used["quota"] if threads > 1 else None
+    return [_processor(), used["processor"], used["isa"], built.st_size, built.st_mtime_ns, tuning, __version__, quota]
 
 
 def _processor() -> str:

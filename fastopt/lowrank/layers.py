@@ -80,10 +80,12 @@ def factorize(layer, method, rank, *, batch_norm=False, seed=0, moments=None, **
 def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, moments=None, **options) -> Iterator[list[Layer]]:
     """What `factorize` makes at each of some ranks; where ranks are nested, all are cut from the largest."""
     made = method_of(layer, method)
+    if None in ranks:
+        raise ValueError(
+            "rank: expected a whole number from 1, got None; truncated_svd finds that of an energy or error"
+        )
     normalize = flag("batch_norm", batch_norm)
-    arrays = layer.arrays()
-    if not arrays:
-        raise ValueError(f"layer: expected one with arrays, got {layer!r} without; put it into a Sequential first")
+    arrays = known_arrays(layer)
     for name in ("l1", "max_norm"):
         if getattr(layer, name):
             raise ValueError(
@@ -102,6 +104,14 @@ def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, moments=No
         weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
         layers = _layers(layer, weights, arrays.get("bias"), made.moves)
         yield _normalized(layers) if normalize else layers
+
+
+def known_arrays(layer) -> dict[str, np.ndarray]:
+    """The arrays of a layer, which has been in a network."""
+    arrays = layer.arrays()
+    if not arrays:
+        raise ValueError(f"layer: expected one with arrays, got {layer!r} without; put it into a Sequential first")
+    return arrays
 
 
 def _checked_moments(moments, method, layer) -> list[dict]:
@@ -243,6 +253,7 @@ METHODS = {
     GroupedDense: {"svd": SVD},
     Conv2d: {"svd": SVD, "two_factor": TWO_FACTOR, "tucker2": TUCKER2, "cp": CP},
 }
+NAMES = tuple(dict.fromkeys(name for methods in METHODS.values() for name in methods))
 
 
 def method_of(layer, name) -> Method:
