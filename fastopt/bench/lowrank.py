@@ -41,8 +41,10 @@ def cp_case() -> Case:
         return lambda: fo.lowrank.cp(T, rank, tol=0, max_sweeps=sweeps, restarts=1)
 
     def tensorly(T):
+        import tensorly
         from tensorly.decomposition import parafac
 
+        tensorly.set_backend("numpy")  # tensorly-torch sets its own for everyone
         return lambda: parafac(T, rank, n_iter_max=sweeps, tol=0, init="random", random_state=0)
 
     setup = randoms((64, 64, 3, 3), dtype="float64")
@@ -95,9 +97,11 @@ def convolution_case(n_in, n_out, size, method) -> Case:
         return lambda: net.predict(x)
 
     def tltorch(x):
+        import tensorly
         import torch
         from tltorch import FactorizedConv
 
+        tensorly.set_backend("pytorch")
         conv, t = torch.nn.Conv2d(n_in, n_out, 3, padding=1), torch.from_numpy(channels_first(x))
         kind, ranks = ("cp", rank) if method == "cp" else ("tucker", (*rank, 3, 3))
         module = FactorizedConv.from_conv(conv, rank=ranks, factorization=kind, decompose_weights=False)
