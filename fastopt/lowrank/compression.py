@@ -136,6 +136,9 @@ class Compression:
             timing = times[name]
             ax.errorbar(timing.seconds * 1e6, found[what], xerr=timing.noise * 1e6, fmt=marker, label=name, capsize=3)
         ax.set(xlabel="Microseconds of a call", ylabel=f"{what.capitalize()} on {self.measured_on}", xlim=(0, None))
+        if what == "accuracy":  # a difference of a few samples should not fill the picture
+            low, high = ax.get_ylim()
+            ax.set_ylim(low - 0.02, high + 0.02)
         if self.frontier:
             errors = ax.twinx()
             seconds, sums = np.array(self.frontier).T
