@@ -58,8 +58,8 @@ def whole(found) -> np.ndarray:
 
 def networks(threads) -> None:
     """Print a line for each network, published method and method here."""
-    head = ["network", "published method", "top-5 before, after", "speed-up", "compression", "method here"]
-    head += ["compression here", "multiply-adds before, after", "ms before, after", "speed-up here"]
+    head = ["network", "published as", "top-5 before, after", "speed-up", "compression, here", "method here"]
+    head += ["speed-up here", "ms before, after", "multiply-adds before, after"]
     print("| " + " | ".join(head) + " |")
     print("|" + " --- |" * len(head))
     for (name, label), (before, after, speed_up, methods) in FIGURES.items():
@@ -68,13 +68,12 @@ def networks(threads) -> None:
         plain = published.network()
         for method in methods:
             compressed = published.network(method, compression)
-            ms = [1e3 * time for time in times([plain, compressed], threads)]
-            cells = [name, label, f"{before}, {after} %", f"{speed_up:.2f}x", f"{compression:.2f}x", method]
-            cells += [f"{weights(plain) / weights(compressed):.2f}x"]
-            cells += [
-                ", ".join(f"{multiply_adds(net.layers, net.input_shape) / 1e6:,.0f} M" for net in (plain, compressed))
-            ]
-            cells += [", ".join(f"{time:.2f}" for time in ms), f"{ms[0] / ms[1]:.2f}x"]
+            pair = plain, compressed
+            ms = [1e3 * time for time in times(pair, threads)]
+            cells = [name, label, f"{before:.2f}, {after:.2f} %", f"{speed_up:.2f}x"]
+            cells += [f"{compression:.2f}x, {weights(plain) / weights(compressed):.2f}x", method]
+            cells += [f"{ms[0] / ms[1]:.2f}x", ", ".join(f"{time:.2f}" for time in ms)]
+            cells += [", ".join(f"{multiply_adds(net.layers, net.input_shape) / 1e6:,.0f} M" for net in pair)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
