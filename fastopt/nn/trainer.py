@@ -122,7 +122,7 @@ class Trainer:
         self.net.require_revision(self._revision, "Trainer")
 
     def _prepare(self):
-        self._require_current()
+        self.net.require_revision(self._revision, "Trainer")  # at every step: without one more call
         self.optimizer.prepare()
 
     def step(self, x, y, sample_weight=None) -> float:
