@@ -285,6 +285,17 @@ def relative(found, expected):
     return np.linalg.norm(found - expected.astype(np.float64)) / np.linalg.norm(expected.astype(np.float64))
 
 
+def test_what_is_not_faster_is_not_decomposed(digits, monkeypatch):
+    net, X, y = digits
+
+    def factorizations(*_, **__):
+        raise AssertionError("decomposed")
+
+    monkeypatch.setattr("fastopt.lowrank.candidates.factorizations", factorizations)
+    with pytest.raises(ValueError, match="^budget: expected at least"):
+        compress(net, X, y, MultiplyAdds(1000), measure=lambda nets, **_: [Timing(1e-6, 0.0) for _ in nets])
+
+
 def test_errors_are_those_of_the_layers_outputs(digits):
     net, X, _ = digits
     for place in places(net.layers, samples(net, net.compiled_program.rows(X)), net.dtype):

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import NamedTuple
 
+import numpy as np
+
 import fastopt as fo
-from fastopt.bench._cases import Case, randoms
+from fastopt.bench._cases import Case, random, randoms
 from fastopt.bench._networks import channels_first
 from fastopt.nn import models
 from fastopt.nn.layers import Concat, Conv2d, Flatten, GlobalAvgPool2d, Layer
@@ -24,6 +26,7 @@ RATE = 4.0  # compression of these
 def cases() -> Iterator[Case]:
     yield cp_case()
     yield svd_case()
+    yield svd_case((2000, 800), 100, falling=True)
     for method, decompose in (("two_factor", fo.lowrank.two_factor), ("tucker2", fo.lowrank.tucker2)):
         yield decomposition_case(method, decompose).alone()
     for size in CONVOLUTIONS:
@@ -52,8 +55,14 @@ def cp_case() -> Case:
     return Case(what, setup, ours, {"tensorly": tensorly}, dtype="float64", family="decompositions")
 
 
-def svd_case() -> Case:
-    rank = 64
+def svd_case(shape=(4096, 1024), rank=64, falling=False) -> Case:
+    """Of random numbers, whose singular values are much alike, or fall by half within each fiftieth of them."""
+
+    def setup():
+        W = random(*shape, dtype="float64")
+        if falling:
+            W = (W * 0.5 ** (np.arange(shape[1]) * 50 / shape[1])) @ random(shape[1], shape[1], dtype="float64")
+        return [W]
 
     def ours(W):
         return lambda: fo.lowrank.truncated_svd(W, rank)
@@ -68,8 +77,9 @@ def svd_case() -> Case:
 
         return lambda: randomized_svd(W, rank, random_state=0)
 
-    what, peers = f"truncated_svd 4096x1024, rank {rank}", {"scipy": scipy, "scikit-learn": sklearn}
-    return Case(what, randoms((4096, 1024), dtype="float64"), ours, peers, dtype="float64", family="decompositions")
+    what = f"truncated_svd {'x'.join(map(str, shape))}, rank {rank}" + (", falling" if falling else "")
+    peers = {"scipy": scipy, "scikit-learn": sklearn}
+    return Case(what, setup, ours, peers, dtype="float64", family="decompositions")
 
 
 def decomposition_case(method, decompose) -> Case:

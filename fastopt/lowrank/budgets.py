@@ -87,7 +87,25 @@ class Latency(Budget):
 
 
 @dataclass(frozen=True)
-class MultiplyAdds(Budget):
+class _Count(Budget):
+    """Base of the budgets that are counted, and met exactly."""
+
+    n: int
+    batch: int = 1
+    threads: int = 1
+    folded: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "n", whole_number("n", self.n))
+
+    @property
+    def limit(self):
+        return self.n
+
+
+@dataclass(frozen=True)
+class MultiplyAdds(_Count):
     """Multiply-adds of one sample in inference, those of matrix products, as `nn.summary` counts them.
 
     Parameters
@@ -104,19 +122,6 @@ class MultiplyAdds(Budget):
     5000000
     """
 
-    n: int
-    batch: int = 1
-    threads: int = 1
-    folded: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "n", whole_number("n", self.n))
-
-    @property
-    def limit(self):
-        return self.n
-
     def of(self, net, timing):
         return multiply_adds(net.layers, net.input_shape)
 
@@ -125,7 +130,7 @@ class MultiplyAdds(Budget):
 
 
 @dataclass(frozen=True)
-class Bytes(Budget):
+class Bytes(_Count):
     """Bytes of all arrays that a model file keeps, as `nn.summary` counts them; names and metadata come on top.
 
     Parameters
@@ -141,19 +146,6 @@ class Bytes(Budget):
     >>> lowrank.Bytes(100_000).n
     100000
     """
-
-    n: int
-    batch: int = 1
-    threads: int = 1
-    folded: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "n", whole_number("n", self.n))
-
-    @property
-    def limit(self):
-        return self.n
 
     def of(self, net, timing):
         return stored_bytes(net)

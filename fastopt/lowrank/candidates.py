@@ -1,7 +1,8 @@
 """What may stand in the place of a layer: its factorizations at several ranks, timed, and tried on data.
 
 A candidate must be faster than the layer by more than the noise of both times, and save multiply-adds; all others are
-dropped before their error is computed. The error is that of the layer's output on samples, each layer by itself.
+dropped before anything is decomposed, for times do not depend on weights. The error is that of the layer's output on
+samples, each layer by itself.
 
 Of samples, every other one makes the second moments that `svd` goes by, and the others tell all errors: on its own
 samples a factorization errs less than on any others. Few samples of a wide layer make moments that are worse than none,
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastopt.lowrank.budgets import multiply_adds, stored_bytes
+from fastopt.lowrank.decomposition import norm
 from fastopt.lowrank.latency import Timing
-from fastopt.lowrank.layers import METHODS, NAMES, factorizations, method_of, shape_of_group
+from fastopt.lowrank.layers import METHODS, NAMES, factorizations, method_of, shape_of_group, unfilled
 from fastopt.lowrank.moments import second_moments
 from fastopt.nn.layers import Layer
-from fastopt.nn.sequential import Sequential, assembled
+from fastopt.nn.sequential import assembled
 
 RANKS, FEW_RANKS = 16, 4  # of a method, and of cp, which is decomposed anew for each
 OPTIONS = {"cp": {"max_sweeps": 100, "restarts": 1}}  # of the methods' functions
@@ -114,27 +116,37 @@ def replaceable(layer) -> bool:
 
 def candidates(place, dtype, methods, budget, stopwatch, batch_norm, seed) -> list[Candidate]:
     """The layer itself first, and whatever is faster, by rising cost and falling error."""
-    shape = place.x.shape[1:]
-    own = assembled([place.layer], dtype, shape)
+    layer, shape = place.layer, place.x.shape[1:]
+    own = assembled([layer], dtype, shape)
     work = multiply_adds(own.layers, shape)
-    tried: list[tuple[str | None, Any, Sequential, bool | None]] = [(None, None, own, None)]
-    for method, rank, layers, converged in _factorized(place, methods, batch_norm, seed):
-        net = assembled(layers, dtype, shape)
-        if multiply_adds(net.layers, shape) < work:
-            tried.append((method, rank, net, converged))
-    timings = stopwatch.remembered([net for _, _, net, _ in tried])
+    kinds: list[tuple[str | None, Any]] = [(None, None)]
+    nets = [own]
+    for method in (name for name in METHODS[type(layer)] if name in methods):
+        for rank in grid(layer, method):
+            net = assembled(unfilled(layer, method, rank, batch_norm), dtype, shape)
+            if multiply_adds(net.layers, shape) < work:
+                kinds.append((method, rank))
+                nets.append(net)
+    timings = stopwatch.remembered(nets)
+    measured = [
+        (timing, multiply_adds(net.layers, shape), stored_bytes(net), budget.of(net, timing))
+        for net, timing in zip(nets, timings, strict=True)
+    ]
+    noise = [timing.noise + timings[0].noise for timing in timings]
+    faster = {
+        kind: numbers
+        for kind, numbers, unsure in zip(kinds, measured, noise, strict=True)
+        if timings[0].seconds - numbers[0].seconds > unsure
+    }
+    del nets
     y = own.predict(place.x).astype(np.float64)
     found = []
-    for (method, rank, net, converged), timing in zip(tried, timings, strict=True):
-        gain = timings[0].seconds - timing.seconds
-        if net is own or gain > timing.noise + timings[0].noise:
-            counts = (multiply_adds(net.layers, shape), stored_bytes(net))
-            error = 0.0 if net is own else relative_error(y, net.predict(place.x))
-            swollen = degeneracy(place.layer, net.layers) if method == "cp" else None
-            layers = () if net is own else net.layers
-            cost = budget.of(net, timing)
-            found.append(Candidate(method, rank, layers, timing, *counts, cost, error, swollen, converged))
-    return [found[0], *_unbeaten(found[1:])]
+    for (method, rank), layers, converged in _factorized(place, faster, batch_norm, seed):
+        net = assembled(layers, dtype, shape)
+        error = squared_error(y, net.predict(place.x))
+        swollen = degeneracy(layer, net.layers) if method == "cp" else None
+        found.append(Candidate(method, rank, net.layers, *faster[method, rank], error, swollen, converged))
+    return [Candidate(None, None, (), *measured[0], 0.0, None, None), *_unbeaten(found)]
 
 
 def _unbeaten(found):
@@ -146,15 +158,14 @@ def _unbeaten(found):
             yield one
 
 
-def _factorized(place, methods, batch_norm, seed):
-    """(method, rank, layers, converged) of every factorization that is tried; the last is None of all but cp."""
-    layer = place.layer
-    for method in METHODS[type(layer)]:
-        ranks = grid(layer, method) if method in methods else []
-        for options in place.options(method) if ranks else []:
-            made = factorizations(layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
+def _factorized(place, kinds, batch_norm, seed):
+    """((method, rank), layers, converged) of factorizations of these kinds; the last is None of all but cp."""
+    for method in dict.fromkeys(method for method, _ in kinds):
+        ranks = [rank for name, rank in kinds if name == method]
+        for options in place.options(method):
+            made = factorizations(place.layer, method, ranks, batch_norm=batch_norm, seed=seed, **options)
             for rank in ranks:
-                yield method, rank, *(_heard(made) if method == "cp" else (next(made), None))
+                yield (method, rank), *(_heard(made) if method == "cp" else (next(made), None))
 
 
 def _heard(made):
@@ -165,10 +176,12 @@ def _heard(made):
     return layers, not any(str(one.message).startswith("cp: ") for one in said)
 
 
-def relative_error(y, found) -> float:
+def squared_error(y, found) -> float:
     """The sum of squared differences, relative to the sum of squares; infinite where it is no number."""
-    missed, whole = np.sum(np.square(y - found)), np.sum(np.square(y))
-    error = float(missed / max(whole, np.finfo(np.float64).tiny))
+    missed, whole = norm(y - found), norm(y)
+    if whole == 0:
+        return math.inf if missed else 0.0
+    error = (missed / whole) ** 2
     return error if math.isfinite(error) else math.inf
 
 

@@ -102,7 +102,10 @@ def factorizations(layer, method, ranks, *, batch_norm=False, seed=0, moments=No
     for rank in ranks:
         factors = [_cut(of_a_group, rank) for of_a_group in largest] if made.nested else factors_of(rank)
         weights = [np.concatenate(side_by_side) for side_by_side in zip(*factors, strict=True)]
-        layers = _layers(layer, weights, arrays.get("bias"), made.moves)
+        layers = _layers(layer, [weight.shape for weight in weights], made.moves)
+        for new, weight in zip(layers, weights, strict=True):
+            bias = {"bias": arrays["bias"]} if new is layers[-1] and "bias" in arrays else {}
+            new.start_with(weight=weight, **bias)
         yield _normalized(layers) if normalize else layers
 
 
@@ -210,8 +213,12 @@ class Method(NamedTuple):
     weights: Callable[..., tuple[np.ndarray, ...]]
     moves: tuple[tuple[bool, bool], ...]  # by new layer: whether it takes stride, padding, dilation of rows, columns
     ranks: Callable[..., Sequence]  # all there are, of a shape, in ascending order
-    size: Callable[..., int]  # numbers in the factors, of a shape and a rank
+    shapes: Callable[..., tuple[tuple[int, int, int, int], ...]]  # of the new weights, of a shape and a rank
     nested: bool = False  # two weights, of which those of a lower rank are the first channels between the two
+
+    def size(self, *shape_and_rank) -> int:
+        """Numbers in the new weights."""
+        return sum(map(math.prod, self.shapes(*shape_and_rank)))
 
 
 def _pairs(out, height, width, n_in):
@@ -226,27 +233,27 @@ SVD = Method(
     _svd,
     (BOTH, NEITHER),
     lambda out, h, w, n_in: range(1, min(out, h * w * n_in) + 1),
-    lambda out, h, w, n_in, rank: rank * (h * w * n_in + out),
+    lambda out, h, w, n_in, rank: ((rank, h, w, n_in), (out, 1, 1, rank)),
     nested=True,
 )
 TWO_FACTOR = Method(
     _two_factor,
     (ROWS, COLUMNS),
     lambda out, h, w, n_in: range(1, min(h * n_in, w * out) + 1),
-    lambda out, h, w, n_in, rank: rank * (h * n_in + w * out),
+    lambda out, h, w, n_in, rank: ((rank, h, 1, n_in), (out, 1, w, rank)),
     nested=True,
 )
 TUCKER2 = Method(
     _tucker2,
     (NEITHER, BOTH, NEITHER),
     _pairs,
-    lambda out, h, w, n_in, ranks: n_in * ranks[1] + h * w * ranks[0] * ranks[1] + out * ranks[0],
+    lambda out, h, w, n_in, ranks: ((ranks[1], 1, 1, n_in), (ranks[0], h, w, ranks[1]), (out, 1, 1, ranks[0])),
 )
 CP = Method(
     _cp,
     (NEITHER, ROWS, COLUMNS, NEITHER),
     lambda *shape: range(1, math.prod(shape) // max(shape) + 1),
-    lambda *shape_and_rank: shape_and_rank[-1] * sum(shape_and_rank[:-1]),
+    lambda out, h, w, n_in, rank: ((rank, 1, 1, n_in), (rank, h, 1, 1), (rank, 1, w, 1), (out, 1, 1, rank)),
 )
 METHODS = {
     Dense: {"svd": SVD},
@@ -271,24 +278,29 @@ def method_of(layer, name) -> Method:
 # ---------------------------------------------------------------- layers from weights
 
 
-def _layers(layer, weights, bias, moves) -> list[Layer]:
-    """New layers of these weights; the last one gets bias and activation."""
+def unfilled(layer, method, rank, batch_norm) -> list[Layer]:
+    """What `factorize` makes, without the factors to start with: they take as long."""
+    made = method_of(layer, method)
+    shapes = [(layer.groups * n_out, *rest) for n_out, *rest in made.shapes(*shape_of_group(layer), rank)]
+    layers = _layers(layer, shapes, made.moves)
+    return _normalized(layers) if batch_norm else layers
+
+
+def _layers(layer, shapes, moves) -> list[Layer]:
+    """New layers with weights of these shapes; the last one has bias and activation."""
     made: list[Layer] = []
-    for i, weight in enumerate(weights):
-        last = i == len(weights) - 1
-        activation, bias_here = (layer.activation, bias) if last else ("identity", None)
+    for i, shape in enumerate(shapes):
+        last = i == len(shapes) - 1
+        activation, bias = (layer.activation, layer.config()["bias"]) if last else ("identity", False)
         width = made[-1].out_features if made else layer.in_features
-        options = {"bias": bias_here is not None, "activation": activation, "l2": layer.l2}
-        groups = width // weight.shape[-1]
-        new: Layer
+        options = {"bias": bias, "activation": activation, "l2": layer.l2}
+        groups = width // shape[-1]
         if type(layer) is Conv2d:
-            new = Conv2d(width, len(weight), weight.shape[1:3], groups=groups, **_moving(layer, moves[i]), **options)
+            made.append(Conv2d(width, shape[0], shape[1:3], groups=groups, **_moving(layer, moves[i]), **options))
         elif type(layer) is GroupedDense:
-            new = GroupedDense(width, len(weight), groups, **options)
+            made.append(GroupedDense(width, shape[0], groups, **options))
         else:
-            new = Dense(width, len(weight), **options)
-        new.start_with(weight=weight, **({} if bias_here is None else {"bias": bias_here}))
-        made.append(new)
+            made.append(Dense(width, shape[0], **options))
     return made
 
 
