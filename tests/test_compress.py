@@ -292,7 +292,7 @@ def test_what_is_not_faster_is_not_decomposed(digits, monkeypatch):
         raise AssertionError("decomposed")
 
     monkeypatch.setattr("fastopt.lowrank.candidates.factorizations", factorizations)
-    with pytest.raises(ValueError, match="^budget: expected at least"):
+    with pytest.raises(ValueError, match=r"^budget: expected at least"):
         compress(net, X, y, MultiplyAdds(1000), measure=lambda nets, **_: [Timing(1e-6, 0.0) for _ in nets])
 
 
