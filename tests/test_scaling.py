@@ -173,8 +173,9 @@ def test_the_table_and_the_most_ranks_say_what_was_predicted(net):
     assert [line.split()[0] for line in table[2:]] == ["1", "2", "8"]
     assert "shared memory" in table[1]
     assert table[3].split()[3] == "-"  # of two ranks none share memory
-    assert scaling.most_ranks("tree", 1e-9) == 8
-    assert scaling.most_ranks("tree", 2.0) == 0
+    # efficiencies are measured, and on a busy machine may be anything above 0
+    assert scaling.most_ranks("tree", 0.0) == 8
+    assert scaling.most_ranks("tree", np.inf) == 0
 
 
 @pytest.mark.parametrize(
