@@ -334,7 +334,12 @@ class Arrays:
 
 class Program:
     def __init__(
-        self, values: list[dict[str, Any]], entries: list[dict[str, Any]], typenum: int, fixed: bool = ...
+        self,
+        values: list[dict[str, Any]],
+        entries: list[dict[str, Any]],
+        typenum: int,
+        fixed: bool = ...,
+        input_gradient: bool = ...,
     ) -> None: ...
     def rows(self, x: ArrayLike, name: str = ...) -> NDArray[Any]: ...
     def predict(self, x: ArrayLike, out: NDArray[Any] | None = ...) -> NDArray[Any]: ...
@@ -370,7 +375,7 @@ class Training:
     def __init__(
         self,
         program: Program,
-        loss: str,
+        loss: str | None,
         update: Update | None,
         max_batch: int,
         *,
@@ -382,6 +387,9 @@ class Training:
     def check(
         self, x: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = ...
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]: ...
+    def check_batch(
+        self, x: ArrayLike, targets: ArrayLike | None, sample_weight: ArrayLike | None = ...
+    ) -> tuple[NDArray[Any], Any, NDArray[Any] | None]: ...
     def step(
         self, x: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = ..., in_epoch: bool = ...
     ) -> float: ...
@@ -445,7 +453,7 @@ class PartedStep(Parts):
     def start(
         self,
         x: NDArray[Any],
-        targets: NDArray[Any],
+        targets: NDArray[Any] | None,
         weights: NDArray[Any] | None,
         rows: int,
         step: int,

@@ -21,6 +21,8 @@ def describe(layers) -> list[dict]:
         if "branches" in config:
             config["branches"] = [describe(branch) for branch in config["branches"]]
         state = {"calibrated": layer.calibrated} if layer.calibration == "required" else {}
+        if not (layer.trainable or layer.layers):
+            state["trainable"] = False
         out.append({"type": type(layer).__name__, **config, **state})
     return out
 
@@ -63,6 +65,7 @@ def _build(description, dtype, stored, place, first=0) -> list[Layer]:
             raise ValueError(f"{here}: expected a layer of type {', '.join(sorted(LAYERS))}, got {name!r}")
         waits = LAYERS[name].calibration == "required"
         calibrated = flag("calibrated", config.pop("calibrated", False)) if waits else True
+        trainable = flag("trainable", config.pop("trainable", True))
         if "layers" in config:
             config["layers"] = _build(config["layers"], dtype, stored, here)
         if "branches" in config:
@@ -72,6 +75,8 @@ def _build(description, dtype, stored, place, first=0) -> list[Layer]:
             _check_array(f"{here}.{array}", spec, stored)
         if waits:
             layer.calibrated = calibrated
+        if not trainable:
+            layer.trainable = False
         out.append(layer)
     return out
 

@@ -28,6 +28,7 @@ class Layout:
         self.places: list[dict] = [{}]
         self._kept = {0}  # values that stay without a border, in memory of their own
         self._read: set[int] = set()  # values that are a source of an entry
+        self.frozen = False  # whether the weights of entries to come are; see `chain.lay_out`
 
     def value(self, shape, **place) -> int:
         """The number of a new value.
@@ -85,10 +86,12 @@ class Layout:
         parts = {"weights": tuple(weights), "penalty": penalty, "activation": activation, "own": own}
         if exchange is not None:
             parts["exchange"] = exchange
+        if self.frozen and weights:
+            parts["frozen"] = True
         self.entries.append({"kind": kind, "sources": sources, "dst": dst, **parts})
 
-    def program(self, typenum, fixed) -> core.Program:
-        """The compiled program; `fixed`: its parameters are only read."""
+    def program(self, typenum, fixed, input_gradient=False) -> core.Program:
+        """The compiled program; `fixed`: its parameters are only read. `input_gradient`: that of value 0 is wanted."""
         values: list[dict] = []
         for shape, place in zip(self.shapes, self.places, strict=True):
             if "owner" in place:  # which may itself be channels of another
@@ -96,4 +99,4 @@ class Layout:
                 first = outer.get("first", 0) + place.get("first", 0)
                 place = {"owner": outer.get("owner", place["owner"]), "first": first}
             values.append({"shape": shape, **place})
-        return core.Program(values, self.entries, typenum, fixed)
+        return core.Program(values, self.entries, typenum, fixed, input_gradient)

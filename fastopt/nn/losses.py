@@ -1,9 +1,10 @@
-"""Losses with options. A loss is its name, or one of these where the defaults do not fit.
+"""Losses: a name, or one of these where the defaults do not fit, or a callable of the user's (callable_loss.py).
 
-What computes them is in `functional`; here are only names and options, frozen, so that
+What computes those that have a name is in `functional`; here are only names and options, frozen, so that
 a network's loss can be compared, pickled and written into the file of a run.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -88,16 +89,24 @@ def _class_weights(given) -> tuple[float, ...]:
     return tuple(finite_number("class_weight", w, 0) for w in weights.tolist())
 
 
-Loss = str | CrossEntropy | Huber
+Loss = str | CrossEntropy | Huber | Callable
+CALLABLE = "callable"  # the name of every loss that is one
 NAMES: dict[type, str] = {CrossEntropy: "cross_entropy", Huber: "huber"}
 
 
+def is_callable(loss) -> bool:
+    """Whether a loss is a function of the caller's, or an object that can be called; a class is neither."""
+    return callable(loss) and not isinstance(loss, type)
+
+
 def loss_name(loss: Loss) -> str:
-    """The function in `functional` that computes a loss; raises ValueError for a loss that does not exist."""
+    """The function in `functional` that computes a loss, or CALLABLE; ValueError for a loss that does not exist."""
+    if is_callable(loss):
+        return CALLABLE
     name = loss if isinstance(loss, str) else NAMES.get(type(loss), "")
     if name not in LOSSES:
         classes = ", ".join(f"nn.{kind.__name__}" for kind in NAMES)
-        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, {classes}, got {loss!r}")
+        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, {classes}, or a callable, got {loss!r}")
     return name
 
 
@@ -114,7 +123,7 @@ def fitting_name(loss: Loss, last: str) -> str:
 
 def loss_options(loss: Loss) -> dict:
     """The options of a loss that are not its defaults."""
-    if isinstance(loss, str):
+    if isinstance(loss, str) or is_callable(loss):
         return {}
     default = asdict(type(loss)())
     return {name: value for name, value in asdict(loss).items() if value != default[name]}
@@ -134,13 +143,38 @@ def by_rows(prediction, targets, sample_weight):
 
 
 def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
-    """Mean loss of predictions."""
+    """Mean loss of predictions; NaN where a callable says so."""
+    if is_callable(loss):
+        return value_of(loss, prediction, targets, sample_weight)[0]
     prediction, targets, sample_weight = by_rows(prediction, targets, sample_weight)
     call = getattr(core, loss_name(loss))
     return call(prediction, targets, sample_weight=sample_weight, **loss_options(loss))[0]
 
 
+def value_of(loss, prediction, targets, sample_weight=None) -> tuple[float, np.ndarray]:
+    """What a callable says of predictions: the loss, which may be NaN, and its gradient; checked, but for its values."""
+    targets = np.asarray(targets)
+    if targets.ndim == 0 or len(targets) != len(prediction):
+        raise ValueError(f"y: expected {len(prediction)} rows, one a sample, got shape {targets.shape}")
+    weights = () if sample_weight is None else (np.asarray(sample_weight),)
+    result = loss(prediction, targets, *weights)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise TypeError(f"loss: expected a callable that returns (value, grad), got {type(result).__name__} from it")
+    value, gradient = np.asarray(result[0]), np.asarray(result[1])
+    if value.ndim or value.dtype.kind not in "iuf":
+        raise TypeError(f"loss: expected a number as the value that the callable returns, got {result[0]!r}")
+    if gradient.dtype.kind not in "iuf":
+        raise TypeError(f"loss: expected a gradient of real numbers from the callable, got dtype {gradient.dtype}")
+    if gradient.shape != prediction.shape:
+        raise ValueError(
+            f"loss: expected a gradient of the shape of the outputs, {prediction.shape}, got {gradient.shape}"
+        )
+    return float(value), gradient
+
+
 def describe_loss(loss: Loss) -> dict | str:
-    """A loss as JSON values; its name alone, where it has no options."""
+    """A loss as JSON values; its name alone, where it has no options. Of a callable no more than its name is known."""
+    if is_callable(loss):
+        return {"callable": getattr(loss, "__qualname__", type(loss).__qualname__)}
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in loss_options(loss).items()}
     return {"name": loss_name(loss), **options} if options else loss_name(loss)

@@ -11,12 +11,13 @@ from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
-from fastopt.nn.layers import Fixed, chain
+from fastopt.nn.derivatives import Derivatives
+from fastopt.nn.layers import Fixed, Layer, chain
 from fastopt.nn.layout import Layout
-from fastopt.nn.losses import fitting_name, loss_name, loss_options, measure
+from fastopt.nn.losses import fitting_name, loss_name, measure
 
 
-class Sequential(Fixed):
+class Sequential(Derivatives, Fixed):
     """A network of layers in a row.
 
     Parameters
@@ -99,15 +100,28 @@ class Sequential(Fixed):
 
     def _compile(self):
         self._find_shapes()
-        differ = any(layer.training_only for layer in chain.walk(self.layers))
         self._program = self._lay_out(training=False, packed=self._folded)
-        self._training_program = self._lay_out(training=True) if differ else self._program
+        self._derived, self._switches = {}, -1
         self._ends_in = next(layer for layer in reversed(self.layers) if not layer.training_only).activation
 
-    def _lay_out(self, training, packed=False):
+    def _lay_out(self, training, packed=False, input_gradient=False, layers=None):
         layout = Layout(self.input_shape, training, packed)
-        layout.end(chain.lay_out(self.layers, layout, 0))
-        return layout.program(self.dtype.num, self._folded)
+        layout.end(chain.lay_out(self.layers if layers is None else layers, layout, 0))
+        return layout.program(self.dtype.num, self._folded, input_gradient)
+
+    def derivative_program(self, training=True, input_gradient=False) -> core.Program:
+        """The program of derivatives, in training mode or in that of inference; one and the same until layers change,
+        are frozen or thawed."""
+        if self._folded:  # whose weights are unpacked for it, and not kept
+            return self._lay_out(training, input_gradient=input_gradient)
+        if self._switches != Layer.switches:
+            self._switches, frozen = Layer.switches, [not layer.trainable for layer in chain.walk(self.layers)]
+            if self._derived.get("frozen") != frozen:
+                self._derived = {"frozen": frozen}
+        key = (training, input_gradient)
+        if key not in self._derived:
+            self._derived[key] = self._lay_out(training, input_gradient=input_gradient)
+        return self._derived[key]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -132,7 +146,7 @@ class Sequential(Fixed):
     @property
     def least_rows(self) -> int:
         """The fewest samples of a batch to train on: 2 with `BatchNorm`, but of images 1; it takes their statistics."""
-        return self._program.least_rows
+        return self.derivative_program().least_rows
 
     @property
     def compiled_program(self) -> core.Program:
@@ -193,78 +207,38 @@ class Sequential(Fixed):
         link = "sigmoid" if name == "binary_cross_entropy" else "softmax"
         return y if self._ends_in == link else core.activation(y, link, y)
 
-    def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
-        """Mean loss of samples x with targets y, and the gradients of all parameters.
+    def outputs(self, x, layer) -> np.ndarray | list[np.ndarray]:
+        """What a layer makes of samples x, in inference mode: what the network that ends with it would predict.
 
         Parameters
         ----------
         x : array_like, shape ``(n, *input_shape)``
-        y : array_like
-            Classes (n,) or probabilities (n, out) for cross_entropy, probabilities (n, out) for binary_cross_entropy,
-            values (n, out) for the others; of a single output also values (n,). Images have a target at each position,
-            classes (n, height, width) or (n, height, width, out).
-        loss : str, CrossEntropy or Huber
-            cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and
-            `Huber` carry options.
-        sample_weight : array_like, shape (n,), optional
-            One a sample, and of an image for each of its positions. The loss is then ``sum(w * l) / sum(w)``.
+        layer : Layer, int, or list of them
+            One of the network's layers, by itself or by its index; or a layer inside `Concat` or `Residual`.
 
         Returns
         -------
-        loss : float
-            NaN where it is not defined; an optimizer's `check_finite` finds that in the gradients.
-        grads : list of ndarray
-            New arrays in the order of `parameters`.
+        ndarray, shape ``(n, *shape)``, or list of ndarray
+            After the activation of the layer. For a list one array each, by a pass of its own over the network.
 
         Raises
         ------
         TypeError, ValueError
-            Data that does not fit, or a loss on logits of a network that ends in a softmax or sigmoid.
-        """
-        training = self.derivatives(loss)
-        value = training.step(x, y, sample_weight)
-        self.draws += 1
-        return value, training.grads
-
-    def hvp(self, x, y, v, loss="cross_entropy", *, sample_weight=None, gauss_newton=False) -> list[np.ndarray]:
-        """The Hessian of the mean loss of samples x, times v: exact, without the Hessian (Pearlmutter 1994).
-
-        Parameters
-        ----------
-        x, y, loss, sample_weight
-            As for `value_and_grad`.
-        v : list of array_like
-            A direction: an array for each of `parameters`, of its shape.
-        gauss_newton : bool
-            Leave the curvature of the network itself out: ``J.T @ (H_loss @ (J @ v))``, J being the
-            Jacobian of the outputs. This matrix has no negative eigenvalue (Schraudolph 2002).
-
-        Returns
-        -------
-        list of ndarray
-            New arrays in the order of `parameters`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            Data, a direction or a loss that does not fit.
-
-        Notes
-        -----
-        In training mode, as `value_and_grad`: `BatchNorm` is differentiated through the statistics of the batch, and
-        `Dropout` drops what the next call of `value_and_grad` will; `draws` stays as it is. At a kink of relu,
-        leaky_relu, mae or huber the second derivative is taken as 0, that is on the side where the kernel stands.
+            A layer that the network does not have, or samples that do not fit.
 
         Examples
         --------
         >>> import numpy as np, fastopt as fo
-        >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1, bias=False)], dtype=np.float64)
-        >>> x = np.array([[1.0, 2.0], [0.0, 1.0]])
-        >>> net.hvp(x, np.zeros((2, 1)), [[[1.0, 0.0]]], loss="mse")  # x.T @ x @ v
-        [array([[1., 2.]])]
+        >>> net = fo.nn.Sequential([fo.nn.Dense(4, 8, activation="relu"), fo.nn.Dense(8, 3)], rng=0)
+        >>> hidden, logits = net.outputs(np.ones((2, 4)), [net.layers[0], -1])
+        >>> hidden.shape, logits.shape
+        ((2, 8), (2, 3))
         """
-        training = self.derivatives(loss)
-        return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
+        if isinstance(layer, list | tuple):
+            paths = [chain.path_to(self.layers, one) for one in layer]
+            return [self._lay_out(False, self._folded, layers=path).predict(x) for path in paths]
+        path = chain.path_to(self.layers, layer)
+        return self._lay_out(False, self._folded, layers=path).predict(x)
 
     def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
         """Mean loss over a data set, in inference mode.
@@ -437,18 +411,6 @@ class Sequential(Fixed):
                 f"{name}: expected the layers that it was made for, got a network in which others have replaced some; "
                 f"make a new {name}"
             )
-
-    def bind(self, loss, update=None, max_batch=0) -> core.Training:
-        """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None."""
-        program = self._lay_out(training=True) if self._folded else self._training_program
-        return core.Training(program, fitting_name(loss, self._ends_in), update, max_batch, **loss_options(loss))
-
-    def derivatives(self, loss):
-        """`bind` for gradients alone, with `Dropout` at the draw of the next `value_and_grad`."""
-        self.require_calibrated()
-        training = self.bind(loss)
-        training.batches = self.draws
-        return training
 
     def save(self, path, metadata=None, *, write=_files.write) -> None:
         """Write the network to a safetensors file; whole or not at all.

@@ -1,5 +1,5 @@
 # Batch normalization: y = phi(gamma (x - mean) / sqrt(var + eps) + beta) by the statistics of the batch, and its backward. Its
-# tangents and its kind are in batch_norm_tangents.pxi.
+# tangents and its kind are in batch_norm_tangents.pxi; the kind that goes by running averages is in batch_norm_averages.pxi.
 #
 # - Forward computes z = (x - m) scale + shift, where m is the mean in the dtype and shift makes up for its rounding.
 # - For sums a thread owns columns; blocks of rows are cut at fixed borders and added in order. For maps it owns rows: cores
@@ -105,7 +105,7 @@ cdef inline bint moments_of_all(const Run* r, const Entry* e, Py_ssize_t c0, Py_
     return outside != 0
 
 
-cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c) -> mean, var (c,) of the batch, z (n, c) = (x - mean) / sigma gamma + beta, y (n, c) = phi(z)
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
@@ -153,32 +153,6 @@ cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
         first = last
     if e.activation == SOFTMAX:
         epilogue(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
-
-
-cdef void normalize_by_averages(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # x (n, c) -> y (n, c) by the running averages, the thread's rows
-    cdef BatchNorm* p = <BatchNorm*>e.own
-    cdef Sizes s = sizes_of(r, e)
-    cdef Rows x = source_rows(r, e, r.values, dtype), y = dst_rows(r, e, r.values, dtype)
-    cdef floating scale[COLUMN_BLOCK]
-    cdef floating shift[COLUMN_BLOCK]
-    cdef Py_ssize_t r0 = chunk_start(s.n, 1, thread, n_threads), r1 = chunk_start(s.n, 1, thread + 1, n_threads), c0 = 0, cols
-    cdef ColumnMap m
-    while c0 < e.n_in and r0 < r1:
-        cols = min(<Py_ssize_t>COLUMN_BLOCK, e.n_in - c0)
-        affine(p, <floating*>p.running_var, <floating*>scale, <floating*>shift, c0, cols)
-        point_map(&m, <floating*>p.running_mean + c0, <floating*>NULL, <floating*>scale, <floating*>shift)
-        scale_rows(&m, &x, &y, &y, e.activation, Block(r0, r1, c0, c0 + cols), False, dtype)
-        c0 += cols
-    if e.activation == SOFTMAX:
-        epilogue(e.activation, &y, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
-
-
-cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    if r.training:
-        normalize_by_batch(r, e, dtype, thread, n_threads)
-    else:
-        normalize_by_averages(r, e, dtype, thread, n_threads)
 
 
 cdef struct GradientRows:       # of a backward

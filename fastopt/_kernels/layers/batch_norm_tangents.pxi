@@ -194,15 +194,20 @@ cdef Py_ssize_t batch_norm_saved(const Entry* e, Py_ssize_t rows) noexcept nogil
     return 5 * e.n_in
 
 
-cdef int place_batch_norm(Entry* e, dict own, list weights, Arrays arrays) except -1:
-    # weights: gamma and beta (c,), or none; own: eps, momentum, and the running averages mean and var (c,)
-    cdef BatchNorm* p = <BatchNorm*>arrays.block(sizeof(BatchNorm))
-    e.own, p.eps, p.momentum = <void*>p, own.pop("eps"), own.pop("momentum")
+cdef int place_gamma_beta(Entry* e, BatchNorm* p, list weights, Arrays arrays) except -1:
     if len(weights) not in (0, 2):
         raise ValueError(f"{arrays.entry}: expected gamma and beta or neither, got {len(weights)} weights")
     if weights:
         p.gamma = arrays.hold_weight(e, "gamma", weights, (e.n_in,))
         p.beta = arrays.hold_weight(e, "beta", weights, (e.n_in,))
+    return 0
+
+
+cdef int place_batch_norm(Entry* e, dict own, list weights, Arrays arrays) except -1:
+    # weights: gamma and beta (c,), or none; own: eps, momentum, and the running averages mean and var (c,)
+    cdef BatchNorm* p = <BatchNorm*>arrays.block(sizeof(BatchNorm))
+    e.own, p.eps, p.momentum = <void*>p, own.pop("eps"), own.pop("momentum")
+    place_gamma_beta(e, p, weights, arrays)
     p.running_mean = arrays.hold_written("running_mean", own.pop("mean"), (e.n_in,))
     p.running_var = arrays.hold_written("running_var", own.pop("var"), (e.n_in,))
     return 0

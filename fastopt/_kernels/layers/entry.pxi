@@ -150,6 +150,8 @@ cdef struct Entry:
     Py_ssize_t positions, out_positions     # of the first source and of dst: rows of a sample
     int activation
     bint fuses                  # its weights can take their steps in backward, by the kind's fused_update
+    bint frozen                 # its weights stay as they are, so nobody asks for their gradients
+    bint backs                  # backward finds something: the gradient of a weight, or of a source
     bint clears                 # inference clears the border of dst, in memory that it shares with other values
     void* own                   # the kind's struct
 
@@ -224,7 +226,7 @@ cdef inline Rows preactivations(const Run* r, const Entry* e, void** z, void** v
 
 cdef inline floating* gradient(const Run* r, const Entry* e, int weight, floating* dtype) noexcept nogil:
     # where the gradient of a weight goes; NULL where there is no such weight, or its gradient is not wanted
-    if weight >= e.n_weights or r.update == UPDATE_CLIPPED:
+    if weight >= e.n_weights or r.update == UPDATE_CLIPPED or (e.frozen and r.directions == NULL):
         return NULL
     return <floating*>r.dparams[e.weights[weight].grad]
 

@@ -73,10 +73,14 @@ cdef class Parts:
         cdef const Entry* e = &self.program.entries[entry]
         return self.view(e.sources[0].value, self.c.run.dvalues), self.view(e.dst, self.c.run.dvalues)
 
+    def input_gradient(self):
+        """A view of the gradient of the input, of all samples, in the dtype of the program; None where nobody asks for it."""
+        return self.view(0, self.c.run.dvalues)
+
     cdef object view(self, Py_ssize_t number, void** values):
         cdef const Shape* s = &self.program.shapes[number]
         cdef Run* run = &self.c.run
-        cdef int typenum = run.x_typenum if s.owner == 0 else run.typenum
+        cdef int typenum = run.x_typenum if s.owner == 0 and values == run.values else run.typenum
         cdef Py_ssize_t item = 4 if typenum == cnp.NPY_FLOAT32 else 8, line = (s.width + 2 * s.border_x) * s.ld, start
         cdef cnp.npy_intp* shape = [run.samples, s.height, s.width, s.channels]
         cdef cnp.npy_intp* strides = [elements_of(s) * item, line * item, s.ld * item, item]
@@ -158,7 +162,8 @@ cdef class PartedStep(Parts):
     time, `backward` likewise, from the last on; `update`, or `give_up`.
 
     Gradients are whole before the update, in ``training.gradient``. The caller holds the optimizer's update from the first
-    part to the last (``with update:``), and gives data that `Training.check` has seen.
+    part to the last (``with update:``), and gives data that `Training.check` has seen. Without an update there are gradients
+    only. Where the training has no loss, the caller writes the gradient of the output before `backward`.
     """
     cdef readonly Training training
     cdef bint away                          # the parameters are at the interim point
@@ -166,12 +171,15 @@ cdef class PartedStep(Parts):
     cdef double** shared                    # and where it lies; NULL: nothing
 
     def __cinit__(self, Training training):
-        if training.update is None:
-            raise ValueError("training: expected one with an optimizer's update, got one without")
         self.training = training
 
     def __dealloc__(self):
         free(self.shared)
+
+    cdef Plan* plan(self) except NULL:
+        if self.training.update is None:
+            raise ValueError("training: expected one with an optimizer's update, got one without")
+        return &self.training.update.plan
 
     def share_sums(self):
         """From now on, leave it to the caller to add up over ranks what entries sum over rows.
@@ -226,14 +234,15 @@ cdef class PartedStep(Parts):
         if order is not None:
             c.order, c.run.values[0] = <int64_t*>data(order), c.batch_x
         self.n_threads = self.training.make_ready(c, rows)
-        update_begin(c.run.plan)
+        if c.run.plan != NULL:
+            update_begin(c.run.plan)
 
     def pause(self):
         """In place of `start` where there are no rows: gradients of 0, and parts that do nothing."""
         cdef TrainCall* c = &self.c
         self.workspace = self.training.workspace
         self.program.start(&c.run, self.workspace, True)
-        c.run.dparams, c.run.plan, c.run.samples = self.training.dparams, &self.training.update.plan, 0
+        c.run.dparams, c.run.plan, c.run.samples = self.training.dparams, self.plan(), 0
         c.run.sums = self.shared
         c.run.values[0] = c.batch_x = self.workspace.batch_x
         c.batch_loss = c.batch_weight = 0
@@ -247,7 +256,7 @@ cdef class PartedStep(Parts):
         The first entry takes all samples in, the last finds the loss of all. Returns, then, the mean loss, and the sum of
         weights that it was divided by.
         """
-        if first == 0 and self.c.run.samples > 0:
+        if first == 0 and self.c.run.samples > 0 and self.c.run.plan != NULL:
             self.away = self.c.run.plan.interim
         self.go(False, first, self.program.n_entries if stop is None else stop, row, rows, &self.c)
         return self.c.batch_loss, self.c.batch_weight
@@ -262,7 +271,7 @@ cdef class PartedStep(Parts):
     @property
     def looks(self):
         """Whether the optimizer looks at all gradients before it steps: at their norm, or for what is not finite."""
-        cdef Plan* plan = &self.training.update.plan
+        cdef Plan* plan = self.plan()
         return plan.clips_norm or plan.check_finite != FINITE_ANY
 
     def squares(self, gradients):
@@ -287,7 +296,7 @@ cdef class PartedStep(Parts):
         `bad` one.
         """
         cdef Run* run = &self.c.run
-        cdef Plan* plan = run.plan
+        cdef Plan* plan = self.plan()
         cdef Py_ssize_t n_threads = self.n_threads
         cdef int typenum = self.program.typenum
         self.give_up()
@@ -315,7 +324,7 @@ cdef class PartedStep(Parts):
 
     def require_defined(self, losses):
         """Raise FloatingPointError if a loss is NaN, unless the optimizer looks at the gradients itself."""
-        if self.training.update.plan.check_finite == FINITE_ANY and any(loss != loss for loss in losses):
+        if self.plan().check_finite == FINITE_ANY and any(loss != loss for loss in losses):
             refuse_undefined()
 
     def count(self, losses, weights):

@@ -15,11 +15,14 @@ cdef class Program:
         channel of the owner with which it starts.
     entries : list of dict
         kind, sources, dst; exchange, see `exchanges`; weights, a list of the trained arrays, the first of which may be a
-        `PackedWeight`; penalty (l1, l2, max_norm) of the first of them; activation; own, what the kind takes besides.
+        `PackedWeight`; penalty (l1, l2, max_norm) of the first of them; frozen, whether they stay as they are; activation;
+        own, what the kind takes besides.
     typenum : int
         NumPy type number of every array.
     fixed : bool
         The parameters are only read, so they may be read-only.
+    input_gradient : bool
+        The gradient of value 0 is wanted as well.
     """
     cdef Entry* entries
     cdef Shape* shapes
@@ -41,6 +44,7 @@ cdef class Program:
     cdef bint has_max_norm                  # some rows of weights have a largest norm
     cdef Arrays arrays
     cdef list grad_shapes, value_shapes
+    cdef list frozen                        # by gradient: whether nobody asks for it
     cdef list grad_starts                   # where each gradient starts in a block of all of them,
     cdef readonly list starts               # by entry: where those of its weights do,
     cdef Py_ssize_t n_gradient              # and how many numbers that block has
@@ -48,11 +52,11 @@ cdef class Program:
     cdef list written                       # elements of a sample that entries write, by number of the owner
     cdef list resting                       # workspaces that predict takes from
 
-    def __cinit__(self, list values, list entries, int typenum, bint fixed=False):
+    def __cinit__(self, list values, list entries, int typenum, bint fixed=False, bint input_gradient=False):
         cdef Py_ssize_t i
         self.typenum, self.item, self.arrays = typenum, 4, Arrays(typenum, fixed)
         self.grad_shapes, self.value_shapes, self.resting, self.grad_starts, self.starts = [], [], [None], [], []
-        self.exchanges = []
+        self.exchanges, self.frozen = [], []
         if typenum != cnp.NPY_FLOAT32:
             self.item = 8
         self.n_entries, self.n_values, self.least_rows = len(entries), len(values), 1
@@ -70,7 +74,7 @@ cdef class Program:
         self.reads_either = self.one_kind_reads_either()
         if not (self.is_plain(0) and self.is_plain(self.n_values - 1)):
             raise ValueError("values: expected an input and an output without a border, in memory of their own")
-        self.place_values(self.order_gradients())
+        self.place_values(self.order_gradients(input_gradient))
 
     cdef int place_value(self, Py_ssize_t number, dict value) except -1:
         cdef Shape* s = &self.shapes[number]
@@ -135,16 +139,19 @@ cdef class Program:
             raise ValueError(f"{name}: expected {e.n_weights} weights and nothing besides, got {len(weights)} and {sorted(own)}")
         if spec.get("exchange") is not None:
             self.exchanges.append((number, spec["exchange"]))
+        e.frozen = spec.get("frozen", False)
+        e.fuses = e.fuses and not e.frozen
         self.starts.append(self.n_gradient)
         for i in range(e.n_weights):    # gradients and penalties of its weights
             w = &e.weights[i]
             w.grad, w.first_penalty = len(self.grad_shapes), self.n_penalties
             self.n_weights += w.rows * w.columns
-            if i == 0:
+            if i == 0 and not e.frozen:
                 w.penalty.l1, w.penalty.l2, w.penalty.max_norm = spec.get("penalty") or (0.0, 0.0, 0.0)
                 self.n_penalties += w.rows if penalizes(&w.penalty) else 0
                 self.has_max_norm |= w.penalty.max_norm > 0
             self.grad_shapes.append(weights[i].shape)
+            self.frozen.append(e.frozen)
             self.grad_starts.append(self.n_gradient)
             self.n_gradient += round_up(w.rows * w.columns, 64 // self.item)
         self.written[self.shapes[e.dst].owner] += elements_of(&self.shapes[e.dst]) // self.shapes[e.dst].ld * e.n_out
@@ -160,19 +167,19 @@ cdef class Program:
             raise ValueError(f"{name}: expected a source all of whose channels have been written, got value {source}")
         return 0
 
-    cdef set order_gradients(self):
+    cdef set order_gradients(self, bint input_gradient):
         # which gradients are wanted, and which entries overwrite a source's: the first in the order of backward; returns the
         # owners of values that have gradients
         cdef Py_ssize_t i, k
         cdef Entry* e
-        has_gradient, written = set(), set()
+        has_gradient, written = {0} if input_gradient else set(), set()
         for i in range(self.n_entries):
             e = &self.entries[i]
-            trained = e.n_weights > 0
+            e.backs = e.n_weights > 0 and not e.frozen
             for k in range(e.n_sources):
                 e.sources[k].wanted = self.shapes[e.sources[k].value].owner in has_gradient
-                trained = trained or e.sources[k].wanted
-            if trained:
+                e.backs |= e.sources[k].wanted
+            if e.backs:
                 has_gradient.add(self.shapes[e.dst].owner)
         for i in range(self.n_entries - 1, -1, -1):
             e = &self.entries[i]

@@ -73,14 +73,17 @@ cdef list lives_of_gradients(const Entry* entries, Py_ssize_t n_entries, const S
     cdef dict found = {output: (0, 0)}          # which the loss has written
     for i in range(n_entries):
         e = &entries[n_entries - 1 - i]
-        n_weights += e.n_weights
+        n_weights += 0 if e.frozen else e.n_weights
         fused += e.n_weights if e.fuses else 0
         if shapes[e.dst].owner in has_gradient and shapes[e.dst].owner not in found:    # nobody reads the value: zeros, for good
             found[shapes[e.dst].owner] = 0, n_entries
-        extend_life(found, shapes[e.dst].owner, i)
+        if e.backs:
+            extend_life(found, shapes[e.dst].owner, i)
         for k in range(e.n_sources):
             if e.sources[k].wanted:
                 extend_life(found, shapes[e.sources[k].value].owner, i)
+    if 0 in found:              # the caller reads it
+        extend_life(found, 0, n_entries)
     if fused == n_weights:      # an UPDATE_CLIPPED may read all gradients after backward
         return [(0, n_entries, owner) for owner in found]
     return [(first, last, owner) for owner, (first, last) in found.items()]

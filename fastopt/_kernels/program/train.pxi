@@ -21,6 +21,7 @@ cdef struct TrainCall:
     bint undefined                          # the loss of the batch is NaN, so the batch has not happened
     bint stop
     bint gauss_newton, forward_known        # of a Hessian-vector product
+    bint given                              # the caller finds the loss, and the gradient of the output
 
 
 cdef void gather_rows(TrainCall* c, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
@@ -99,20 +100,22 @@ cdef void start_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread
 
 
 cdef double loss_of_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
-    # after forward: the gradient of the output; every thread adds up the loss, and all have the same
+    # after forward: the gradient of the output; every thread adds up the loss, and all have the same. Where the caller finds
+    # both, the loss is that of the penalties
     cdef Py_ssize_t last = run.output, rows = run.samples * c.positions
-    loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
-              c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, thread, n_threads)
+    if not c.given:
+        loss_rows(&c.loss, <floating*>run.values[last], c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
+                  c.row_loss, <floating*>run.dvalues[last], rows, c.n_out, thread, n_threads)
     sum_penalties(run, dtype, thread, n_threads)
     team_barrier(n_threads)
-    return sum_in_order(c.row_loss, rows) + sum_in_order(run.row_penalty, run.n_penalties)
+    return (0 if c.given else sum_in_order(c.row_loss, rows)) + sum_in_order(run.row_penalty, run.n_penalties)
 
 
 cdef void note_loss(TrainCall* c, double loss, floating* dtype) noexcept nogil:
     # one thread: the loss of the batch, and what it counts
     c.batch_loss = loss
-    c.batch_weight = loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets, weights_of(c, dtype),
-                                 c.run.samples * c.positions, c.n_out)
+    c.batch_weight = 0 if c.given else loss_weight(&c.loss, c.targets if c.order == NULL else c.batch_targets,
+                                                   weights_of(c, dtype), c.run.samples * c.positions, c.n_out)
 
 
 cdef void train_batch(TrainCall* c, Run* run, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:

@@ -1,7 +1,10 @@
 # A program bound to a loss, with gradients, scratch and perhaps an update: what networks and Trainers call.
 
 cdef class Training:
-    """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer."""
+    """A program bound to a loss, with gradients, scratch and, unless None, the update of an optimizer.
+
+    Without a loss, None, the caller finds it and the gradient of the output between two parts of a `PartedStep`.
+    """
     cdef object __weakref__
     cdef readonly Program program
     cdef Workspace workspace
@@ -17,14 +20,15 @@ cdef class Training:
     cdef public Py_ssize_t batches          # trained on so far
     cdef public double loss_sum, weight_sum  # of its batches so far
     cdef readonly object gradient           # one flat array, which holds grads
-    cdef readonly list grads
+    cdef readonly list grads                # None for one that nobody asks for, of a weight that is frozen
     cdef void** dparams
     cdef Py_ssize_t rows                    # samples of the last step
 
     def __cinit__(self, Program program, str loss, Update update, Py_ssize_t max_batch, *,
                   delta=1.0, label_smoothing=0.0, class_weight=None, ignore_index=IGNORE_INDEX):
         cdef Py_ssize_t i
-        check_loss(loss)
+        if loss is not None:
+            check_loss(loss)
         if program.packed:
             raise ValueError("program: expected weights as they are trained, got packed ones")
         self.class_weight = fill_loss(&self.rule, delta, label_smoothing, class_weight, ignore_index, program.typenum,
@@ -40,9 +44,10 @@ cdef class Training:
     def hold_gradient(self, gradient):
         """Put the gradients of all steps to come into this flat array of zeros, as long as `gradient` is."""
         self.gradient = as_output("gradient", gradient, self.program.typenum, (self.program.n_gradient,))
-        self.grads = self.program.grads_in(gradient)
-        for i, grad in enumerate(self.grads):
+        grads = self.program.grads_in(gradient)
+        for i, grad in enumerate(grads):
             self.dparams[i] = data(grad)
+        self.grads = [None if frozen else grad for grad, frozen in zip(grads, self.program.frozen)]
 
     @property
     def max_batch(self):
@@ -54,10 +59,15 @@ cdef class Training:
         return self.workspace.saved_bytes
 
     def check(self, x, targets, sample_weight=None):
-        """The arrays as the kernels take them; raises what `step` and `run` would."""
+        """The arrays as the kernels take them; raises what `step` and `run` would.
+
+        Without a loss, targets are as they come.
+        """
         cdef int typenum = self.program.typenum
         x = self.program.rows(x)
         weights = as_weights("sample_weight", sample_weight, typenum, x.shape[0])
+        if self.loss is None:
+            return x, targets, weights
         if self.program.positions > 1:
             return x, self.image_targets(targets, x.shape[0], weights), weights
         targets = as_targets(self.loss, targets, typenum, x.shape[0], self.program.n_out, self.rule.ignore, weights)
@@ -79,7 +89,8 @@ cdef class Training:
         # targets of images, a row for each position
         return targets.reshape(-1) if targets.ndim == 3 else targets.reshape(-1, self.program.n_out)
 
-    cdef tuple check_batch(self, object x, object targets, object sample_weight):
+    cpdef tuple check_batch(self, object x, object targets, object sample_weight=None):
+        """`check` of a batch that is to be trained on, which needs rows."""
         self.program.require_alone()
         x, targets, weights = self.check(x, targets, sample_weight)
         if x.shape[0] == 0:
@@ -88,17 +99,23 @@ cdef class Training:
             raise ValueError("x: expected at least two rows to take batch statistics of, got 1; predict and evaluate take one")
         return x, targets, weights
 
+    cdef int require_compiled_loss(self) except -1:
+        if self.loss is None:
+            raise ValueError(f"loss: expected one of {', '.join(LOSSES)}, whose derivatives are compiled, got a callable")
+        return 0
+
     cdef void fill(self, TrainCall* c, object x, object targets, object weights, Py_ssize_t batch) except *:
         if batch > self.workspace.capacity:
             self.workspace = Workspace(self.program, batch, True)
         self.program.start(&c.run, self.workspace, True)
         c.run.dparams = self.dparams
-        c.loss = self.rule
-        c.loss.kind = kind_of(self.loss, targets if self.program.positions == 1 else self.as_rows(targets))
+        c.loss, c.given = self.rule, self.loss is None
+        if not c.given:
+            c.loss.kind = kind_of(self.loss, targets if self.program.positions == 1 else self.as_rows(targets))
+            c.target_bytes, c.targets = targets.nbytes // x.shape[0], data(targets)
         c.n, c.n_out, c.positions, c.position, c.batches = x.shape[0], self.program.n_out, self.program.positions, 0, 0
         c.x_bytes, c.run.x_typenum = x.nbytes // x.shape[0], cnp.PyArray_TYPE(<cnp.ndarray>x)
-        c.target_bytes, c.weight_bytes = targets.nbytes // x.shape[0], self.program.positions * self.program.item
-        c.x, c.targets = data(x), data(targets)
+        c.weight_bytes, c.x = self.program.positions * self.program.item, data(x)
         if weights is not None and self.program.positions > 1:
             weights = self.row_weights = np.repeat(weights, self.program.positions)
         c.weights = NULL if weights is None else data(weights)
@@ -122,6 +139,8 @@ cdef class Training:
                 found += e.n_weights
                 if plan.tensors[e.weights[0].grad].param != e.weights[0].at:
                     return False
+            elif e.frozen:
+                found += e.n_weights
         return found == plan.n_tensors or not plan.clips_norm
 
     cdef void execute(self, TrainCall* c, Py_ssize_t rows) except *:
@@ -157,6 +176,7 @@ cdef class Training:
         cdef TrainCall c
         cdef int64_t rows
         x, targets, weights = self.check_batch(x, targets, sample_weight)
+        self.require_compiled_loss()
         rows = self.rows = x.shape[0]
         self.enter()
         try:
@@ -179,16 +199,18 @@ cdef class Training:
     def hvp(self, x, targets, v, sample_weight=None, *, bint gauss_newton=False, bint again=False):
         """The Hessian of the mean loss of a batch, or its Gauss-Newton part, times v; new arrays.
 
-        `v` holds an array for each parameter. With `again`, samples, targets, weights and parameters are those of the last
+        `v` holds an array for each parameter; what is frozen does not move, and has zeros in the product. With `again`, samples, targets, weights and parameters are those of the last
         call, `step` or `hvp`, and forward is not repeated.
         """
         cdef TrainCall c
         cdef Py_ssize_t i, n_params = len(self.grads)
+        self.require_compiled_loss()
         x, targets, weights = self.check_batch(x, targets, sample_weight)
         v = list(v)
         if len(v) != n_params:
             raise ValueError(f"v: expected {n_params} arrays, one a parameter, got {len(v)}")
         v = [as_numbers(f"v[{i}]", a, self.program.typenum, self.program.grad_shapes[i]) for i, a in enumerate(v)]
+        v = [np.zeros_like(a) if frozen else a for a, frozen in zip(v, self.program.frozen)]
         product, pointers = self.program.new_grads(), np.empty(2 * n_params + 1, np.uintp)
         for i in range(n_params):
             pointers[i], pointers[n_params + i] = <size_t>data(v[i]), <size_t>data(product[i])
@@ -209,6 +231,9 @@ cdef class Training:
                 run_typed(self.program.typenum, hvp_job[float], hvp_job[double], &c, n_threads)
         finally:
             self.leave()
+        for i in range(n_params):
+            if self.program.frozen[i]:
+                product[i][...] = 0
         return product
 
     def finish(self):

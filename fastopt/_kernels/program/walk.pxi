@@ -27,6 +27,8 @@ cdef void backward(Run* r, Py_ssize_t first, Py_ssize_t stop, floating* dtype, P
     cdef Entry* e
     for i in range(stop - 1, first - 1, -1):
         e = &r.entries[i]
+        if not e.backs:
+            continue
         if e.fuses and r.update == UPDATE_FUSED:
             do_pass(&e.kind.fused_update, r, e, dtype, thread, n_threads)
         else:
@@ -37,15 +39,17 @@ cdef void backward(Run* r, Py_ssize_t first, Py_ssize_t stop, floating* dtype, P
 cdef void tangent_forward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(r.n_entries):
-        do_pass(&r.entries[i].kind.tangent, r, &r.entries[i], dtype, thread, n_threads)
-        team_barrier(n_threads)
+        if r.entries[i].backs:
+            do_pass(&r.entries[i].kind.tangent, r, &r.entries[i], dtype, thread, n_threads)
+            team_barrier(n_threads)
 
 
 cdef void tangent_backward(Run* r, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(r.n_entries - 1, -1, -1):
-        do_pass(&r.entries[i].kind.tangent_backward, r, &r.entries[i], dtype, thread, n_threads)
-        team_barrier(n_threads)
+        if r.entries[i].backs:
+            do_pass(&r.entries[i].kind.tangent_backward, r, &r.entries[i], dtype, thread, n_threads)
+            team_barrier(n_threads)
 
 
 # --- regularization

@@ -114,6 +114,9 @@ class BatchNorm(Layer):
     def lay_out(self, layout, src):
         dst = layout.value(self.output_shape(layout.shapes[src]))
         averages = {"mean": self.running_mean, "var": self.running_var}
-        options = {"activation": self.activation, "eps": self.eps, "momentum": self.momentum}
-        layout.add("batch_norm", src, dst, weights=self.parameters(), **averages, **options)
+        own = {"activation": self.activation, "eps": self.eps, **averages}
+        if layout.training and self.trainable:
+            layout.add("batch_norm", src, dst, weights=self.parameters(), momentum=self.momentum, **own)
+        else:
+            layout.add("batch_norm_averages", src, dst, weights=self.parameters(), **own)
         return dst

@@ -84,8 +84,33 @@ def inside(layer, input_shape):
 def lay_out(layers, layout, src) -> int:
     """Add the entries of a chain that reads value `src` to a `Layout`; returns the value they end in."""
     for layer in layers:
+        layout.frozen = not layer.trainable
         src = layer.lay_out(layout, src)
     return src
+
+
+def path_to(layers, layer) -> list[Layer]:
+    """The chain that leads from the input to what a layer makes, the layer itself or its index given."""
+    if isinstance(layer, Layer):
+        found = _path(layers, layer)
+        if found is None:
+            raise ValueError(f"layer: expected one of the network's, got {layer!r}")
+        return found
+    n = len(layers)
+    index = whole_number("layer", layer, -n, n - 1)
+    return list(layers[: index % n + 1])
+
+
+def _path(layers, layer):
+    """Likewise of a layer of the chain or inside others; None where it is not among them."""
+    for i, one in enumerate(layers):
+        if one is layer:
+            return list(layers[: i + 1])
+        for inner in one.chains():
+            found = _path(inner, layer)
+            if found is not None:
+                return [*layers[:i], *found]
+    return None
 
 
 def walk(layers):

@@ -13,12 +13,13 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from fastopt._arrays import aligned_copy, aligned_zeros, as_numbers
 from fastopt._kernels import core
+from fastopt._numbers import flag
 
 FAR = 16  # deviations from zero to the center of a column: absorbing the center loses so many bits, 4
 
@@ -105,6 +106,10 @@ class Layer(Fixed):
         layer takes what stands before it and is not in a network yet.
     calibrated : bool
         False while a layer still waits for statistics of data.
+    trainable : bool
+        Whether training changes the parameters: False freezes them, and those of all layers inside. They get no
+        gradients and no steps, are neither decayed nor penalized nor limited, and have no part in the norm by which
+        gradients are clipped. `net.parameters` keeps them in their place. May be set at any time.
     """
 
     in_features: int | None = None
@@ -118,6 +123,8 @@ class Layer(Fixed):
     folds_backward: bool = False  # scales and shifts in a way that a product before it may take over
     layers: tuple["Layer", ...] = ()  # inside this one, of all chains
     reshapes: bool = False  # may give other channels than it takes, though it does not say how many
+    switches: ClassVar[int] = 0  # how often layers, any at all, have been frozen or thawed: what is compiled compares it
+    _frozen: bool = False
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
     _given: Mapping[str, np.ndarray] = MappingProxyType({})  # what `build` starts them with, by `start_with`
@@ -131,6 +138,19 @@ class Layer(Fixed):
             taken = f"that model files know {known.__module__}.{known.__qualname__} by"
             raise TypeError(f"{cls.__name__}: expected a name of its own for a layer, got one {taken}; rename it")
         LAYERS[cls.__name__] = cls  # a class statement that is run again takes its own place
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters, those of all layers inside included."""
+        return all(layer.trainable for layer in self.layers) if self.layers else not self._frozen
+
+    @trainable.setter
+    def trainable(self, value):
+        trainable = flag("trainable", value)
+        for layer in self.layers:
+            layer.trainable = trainable
+        self._frozen = not trainable
+        Layer.switches += 1
 
     # --- shapes
 
@@ -271,7 +291,8 @@ class Layer(Fixed):
         return False
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+        config = self.config() | ({"trainable": False} if self._frozen and not self.layers else {})
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"
 
     def __getstate__(self):
         state = {name: value for name, value in self.__dict__.items() if name != "retired"}  # a copy is another layer

@@ -1,0 +1,86 @@
+"""A loss from a callable, ``loss(y_pred, y) -> (value, grad)``: what runs between two calls of the compiled program.
+
+- Forward, then the callable in Python, then backward and the update: the same entries as in a compiled step, in two
+  calls of the program instead of one, so each step costs the callable and a few microseconds more.
+- The callable gets copies, so nothing that it keeps or writes to is the program's. What it raises leaves parameters,
+  optimizer and running averages as they were.
+"""
+
+import math
+
+import numpy as np
+
+from fastopt._kernels import core
+from fastopt.nn.losses import value_of
+
+
+class Given:
+    """The steps of a compiled training without a loss of its own, with the same two methods.
+
+    Parameters
+    ----------
+    loss : callable
+    training : Training
+        Bound to no loss (`Derivatives.bind`).
+    update : Update, optional
+        Of an optimizer, for steps.
+    """
+
+    def __init__(self, loss, training, update=None):
+        self.loss, self.training, self.update, self.parted = loss, training, update, core.PartedStep(training)
+        self.stop = len(training.program.starts)
+
+    def value_and_grad(self, x, y, sample_weight=None) -> float:
+        """Loss of a batch; its gradients are those of the training then."""
+        x, y, weights = self.training.check_batch(x, y, sample_weight)
+        value, gradient = self._forward(x, y, weights)
+        self._backward(gradient)
+        return value
+
+    def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
+        """One batch; returns its loss before the update. `in_epoch`: its rows are rows of the epoch under way."""
+        training, parted = self.training, self.parted
+        x, y, weights = training.check_batch(x, y, sample_weight)
+        with self.update:
+            try:
+                value, gradient = self._forward(x, y, weights)
+                self._require_defined(value, gradient)
+                self._backward(gradient)
+                counts = parted.update(1.0)
+            finally:
+                parted.give_up()
+        training.batches += 1
+        if in_epoch:
+            training.position += len(x)
+            if counts:
+                parted.count([value], [float(len(x) if weights is None else weights.sum(dtype=np.float64))])
+        return value
+
+    def run(self, x, targets, weights, order, sizes, seconds) -> None:
+        """The next batch of an epoch on checked data, in `order`."""
+        rows = order[self.training.position : self.training.position + int(sizes[0])]
+        self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
+
+    def _forward(self, x, y, weights) -> tuple[float, np.ndarray]:
+        """The loss of a batch, penalties of layers included, and the gradient of the outputs."""
+        self.parted.start(x, None, None, len(x), self.training.batches)
+        penalty, _ = self.parted.forward()
+        value, gradient = value_of(self.loss, self.parted.values(self.stop - 1)[1].copy(), y, weights)
+        return value + penalty, gradient
+
+    def _backward(self, gradient):
+        with np.errstate(over="ignore"):  # float32 makes infinity of what it cannot hold, as in compiled losses
+            self.parted.gradients(self.stop - 1)[1][...] = gradient
+        self.parted.backward(0, self.stop)
+
+    def _require_defined(self, value, gradient):
+        """Refuse what is not defined, unless the optimizer looks at the gradients itself, as a compiled step does."""
+        self.parted.require_defined([value])
+        if not np.isfinite(gradient).all():
+            try:
+                self.parted.require_defined([math.nan])
+            except FloatingPointError:
+                bad = gradient[~np.isfinite(gradient)][0]
+                raise FloatingPointError(
+                    f"loss: expected a finite gradient from the callable, got {bad}; the step has not been taken"
+                ) from None
