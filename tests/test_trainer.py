@@ -77,7 +77,16 @@ def test_a_plateau_hears_of_the_whole_epoch_after_a_resume_within_it(tmp_path, m
 
 
 PACKAGE = pathlib.Path(fo.__file__).parent
-APART = ("nn/trainer.py", "nn/fit_data.py", "nn/early_stopping.py", "nn/run_files.py", "nn/progress.py", "nn/tuning.py")
+APART = (
+    "nn/trainer.py",
+    "nn/fitting.py",
+    "nn/epochs.py",
+    "nn/fit_data.py",
+    "nn/early_stopping.py",
+    "nn/run_files.py",
+    "nn/progress.py",
+    "nn/tuning.py",
+)
 APART += (
     "optim/newton_cg.py",
     "optim/state.py",
@@ -428,7 +437,15 @@ def everything(trainer):
 class InterruptAt:
     """Ctrl-C before the k-th line of the Trainer's (and the schedules') code that runs."""
 
-    MODULES = (fo.nn.trainer, fo.nn.early_stopping, fo.nn.fit_data, fo.nn.progress, fo.schedules)
+    MODULES = (
+        fo.nn.trainer,
+        fo.nn.fitting,
+        fo.nn.epochs,
+        fo.nn.early_stopping,
+        fo.nn.fit_data,
+        fo.nn.progress,
+        fo.schedules,
+    )
     FILES = tuple(module.__file__ for module in MODULES)
 
     def __init__(self, k):
@@ -472,13 +489,13 @@ def test_a_fit_interrupted_at_any_line_saved_and_resumed_equals_one_without_a_br
         broken, options = stopping_run(batches)
         if not InterruptAt(k).run(lambda broken=broken, options=options: broken.fit(epochs=30, **options)):
             break
-        shown += broken._stopping is not None and broken._stopping.last is not None
+        shown += broken._stopping.best is not None and broken._stopping.best.last is not None
         broken.save(saved)
         resumed, options = stopping_run(batches)
         resumed.seed = 9
         resumed.resume(saved)
         np.testing.assert_equal(everything(resumed), everything(broken))
-        if resumed.epoch == whole.epoch and resumed._stopping is None:  # all that was left was to return
+        if resumed.epoch == whole.epoch and resumed._stopping.best is None:  # all that was left was to return
             np.testing.assert_equal(everything(resumed), want)
             continue
         last = resumed.fit(epochs=30 - resumed.epoch, **options)
@@ -658,7 +675,7 @@ def test_a_run_file_with_a_number_no_run_can_have_is_refused_before_anything_cha
     with pytest.raises(ValueError, match="does not fit this trainer"):
         one.resume(tmp_path / "run")
     np.testing.assert_equal(everything(one), everything(other))
-    assert (one.seed, one._stopping, one.net.layers[0].calibrated) == (0, None, False)
+    assert (one.seed, one._stopping.best, one.net.layers[0].calibrated) == (0, None, False)
 
 
 @pytest.mark.parametrize("change", ["missing", "too many", "of another shape", "of both kinds"])

@@ -1,7 +1,8 @@
 """Early stopping: the measurements on validation data, and the best epoch by them.
 
-A `BestEpoch` never changes. A Trainer holds the present one, and after an interrupt the one that says where training
-stands while the network shows the best epoch: with it `fit` goes on, whoever has saved and loaded it meanwhile.
+A `BestEpoch` never changes. A Trainer's `Stopping` holds the present one, and after an interrupt the one that says
+where training stands while the network shows the best epoch: with it `fit` goes on, whoever has saved and loaded it
+meanwhile.
 """
 
 import math
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from fastopt._kernels import core
 from fastopt.metrics import accuracy
 from fastopt.nn.fit_data import ignored_label
 from fastopt.nn.losses import by_rows, loss_name, measure
@@ -63,6 +65,35 @@ class BestEpoch:
         if _same_bits(arrays, self.last):
             return self.gone_on()
         return self if _same_bits(arrays, self.arrays) else None
+
+
+class Stopping:
+    """The early stopping of a Trainer: `best`, None while none is under way.
+
+    Methods take a function that gives what it keeps of the network: parameters, running averages and seeds.
+    """
+
+    def __init__(self):
+        self.best: BestEpoch | None = None
+
+    def left(self, arrays) -> BestEpoch | None:
+        """What an interrupt has left; None if the caller has changed the network since."""
+        return None if self.best is None else self.best.still_of(arrays())
+
+    def go_on(self, arrays) -> None:
+        """Put the network back to where an interrupt came, unless the caller has changed it since."""
+        left = self.left(arrays)
+        if left is not None and left.last is not None:
+            core.copy_arrays(arrays(), left.last)
+            left = left.gone_on()
+        self.best = left
+
+    def show_best(self, arrays) -> None:
+        """Let the network hold the best epoch, and keep where training stands."""
+        if self.best is not None:
+            mine = arrays()
+            self.best = self.best.shown(mine)
+            core.copy_arrays(mine, self.best.arrays)
 
 
 def _same_bits(arrays, others) -> bool:

@@ -5,9 +5,9 @@
 - Network and optimizer are touched by their public methods only. What steps is the compiled training itself, or what
   the optimizer puts in its place (`Optimizer.stepper`), or for a while what `stepping` is given.
 - The order of an epoch comes from a generator keyed by (seed, epoch): a resumed run continues bit for bit, wherever it
-  was interrupted. An epoch is over when schedules and early stopping have been told its measurements (`_end_epoch`).
-- Beside this file: what `fit` is given (fit_data.py), the steps of an epoch (epochs.py), early_stopping.py,
-  run_files.py, progress.py, and where new layers fit (replacement.py).
+  was interrupted.
+- Beside this file: what `fit` is given (fit_data.py), the steps of an epoch (epochs.py), its end (fitting.py),
+  early_stopping.py, run_files.py, progress.py, and where new layers fit (replacement.py).
 """
 
 import contextlib
@@ -19,8 +19,9 @@ from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.nn import files, fit_data
 from fastopt.nn.alone import Alone
-from fastopt.nn.early_stopping import BestEpoch, validate
+from fastopt.nn.early_stopping import BestEpoch, Stopping
 from fastopt.nn.epochs import batches_epoch, rows_epoch
+from fastopt.nn.fitting import Fit
 from fastopt.nn.progress import History, ProgressBar, warn_of_waiting_gradients
 from fastopt.nn.replacement import regrouped, require_parameters
 from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
@@ -79,7 +80,7 @@ class Trainer:
         self._training = net.bind(loss, optimizer.compiled_update, max_batch)
         self._stepper, self._predict = optimizer.stepper(self._training), net.predict
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self._seed, self._stopping, self._revision = seed, None, net.revision
+        self._seed, self._stopping, self._revision = seed, Stopping(), net.revision
         self._alone = Alone()
 
     def __setattr__(self, name, value):
@@ -152,13 +153,14 @@ class Trainer:
         """
         self.net.require_calibrated()
         self._prepare()
-        if self._stopping is None or self._stopping.last is None:
+        best = self._stopping.best
+        if best is None or best.last is None:
             return self._stepper.step(x, y, sample_weight)
         try:
-            self._go_on()
+            self._stopping.go_on(self._arrays)
             return self._stepper.step(x, y, sample_weight)
         except BaseException:
-            self._show_best()
+            self._stopping.show_best(self._arrays)
             raise
 
     def fit(
@@ -267,36 +269,19 @@ class Trainer:
                     rows_epoch(*how, rows, key, batch_size, self.net.least_rows, SLICE, bar)
 
             try:
-                self._go_on()
+                self._stopping.go_on(self._arrays)
                 if patience is None:
-                    self._stopping = None
+                    self._stopping.best = None
                 if y is not None and not all(layer.calibrated for layer in self.net.layers):
                     self.net.calibrate(rows[0], batch_norm=False)
-                history = self._epochs(train, epochs, validation, patience, callbacks, bar)
+                fit = Fit(self, self._stopping, self._arrays, self._predict, validation, patience, callbacks, bar)
+                history = fit.run(train, epochs)
             except BaseException:
-                self._show_best()
+                self._stopping.show_best(self._arrays)
                 raise
             finally:
                 bar.close()
         warn_of_waiting_gradients(self.optimizer)
-        return history
-
-    def _epochs(self, train, epochs, validation, patience, callbacks, bar) -> History:
-        """Run epochs: `train` makes the steps of one, measurements and callbacks follow; the best epoch is restored."""
-        history, best = History(), self._stopping or BestEpoch()
-        history.best_loss = best.loss
-        for _ in range(epochs):
-            if patience is not None and best.waited >= patience:  # an interrupted fit may have left it so
-                break
-            train()
-            best = self._end_epoch(best, history, validation, patience)
-            bar.epoch(history)
-            wishes = [callback(self, history) for callback in callbacks]
-            if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
-                break
-        if self._stopping is not None:
-            core.copy_arrays(self._arrays(), self._stopping.arrays)
-            self._stopping = None
         return history
 
     @contextlib.contextmanager
@@ -342,7 +327,7 @@ class Trainer:
         1
         """
         with self._alone():
-            self._stopping = None
+            self._stopping.best = None
             if self._training.position:
                 self._training.end_epoch()
 
@@ -379,7 +364,7 @@ class Trainer:
         """
         with self._alone():
             self._require_current()
-            if self._training.position or self._stopping is not None:
+            if self._training.position or self._stopping.best is not None:
                 raise ValueError("layers: expected to stay until the interrupted fit is over; abandon_fit() drops it")
             require_parameters(self.optimizer, self.net)
             net, optimizer, old = self.net, self.optimizer, dict(vars(self))
@@ -398,60 +383,18 @@ class Trainer:
                     vars(self).update(old)
                 raise
 
-    def _end_epoch(self, best, history, validation, patience):
-        """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""
-        run, stopping, epoch = self._training, self._stopping, self.epoch
-        measured = {"loss": run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0}
-        if validation is not None:
-            measured |= validate(self._predict, self.loss, *validation)
-            best = best.after(measured["val_loss"], self._arrays() if patience is not None else [])
-        schedules = self.optimizer.plateaus()
-        states = [dict(vars(schedule)) for schedule in schedules]
-        try:
-            self.optimizer.measured(measured["val_loss" if validation is not None else "loss"])
-            if patience is not None:
-                self._stopping = best
-            run.end_epoch()
-        except BaseException:
-            if self.epoch == epoch:
-                self._stopping = stopping
-                for schedule, state in zip(schedules, states, strict=True):
-                    vars(schedule).update(state)
-            raise
-        history.add(measured, best)
-        return best
-
-    # --- early stopping, before and after an interrupt
+    # --- what a file and a pickle hold
 
     def _arrays(self) -> list[np.ndarray]:
         """What early stopping keeps: parameters, running averages and seeds."""
         self._require_current()
         return list(files.arrays_of(self.net).values())
 
-    def _left(self):
-        """The early stopping that an interrupt has left; None if the caller has changed the parameters since."""
-        return None if self._stopping is None else self._stopping.still_of(self._arrays())
-
-    def _go_on(self):
-        """Put the parameters back to where an interrupt came, unless the caller has changed them since."""
-        left = self._left()
-        if left is not None and left.last is not None:
-            core.copy_arrays(self._arrays(), left.last)
-            left = left.gone_on()
-        self._stopping = left
-
-    def _show_best(self):
-        """Let the network hold the best epoch, and keep where training stands."""
-        if self._stopping is not None:
-            mine = self._arrays()
-            self._stopping = self._stopping.shown(mine)
-            core.copy_arrays(mine, self._stopping.arrays)
-
     def save(self, path, write=_files.write) -> None:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
         self._require_current()
         progress = {name: getattr(self._training, name) for name in ("epoch", *PROGRESS)}
-        write_run(path, self, progress, self._left(), write)
+        write_run(path, self, progress, self._stopping.left(self._arrays), write)
 
     def resume(self, path, read=_files.read) -> None:
         """Take over what `save` wrote for a trainer of the same network, loss and rule.
@@ -478,15 +421,15 @@ class Trainer:
             self.net.metadata = run.metadata
             for layer, known in zip(self.net.layers, run.calibrated, strict=True):
                 layer.calibrated = known
-            self._stopping, self._seed = run.stopping, run.seed
+            self._stopping.best, self._seed = run.stopping, run.seed
             for name, value in run.progress.items():
                 setattr(self._training, name, value)
 
     def __getstate__(self):
         self._require_current()
-        names = ("net", "loss", "seed", "epoch", "_stopping")
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in ("net", "loss", "seed", "epoch")},
+            "_stopping": self._stopping.best,
             "optimizer": (type(self.optimizer), self.optimizer.__getstate__()),
             "progress": {name: getattr(self._training, name) for name in (*PROGRESS, "max_batch")},
         }
@@ -495,6 +438,6 @@ class Trainer:
         rule, theirs = state["optimizer"]
         optimizer, progress = optimizer_anew(rule, theirs, state["net"].parameters()), dict(state["progress"])
         Trainer.__init__(self, state["net"], state["loss"], optimizer, progress.pop("max_batch"), state["seed"])
-        self.epoch, self._stopping = state["epoch"], state.get("_stopping")
+        self.epoch, self._stopping.best = state["epoch"], state.get("_stopping")
         for name, value in progress.items():
             setattr(self._training, name, value)
