@@ -24,9 +24,15 @@ def public_objects():
                 continue
             yield f"{prefix}.{name}", thing
             if inspect.isclass(thing):
-                for member, value in vars(thing).items():
+                for member, value in members(thing):
                     if not member.startswith("_") and (callable(value) or isinstance(value, property)):
                         yield f"{prefix}.{name}.{member}", value
+
+
+def members(cls):
+    """What a class has, by name: its own, and what `Sequential` has from the base that is a file of its own."""
+    mixins = [base for base in cls.__mro__ if base.__name__ == "Derivatives"]
+    return [item for base in (cls, *mixins) for item in vars(base).items()]
 
 
 OBJECTS = dict(public_objects())

@@ -249,6 +249,9 @@ def trained(place, dtype, n, layers, input_shape):
     products = [
         a for gauss_newton in (False, True) for a in net.hvp(x, y, v, sample_weight=weight, gauss_newton=gauss_newton)
     ]
+    for mode in (False, True):
+        dx, grads = net.backward(x, place(np.ones((n, 3), dtype)), training=mode)
+        products += [dx, *grads]
     trainer = fo.nn.Trainer(net, "cross_entropy", fo.optim.Adam(net.parameters()), max_batch=n)
     trainer.step(x, y, weight)
     trainer.fit(x, y, batch_size=4, sample_weight=weight)

@@ -46,7 +46,7 @@ every_layer = pytest.mark.parametrize("name", EXAMPLES)
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Networks are built, and not compiled: one of their layers has no kernel."""
-    monkeypatch.setattr(Layout, "program", lambda self, typenum, fixed: None)
+    monkeypatch.setattr(Layout, "program", lambda self, typenum, fixed, input_gradient: None)
 
 
 def rows(n=20, columns=4):

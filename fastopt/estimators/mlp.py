@@ -32,11 +32,12 @@ from fastopt.estimators.progress import Progress, Watch
 from fastopt.estimators.targets import Values
 from fastopt.estimators.weights import row_weights, with_class_weights
 from fastopt.nn import files
+from fastopt.optim import named
 from fastopt.schedules import Schedule
 
 AUTO_BATCH = 200  # scikit-learn's
 ROWS = 4096  # of a sparse matrix that are dense at a time
-RULES = {name.lower(): getattr(optim, name) for name in optim.__all__ if name not in ("Optimizer", "NewtonCG")}
+RULES = {name.lower(): getattr(optim, name) for name in named.RULES if name != "NewtonCG"}
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in core.ACTIVATIONS if name != "softmax"}}
 LEAST, MOST = 1e-30, 1e30  # of the largest weight of a row, which networks hold in float32
 RATES = ("constant", "invscaling", "adaptive")

@@ -24,6 +24,7 @@ from fastopt.nn.layers import (
 )
 from fastopt.nn.loading import load
 from fastopt.nn.losses import CrossEntropy, Huber
+from fastopt.nn.noise import GradientNoise, gradient_noise
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
@@ -40,6 +41,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "GradientNoise",
     "GroupedDense",
     "History",
     "Huber",
@@ -55,6 +57,7 @@ __all__ = [
     "Tuning",
     "Whiten",
     "condition_number",
+    "gradient_noise",
     "load",
     "models",
     "summary",

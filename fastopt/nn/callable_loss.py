@@ -11,7 +11,17 @@ import math
 import numpy as np
 
 from fastopt._kernels import core
-from fastopt.nn.losses import value_of
+from fastopt.nn.losses import is_callable, value_of
+
+
+def stepper_of(loss, optimizer, training):
+    """What makes a Trainer's steps: what the optimizer has for it, or `Given` where the loss is a callable."""
+    if not is_callable(loss):
+        return optimizer.stepper(training)
+    if optimizer.compiled_update is None:
+        name = type(optimizer).__name__
+        raise ValueError(f"loss: expected one that is compiled, for the steps of {name}, got a callable")
+    return Given(loss, training, optimizer.compiled_update)
 
 
 class Given:

@@ -13,11 +13,13 @@ import numpy as np
 from fastopt._kernels import core
 from fastopt.metrics import accuracy
 from fastopt.nn.fit_data import ignored_label
-from fastopt.nn.losses import by_rows, loss_name, measure
+from fastopt.nn.losses import by_rows, is_callable, loss_name, measure
 
 
 def validate(predict, loss, x, targets, weights) -> dict[str, float]:
     """The loss of what a network predicts of checked validation data and, for classes, its accuracy."""
+    if is_callable(loss):
+        return {"val_loss": measure(loss, predict(x), targets, weights)}
     output, targets, weights = by_rows(predict(x), targets, weights)
     # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
     value = _or_nan(measure, loss, output, targets, weights)

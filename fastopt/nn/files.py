@@ -21,7 +21,10 @@ def describe(layers) -> list[dict]:
         if "branches" in config:
             config["branches"] = [describe(branch) for branch in config["branches"]]
         state = {"calibrated": layer.calibrated} if layer.calibration == "required" else {}
-        if not (layer.trainable or layer.layers):
+        if not (layer.trainable or {"layers", "branches"} & config.keys()):  # those inside say it themselves
+            if any(inner.trainable for inner in chain.walk(layer.layers) if inner.parameters()):
+                name = type(layer).__name__
+                raise ValueError(f"layers: expected a {name} that is trainable as a whole, or frozen, got one in part")
             state["trainable"] = False
         out.append({"type": type(layer).__name__, **config, **state})
     return out

@@ -13,7 +13,7 @@ import numpy as np
 from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import whole_number
-from fastopt.nn.losses import loss_name
+from fastopt.nn.losses import is_callable, loss_name, targets_of
 from fastopt.schedules import Schedule
 
 AHEAD = 1024  # batches whose sizes are worked out at once
@@ -40,6 +40,8 @@ def checked_rows(training, loss, X, y, sample_weight, check_finite) -> tuple[np.
     x, targets, weights = training.check(X, y, sample_weight)
     if not len(x):
         raise ValueError("X: expected at least one row, got none")
+    if is_callable(loss):
+        targets = targets_of(targets, len(x))
     if check_finite:
         require_finite_batch(x, targets)
     by_value = loss_name(loss) in ("cross_entropy", "binary_cross_entropy")  # checked so, and not by shape alone

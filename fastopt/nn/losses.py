@@ -151,13 +151,18 @@ def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
     return call(prediction, targets, sample_weight=sample_weight, **loss_options(loss))[0]
 
 
+def targets_of(y, n) -> np.ndarray:
+    """Targets for a callable as an array of n rows; what else they are is between the callable and its caller."""
+    y = np.asarray(y)
+    if y.ndim == 0 or len(y) != n:
+        raise ValueError(f"y: expected {n} rows, one a sample, got shape {y.shape}")
+    return y
+
+
 def value_of(loss, prediction, targets, sample_weight=None) -> tuple[float, np.ndarray]:
-    """What a callable says of predictions: the loss, which may be NaN, and its gradient; checked, but for its values."""
-    targets = np.asarray(targets)
-    if targets.ndim == 0 or len(targets) != len(prediction):
-        raise ValueError(f"y: expected {len(prediction)} rows, one a sample, got shape {targets.shape}")
+    """What a callable says of predictions: the loss, which may be NaN, and its gradient; of fitting shapes and dtypes."""
     weights = () if sample_weight is None else (np.asarray(sample_weight),)
-    result = loss(prediction, targets, *weights)
+    result = loss(prediction, targets_of(targets, len(prediction)), *weights)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(f"loss: expected a callable that returns (value, grad), got {type(result).__name__} from it")
     value, gradient = np.asarray(result[0]), np.asarray(result[1])

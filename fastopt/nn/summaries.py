@@ -27,7 +27,7 @@ def summary(net, input_shape=None) -> str:
         A line a layer, those inside others indented, and one of totals: shape of a sample before and
         after; depth, the layers with weights that follow each other, in the longest of parallel branches; trained
         numbers; multiply-adds of one sample in inference, those of matrix products only; bytes of all arrays a model
-        file keeps.
+        file keeps. Where layers are frozen, a last line has how many of the parameters are trainable and frozen.
 
     Raises
     ------
@@ -60,10 +60,14 @@ def summary(net, input_shape=None) -> str:
     rows = [row for layer, before in zip(layers, shapes[:-1], strict=True) for row in _rows(layer, before, 0, dtype)]
     counts = [sum(row[i] for row in rows) for i in (3, 4, 5)]
     rows.append(("total", _arrow(shape, shapes[-1]), sum(map(depth, layers)), *counts))
+    frozen = sum(trained(layer, dtype) for _, layer in chain.named(layers) if not layer.trainable)
     table = [HEAD, *((name, arrow, *(f"{n:,}" for n in numbers)) for name, arrow, *numbers in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
     widths = [widths[0], widths[1] + 1, *(w + 2 for w in widths[2:])]
-    return "\n".join(row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:])) for row in table)
+    lines = [row[0].ljust(widths[0]) + "".join(map(str.rjust, row[1:], widths[1:])) for row in table]
+    if frozen:
+        lines.append(f"trainable parameters: {counts[0] - frozen:,}, frozen: {frozen:,}")
+    return "\n".join(lines)
 
 
 def depth(layer) -> int:
@@ -92,7 +96,7 @@ def _rows(layer, input_shape, indent, dtype):
     """What stands in a line, of a layer and of those inside it, which hold its arrays."""
     holds = not layer.layers
     yield (
-        "  " * indent + " ".join([type(layer).__name__, *layer.marks()]),
+        "  " * indent + " ".join([type(layer).__name__, *layer.marks(), *([] if layer.trainable else ["frozen"])]),
         _arrow(input_shape, layer.output_shape(input_shape)),
         depth(layer),
         trained(layer, dtype) if holds else 0,

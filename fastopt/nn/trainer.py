@@ -19,9 +19,11 @@ from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.nn import files, fit_data
 from fastopt.nn.alone import Alone
+from fastopt.nn.callable_loss import stepper_of
 from fastopt.nn.early_stopping import BestEpoch, Stopping
 from fastopt.nn.epochs import batches_epoch, rows_epoch
 from fastopt.nn.fitting import Fit
+from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History, ProgressBar, warn_of_waiting_gradients
 from fastopt.nn.replacement import regrouped, require_parameters
 from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
@@ -39,9 +41,10 @@ class Trainer:
     Parameters
     ----------
     net : Sequential
-    loss : str, CrossEntropy or Huber
+    loss : str, CrossEntropy, Huber or callable
         cross_entropy and binary_cross_entropy (both on logits), mse, mae, huber; `CrossEntropy` and `Huber`
-        carry options.
+        carry options. ``loss(y_pred, y) -> (value, grad)``, as for `Sequential.value_and_grad`, is called between
+        forward and backward of each step, which is slower than a loss that is compiled.
     optimizer : Optimizer or str
         Over exactly ``net.parameters()``, in that order; or the name of a rule of `fastopt.optim`, in any case, for
         one with its defaults.
@@ -78,7 +81,8 @@ class Trainer:
         require_parameters(optimizer, net)
         seed, max_batch = whole_number("seed", seed, 0, LARGEST_SEED), whole_number("max_batch", max_batch, 0)
         self._training = net.bind(loss, optimizer.compiled_update, max_batch)
-        self._stepper, self._predict = optimizer.stepper(self._training), net.predict
+        self._stepper, self._predict = stepper_of(loss, optimizer, self._training), net.predict
+        self._switches, self._lent = Layer.switches, False
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self._seed, self._stopping, self._revision = seed, Stopping(), net.revision
         self._alone = Alone()
@@ -126,6 +130,23 @@ class Trainer:
         self.net.require_revision(self._revision, "Trainer")  # at every step: without one more call
         self.optimizer.prepare()
 
+    def _take_up_switches(self):
+        """Compile the steps anew where layers of the network have been frozen or thawed."""
+        self._require_current()
+        switches = Layer.switches
+        if self.net.derivative_program() is not self._training.program:
+            if self._lent:
+                raise RuntimeError("trainable: expected to stay while ranks train together, got a change")
+            self._training, self._stepper = self._bound_anew()
+        self._switches = switches
+
+    def _bound_anew(self):
+        """The compiled training of the network as it is now, where the present one stands, and what steps it."""
+        training = self.net.bind(self.loss, self.optimizer.compiled_update, self._training.max_batch)
+        for name in ("epoch", *PROGRESS):
+            setattr(training, name, getattr(self._training, name))
+        return training, stepper_of(self.loss, self.optimizer, training)
+
     def step(self, x, y, sample_weight=None) -> float:
         """One batch: forward, loss, backward, update, in one call without the GIL.
 
@@ -152,6 +173,8 @@ class Trainer:
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
         self.net.require_calibrated()
+        if self._switches != Layer.switches:
+            self._take_up_switches()
         self._prepare()
         best = self._stopping.best
         if best is None or best.last is None:
@@ -259,9 +282,10 @@ class Trainer:
             self._prepare()
             bar = ProgressBar(progress, epochs)
 
-            how = (self._training, self._stepper, self._prepare)
-
             def train():
+                if self._switches != Layer.switches:
+                    self._take_up_switches()
+                how = (self._training, self._stepper, self._prepare)
                 if y is None:
                     batches_epoch(*how, batches, check_finite)
                 else:
@@ -290,12 +314,12 @@ class Trainer:
 
         Ranks of an MPI job train together by it (`fastopt.parallel`).
         """
-        own = self._stepper, self._predict
-        self._stepper, self._predict = stepper, predict
+        own = self._stepper, self._predict, False
+        self._stepper, self._predict, self._lent = stepper, predict, True
         try:
             yield
         finally:
-            self._stepper, self._predict = own
+            self._stepper, self._predict, self._lent = own
 
     @property
     def compiled_training(self) -> core.Training:
@@ -373,10 +397,7 @@ class Trainer:
                     net.replacing(layer, layers, rng) as made,
                     optimizer.regrouping(regrouped(net, optimizer.param_groups, layer, made)),
                 ):
-                    training = net.bind(self.loss, optimizer.compiled_update, self._training.max_batch)
-                    for name in ("epoch", *PROGRESS):
-                        setattr(training, name, getattr(self._training, name))
-                    stepper = optimizer.stepper(training)
+                    training, stepper = self._bound_anew()
                     self._revision, self._training, self._stepper = net.revision, training, stepper
             except BaseException:
                 if net.revision != self._revision:  # the old layer is back

@@ -2,6 +2,7 @@
 
 from fastopt.optim.newton_cg import NewtonCG
 from fastopt.optim.optimizer import Optimizer
+from fastopt.optim.python_rule import PythonRule
 from fastopt.optim.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "NAdam",
     "NewtonCG",
     "Optimizer",
+    "PythonRule",
     "RAdam",
     "RMSprop",
 ]

@@ -2,12 +2,14 @@
 
 from fastopt import optim
 
+RULES = [name for name in optim.__all__ if name not in ("Optimizer", "PythonRule")]  # which are bases
+
 
 def optimizer_over(params, optimizer) -> optim.Optimizer:
     """An optimizer as given, or one by the name of its rule, in any case, over these parameters."""
     if isinstance(optimizer, optim.Optimizer):
         return optimizer
-    rules = {name.lower(): name for name in optim.__all__ if name != "Optimizer"}
+    rules = {name.lower(): name for name in RULES}
     if isinstance(optimizer, str) and optimizer.lower() in rules:
         return getattr(optim, rules[optimizer.lower()])(params)
     got = repr(optimizer) if isinstance(optimizer, str | type) else type(optimizer).__name__

@@ -3,7 +3,7 @@
 - A step solves `(G + damping) d = -g` by conjugate gradients, where G is the Gauss-Newton matrix of the batch;
   only products with it are computed, on the values that one forward left in the Trainer's workspace.
 - A step asks for the loss at the new point, so it runs between calls of the compiled program, not inside one. It
-  reaches a Trainer by the hook `Optimizer.stepper`: `Stepper` takes the place of the compiled training there.
+  reaches a Trainer by the hook `Optimizer.stepper`: a `Stepper` takes the place of the compiled training there.
 - Vectors of the solver are flat and float64; no sum is the BLAS's: bits do not depend on threads.
 """
 
@@ -13,6 +13,7 @@ from fastopt._conjugate_gradients import ConjugateGradients
 from fastopt._numbers import whole_number
 from fastopt.optim import options as opt
 from fastopt.optim.optimizer import Optimizer
+from fastopt.optim.stepper import Stepper
 
 DECAY = 0.95  # the next solve starts at this share of the last direction
 HALVINGS = 10  # a step that does not lower the loss is halved so often, then given up
@@ -93,8 +94,16 @@ class NewtonCG(Optimizer):
         """None: no part of a step is an update inside the compiled program."""
         return None
 
-    def stepper(self, training) -> "Stepper":
-        """What makes a Trainer's steps, between calls of its compiled training."""
+    def stepper(self, training) -> Stepper:
+        """What makes a Trainer's steps, between calls of its compiled training.
+
+        Raises
+        ------
+        ValueError
+            A layer of the network is not trainable: a step of this rule moves all parameters.
+        """
+        if any(grad is None for grad in training.grads):
+            raise ValueError("NewtonCG: expected layers that are all trainable, got one that is frozen")
         return Stepper(self, training)
 
     def step_on(self, training, x, targets, weights=None, in_epoch=False) -> float:
@@ -159,24 +168,6 @@ class NewtonCG(Optimizer):
         if -promised > noise or not taken:
             group["damping"] = damping * (_control((first - value) / promised) if taken else RAISED)
         return loss, direction
-
-
-class Stepper:
-    """The steps of NewtonCG in place of those of a compiled training, with the same two methods."""
-
-    def __init__(self, optimizer, training):
-        self.optimizer, self.training, self.params = optimizer, training, optimizer.parameters()
-
-    def step(self, x, targets, sample_weight=None, in_epoch=False) -> float:
-        """One batch; returns its mean loss before the step."""
-        if [id(a) for a in self.params] != [id(a) for a in self.optimizer.parameters()]:
-            raise RuntimeError("NewtonCG: expected the parameters that it was given, got others; make a new Trainer")
-        return self.optimizer.step_on(self.training, x, targets, sample_weight, in_epoch)
-
-    def run(self, x, targets, weights, order, sizes, seconds) -> None:
-        """The next batch of an epoch on checked data, in `order`; one step mostly lasts longer than `seconds`."""
-        rows = order[self.training.position : self.training.position + int(sizes[0])]
-        self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
 
 
 def _control(ratio) -> float:

@@ -61,6 +61,7 @@ class Optimizer:
     _rule: str
     _rules: list[type["Optimizer"]] = []  # every subclass that has a kernel
     __signature__: inspect.Signature  # what help() shows
+    moments: tuple[str, ...] = ()  # arrays that a `PythonRule` keeps for each parameter
     positional: frozenset[str]  # its options before the keyword-only ones: those that torch has always had
 
     def __init_subclass__(cls):
@@ -128,7 +129,7 @@ class Optimizer:
         """The kernel's formula for these options, and the names of its moments by slot; ValueError if none fits."""
         raise TypeError(
             f"{type(self).__name__}: expected a rule that has a kernel, got a subclass of Optimizer without one; start "
-            "from a rule of fastopt.optim, or write to net.parameters() what the gradients of value_and_grad call for"
+            "from a rule of fastopt.optim, or from optim.PythonRule, whose rule is a method in Python"
         )
 
     def _decoupled(self, group) -> bool:
@@ -416,7 +417,10 @@ class Optimizer:
         ]
         options = [self._checked(group) for group in merged]
         owners = [group for group in merged for _ in group["params"]]
-        parts = [states.entry_of(state.get(number), k, self._arrays[k].shape) for k, number in enumerate(numbers)]
+        parts = [
+            states.entry_of(state.get(number), k, self._arrays[k].shape, self.moments)
+            for k, number in enumerate(numbers)
+        ]
         entries = [
             self._entry(k, *entry, owner, start)
             for k, (entry, owner, start) in enumerate(zip(parts, owners, params or self._arrays, strict=True))

@@ -79,12 +79,14 @@ def numbers_of(state_dict, sizes) -> list[int]:
     return numbers
 
 
-def entry_of(theirs, k, shape) -> tuple[dict[str, np.ndarray], Counts]:
-    """The moments of parameter k, of this shape, in its entry of a state dict, and its counts."""
+def entry_of(theirs, k, shape, more=()) -> tuple[dict[str, np.ndarray], Counts]:
+    """The moments of parameter k, of this shape, in its entry of a state dict, and its counts; `more`: further names."""
     theirs = dict(theirs or {})
     product = finite_number("mu_product", opt.scalar(theirs.pop("mu_product", 1.0)), 0, most=1)
     moments = {
-        name: as_moment(name, value, k, shape) for name, value in theirs.items() if name in KEPT and value is not None
+        name: as_moment(name, value, k, shape)
+        for name, value in theirs.items()
+        if name in (*KEPT, *more) and value is not None
     }
     # torch's SGD does not count its steps, and its buffer says that there has been one
     started = "momentum_buffer" in moments

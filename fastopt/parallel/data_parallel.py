@@ -17,7 +17,8 @@ import fastopt
 from fastopt._kernels import isa
 from fastopt.nn import Trainer, files, load
 from fastopt.nn.fit_data import checked_batches, checked_callbacks
-from fastopt.nn.losses import describe_loss, measure
+from fastopt.nn.layers import chain
+from fastopt.nn.losses import describe_loss, is_callable, measure
 from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
 from fastopt.parallel.grid import Grid
@@ -102,6 +103,7 @@ class DataParallel:
                 raise ValueError(f"reduce: expected {' or '.join(map(repr, REDUCTIONS))}, got {reduce!r}")
             if batch_norm not in STATISTICS:
                 raise ValueError(f"batch_norm: expected {' or '.join(map(repr, STATISTICS))}, got {batch_norm!r}")
+            require_whole_steps(trainer)
             require_grid(trainer, self.grid)
             synchronized = batch_norm == "synchronized"
             if synchronized and self.grid is not None and self.grid.model.size > 1:
@@ -315,6 +317,7 @@ class DataParallel:
 
     def _require_current(self):
         self.trainer.net.require_revision(self._revision, "DataParallel")
+        require_whole_steps(self.trainer)
 
     def _require_equal(self):
         """Raise ValueError on all ranks, naming what differs, unless all have the same network and optimizer."""
@@ -338,6 +341,18 @@ def facts_of_fit(trainer, rows, epochs, batch_size, options) -> dict[str, str]:
         for name, data in zip(names, validation, strict=False):
             facts |= _sample(f"validation {name}", data)
     return facts
+
+
+def require_whole_steps(trainer) -> None:
+    """Raise ValueError unless steps are compiled whole: a loss that is no callable, and no layer that is frozen."""
+    if is_callable(trainer.loss):
+        raise ValueError("loss: expected one that is compiled, for ranks step together, got a callable")
+    for layer in chain.walk(trainer.net.layers):
+        if not layer.trainable:
+            raise ValueError(
+                f"trainer: expected layers that are all trainable, for ranks step together, got {layer!r}; train those "
+                "after the frozen ones as a network of their own, on what `outputs` gives"
+            )
 
 
 def facts_of(trainer, with_state=True) -> dict[str, str]:

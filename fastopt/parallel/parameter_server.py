@@ -12,7 +12,7 @@ from fastopt._numbers import finite_number, flag, whole_number
 from fastopt.nn import Trainer
 from fastopt.nn.layers import chain
 from fastopt.parallel.communicator import Communicator
-from fastopt.parallel.data_parallel import SAME_ROWS, WAY_OUT, facts_of, facts_of_fit
+from fastopt.parallel.data_parallel import SAME_ROWS, WAY_OUT, facts_of, facts_of_fit, require_whole_steps
 from fastopt.parallel.roles import role_of
 from fastopt.parallel.shards import Layout
 
@@ -128,6 +128,7 @@ class ParameterServer:
                 )
             self.trainer = Trainer(net, loss, optimizer, max_batch=0, seed=seed)
             _require_steps(self.trainer)
+            require_whole_steps(self.trainer)
             if elastic is None:
                 _require_parts(self.trainer, self.servers)
             training = self.trainer.compiled_training
@@ -248,6 +249,7 @@ class ParameterServer:
         """A block that all ranks enter, see `Communicator.together`, with the network that this was made for."""
         with self.comm.together(doing):
             self.trainer.net.require_revision(self._revision, "ParameterServer")
+            require_whole_steps(self.trainer)
             yield
 
     def _require_equal(self):

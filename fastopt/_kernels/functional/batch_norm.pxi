@@ -114,7 +114,7 @@ cdef tuple call_batch_norm(object x, object gamma, object beta, tuple given, obj
     out, z = as_output("out", out, typenum, (n, c)), optional_output("z", z, typenum, (n, c))
     check_no_overlap(("out", "z"), (out, z), ("x", "gamma", "beta", "mean", "var"),
                      (None if given is not None and data(out) == data(x) else x, gamma, beta, mean, var))
-    one_entry(&one, &batch_norm_kind if given is None else &batch_norm_averages_kind, &own, typenum, n, c, c)
+    one_entry(&one, &batch_norm_kind, &own, typenum, n, c, c)
     one.entry.activation, one.values[0], one.values[1], one.z = code, data(x), data(out), data_or_null(z)
     if given is None:
         statistics = new_array(typenum, 5 * c)        # as forward saves them

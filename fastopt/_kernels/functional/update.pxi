@@ -217,6 +217,13 @@ cdef class Update:
             t.disjoint = t.grad
         self.held = given
 
+    cdef void freeze(self, list frozen):
+        # by parameter, whether the steps to come leave it as it is; what is summed of its gradients is dropped
+        cdef Py_ssize_t i
+        for i in range(self.plan.n_tensors):
+            self.plan.tensors[i].frozen = frozen[i]
+            self.plan.tensors[i].summed &= not self.plan.tensors[i].frozen
+
     cpdef int require_in_place(self) except -1:
         """Raise ValueError unless every parameter can be written, and lies where it did when it was taken in."""
         cdef Py_ssize_t i

@@ -105,7 +105,7 @@ cdef inline bint moments_of_all(const Run* r, const Entry* e, Py_ssize_t c0, Py_
     return outside != 0
 
 
-cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+cdef void normalize_by_batch(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # x (n, c) -> mean, var (c,) of the batch, z (n, c) = (x - mean) / sigma gamma + beta, y (n, c) = phi(z)
     cdef BatchNorm* p = <BatchNorm*>e.own
     cdef Sizes s = sizes_of(r, e)
@@ -153,6 +153,13 @@ cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t threa
         first = last
     if e.activation == SOFTMAX:
         epilogue(e.activation, &z, &y, &s, Block(0, 0, 0, 0), dtype, thread, n_threads)
+
+
+cdef void forward_batch_norm(Run* r, Entry* e, floating* dtype, Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
+    if r.training:
+        normalize_by_batch(r, e, dtype, thread, n_threads)
+    else:                       # a program of training that predicts
+        forward_batch_norm_averages(r, e, dtype, thread, n_threads)
 
 
 cdef struct GradientRows:       # of a backward

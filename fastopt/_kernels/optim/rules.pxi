@@ -108,6 +108,7 @@ cdef struct Tensor:
     void *sum                   # of the gradients since the last update; NULL without accumulation
     void *home                  # where the parameter stood before the interim point
     bint summed                 # `sum` holds a gradient
+    bint frozen                 # a training leaves it where it is: no interim point either
 
 
 # ---------------------------------------------------------------- constants of a step

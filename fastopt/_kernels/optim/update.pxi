@@ -119,7 +119,7 @@ cdef void interim_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start,
     cdef floating* param = <floating*>t.param
     cdef const floating* velocity = <floating*>t.state[0 if plan.options[t.group].rule == RULE_SGD else 2]
     cdef Py_ssize_t i
-    if home == NULL:
+    if home == NULL or t.frozen:
         return
     for i in range(start, stop):
         home[i] = param[i]
@@ -128,7 +128,7 @@ cdef void interim_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start,
 
 cdef void restore_part(Plan* plan, Tensor* t, floating* dtype, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     # param = home
-    if t.home != NULL:
+    if t.home != NULL and not t.frozen:
         memcpy(<floating*>t.param + start, <floating*>t.home + start, (stop - start) * <Py_ssize_t>sizeof(floating))
 
 

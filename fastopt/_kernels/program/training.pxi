@@ -159,6 +159,7 @@ cdef class Training:
             self.require_in_place()
             if self.update.held is not self.grads:
                 self.update.set_grads(self.grads)
+                self.update.freeze(self.program.frozen)
                 self.update.held = self.grads
         return n_threads
 
@@ -199,8 +200,8 @@ cdef class Training:
     def hvp(self, x, targets, v, sample_weight=None, *, bint gauss_newton=False, bint again=False):
         """The Hessian of the mean loss of a batch, or its Gauss-Newton part, times v; new arrays.
 
-        `v` holds an array for each parameter; what is frozen does not move, and has zeros in the product. With `again`, samples, targets, weights and parameters are those of the last
-        call, `step` or `hvp`, and forward is not repeated.
+        `v` holds an array for each parameter; what is frozen does not move, and has zeros in the product. With `again`, samples,
+        targets, weights and parameters are those of the last call, `step` or `hvp`, and forward is not repeated.
         """
         cdef TrainCall c
         cdef Py_ssize_t i, n_params = len(self.grads)

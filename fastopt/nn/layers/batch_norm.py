@@ -28,6 +28,9 @@ class BatchNorm(Layer):
         One of identity, relu, leaky_relu (slope 0.01), tanh, sigmoid, gelu (erf form), silu, softmax.
     affine : bool
         Whether gamma and beta are there, and trained.
+    trainable : bool
+        False: gamma, beta and the running averages stay as they are, and these take the place of the statistics of
+        the batch in training as well, as in Keras.
 
     Attributes
     ----------
@@ -56,10 +59,11 @@ class BatchNorm(Layer):
     folds_backward = True
     _parameters = ("features",)
 
-    def __init__(self, features, eps=1e-5, momentum=0.1, activation="identity", affine=True):
+    def __init__(self, features, eps=1e-5, momentum=0.1, activation="identity", affine=True, *, trainable=True):
         self.in_features = self.out_features = whole_number("features", features)
         self.eps, self.momentum = finite_number("eps", eps, above=0), finite_number("momentum", momentum, 0, most=1)
         self.affine, self.activation = flag("affine", affine), known_activation(activation)
+        self.trainable = trainable
 
     def config(self):
         return {

@@ -39,6 +39,8 @@ class Conv2d(Product):
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
     max_norm : float, optional
         After a step of a `Trainer`, the weights of an output, its filter, have at most this norm.
+    trainable : bool
+        False: training leaves weight and bias as they are; see `Layer.trainable`.
 
     Attributes
     ----------
@@ -74,8 +76,10 @@ class Conv2d(Product):
         l1=0.0,
         l2=0.0,
         max_norm=None,
+        *,
+        trainable=True,
     ):
-        super().__init__(in_channels, out_channels, bias, init, l1, l2, max_norm)
+        super().__init__(in_channels, out_channels, bias, init, l1, l2, max_norm, trainable)
         self.kernel_size, self.stride = whole_pair("kernel_size", kernel_size), whole_pair("stride", stride)
         self.dilation = whole_pair("dilation", dilation)
         self.groups, self.activation = self._checked_groups(groups), known_activation(activation)

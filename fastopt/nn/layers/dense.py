@@ -46,12 +46,13 @@ class Product(Layer):
     groups = 1
     _widths = ("in_features", "out_features")  # what the arguments are called
 
-    def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm):
+    def __init__(self, in_features, out_features, bias, init, l1, l2, max_norm, trainable):
         self.in_features = whole_number(self._widths[0], in_features)
         self.out_features = whole_number(self._widths[1], out_features)
         self._has_bias, self.init = flag("bias", bias), initialization.check(init)
         self.l1, self.l2 = (finite_number(name, value, 0, most=MOST) for name, value in (("l1", l1), ("l2", l2)))
         self.max_norm = None if max_norm is None else finite_number("max_norm", max_norm, above=0, most=MOST)
+        self.trainable = trainable
 
     def _config(self, **own):
         options = {"init": self.init, "l1": self.l1 or None, "l2": self.l2 or None, "max_norm": self.max_norm}
@@ -191,6 +192,8 @@ class Dense(Product):
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
     max_norm : float, optional
         After a step of a `Trainer`, the weights of an output have at most this norm.
+    trainable : bool
+        False: training leaves weight and bias as they are; see `Layer.trainable`.
 
     Attributes
     ----------
@@ -211,9 +214,19 @@ class Dense(Product):
     _parameters = ("groups",)
 
     def __init__(
-        self, in_features, out_features, activation="identity", bias=True, init=None, l1=0.0, l2=0.0, max_norm=None
+        self,
+        in_features,
+        out_features,
+        activation="identity",
+        bias=True,
+        init=None,
+        l1=0.0,
+        l2=0.0,
+        max_norm=None,
+        *,
+        trainable=True,
     ):
-        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm, trainable)
         self.activation = known_activation(activation)
 
     @classmethod
@@ -289,6 +302,8 @@ class GroupedDense(Product):
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
     max_norm : float, optional
         After a step of a `Trainer`, the weights of an output have at most this norm.
+    trainable : bool
+        False: training leaves weight and bias as they are; see `Layer.trainable`.
 
     Attributes
     ----------
@@ -317,8 +332,10 @@ class GroupedDense(Product):
         l1=0.0,
         l2=0.0,
         max_norm=None,
+        *,
+        trainable=True,
     ):
-        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm, trainable)
         self.groups, self.activation = self._checked_groups(groups), known_activation(activation)
 
     def config(self):

@@ -123,7 +123,9 @@ class Layer(Fixed):
     folds_backward: bool = False  # scales and shifts in a way that a product before it may take over
     layers: tuple["Layer", ...] = ()  # inside this one, of all chains
     reshapes: bool = False  # may give other channels than it takes, though it does not say how many
-    switches: ClassVar[int] = 0  # how often layers, any at all, have been frozen or thawed: what is compiled compares it
+    switches: ClassVar[int] = (
+        0  # how often layers, any at all, have been frozen or thawed: what is compiled compares it
+    )
     _frozen: bool = False
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
@@ -149,8 +151,9 @@ class Layer(Fixed):
         trainable = flag("trainable", value)
         for layer in self.layers:
             layer.trainable = trainable
-        self._frozen = not trainable
-        Layer.switches += 1
+        if self._frozen == trainable:
+            self._frozen = not trainable
+            Layer.switches += 1
 
     # --- shapes
 

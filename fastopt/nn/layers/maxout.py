@@ -21,6 +21,8 @@ class Maxout(Product):
         The loss of training gains ``l1 * sum(abs(weight)) + l2 / 2 * sum(weight**2)``.
     max_norm : float, optional
         After a step of a `Trainer`, the weights of an output have at most this norm.
+    trainable : bool
+        False: training leaves weight and bias as they are; see `Layer.trainable`.
 
     Attributes
     ----------
@@ -42,8 +44,20 @@ class Maxout(Product):
 
     _parameters = ("activation", "groups")
 
-    def __init__(self, in_features, out_features, pieces=2, bias=True, init=None, l1=0.0, l2=0.0, max_norm=None):
-        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm)
+    def __init__(
+        self,
+        in_features,
+        out_features,
+        pieces=2,
+        bias=True,
+        init=None,
+        l1=0.0,
+        l2=0.0,
+        max_norm=None,
+        *,
+        trainable=True,
+    ):
+        super().__init__(in_features, out_features, bias, init, l1, l2, max_norm, trainable)
         self.pieces = whole_number("pieces", pieces)
 
     def _rows(self):
