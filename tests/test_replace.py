@@ -15,6 +15,7 @@ import pytest
 import fastopt as fo
 from fastopt import nn, optim, schedules
 from fastopt.lowrank import factorize
+from fastopt.optim import named
 
 N_IN, N_OUT = 6, 3
 
@@ -214,7 +215,7 @@ def by_hand(trainer, place, new):
     return again
 
 
-RULES = {name: (getattr(optim, name), {}) for name in optim.__all__ if name != "Optimizer"}
+RULES = {name: (rule, {}) for name, rule in named.RULES.items()}
 RULES |= {
     "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "the interim point": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": "interim"}),

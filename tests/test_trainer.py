@@ -26,6 +26,7 @@ from reference import KERNELS, RULES
 import fastopt as fo
 from fastopt._kernels import core
 from fastopt.nn.files import arrays_of
+from fastopt.optim import named
 
 
 def rows(n=90):
@@ -834,7 +835,7 @@ def test_what_a_trainer_is_compiled_for_cannot_be_assigned(name):
 # ---------------------------------------------------------------- what a Trainer takes
 
 
-@pytest.mark.parametrize("rule", [name for name in fo.optim.__all__ if name != "Optimizer"])
+@pytest.mark.parametrize("rule", named.RULES)
 def test_an_optimizer_can_be_named_in_any_case(rule):
     net = fo.nn.Sequential([fo.nn.Dense(3, 2)], rng=0)
     for name in (rule, rule.lower(), rule.upper()):

@@ -28,10 +28,10 @@ from fastopt.cli._ranks import PARALLEL, fit, is_first, job, workers
 from fastopt.cli._scores import scores, shown
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History
+from fastopt.optim.named import RULES
 
 HELP = "train a network on a data file and save it"
 CLASS_LOSS, VALUE_LOSSES = "cross_entropy", ("mse", "mae", "huber")
-RULES = [name for name in fo.optim.__all__ if name != "Optimizer"]
 SCHEDULES = ("constant", "cosine", "one-cycle", "plateau")
 FALLING = ("cosine", "one-cycle")  # schedules whose mean is half the learning rate
 ADAM = 4  # arrays for each weight: itself, its gradient and two moments
@@ -282,7 +282,7 @@ def _fit(net, data, wanted, seed, comm):
 
 def _optimizer(net, wanted, steps):
     """The rule with its learning rate over so many steps."""
-    rule = getattr(fo.optim, wanted["optimizer"])
+    rule = RULES[wanted["optimizer"]]
     value = inspect.signature(rule).parameters["lr"].default if wanted["lr"] is None else wanted["lr"]
     lr = {
         "constant": lambda: value,

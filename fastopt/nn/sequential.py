@@ -11,9 +11,10 @@ from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
+from fastopt.nn.evaluation import evaluated, metrics_of
 from fastopt.nn.layers import Fixed, chain
 from fastopt.nn.layout import Layout
-from fastopt.nn.losses import fitting_name, loss_name, loss_options, measure
+from fastopt.nn.losses import fitting_name, loss_name, loss_options
 
 
 class Sequential(Fixed):
@@ -266,17 +267,21 @@ class Sequential(Fixed):
         training = self.derivatives(loss)
         return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
 
-    def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
-        """Mean loss over a data set, in inference mode.
+    def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None, metrics=None) -> float | dict[str, float]:
+        """Mean loss over a data set, in inference mode, and metrics.
 
         Parameters
         ----------
         X, y, loss, sample_weight
             As for `value_and_grad`.
+        metrics : str, callable, list or dict of these, optional
+            Names of `fastopt.metrics`, or functions ``metric(y, y_pred)`` of the targets and what `predict` gives;
+            sample_weight goes to those that take it. See the page on metrics.
 
         Returns
         -------
-        float
+        float, or dict
+            The loss; with metrics ``{"loss": ..., "accuracy": ...}``.
 
         Raises
         ------
@@ -291,7 +296,8 @@ class Sequential(Fixed):
         5.0
         """
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
-        return measure(loss, self._program.predict(X), y, sample_weight)
+        metrics = metrics_of(metrics, loss, self.out_features)
+        return evaluated(loss, self._program.predict(X), y, sample_weight, metrics)
 
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.

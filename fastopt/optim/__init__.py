@@ -2,6 +2,7 @@
 
 from fastopt.optim.newton_cg import NewtonCG
 from fastopt.optim.optimizer import Optimizer
+from fastopt.optim.param_groups import groups
 from fastopt.optim.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "groups",
 ]
