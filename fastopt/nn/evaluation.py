@@ -125,22 +125,26 @@ def evaluated(loss, y_pred, y, sample_weight, metrics) -> float | dict[str, floa
     return {"loss": value, **scores(metrics, y, y_pred, sample_weight)} if metrics else value
 
 
-def measured_on(predict, loss, data, metrics=None) -> dict[str, float]:
-    """The loss of what a network predicts of checked data, its metrics and, for classes, the accuracy.
+def with_accuracy(metrics, loss, data, n_out) -> dict[str, Metric]:
+    """Metrics for checked data, and where they hold classes the accuracy, unasked; NaN where no row counts."""
+    if loss_name(loss) != "cross_entropy" or data[1].dtype.kind != "i" or n_out == 1 or "accuracy" in metrics:
+        return metrics
+    return {"accuracy": partial(_or_nan, _by_name("accuracy", loss, n_out)), **metrics}
+
+
+def measured_on(predict, loss, data, metrics) -> dict[str, float]:
+    """The loss of what a network predicts of checked data, and metrics.
 
     A network that has diverged is measured too: NaN stands for what its predictions do not define.
     """
     x, targets, weights = data
     y_pred = predict(x)
     value = _or_nan(measure, loss, y_pred, targets, weights)
-    wanted, n_out = dict(metrics or {}), y_pred.shape[-1]
-    if loss_name(loss) == "cross_entropy" and targets.dtype.kind == "i" and n_out > 1 and "accuracy" not in wanted:
-        wanted["accuracy"] = partial(_or_nan, _by_name("accuracy", loss, n_out))
     if math.isnan(value):
-        return {"loss": value, **dict.fromkeys(wanted, math.nan)}
+        return {"loss": value, **dict.fromkeys(metrics, math.nan)}
     if not np.isfinite(y_pred).all():
-        wanted = {name: partial(_or_nan, metric) for name, metric in wanted.items()}
-    return {"loss": value, **scores(wanted, targets, y_pred, weights)}
+        metrics = {name: partial(_or_nan, metric) for name, metric in metrics.items()}
+    return {"loss": value, **scores(metrics, targets, y_pred, weights)}
 
 
 def _or_nan(function, *args) -> float:

@@ -6,7 +6,7 @@ or nothing, so that an interrupted run goes on bit for bit. Callbacks come after
 
 from fastopt._kernels import core
 from fastopt.nn.early_stopping import BestEpoch
-from fastopt.nn.evaluation import measured_on
+from fastopt.nn.evaluation import measured_on, with_accuracy
 from fastopt.nn.fit_data import wish_to_end
 from fastopt.nn.progress import History
 
@@ -57,7 +57,8 @@ class Fit:
         if self.metrics and self.training is not None:
             measured = measured_on(self.predict, loss, self.training, self.metrics) | measured
         if self.validation is not None:
-            found = measured_on(self.predict, loss, self.validation, self.metrics)
+            metrics = with_accuracy(self.metrics, loss, self.validation, self.trainer.net.out_features)
+            found = measured_on(self.predict, loss, self.validation, metrics)
             measured |= {f"val_{name}": value for name, value in found.items()}
         return measured
 

@@ -45,31 +45,27 @@ def groups(net, decay, no_decay="bias,norm") -> list[dict]:
     [([(8, 4)], 0.01), ([(8,), (8,)], 0.0), ([(3, 8)], 0.01), ([(3,)], 0.0)]
     >>> trainer = fo.nn.Trainer(net, "cross_entropy", adamw)
     """
-    named = list(_named(net.layers))
+    layers = list(_without_others(net.layers))
     several = isinstance(no_decay, list | tuple | set | frozenset)
-    spared = [_selector(one, named) for one in (no_decay if several else [no_decay])]
-    trained = {id(a) for a in net.parameters()}
-    decays = [
-        (0.0 if any(selects(layer, name) for selects in spared) else decay, a)
-        for layer, name, a in named
-        if id(a) in trained
-    ]
-    return [
-        {"params": [a for _, a in run], "weight_decay": value} for value, run in groupby(decays, key=lambda one: one[0])
-    ]
+    spared = [_selector(one, layers) for one in (no_decay if several else [no_decay])]
+    owners = {id(a): (layer, name) for layer in layers for name, a in layer.arrays().items()}
+
+    def decay_of(a):
+        return 0.0 if any(selects(*owners[id(a)]) for selects in spared) else decay
+
+    return [{"params": list(run), "weight_decay": value} for value, run in groupby(net.parameters(), key=decay_of)]
 
 
-def _named(layers):
-    """Every parameter with its layer and its name there, those of layers inside others included."""
+def _without_others(layers):
+    """Every layer that holds no others, those inside others included: the parameters are theirs."""
     for layer in layers:
         if layer.layers:
-            yield from _named(layer.layers)
+            yield from _without_others(layer.layers)
         else:
-            names = {id(a): name for name, a in layer.arrays().items()}
-            yield from ((layer, names[id(a)], a) for a in layer.parameters())
+            yield layer
 
 
-def _selector(one, named):
+def _selector(one, layers):
     """What `no_decay` names, as a function of a layer and the name of one of its parameters."""
     if isinstance(one, str):
         kinds = [kind.strip() for kind in one.split(",") if kind.strip()]
@@ -83,8 +79,8 @@ def _selector(one, named):
     if isinstance(one, type):
         return lambda layer, name: isinstance(layer, one)
     if hasattr(one, "parameters"):
-        inside = {id(layer) for layer, _, _ in _named([one])}
-        if not inside <= {id(layer) for layer, _, _ in named}:
+        inside = {id(layer) for layer in _without_others([one])}
+        if not inside <= {id(layer) for layer in layers}:
             raise ValueError(f"no_decay: expected layers of the network, got {one!r}")
         return lambda layer, name: id(layer) in inside
     if callable(one):
