@@ -28,9 +28,8 @@ def table(early, late, tuning):
             f"{one.batch:5d}{one.standard_error:14.4f}{one.signal_to_noise:12.2f}{other.standard_error:13.5f}"
             f"{other.signal_to_noise:11.2f}{rate:12,.0f}"
         )
-    lines.append(
-        f"signal equals noise at a batch of {early[0].noise_scale:.0f} early and {late[0].noise_scale:.0f} late in training"
-    )
+    scales = early[0].noise_scale, late[0].noise_scale
+    lines.append(f"signal equals noise at a batch of {scales[0]:.0f} early and {scales[1]:.0f} late in training")
     return "\n".join(lines)
 
 

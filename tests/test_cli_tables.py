@@ -14,7 +14,7 @@ from sklearn import datasets
 
 import fastopt as fo
 from fastopt.cli import main
-from fastopt.optim import named
+from fastopt.optim.named import RULES
 
 
 def run(*argv):
@@ -367,7 +367,7 @@ def test_evaluate_refuses_a_network_whose_outputs_do_not_fit_the_task(task, outp
     assert f"expected {expected} of task {task}, got {outputs}" in refused("evaluate", tmp_path / "m.safetensors", data)
 
 
-@pytest.mark.parametrize("rule", named.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_with_every_schedule(rule, shops, tmp_path):
     argv = ["train", shops, "--epochs", 1, "--hidden", 4, "--optimizer", rule, "--out", tmp_path / "m.safetensors"]
     for schedule in ("constant", "cosine", "one-cycle", "plateau"):

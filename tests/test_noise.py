@@ -1,6 +1,6 @@
 """The standard error of mini-batch gradients.
 
-Pass criterion: equal to the sample variance of the gradients by NumPy, to ROUNDING; of a linear problem, whose gradients
+Pass criterion: equal to the sample variance of gradients by NumPy, to ROUNDING; of a linear problem, whose gradients
 have a known covariance, within three standard errors of the estimate.
 """
 

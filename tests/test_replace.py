@@ -215,7 +215,7 @@ def by_hand(trainer, place, new):
     return again
 
 
-RULES = {name: (getattr(optim, name), {}) for name in named.RULES}
+RULES = {name: (rule, {}) for name, rule in named.RULES.items()}
 RULES |= {
     "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "the interim point": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": "interim"}),

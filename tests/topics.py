@@ -91,6 +91,7 @@ TOPICS = (
     # ---------------------------------------------------------------- around kernels
     without_kernels("initialization", "initialization"),
     without_kernels("metrics", "metrics"),
+    without_kernels("evaluation", "metrics"),
     without_kernels("schedules", "schedules"),
     without_kernels("newton", "newton"),
     without_kernels("newton_cg", "newton_curvature"),
@@ -102,8 +103,10 @@ TOPICS = (
     without_kernels("compress", "compress"),
     without_kernels("replace", "lowrank_layers", sanitizer=True),
     without_kernels("optim_interop", "optim", sanitizer=True),
+    without_kernels("optim_groups", "optim"),
     without_kernels("sequential", "program", sanitizer=True),
     without_kernels("fit", "program", sanitizer=True),
+    without_kernels("callbacks", "program"),
     without_kernels("layers", "program", sanitizer=True),
     without_kernels("summary", "program"),
     without_kernels("tuning", "tuning"),

@@ -282,7 +282,7 @@ def _fit(net, data, wanted, seed, comm):
 
 def _optimizer(net, wanted, steps):
     """The rule with its learning rate over so many steps."""
-    rule = getattr(fo.optim, wanted["optimizer"])
+    rule = RULES[wanted["optimizer"]]
     value = inspect.signature(rule).parameters["lr"].default if wanted["lr"] is None else wanted["lr"]
     lr = {
         "constant": lambda: value,

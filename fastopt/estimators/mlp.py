@@ -37,7 +37,7 @@ from fastopt.schedules import Schedule
 
 AUTO_BATCH = 200  # scikit-learn's
 ROWS = 4096  # of a sparse matrix that are dense at a time
-RULES = {name.lower(): getattr(optim, name) for name in named.RULES if name != "NewtonCG"}
+RULES = {name.lower(): rule for name, rule in named.RULES.items() if rule is not optim.NewtonCG}
 ACTIVATIONS = {"logistic": "sigmoid", **{name: name for name in core.ACTIVATIONS if name != "softmax"}}
 LEAST, MOST = 1e-30, 1e30  # of the largest weight of a row, which networks hold in float32
 RATES = ("constant", "invscaling", "adaptive")
@@ -261,7 +261,8 @@ class MLP(BaseEstimator):
         if goes_on:
             self._take_over(net, made)
         progress.l2 = l2 if by_rule else 0.0
-        optimizer = made["solver"](_groups(net, progress.l2), **copy.deepcopy(made["solver_options"]))
+        params = optim.groups(net, progress.l2) if progress.l2 else net.parameters()
+        optimizer = made["solver"](params, **copy.deepcopy(made["solver_options"]))
         trainer = nn.Trainer(net, targets.loss, optimizer, max_batch=batch, seed=order_seed)
         trainer.epoch = self._trainer.epoch if goes_on else 0
         return trainer
@@ -341,14 +342,6 @@ class MLP(BaseEstimator):
 
 def _dense(X) -> np.ndarray:
     return X.toarray() if issparse(X) else X
-
-
-def _groups(net, l2) -> list:
-    """The parameters of a network for an optimizer, with a penalty on the weights of its dense layers."""
-    if not l2:
-        return net.parameters()
-    weights = {id(layer.weight) for layer in net.layers if isinstance(layer, nn.Dense)}
-    return [{"params": [a], "weight_decay": l2 if id(a) in weights else 0.0} for a in net.parameters()]
 
 
 def _network(made, features, outputs, l2, seed) -> nn.Sequential:

@@ -4,7 +4,7 @@ import copy
 import math
 
 from fastopt._numbers import flag
-from fastopt.nn.early_stopping import validate
+from fastopt.nn.evaluation import measured_on, with_accuracy
 from fastopt.nn.fit_data import checked_rows, checked_validation, require_sizes
 from fastopt.nn.progress import load_tqdm
 from fastopt.nn.trainer import Trainer
@@ -38,8 +38,9 @@ class FineTuning:
 
     def score(self, net) -> dict[str, float]:
         """The loss of a network and, of classes, its accuracy."""
-        measured = validate(net.predict, self._loss, *self._held)
-        return {name.removeprefix("val_"): value for name, value in measured.items()}
+        return measured_on(
+            net.predict, self._loss, self._held, with_accuracy({}, self._loss, self._held, net.out_features)
+        )
 
     def tune(self, net) -> dict[str, float]:
         """Train a network, and its scores; FloatingPointError where its loss is no number then."""

@@ -2,6 +2,7 @@
 
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
+from fastopt.nn.csv_logger import CSVLogger
 from fastopt.nn.layers import (
     AvgPool2d,
     BatchNorm,
@@ -33,6 +34,7 @@ from fastopt.nn.tuning import Tuning, tune
 __all__ = [
     "AvgPool2d",
     "BatchNorm",
+    "CSVLogger",
     "ChannelsFirst",
     "Concat",
     "Conv2d",

@@ -4,6 +4,8 @@ All of them are walks over the one compiled program, which is laid out for them 
 without it, as inference has it. `Sequential` is the class that has them.
 """
 
+from typing import Protocol
+
 import numpy as np
 
 from fastopt._arrays import as_numbers
@@ -13,12 +15,30 @@ from fastopt.nn.callable_loss import Given
 from fastopt.nn.losses import fitting_name, is_callable, loss_options
 
 
+class Network(Protocol):
+    """What derivatives need of the network that has them."""
+
+    draws: int
+    _ends_in: str
+
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
+
+    def require_calibrated(self) -> None: ...
+
+    def derivative_program(self, training: bool = ..., input_gradient: bool = ...) -> core.Program: ...
+
+    def bind(self, loss) -> core.Training: ...
+
+    def derivatives(self, loss) -> core.Training: ...
+
+
 class Derivatives:
     """What `Sequential` computes of its derivatives; it lays out the programs (`derivative_program`)."""
 
-    draws: int
-
-    def value_and_grad(self, x, y, loss="cross_entropy", *, sample_weight=None) -> tuple[float, list[np.ndarray]]:
+    def value_and_grad(
+        self: Network, x, y, loss="cross_entropy", *, sample_weight=None
+    ) -> tuple[float, list[np.ndarray | None]]:
         """Mean loss of samples x with targets y, and the gradients of all parameters.
 
         Parameters
@@ -62,7 +82,7 @@ class Derivatives:
         self.draws += 1
         return value, training.grads
 
-    def backward(self, x, dy, *, training=True) -> tuple[np.ndarray, list[np.ndarray]]:
+    def backward(self: Network, x, dy, *, training=True) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """Gradients of ``sum(dy * y)`` by the samples and by all parameters, y being the output: J.T @ dy.
 
         Parameters
@@ -113,7 +133,9 @@ class Derivatives:
         self.draws += mode
         return parted.input_gradient().copy(), run.grads
 
-    def hvp(self, x, y, v, loss="cross_entropy", *, sample_weight=None, gauss_newton=False) -> list[np.ndarray]:
+    def hvp(
+        self: Network, x, y, v, loss="cross_entropy", *, sample_weight=None, gauss_newton=False
+    ) -> list[np.ndarray]:
         """The Hessian of the mean loss of samples x, times v: exact, without the Hessian (Pearlmutter 1994).
 
         Parameters
@@ -154,7 +176,7 @@ class Derivatives:
         training = self.derivatives(loss)
         return training.hvp(x, y, v, sample_weight, gauss_newton=gauss_newton)
 
-    def bind(self, loss, update=None, max_batch=0) -> core.Training:
+    def bind(self: Network, loss, update=None, max_batch=0) -> core.Training:
         """The compiled program of all training and derivatives, with a loss and an optimizer's update unless None.
 
         Of a loss that is a callable the program has none: `callable_loss` calls it between forward and backward.
@@ -163,7 +185,7 @@ class Derivatives:
         compiled = None if is_callable(loss) else name
         return core.Training(self.derivative_program(), compiled, update, max_batch, **loss_options(loss))
 
-    def derivatives(self, loss) -> core.Training:
+    def derivatives(self: Network, loss) -> core.Training:
         """`bind` for gradients alone, with `Dropout` at the draw of the next `value_and_grad`."""
         self.require_calibrated()
         training = self.bind(loss)

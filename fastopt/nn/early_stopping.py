@@ -1,4 +1,4 @@
-"""Early stopping: the measurements on validation data, and the best epoch by them.
+"""Early stopping: the best epoch by what has been measured on validation data.
 
 A `BestEpoch` never changes. A Trainer's `Stopping` holds the present one, and after an interrupt the one that says
 where training stands while the network shows the best epoch: with it `fit` goes on, whoever has saved and loaded it
@@ -11,31 +11,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fastopt._kernels import core
-from fastopt.metrics import accuracy
-from fastopt.nn.fit_data import ignored_label
-from fastopt.nn.losses import by_rows, is_callable, loss_name, measure
-
-
-def validate(predict, loss, x, targets, weights) -> dict[str, float]:
-    """The loss of what a network predicts of checked validation data and, for classes, its accuracy."""
-    if is_callable(loss):
-        return {"val_loss": measure(loss, predict(x), targets, weights)}
-    output, targets, weights = by_rows(predict(x), targets, weights)
-    # the data have been checked: an error is a loss that is not defined, so a bad epoch, whose scores say nothing
-    value = _or_nan(measure, loss, output, targets, weights)
-    measured = {"val_loss": value}
-    if loss_name(loss) == "cross_entropy" and targets.ndim == 1 and output.shape[1] > 1:
-        counted = (targets != ignored_label(loss)) * (1.0 if weights is None else weights)
-        score = math.nan if math.isnan(value) else _or_nan(accuracy, targets, output, sample_weight=counted)
-        measured["val_accuracy"] = score
-    return measured
-
-
-def _or_nan(function, *args, **options) -> float:
-    try:
-        return function(*args, **options)
-    except ValueError:
-        return math.nan
 
 
 @dataclass(frozen=True)

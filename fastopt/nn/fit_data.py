@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -91,13 +92,47 @@ def checked_batch(batch, number):
     return (*batch, None)[:3]
 
 
-def checked_callbacks(callbacks) -> list:
-    """One callback or several as a list."""
-    callbacks = [callbacks] if callable(callbacks) or not isinstance(callbacks, Iterable) else list(callbacks)
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks: expected functions of (trainer, history), got {callback!r}")
-    return callbacks
+class Callbacks(NamedTuple):
+    """Functions that `fit` calls."""
+
+    after_epoch: list  # of (trainer, history)
+    after_batch: list  # of (trainer, epoch, batch, loss)
+
+
+def checked_callbacks(callbacks, after_batch=True) -> Callbacks:
+    """One callback or several; with `after_batch` false, none that is to be called after each batch."""
+    one = callable(callbacks) or _methods(callbacks) or not isinstance(callbacks, Iterable)
+    found = Callbacks([], [])
+    for callback in [callbacks] if one else callbacks:
+        methods = _methods(callback)
+        if "on_batch_end" in methods and not after_batch:
+            raise ValueError(
+                "callbacks: expected none with on_batch_end on several ranks, which make their steps together, got "
+                f"{type(callback).__name__}; call step() in a loop of your own"
+            )
+        if isinstance(callback, type) and methods:
+            raise TypeError(f"callbacks: expected an object, got the class {callback.__name__}; pass one made of it")
+        if not (methods or callable(callback)):
+            raise TypeError(
+                "callbacks: expected functions of (trainer, history), or objects with on_epoch_end or on_batch_end, "
+                f"got {callback!r}"
+            )
+        if "on_batch_end" in methods:
+            found.after_batch.append(methods["on_batch_end"])
+        if "on_epoch_end" in methods or not methods:
+            found.after_epoch.append(methods.get("on_epoch_end", callback))
+    return found
+
+
+def _methods(callback) -> dict:
+    """The methods of an object that `fit` calls, by name."""
+    names = ("on_epoch_end", "on_batch_end")
+    return {name: getattr(callback, name) for name in names if callable(getattr(callback, name, None))}
+
+
+def wish_to_end(answers) -> bool:
+    """Whether one of the callbacks, all of which have been called, answered True."""
+    return any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in answers)
 
 
 def require_finite_batch(x, targets):

@@ -4,50 +4,69 @@ An epoch is over when schedules and early stopping have been told its measuremen
 or nothing, so that an interrupted run goes on bit for bit. Callbacks come afterwards.
 """
 
-import numpy as np
-
 from fastopt._kernels import core
-from fastopt.nn.early_stopping import BestEpoch, validate
+from fastopt.nn.early_stopping import BestEpoch
+from fastopt.nn.evaluation import measured_on, with_accuracy
+from fastopt.nn.fit_data import wish_to_end
 from fastopt.nn.progress import History
 
 
 class Fit:
     """One call of `Trainer.fit`, whose data and options have been checked.
 
-    `stopping` is the Trainer's early stopping; `arrays` gives those of its network, `predict` what that predicts of
-    validation data.
+    `stopping` and `watch` are the Trainer's, which keep what an interrupt leaves of an epoch; `arrays` gives the arrays
+    of its network, `predict` what that predicts. `metrics` are taken of `training` rows, unless None, and `validation`.
     """
 
-    def __init__(self, trainer, stopping, arrays, predict, validation, patience, callbacks, bar):
-        self.trainer, self.stopping, self.arrays, self.predict = trainer, stopping, arrays, predict
-        self.validation, self.patience, self.callbacks, self.bar = validation, patience, callbacks, bar
+    def __init__(
+        self, trainer, stopping, watch, arrays, predict, training, validation, patience, metrics, callbacks, bar
+    ):
+        self.trainer, self.stopping, self.watch, self.arrays, self.predict = trainer, stopping, watch, arrays, predict
+        self.training, self.validation, self.patience, self.metrics = training, validation, patience, metrics
+        self.callbacks, self.bar = callbacks, bar
         self.history = History()
 
     def run(self, train, epochs) -> History:
-        """Run epochs: `train` makes the steps of one, measurements and callbacks follow; the best epoch is restored."""
+        """Run epochs; the best one is restored.
+
+        `train` makes the steps of one and says whether a callback wishes to end training; measurements and callbacks
+        follow.
+        """
         best = self.stopping.best or BestEpoch()
         self.history.best_loss = best.loss
         for _ in range(epochs):
             if self.patience is not None and best.waited >= self.patience:  # an interrupted fit may have left it so
                 break
-            train()
-            best = self.end_epoch(best)
+            with self.watch:
+                ends = train()
+                measured = self.measure()
+            best = self.end_epoch(measured, best)
             self.bar.epoch(self.history)
-            wishes = [callback(self.trainer, self.history) for callback in self.callbacks]
-            if any(isinstance(wish, bool | np.bool_) and wish for wish in wishes):
+            answers = [callback(self.trainer, self.history) for callback in self.callbacks.after_epoch]
+            if ends or wish_to_end(answers):
                 break
         if self.stopping.best is not None:
             core.copy_arrays(self.arrays(), self.stopping.best.arrays)
             self.stopping.best = None
         return self.history
 
-    def end_epoch(self, best) -> BestEpoch:
-        """Measure an epoch whose rows are done, tell schedules and early stopping, count it: all of it or nothing."""
-        run, optimizer, stopping = self.trainer.compiled_training, self.trainer.optimizer, self.stopping
-        before, epoch = stopping.best, run.epoch
+    def measure(self) -> dict[str, float]:
+        """What the history says of an epoch whose rows are done; the loss is that of its batches, as they came."""
+        run, loss = self.trainer.compiled_training, self.trainer.loss
         measured = {"loss": run.loss_sum / run.weight_sum if run.weight_sum > 0 else 0.0}
+        if self.metrics and self.training is not None:
+            measured = measured_on(self.predict, loss, self.training, self.metrics) | measured
         if self.validation is not None:
-            measured |= validate(self.predict, self.trainer.loss, *self.validation)
+            metrics = with_accuracy(self.metrics, loss, self.validation, self.trainer.net.out_features)
+            found = measured_on(self.predict, loss, self.validation, metrics)
+            measured |= {f"val_{name}": value for name, value in found.items()}
+        return measured
+
+    def end_epoch(self, measured, best) -> BestEpoch:
+        """Tell schedules and early stopping what an epoch measured, and count it: all of it or nothing."""
+        run, optimizer, stopping = self.trainer.compiled_training, self.trainer.optimizer, self.stopping
+        before, epoch, lr = stopping.best, run.epoch, optimizer.last_lr()
+        if self.validation is not None:
             best = best.after(measured["val_loss"], self.arrays() if self.patience is not None else [])
         schedules = optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
@@ -62,5 +81,5 @@ class Fit:
                 for schedule, state in zip(schedules, states, strict=True):
                     vars(schedule).update(state)
             raise
-        self.history.add(measured, best)
+        self.history.add(measured, best, lr, self.watch.take())
         return best

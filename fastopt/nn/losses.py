@@ -123,7 +123,7 @@ def fitting_name(loss: Loss, last: str) -> str:
 
 def loss_options(loss: Loss) -> dict:
     """The options of a loss that are not its defaults."""
-    if isinstance(loss, str) or is_callable(loss):
+    if not isinstance(loss, CrossEntropy | Huber):
         return {}
     default = asdict(type(loss)())
     return {name: value for name, value in asdict(loss).items() if value != default[name]}
@@ -160,7 +160,7 @@ def targets_of(y, n) -> np.ndarray:
 
 
 def value_of(loss, prediction, targets, sample_weight=None) -> tuple[float, np.ndarray]:
-    """What a callable says of predictions: the loss, which may be NaN, and its gradient; of fitting shapes and dtypes."""
+    """What a callable says of predictions: the loss, which may be NaN, and its gradient, both of fitting types."""
     weights = () if sample_weight is None else (np.asarray(sample_weight),)
     result = loss(prediction, targets_of(targets, len(prediction)), *weights)
     if not isinstance(result, tuple | list) or len(result) != 2:

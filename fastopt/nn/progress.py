@@ -3,16 +3,22 @@
 The bar is tqdm's, which is loaded only where one is asked for.
 """
 
+import time
 import warnings
 
 from fastopt._forks import importing
 
 
 class History(dict):
-    """Lists by name, one number an epoch of this call: loss, val_loss and, for classes, val_accuracy.
+    """Lists by name, one number an epoch of this call: loss, val_loss and, for classes, val_accuracy; and metrics.
 
     Attributes
     ----------
+    lr : list of float
+        Learning rate of each epoch's last update, of the first parameter group.
+    seconds : list of float
+        Wall time of each epoch with its validation, without what callbacks do after it. An epoch that was interrupted
+        took the time of all its parts, also where a file lies between them.
     best_epoch : int or None
         Index of the epoch with the lowest validation loss. None without validation, and where an interrupted
         `fit` that this call went on with had the best epoch.
@@ -26,13 +32,43 @@ class History(dict):
     best_loss: float | None = None
     staleness: dict[int, int] | None = None
 
-    def add(self, measured, best) -> None:
+    def __init__(self, *args, **lists):
+        super().__init__(*args, **lists)
+        self.lr: list[float] = []
+        self.seconds: list[float] = []
+
+    def add(self, measured, best, lr, seconds) -> None:
         """Append what one epoch measured, by name; `best` is the best epoch so far, of whichever call."""
+        self.lr.append(lr)
+        self.seconds.append(seconds)
         for name, value in measured.items():
             self.setdefault(name, []).append(value)
         if "val_loss" in measured:
             since = len(self["val_loss"]) - 1 - best.waited
             self.best_epoch, self.best_loss = since if since >= 0 else None, best.loss
+
+
+class Stopwatch:
+    """Wall time of the epoch under way: what the blocks that it was entered for have taken together."""
+
+    def __init__(self, seconds=0.0):
+        self._before, self._start = seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """The time so far, also within a block."""
+        return self._before + (0.0 if self._start is None else time.perf_counter() - self._start)
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exception):
+        self._before, self._start = self.seconds, None
+
+    def take(self) -> float:
+        """The time of an epoch that is over; the next one starts from 0."""
+        seconds, self._before = self._before, 0.0
+        return seconds
 
 
 def load_tqdm():

@@ -18,14 +18,18 @@ from fastopt.optim.state import pack_state, unpack_state
 LARGEST_SEED = 2**128 - 1  # NumPy recommends seeds of 128 bits
 
 
-def write_run(path, trainer, progress, left, write) -> None:
-    """Write a run: a Trainer, the `progress` of its compiled training, and the early stopping that is left, if any.
+def write_run(path, trainer, progress, seconds, left, write) -> None:
+    """Write a run: a Trainer, the `progress` of its compiled training, and what an interrupt has left.
+
+    That are the seconds that the epoch under way has taken, and the early stopping, unless None.
 
     `write` is that of `_files`, or of ranks that hold parts of the arrays.
     """
     arrays, state = pack_state(trainer.optimizer.state_dict(copy=False))
     arrays = {**files.stored_arrays(trainer.net), **arrays}
     document = {**_description(trainer), **progress, "optimizer": state}
+    if seconds:  # a file between epochs does not depend on the time
+        document["seconds"] = seconds
     if left is not None:
         names = files.arrays_of(trainer.net)
         other, values = ("best", left.arrays) if left.last is None else ("last", left.last)
@@ -57,6 +61,7 @@ class Run(NamedTuple):
     optimizer: dict[str, Any]  # its state dict
     seed: int
     progress: dict[str, float]  # of the compiled training
+    seconds: float  # that the epoch under way has taken
     stopping: BestEpoch | None
 
 
@@ -89,6 +94,7 @@ def checked_run(arrays, document, trainer) -> Run:
         unpack_state(moments, document["optimizer"]),
         whole_number("seed", document["seed"], 0, LARGEST_SEED),
         _progress(document),
+        finite_number("seconds", document.get("seconds", 0.0), 0),
         _early_stopping(net, document, parts, theirs),
     )
 

@@ -12,9 +12,10 @@ from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
 from fastopt.nn.derivatives import Derivatives
+from fastopt.nn.evaluation import evaluated, metrics_of
 from fastopt.nn.layers import Fixed, Layer, chain
 from fastopt.nn.layout import Layout
-from fastopt.nn.losses import fitting_name, loss_name, measure
+from fastopt.nn.losses import fitting_name, loss_name
 
 
 class Sequential(Derivatives, Fixed):
@@ -240,17 +241,21 @@ class Sequential(Derivatives, Fixed):
         path = chain.path_to(self.layers, layer)
         return self._lay_out(False, self._folded, layers=path).predict(x)
 
-    def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None) -> float:
-        """Mean loss over a data set, in inference mode.
+    def evaluate(self, X, y, loss="cross_entropy", *, sample_weight=None, metrics=None) -> float | dict[str, float]:
+        """Mean loss over a data set, in inference mode, and metrics.
 
         Parameters
         ----------
         X, y, loss, sample_weight
             As for `value_and_grad`.
+        metrics : str, callable, list or dict of these, optional
+            Names of `fastopt.metrics`, or functions ``metric(y, y_pred)`` of the targets and what `predict` gives;
+            sample_weight goes to those that take it. See the page on metrics.
 
         Returns
         -------
-        float
+        float, or dict
+            The loss; with metrics ``{"loss": ..., "accuracy": ...}``.
 
         Raises
         ------
@@ -265,7 +270,8 @@ class Sequential(Derivatives, Fixed):
         5.0
         """
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
-        return measure(loss, self._program.predict(X), y, sample_weight)
+        metrics = metrics_of(metrics, loss, self.out_features)
+        return evaluated(loss, self._program.predict(X), y, sample_weight, metrics)
 
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.

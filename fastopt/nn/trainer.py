@@ -22,9 +22,10 @@ from fastopt.nn.alone import Alone
 from fastopt.nn.callable_loss import stepper_of
 from fastopt.nn.early_stopping import BestEpoch, Stopping
 from fastopt.nn.epochs import batches_epoch, rows_epoch
+from fastopt.nn.evaluation import metrics_of
 from fastopt.nn.fitting import Fit
 from fastopt.nn.layers import Layer
-from fastopt.nn.progress import History, ProgressBar, warn_of_waiting_gradients
+from fastopt.nn.progress import History, ProgressBar, Stopwatch, warn_of_waiting_gradients
 from fastopt.nn.replacement import regrouped, require_parameters
 from fastopt.nn.run_files import LARGEST_SEED, checked_run, write_run
 from fastopt.optim.named import optimizer_anew, optimizer_over
@@ -85,7 +86,7 @@ class Trainer:
         self._switches, self._lent = Layer.switches, False
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self._seed, self._stopping, self._revision = seed, Stopping(), net.revision
-        self._alone = Alone()
+        self._alone, self._watch = Alone(), Stopwatch()
 
     def __setattr__(self, name, value):
         if name in COMPILED and hasattr(self, name):
@@ -195,6 +196,7 @@ class Trainer:
         *,
         validation=None,
         patience=None,
+        metrics=None,
         sample_weight=None,
         shuffle=True,
         callbacks=(),
@@ -220,12 +222,19 @@ class Trainer:
         patience : int, optional
             Stop after so many epochs without a lower validation loss. Whenever `validation` and `patience`
             are given, the network holds the parameters of the best epoch at the end, also after an exception.
+        metrics : str, callable, list or dict of these, optional
+            What to measure besides the loss after every epoch, see `Sequential.evaluate`: under its name of the rows in
+            X, in inference mode, for which they are predicted once more; with "val_" before it of `validation`. Those
+            of an iterable of batches are not measured.
         sample_weight : array_like, shape (n,), optional
             Weights of the samples in X.
         shuffle : bool
             Visit the rows in a new order each epoch.
-        callbacks : callable or list of callables
-            Called as ``callback(trainer, history)`` after each epoch; one that returns True ends training.
+        callbacks : callable, object or list of these
+            Called as ``callback(trainer, history)`` after each epoch, as is the method ``on_epoch_end`` of an object.
+            Its ``on_batch_end(trainer, epoch, batch, loss)`` is called after each batch, with the epoch under way,
+            counted from 0, how many batches this trainer has trained on, and the loss of the batch before its update.
+            One that returns True ends training; after a batch, the epoch ends there, is measured and counts as done.
         progress : bool
             Show a progress bar (needs tqdm).
         check_finite : bool
@@ -262,11 +271,17 @@ class Trainer:
         X, and y of mse, mae and huber, are read where they lie, in each epoch: leave them alone, or what is learned
         changes with them. Classes, probabilities and weights are copied.
 
+        Where a callback has ``on_batch_end``, each batch is a call of its own, which costs some microseconds; else the
+        compiled code makes many steps in a row. The steps have the same bits.
+
         After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
         """
         self._require_current()
-        callbacks = fit_data.checked_callbacks(callbacks)
+        callbacks, rows = fit_data.checked_callbacks(callbacks), None
+        metrics = metrics_of(metrics, self.loss, self.net.out_features)
+        if metrics and y is None and validation is None:
+            raise ValueError("metrics: expected validation data with an iterable of batches, got none")
         epochs, batch_size, patience = fit_data.checked_numbers(epochs, batch_size, patience, validation)
         with self._alone():
             if y is None:
@@ -282,24 +297,27 @@ class Trainer:
             self._prepare()
             bar = ProgressBar(progress, epochs)
 
+            def after_batch(loss):
+                told = (self, self.epoch, self._training.batches, loss)
+                return fit_data.wish_to_end([callback(*told) for callback in callbacks.after_batch])
+
             def train():
                 if self._switches != Layer.switches:
                     self._take_up_switches()
-                how = (self._training, self._stepper, self._prepare)
+                how = (self._training, self._stepper, self._prepare, after_batch if callbacks.after_batch else None)
                 if y is None:
-                    batches_epoch(*how, batches, check_finite)
-                else:
-                    key = (self.seed, self.epoch) if shuffle else None
-                    rows_epoch(*how, rows, key, batch_size, self.net.least_rows, SLICE, bar)
+                    return batches_epoch(*how, batches, check_finite)
+                key = (self.seed, self.epoch) if shuffle else None
+                return rows_epoch(*how, rows, key, batch_size, self.net.least_rows, SLICE, bar)
 
             try:
                 self._stopping.go_on(self._arrays)
                 if patience is None:
                     self._stopping.best = None
-                if y is not None and not all(layer.calibrated for layer in self.net.layers):
+                if rows is not None and not all(layer.calibrated for layer in self.net.layers):
                     self.net.calibrate(rows[0], batch_norm=False)
-                fit = Fit(self, self._stopping, self._arrays, self._predict, validation, patience, callbacks, bar)
-                history = fit.run(train, epochs)
+                kept = (self._stopping, self._watch, self._arrays, self._predict)
+                history = Fit(self, *kept, rows, validation, patience, metrics, callbacks, bar).run(train, epochs)
             except BaseException:
                 self._stopping.show_best(self._arrays)
                 raise
@@ -351,7 +369,7 @@ class Trainer:
         1
         """
         with self._alone():
-            self._stopping.best = None
+            self._stopping.best, self._watch = None, Stopwatch()
             if self._training.position:
                 self._training.end_epoch()
 
@@ -415,7 +433,7 @@ class Trainer:
         """Write network, optimizer and position to one file, from which `resume` continues bit for bit."""
         self._require_current()
         progress = {name: getattr(self._training, name) for name in ("epoch", *PROGRESS)}
-        write_run(path, self, progress, self._stopping.left(self._arrays), write)
+        write_run(path, self, progress, self._watch.seconds, self._stopping.left(self._arrays), write)
 
     def resume(self, path, read=_files.read) -> None:
         """Take over what `save` wrote for a trainer of the same network, loss and rule.
@@ -442,7 +460,7 @@ class Trainer:
             self.net.metadata = run.metadata
             for layer, known in zip(self.net.layers, run.calibrated, strict=True):
                 layer.calibrated = known
-            self._stopping.best, self._seed = run.stopping, run.seed
+            self._stopping.best, self._watch, self._seed = run.stopping, Stopwatch(run.seconds), run.seed
             for name, value in run.progress.items():
                 setattr(self._training, name, value)
 
@@ -451,6 +469,7 @@ class Trainer:
         return {
             **{name: getattr(self, name) for name in ("net", "loss", "seed", "epoch")},
             "_stopping": self._stopping.best,
+            "seconds": self._watch.seconds,
             "optimizer": (type(self.optimizer), self.optimizer.__getstate__()),
             "progress": {name: getattr(self._training, name) for name in (*PROGRESS, "max_batch")},
         }
@@ -460,5 +479,6 @@ class Trainer:
         optimizer, progress = optimizer_anew(rule, theirs, state["net"].parameters()), dict(state["progress"])
         Trainer.__init__(self, state["net"], state["loss"], optimizer, progress.pop("max_batch"), state["seed"])
         self.epoch, self._stopping.best = state["epoch"], state.get("_stopping")
+        self._watch = Stopwatch(state.get("seconds", 0.0))
         for name, value in progress.items():
             setattr(self._training, name, value)

@@ -2,6 +2,7 @@
 
 from fastopt.optim.newton_cg import NewtonCG
 from fastopt.optim.optimizer import Optimizer
+from fastopt.optim.param_groups import groups
 from fastopt.optim.python_rule import PythonRule
 from fastopt.optim.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop
 
@@ -19,4 +20,5 @@ __all__ = [
     "PythonRule",
     "RAdam",
     "RMSprop",
+    "groups",
 ]

@@ -2,20 +2,21 @@
 
 from fastopt import optim
 
-RULES = [name for name in optim.__all__ if name not in ("Optimizer", "PythonRule")]  # which are bases
+NO_RULES = ("Optimizer", "PythonRule", "groups")  # bases and functions
+RULES = {name: getattr(optim, name) for name in optim.__all__ if name not in NO_RULES}
 
 
 def optimizer_over(params, optimizer) -> optim.Optimizer:
     """An optimizer as given, or one by the name of its rule, in any case, over these parameters."""
     if isinstance(optimizer, optim.Optimizer):
         return optimizer
-    rules = {name.lower(): name for name in RULES}
-    if isinstance(optimizer, str) and optimizer.lower() in rules:
-        return getattr(optim, rules[optimizer.lower()])(params)
+    by_name = {name.lower(): rule for name, rule in RULES.items()}
+    if isinstance(optimizer, str) and optimizer.lower() in by_name:
+        return by_name[optimizer.lower()](params)
     got = repr(optimizer) if isinstance(optimizer, str | type) else type(optimizer).__name__
     raise TypeError(
         "optimizer: expected one of fastopt.optim over net.parameters(), like optim.Adam(net.parameters()), or a name "
-        f"of {', '.join(rules.values())}, got {got}"
+        f"of {', '.join(RULES)}, got {got}"
     )
 
 

@@ -304,6 +304,10 @@ class Optimizer:
         """The arrays that are updated, in the order of their gradients."""
         return list(self._arrays)
 
+    def last_lr(self) -> float:
+        """The learning rate of the last update, of the first group; before any, that of the coming one."""
+        return float(opt.now(self.param_groups[0]["lr"], max(self.steps - 1, 0)))
+
     def plateaus(self) -> list:
         """Every `ReduceOnPlateau` among the options, once."""
         found = [p for group in self.param_groups for p in opt.plateaus(group)]

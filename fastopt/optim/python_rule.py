@@ -99,8 +99,10 @@ class PythonRule(Optimizer):
         self._count(steps)
 
     def _move(self, grads) -> list[tuple[int, int]]:
-        """The step of all parameters whose gradient is not None; returns their numbers, and their steps with this one."""
-        present, changed, steps = [], [], []
+        """The step of all parameters whose gradient is not None; returns the number and the steps of each."""
+        present: list[np.ndarray] = []
+        changed: list[np.ndarray] = []
+        steps: list[tuple[int, int]] = []
         owners = [group for group in self.param_groups for _ in group["params"]]
         for k, (param, grad, group) in enumerate(zip(self._arrays, grads, owners, strict=True)):
             if grad is None:

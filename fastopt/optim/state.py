@@ -80,7 +80,7 @@ def numbers_of(state_dict, sizes) -> list[int]:
 
 
 def entry_of(theirs, k, shape, more=()) -> tuple[dict[str, np.ndarray], Counts]:
-    """The moments of parameter k, of this shape, in its entry of a state dict, and its counts; `more`: further names."""
+    """The moments of parameter k, of this shape, in its entry of a state dict, and its counts; `more` names others."""
     theirs = dict(theirs or {})
     product = finite_number("mu_product", opt.scalar(theirs.pop("mu_product", 1.0)), 0, most=1)
     moments = {

@@ -16,9 +16,10 @@ import numpy as np
 import fastopt
 from fastopt._kernels import isa
 from fastopt.nn import Trainer, files, load
-from fastopt.nn.fit_data import checked_batches, checked_callbacks
+from fastopt.nn.evaluation import evaluated, metrics_of
+from fastopt.nn.fit_data import checked_batches, checked_callbacks, wish_to_end
 from fastopt.nn.layers import chain
-from fastopt.nn.losses import describe_loss, is_callable, measure
+from fastopt.nn.losses import describe_loss, is_callable
 from fastopt.optim.state import pack_state
 from fastopt.parallel.communicator import Communicator, digest
 from fastopt.parallel.grid import Grid
@@ -170,12 +171,13 @@ class DataParallel:
             Rows of a batch of one rank; an update takes a batch from each.
         validation : tuple, optional
             The same on all ranks, which predict a part of it each.
-        callbacks : callable or list of callables
-            Called on every rank; where one returns True on any rank, training ends on all of them.
+        callbacks : callable, object or list of these
+            Called on every rank after each epoch, none after a batch; where one returns True on any rank, training
+            ends on all of them.
         progress : bool
             Show a progress bar, on rank 0 alone.
         **options
-            `epochs`, `patience`, `shuffle`, `check_finite` as of `Trainer.fit`, the same on all ranks.
+            `epochs`, `patience`, `metrics`, `shuffle`, `check_finite` as of `Trainer.fit`, the same on all ranks.
 
         Returns
         -------
@@ -212,11 +214,10 @@ class DataParallel:
 
     def _shared(self, callbacks):
         """One callback that calls those of this rank, and wishes to stop where any rank does."""
-        own = checked_callbacks(callbacks)
+        own = checked_callbacks(callbacks, after_batch=False).after_epoch
 
         def call(trainer, history):
-            wishes = [callback(trainer, history) for callback in own]
-            wish = any(isinstance(wish, bool | np.bool_) and wish for wish in wishes)
+            wish = wish_to_end([callback(trainer, history) for callback in own])
             if self.reduce == "fast":  # no MPI promises the same bits on all ranks
                 self._require_equal()
             return bool(self.comm.tell("end an epoch", wish).any())
@@ -276,20 +277,22 @@ class DataParallel:
             self.comm.agree("data to predict", _sample("X", X), SAME_ROWS)
             return self._stepper.predict(X)
 
-    def evaluate(self, X, y, *, sample_weight=None) -> float:
+    def evaluate(self, X, y, *, sample_weight=None, metrics=None) -> float | dict[str, float]:
         """Mean loss of the trainer over a data set, the same on all ranks, in inference mode; see `predict`.
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, metrics
             As of `Sequential.evaluate`.
 
         Returns
         -------
-        float
+        float, or dict
         """
         with self._together("evaluate"):
-            return measure(self.trainer.loss, self.predict(X), y, sample_weight)
+            loss = self.trainer.loss
+            metrics = metrics_of(metrics, loss, self.trainer.net.out_features)
+            return evaluated(loss, self.predict(X), y, sample_weight, metrics)
 
     def gather(self):
         """A plain network of all that the ranks hold of this one, on rank 0; None on the others.
@@ -382,7 +385,7 @@ def _text(value) -> str:
     """An option as text: a schedule by its options, an object of another kind by its type."""
     if isinstance(value, Schedule):
         return str(value.config())
-    return repr(value) if isinstance(value, int | float | bool | None) else type(value).__name__
+    return repr(value) if isinstance(value, int | float | bool | str | None) else type(value).__name__
 
 
 def _sample(name, data) -> dict[str, str]:

@@ -160,12 +160,14 @@ class ParameterServer:
             The same on all ranks; each batch of the epoch goes to the worker that asks next.
         batch_size : int or Schedule
             Rows of a batch of one worker.
-        callbacks : callable or list of callables
-            Called on every rank; where one returns True on any rank, training ends on all of them.
+        callbacks : callable, object or list of these
+            Called on every rank after each epoch, none after a batch; where one returns True on any rank, training
+            ends on all of them.
         progress : bool
             Show a progress bar, on rank 0 alone.
         **options
-            `epochs`, `validation`, `patience`, `shuffle`, `check_finite` as of `Trainer.fit`, the same on all ranks.
+            `epochs`, `validation`, `patience`, `metrics`, `shuffle`, `check_finite` as of `Trainer.fit`, the same on
+            all ranks.
 
         Returns
         -------

@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from fastopt._kernels import core
-from fastopt.nn.fit_data import checked_callbacks
+from fastopt.nn.fit_data import checked_callbacks, wish_to_end
 from fastopt.nn.layers import BatchNorm, chain
 from fastopt.parallel.peers import LOST, Message, Peers
 from fastopt.parallel.shards import Center, Shard, take_over
@@ -110,11 +110,10 @@ class Role:
 
     def shared(self, callbacks):
         """One callback that calls those of this rank, and wishes to stop where any rank does."""
-        own = checked_callbacks(callbacks)
+        own = checked_callbacks(callbacks, after_batch=False).after_epoch
 
         def call(trainer, history):
-            wishes = [callback(trainer, history) for callback in own]
-            return self.meet(any(isinstance(wish, bool | np.bool_) and wish for wish in wishes))
+            return self.meet(wish_to_end([callback(trainer, history) for callback in own]))
 
         return call
 

@@ -132,7 +132,7 @@ def objects():
     }
     found["ReduceOnPlateau"].update(1.0)
     for name in fo.optim.__all__:
-        if name not in ("Optimizer", "PythonRule", "NewtonCG"):
+        if name not in ("Optimizer", "PythonRule", "NewtonCG", "groups"):
             found[name] = getattr(fo.optim, name)([near(3)], weight_decay=0.125, ema_decay=0.5)
             found[name].step([near(3)])
     x, y = data()

@@ -450,6 +450,40 @@ def test_a_wish_to_stop_of_one_rank_stops_all(comm):
     assert len(history["loss"]) == 2
 
 
+def test_objects_are_called_after_epochs_and_none_after_batches(comm, tmp_path):
+    X, y = data(4 * B, np.random.default_rng(24))
+    path = tmp_path / "log.csv"
+    logger = nn.CSVLogger(path) if comm.rank == 0 else []
+    history = DataParallel(trainer()).fit(X, y, epochs=2, callbacks=logger)
+    if comm.rank == 0:
+        assert len(path.read_text().splitlines()) == 3
+    assert len(history.lr) == len(history.seconds) == 2
+
+    class EachBatch:
+        def on_batch_end(self, trainer, epoch, batch, loss):
+            raise AssertionError
+
+    trained = trainer()
+    with pytest.raises(ValueError, match=r"callbacks: expected none with on_batch_end on several ranks, .* EachBatch"):
+        DataParallel(trained).fit(X, y, callbacks=EachBatch())
+    assert trained.compiled_training.batches == 0
+
+
+def test_metrics_are_those_of_one_worker_on_all_ranks(comm):
+    X, y = data(4 * B, np.random.default_rng(25))
+    held, wanted = data(30, np.random.default_rng(26)), {"metrics": "zero_one_loss"}
+    trained = trainer()
+    parallel = DataParallel(trained)
+    history = parallel.fit(X, y, epochs=2, batch_size=B, validation=held, **wanted)
+    for name, rows in (("zero_one_loss", (X, y)), ("val_zero_one_loss", held)):
+        alone = trained.net.evaluate(*rows, trained.loss, **wanted)["zero_one_loss"]
+        assert history[name][-1] == pytest.approx(alone, rel=1e-6)
+        assert parallel.evaluate(*rows, **wanted)["zero_one_loss"] == pytest.approx(alone, rel=1e-6)
+    several(comm)
+    with pytest.raises(ValueError, match="metrics"):
+        parallel.fit(X, y, metrics="accuracy" if comm.rank else None)
+
+
 def test_a_slow_rank_is_waited_for(comm):
     X, y = data(B, np.random.default_rng(16))
     parallel = DataParallel(trainer())

@@ -1,0 +1,88 @@
+"""Parameter groups by kind of parameter, in the order of a network's parameters.
+
+A Trainer's optimizer takes the parameters in the order of their gradients, so a group cannot hold all biases: each run
+of neighbors that are treated alike is a group. Groups cost no pass over memory; a step checks the options of each.
+"""
+
+from itertools import groupby
+
+KINDS = {"bias": ("bias", "beta"), "norm": ("gamma", "beta")}  # names of parameters: beta is the bias of BatchNorm
+
+
+def groups(net, decay, no_decay="bias,norm") -> list[dict]:
+    """Parameter groups of a network for any optimizer, with weight decay for some parameters and none for the others.
+
+    Weights are shrunk; biases, and the scales of normalization, which have no reason to be small, mostly are not.
+
+    Parameters
+    ----------
+    net : Sequential
+    decay : float or Schedule
+        ``weight_decay`` of what is not in `no_decay`.
+    no_decay : str, layer, class of layers, callable, or list of these
+        What has none: "bias" (with beta of `BatchNorm`), "norm" (gamma and beta of `BatchNorm`), or both with a comma
+        between; all parameters of a layer, or of layers of a class; what ``no_decay(layer, name)`` is true of, the name
+        being "weight", "bias", "gamma" or "beta".
+
+    Returns
+    -------
+    list of dict
+        ``{"params": [...], "weight_decay": ...}``, together in the order of ``net.parameters()``: neighbors that are
+        treated alike share one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A kind that is unknown, or a layer that the network does not have.
+
+    Examples
+    --------
+    >>> import fastopt as fo
+    >>> layers = [fo.nn.Dense(4, 8, bias=False), fo.nn.BatchNorm(8, activation="relu"), fo.nn.Dense(8, 3)]
+    >>> net = fo.nn.Sequential(layers, rng=0)
+    >>> adamw = fo.optim.AdamW(fo.optim.groups(net, decay=0.01), lr=1e-3)
+    >>> [([a.shape for a in group["params"]], group["weight_decay"]) for group in adamw.param_groups]
+    [([(8, 4)], 0.01), ([(8,), (8,)], 0.0), ([(3, 8)], 0.01), ([(3,)], 0.0)]
+    >>> trainer = fo.nn.Trainer(net, "cross_entropy", adamw)
+    """
+    layers = list(_without_others(net.layers))
+    several = isinstance(no_decay, list | tuple | set | frozenset)
+    spared = [_selector(one, layers) for one in (no_decay if several else [no_decay])]
+    owners = {id(a): (layer, name) for layer in layers for name, a in layer.arrays().items()}
+
+    def decay_of(a):
+        return 0.0 if any(selects(*owners[id(a)]) for selects in spared) else decay
+
+    return [{"params": list(run), "weight_decay": value} for value, run in groupby(net.parameters(), key=decay_of)]
+
+
+def _without_others(layers):
+    """Every layer that holds no others, those inside others included: the parameters are theirs."""
+    for layer in layers:
+        if layer.layers:
+            yield from _without_others(layer.layers)
+        else:
+            yield layer
+
+
+def _selector(one, layers):
+    """What `no_decay` names, as a function of a layer and the name of one of its parameters."""
+    if isinstance(one, str):
+        kinds = [kind.strip() for kind in one.split(",") if kind.strip()]
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise ValueError(
+                f"no_decay: expected {' or '.join(KINDS)}, layers or a function of (layer, name), got {unknown[0]!r}"
+            )
+        names = {name for kind in kinds for name in KINDS[kind]}
+        return lambda layer, name: name in names
+    if isinstance(one, type):
+        return lambda layer, name: isinstance(layer, one)
+    if hasattr(one, "parameters"):
+        inside = {id(layer) for layer in _without_others([one])}
+        if not inside <= {id(layer) for layer in layers}:
+            raise ValueError(f"no_decay: expected layers of the network, got {one!r}")
+        return lambda layer, name: id(layer) in inside
+    if callable(one):
+        return one
+    raise TypeError(f"no_decay: expected bias, norm, layers or a function of (layer, name), got {one!r}")
