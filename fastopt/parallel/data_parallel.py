@@ -180,7 +180,7 @@ class DataParallel:
         Returns
         -------
         History
-            The same on all ranks.
+            The same on all ranks, but for its seconds.
 
         Raises
         ------
