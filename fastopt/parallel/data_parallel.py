@@ -289,7 +289,7 @@ class DataParallel:
         """
         with self._together("evaluate"):
             loss = self.trainer.loss
-            metrics = metrics_of(metrics, loss, self.trainer.net.out_features)
+            metrics = metrics_of(metrics, loss, self.trainer.net.out_features, sample_weight is not None)
             return evaluated(loss, self.predict(X), y, sample_weight, metrics)
 
     def gather(self):
