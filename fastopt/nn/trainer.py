@@ -279,9 +279,6 @@ class Trainer:
         """
         self._require_current()
         callbacks, rows = fit_data.checked_callbacks(callbacks), None
-        metrics = metrics_of(metrics, self.loss, self.net.out_features)
-        if metrics and y is None and validation is None:
-            raise ValueError("metrics: expected validation data with an iterable of batches, got none")
         epochs, batch_size, patience = fit_data.checked_numbers(epochs, batch_size, patience, validation)
         with self._alone():
             if y is None:
@@ -293,6 +290,11 @@ class Trainer:
                 fit_data.require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
                 validation = fit_data.checked_validation(self._training, self.loss, validation, check_finite)
+            measured = [data for data in (rows, validation) if data is not None]
+            weighted = any(weights is not None for *_, weights in measured)
+            metrics = metrics_of(metrics, self.loss, self.net.out_features, weighted)
+            if metrics and not measured:
+                raise ValueError("metrics: expected validation data with an iterable of batches, got none")
             self.optimizer.require_idle()
             self._prepare()
             bar = ProgressBar(progress, epochs)
