@@ -2,6 +2,7 @@
 
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
+from fastopt.nn.interchange.from_torch import from_torch
 from fastopt.nn.layers import (
     AvgPool2d,
     BatchNorm,
@@ -55,6 +56,7 @@ __all__ = [
     "Tuning",
     "Whiten",
     "condition_number",
+    "from_torch",
     "load",
     "models",
     "summary",

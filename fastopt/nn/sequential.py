@@ -11,6 +11,7 @@ from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
+from fastopt.nn.interchange.to_torch import to_torch
 from fastopt.nn.layers import Fixed, chain
 from fastopt.nn.layout import Layout
 from fastopt.nn.losses import fitting_name, loss_name, loss_options, measure
@@ -292,6 +293,8 @@ class Sequential(Fixed):
         """
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
         return measure(loss, self._program.predict(X), y, sample_weight)
+
+    to_torch = to_torch
 
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
