@@ -23,7 +23,7 @@ from fastopt.nn.layers import (
     Standardize,
     Whiten,
 )
-from fastopt.nn.loading import load
+from fastopt.nn.loading import load, read_metadata
 from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.summaries import summary
@@ -59,6 +59,7 @@ __all__ = [
     "from_torch",
     "load",
     "models",
+    "read_metadata",
     "summary",
     "tune",
 ]

@@ -460,14 +460,14 @@ class Sequential(Fixed):
         ----------
         path : path-like
         metadata : dict, optional
-            JSON values to write in place of the network's own `metadata`.
+            JSON values to write in place of the network's own `metadata`; names are text, tuples come back as lists.
 
         Raises
         ------
         OSError
             The file cannot be written.
         TypeError, ValueError
-            Metadata that JSON cannot hold.
+            Metadata that JSON cannot hold, or more than 25 million characters of it.
         """
         document = {"kind": "network", **self.describe()}
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)
