@@ -733,7 +733,7 @@ BAD_METADATA = {
     "a scalar of NumPy": ({"a": np.float32(1)}, "metadata: expected JSON values, got others"),
     "bytes": ({"a": b"x"}, "metadata: expected JSON values, got others"),
     "half a million levels": (nested(500_000), "metadata: expected JSON values, got others"),
-    "too long a text": ({"a": "é" * 5_000_000}, r"m: expected metadata and layers of at most 25000000 characters, got 30"),
+    "too long a text": ({"a": "é" * 5_000_000}, r"m: expected metadata and layers of at most 25000000 char.*, got 30"),
 }  # fmt: skip
 
 

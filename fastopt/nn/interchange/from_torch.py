@@ -111,9 +111,11 @@ def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
     _require_no_shared_parameters(module)
     dtype = _dtype_of(module) if dtype is None else np.dtype(dtype)
     steps = _fused(_modules(_readable(module, dtype), ""))
-    shape = _first_shape(steps) if input_shape is None else chain.as_input_shape(input_shape)
-    layers = _layers(steps, shape, dtype)
-    return assembled(layers, dtype, None if input_shape is None else shape)
+    width = _first_width(steps) if input_shape is None else 0
+    if width is None:
+        raise ValueError("input_shape: expected the shape of a sample, for no module has a width of its own, got None")
+    shape = (width,) if input_shape is None else chain.as_input_shape(input_shape)
+    return assembled(_layers(steps, shape, dtype), dtype, shape)
 
 
 # ---------------------------------------------------------------- the tensors
@@ -176,7 +178,7 @@ def _kind(module_class) -> str | None:
 
 def _modules(module, place) -> Iterator[Step]:
     """The modules of a chain; a Sequential, also a subclass that runs as one, is those inside."""
-    bases = [base for base in type(module).__mro__ if _kind(base) == "Sequential"]
+    bases: list[Any] = [base for base in type(module).__mro__ if _kind(base) == "Sequential"]
     if bases and type(module).forward is bases[0].forward:
         names = {id(child): name for name, child in module.named_children()}
         for child in module:
@@ -190,11 +192,10 @@ def _modules(module, place) -> Iterator[Step]:
         known = ", ".join(sorted([*CONVERTERS, *ACTIVATIONS, "Identity", "Sequential"]))
         instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
         raise TypeError(f"{place}: expected one of {known}, got {name}{instead}")
-    names = [name for name, _ in module.named_parameters(recurse=False)]
-    if not {"weight", "bias"}.issuperset(names):
-        raise ValueError(
-            f"{place}: expected parameters weight and bias, got {', '.join(names)}; remove what makes them"
-        )
+    parameters = [name for name, _ in module.named_parameters(recurse=False)]
+    if not {"weight", "bias"}.issuperset(parameters):
+        got = ", ".join(parameters)
+        raise ValueError(f"{place}: expected parameters weight and bias, got {got}; remove what makes them")
     yield Step(place, kind, module)
 
 
@@ -228,19 +229,16 @@ def _fused(steps) -> list[Step]:
     return out
 
 
-def _first_shape(steps) -> tuple[int]:
-    """(features,) of the first module that says how many it takes; ValueError where images come first."""
+def _first_width(steps) -> int | None:
+    """Features that a chain takes: those of the first module that says so; ValueError where images come first."""
     for step in steps:
         if step.kind in IMAGES:
             raise ValueError(f"input_shape: expected (height, width, channels), which {step} takes, got None")
-        for inside in _inside(step):
-            return _first_shape(inside)
-        width = getattr(step.module, "in_features", None) or getattr(step.module, "num_features", None)
-        if step.kind in ("Standardize", "Whiten"):
-            width = len(step.module.mean)
+        own = (getattr(step.module, name, None) for name in ("in_features", "num_features"))
+        width = next((n for n in (*own, *map(_first_width, _inside(step))) if n is not None), None)
         if width is not None:
-            return (width,)
-    raise ValueError("input_shape: expected the shape of a sample, for no module has a width of its own, got None")
+            return width
+    return None
 
 
 # ---------------------------------------------------------------- what each becomes
@@ -283,7 +281,8 @@ def _layers(steps, shape, dtype) -> list:
             if step.kind in IMAGES and len(shape) != 3:
                 raise ValueError(f"expected images, got vectors {shape}; pass input_shape=(height, width, channels)")
             made = CONVERTERS[step.kind](step.module, activation, here, *chains)
-            shape = chain.shapes(made, shape)[-1] if made else shape
+            for layer in made:
+                shape = layer.output_shape(shape)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{step}: {error}") from error
         if step.kind == "Flatten" and here.turned() and here.meets_columns() and here.before != "ChannelsLast":
@@ -314,6 +313,13 @@ def _array(name, tensor):
 
 def _linear(module, activation, here):
     return [ours.Dense.from_torch(module, activation, image_shape=here.image)]
+
+
+def _conv2d(module, activation, here):
+    if module.in_channels == here.shape[0] != here.shape[2]:
+        turned = "turn what comes, and input_shape, to (height, width, channels)"
+        raise ValueError(f"expected {module.in_channels} channels, the last of {here.shape}; {turned}")
+    return [ours.Conv2d.from_torch(module, activation)]
 
 
 def _grouped_linear(module, activation, here):
@@ -402,7 +408,7 @@ def _calibrated(layer, module, names, here):
 
 CONVERTERS: dict[str, Callable] = {
     "Linear": _linear,
-    "Conv2d": lambda module, activation, here: [ours.Conv2d.from_torch(module, activation)],
+    "Conv2d": _conv2d,
     "BatchNorm1d": _batch_norm,
     "BatchNorm2d": _batch_norm,
     "Dropout": lambda module, activation, here: [ours.Dropout(module.p)],

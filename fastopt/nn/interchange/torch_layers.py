@@ -4,6 +4,7 @@ Flatten counts the numbers of an image channel by channel there. Where a product
 the arrays of a BatchNorm between; everywhere else the image is turned before it is flattened.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastopt.nn.interchange import torch_modules as own
 from fastopt.nn.interchange.flattening import channels_last_columns
 from fastopt.nn.layers import chain
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,  # of slope 0.01 by default
     "tanh": nn.Tanh,
@@ -47,8 +48,8 @@ def modules(layers, shape, place="layers", first=0) -> list:
         if isinstance(layer, ours.Flatten):
             image = before if _is_turned(before) and _meets_columns(layers[i + 1 :]) else None
             out += _flatten(before, turn=_is_turned(before) and image is None)
-        elif isinstance(layer, ours.ChannelsFirst) and here.name == "layers.0":
-            pass  # what comes is channels first anyway
+        elif here.name == "layers.0" and _takes_channels_first(layers):
+            pass  # torch's images are so anyway
         elif type(layer) in CONVERTERS:
             out += CONVERTERS[type(layer)](layer, here)
             image = image if isinstance(layer, BY_COLUMN) else None
@@ -60,6 +61,11 @@ def modules(layers, shape, place="layers", first=0) -> list:
         if layer.activation != "identity":
             out.append(ACTIVATIONS[layer.activation]())
     return out
+
+
+def _takes_channels_first(layers) -> bool:
+    """Whether images come channels first: one turn is there for them, two in a row are `from_torch`'s turn back."""
+    return [isinstance(layer, ours.ChannelsFirst) for layer in layers[:2]] in ([True], [True, False])
 
 
 def _is_turned(shape) -> bool:
@@ -78,10 +84,15 @@ def _flatten(shape, turn) -> list:
     return [own.ChannelsLast(), nn.Flatten()] if turn else [nn.Flatten()]
 
 
+def _tensor(array):
+    """A copy of an array, as a tensor."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
 def _filled(module, arrays) -> list:
     """The module, with copies of the arrays for its parameters and buffers of these names."""
     for name, a in arrays.items():
-        tensor = torch.from_numpy(np.array(a, order="C"))
+        tensor = _tensor(a)
         trained = isinstance(getattr(module, name), nn.Parameter)
         setattr(module, name, nn.Parameter(tensor) if trained else tensor)
     return [module]
@@ -135,7 +146,7 @@ def _concat(layer, here):
     return [own.Concat(branches)]
 
 
-CONVERTERS = {
+CONVERTERS: dict[type, Callable] = {
     ours.Dense: _dense,
     ours.GroupedDense: _grouped_dense,
     ours.Maxout: _maxout,
@@ -148,14 +159,10 @@ CONVERTERS = {
     ours.ChannelsFirst: lambda layer, here: [own.ChannelsLast()],
     ours.Residual: lambda layer, here: [own.Residual(nn.Sequential(*modules(layer.layers, here.shape, here.name)))],
     ours.Concat: _concat,
-    ours.Standardize: lambda layer, here: [own.Standardize(*_tensors(layer.mean, layer.scale))],
-    ours.Whiten: lambda layer, here: [own.Whiten(*_tensors(layer.mean, layer.weight), layer.kind, layer.eps)],
+    ours.Standardize: lambda layer, here: [own.Standardize(_tensor(layer.mean), _tensor(layer.scale))],
+    ours.Whiten: lambda layer, here: [own.Whiten(_tensor(layer.mean), _tensor(layer.weight), layer.kind, layer.eps)],
     ours.RandomFlip: lambda layer, here: [own.RandomFlip(layer.horizontal, layer.vertical)],
     ours.RandomShift: lambda layer, here: [own.RandomShift(layer.height, layer.width)],
 }
 BY_COLUMN = (ours.BatchNorm, ours.Dropout)  # what they do to a column depends on no other one
 HAS_COLUMNS = (ours.Dense, ours.Maxout)
-
-
-def _tensors(*arrays):
-    return [torch.from_numpy(a.copy()) for a in arrays]

@@ -41,6 +41,8 @@ class ChannelsLast(nn.Module):
 class GroupedLinear(nn.Module):
     """Linear layer in groups; weight (out, in / groups), each output connected to the inputs of its own group."""
 
+    bias: torch.Tensor | None
+
     def __init__(self, in_features, out_features, groups, bias=True):
         super().__init__()
         self.in_features, self.out_features, self.groups = in_features, out_features, groups
@@ -56,6 +58,8 @@ class GroupedLinear(nn.Module):
 
 class Maxout(nn.Module):
     """The largest of `pieces` linear functions for each output; weight (out * pieces, in)."""
+
+    bias: torch.Tensor | None
 
     def __init__(self, in_features, out_features, pieces, bias=True):
         super().__init__()
@@ -76,6 +80,7 @@ class Standardize(nn.Module):
 
     def __init__(self, mean, scale):
         super().__init__()
+        self.in_features = len(mean)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
@@ -86,8 +91,11 @@ class Standardize(nn.Module):
 class Whiten(nn.Module):
     """Center by `mean`, in float64, and multiply by the matrix `weight`; nothing is trained."""
 
+    weight: torch.Tensor
+
     def __init__(self, mean, weight, kind, eps):
         super().__init__()
+        self.in_features = len(mean)
         self.kind, self.eps = kind, eps  # how the statistics were taken, for the way back
         self.register_buffer("mean", mean)
         self.register_buffer("weight", weight)
