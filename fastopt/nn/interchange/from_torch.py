@@ -189,7 +189,7 @@ def _modules(module, place) -> Iterator[Step]:
         return
     if kind not in CONVERTERS and kind not in ACTIVATIONS:
         name = type(module).__name__
-        known = ", ".join(sorted([*CONVERTERS, *ACTIVATIONS, "Identity", "Sequential"]))
+        known = ", ".join(sorted([*OF_TORCH, *ACTIVATIONS, "Identity", "Sequential"]))
         instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
         raise TypeError(f"{place}: expected one of {known}, got {name}{instead}")
     parameters = [name for name, _ in module.named_parameters(recurse=False)]
@@ -217,15 +217,12 @@ def _fused(steps) -> list[Step]:
             out.append(step)
             continue
         name = ACTIVATIONS[step.kind]
-        before = [one for one in out if name not in PASSING.get(one.kind, ())]
-        if not before or before[-1].kind not in FUSING or before[-1].activation is not None:
-            after = f"{before[-1]}" if before else "the input"
-            if before and before[-1].activation is not None:
-                after = str(before[-1].activation)
-            raise ValueError(
-                f"{step}: expected it right after {', '.join(FUSING)}, whose last step it is, got it after {after}"
-            )
-        before[-1].activation = step
+        before = next((one for one in reversed(out) if name not in PASSING.get(one.kind, ())), None)
+        if before is None or before.kind not in FUSING or before.activation is not None:
+            last = "the input" if before is None else before.activation or before
+            expected = "it after a Linear, a Conv2d or a BatchNorm, whose last step it is"
+            raise ValueError(f"{step}: expected {expected}, got it after {last}")
+        before.activation = step
     return out
 
 
@@ -406,7 +403,7 @@ def _calibrated(layer, module, names, here):
     return layer
 
 
-CONVERTERS: dict[str, Callable] = {
+OF_TORCH: dict[str, Callable] = {
     "Linear": _linear,
     "Conv2d": _conv2d,
     "BatchNorm1d": _batch_norm,
@@ -416,7 +413,8 @@ CONVERTERS: dict[str, Callable] = {
     "AvgPool2d": _avg_pool2d,
     "AdaptiveAvgPool2d": _adaptive_avg_pool2d,
     "Flatten": _flatten,
-    # of our modules for torch
+}
+OF_OURS: dict[str, Callable] = {
     "Residual": lambda module, activation, here, layers: [ours.Residual(layers)],
     "Concat": lambda module, activation, here, *branches: [ours.Concat(branches)],
     "ChannelsLast": _channels_last,
@@ -427,3 +425,4 @@ CONVERTERS: dict[str, Callable] = {
     "RandomFlip": lambda module, activation, here: [ours.RandomFlip(module.horizontal, module.vertical)],
     "RandomShift": lambda module, activation, here: [ours.RandomShift(module.height, module.width)],
 }
+CONVERTERS = OF_TORCH | OF_OURS
