@@ -160,7 +160,11 @@ REFUSED = {
         IMAGE,
         r"1 \(Softmax\): expected dim None or 1 or -3, got -1",
     ),
-    "an activation of nothing": ([stand_in("ReLU")], (3,), r"0 \(ReLU\): expected it after a Linear.* got it after the input"),
+    "an activation of nothing": (
+        [stand_in("ReLU")],
+        (3,),
+        r"0 \(ReLU\): expected it after a Linear.* got it after the input",
+    ),
     "an activation of an average": (
         [conv(), stand_in("AvgPool2d", kernel_size=2), stand_in("ReLU")],
         IMAGE,
@@ -631,3 +635,34 @@ def test_chains_of_any_modules_predict_the_same_here_and_back_again(chain):
     module = torch.nn.Sequential(*[getattr(torch.nn, kind)(*args, **options) for kind, args, options in modules])
     module(torch.zeros(2, *shape))  # the lazy ones take their sizes
     assert_same(torch, module, shape)
+
+
+# ---------------------------------------------------------------- what the page says of torch
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"])
+def test_losses_have_the_values_of_those_that_the_page_names_beside_them(loss, torch):
+    page = (Path(__file__).parents[1] / "docs" / "from_torch.md").read_text()
+    line = next(line for line in page.splitlines() if f'"{loss}"' in line and "Loss()" in line)
+    theirs, ours = (re.findall(pattern, line) for pattern in (r"(\w+Loss)\(\)", r'"(\w+)"'))
+    criterion = getattr(torch.nn, dict(zip(ours, theirs, strict=True))[loss])()
+    rng = np.random.default_rng(4)
+    module, x = torch.nn.Linear(3, 4).double(), rng.normal(size=(9, 3))
+    y = rng.integers(4, size=9) if loss == "cross_entropy" else rng.uniform(size=(9, 4))
+    want = criterion(module(torch.from_numpy(x)), torch.from_numpy(y)).item()
+    np.testing.assert_allclose(fo.nn.from_torch(module).evaluate(x, y, loss), want, rtol=1e-12)
+
+
+def test_torch_starts_and_broadcasts_as_the_page_says(torch):
+    for module, fan in ((torch.nn.Linear(16, 4000), 16), (torch.nn.Conv2d(4, 4000, 2), 16)):
+        for p in module.parameters():
+            assert 0.99 < p.abs().max().item() * np.sqrt(fan) <= 1 + 1e-6
+            np.testing.assert_allclose(p.detach().numpy().std() * np.sqrt(3 * fan), 1, rtol=0.1)
+    with pytest.warns(UserWarning, match="different to the input size"):
+        table = torch.nn.functional.mse_loss(torch.zeros(4, 1), torch.arange(4.0), reduction="none")
+    assert table.shape == (4, 4)
+    with pytest.raises(RuntimeError):
+        torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1], dtype=torch.int32))
+    module = torch.nn.BatchNorm1d(3).train()
+    module(torch.ones(2, 3))
+    assert module.num_batches_tracked == 1
