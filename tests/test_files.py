@@ -770,3 +770,48 @@ def test_metadata_is_read_without_the_arrays_and_not_from_the_file_of_an_optimiz
     fo.optim.SGD(net.parameters()).save(tmp_path / "optimizer")
     with pytest.raises(ValueError, match="expected a file of kind network or trainer, got optimizer"):
         fo.nn.read_metadata(tmp_path / "optimizer")
+
+
+# ---------------------------------------------------------------- in a service
+
+
+def test_a_service_that_loads_folds_and_predicts_loads_nothing_heavier_than_numpy(small_net, tmp_path, python):
+    small_net().save(tmp_path / "m", metadata={"labels": ["a", "b", "c"]})
+    program = f"""
+import sys, fastopt as fo
+net = fo.nn.load({str(tmp_path / "m")!r}).fold()
+assert net.metadata == fo.nn.read_metadata({str(tmp_path / "m")!r}) == {{"labels": ["a", "b", "c"]}}
+net.predict([[1, 2, 3, 4]], check_finite=True)
+print(*{{name.partition(".")[0] for name in sys.modules}} & {{"scipy", "sklearn", "tqdm", "torch", "pandas"}})
+"""
+    assert python(program) == "\n"
+
+
+def test_threads_that_predict_while_a_file_is_replaced_and_read_again_meet_one_network_or_the_other(
+    small_net, tmp_path
+):
+    X, path, served = rows()[0], tmp_path / "m", {}
+    nets = [small_net(seed=seed, dtype=np.float32) for seed in range(2)]
+    wanted = {net.fold().predict(X).tobytes() for net in nets}
+    found, end = set(), threading.Event()
+
+    def serve():
+        while not end.is_set():
+            found.add(served["net"].predict(X).tobytes())
+
+    def reload():
+        served["net"] = fo.nn.load(path).fold()
+
+    nets[0].save(path)
+    reload()
+    workers = [threading.Thread(target=serve) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for turn in range(20):
+        nets[turn % 2].save(path)
+        reload()
+    end.set()
+    for worker in workers:
+        worker.join()
+    assert found
+    assert found <= wanted
