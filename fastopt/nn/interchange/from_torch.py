@@ -104,7 +104,8 @@ def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
 
     Notes
     -----
-    `eps` and `momentum` of BatchNorm keep their values and their meaning, the weight of a new batch.
+    `eps` and `momentum` of BatchNorm keep their values and their meaning, the weight of a new batch. Hooks are not
+    looked at.
     """
     if not hasattr(module, "named_parameters"):
         raise TypeError(f"module: expected a module of torch, got {type(module).__name__}")
@@ -373,7 +374,8 @@ def _adaptive_avg_pool2d(module, activation, here):
 
 
 def _flatten(module, activation, here):
-    if module.start_dim != 1 or module.end_dim not in (-1, len(here.shape)):
+    ends = (-1, 3) if len(here.shape) == 3 else (-1, 1, 3)  # 3 after AdaptiveAvgPool2d(1), too
+    if module.start_dim != 1 or module.end_dim not in ends:
         raise ValueError(f"expected start_dim 1 and end_dim -1, got {module.start_dim} and {module.end_dim}")
     if len(here.shape) == 1:
         return []
