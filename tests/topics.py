@@ -114,6 +114,7 @@ TOPICS = (
     without_kernels("extending", "extending"),
     without_kernels("files", "files", sanitizer=True),
     without_kernels("earlier_files", "files"),
+    without_kernels("torch_models"),
     without_kernels("estimators", "estimators"),
     without_kernels("estimators_mlp", "estimators"),
     without_kernels("estimators_glm", "estimators"),

@@ -1,6 +1,7 @@
-"""Our networks as ONNX models and as torch modules: one small function a kind of layer.
+"""Our networks as ONNX models, one small function a kind of layer, and as torch modules.
 
-- A peer gets our weights and computes what we do, dropout aside, but for the order in which `Flatten` reads an image.
+- A peer gets our weights and computes what we do, dropout aside; in ONNX but for the order in which `Flatten` reads an
+  image.
 - Images of peers lie channels first, as both libraries have them.
 - Batch norm is not among the kinds: networks come folded, and so are those that the peers are timed with.
 """
@@ -99,53 +100,10 @@ ONNX: dict[str, Callable] = {
 # ---------------------------------------------------------------- torch
 
 
-def torch_module(layers):
-    """The layers of a network as one torch module."""
-    import torch
-
-    return torch.nn.Sequential(*(part for layer in layers for part in TORCH[type(layer).__name__](layer)))
-
-
-def torch_weighted(layer):
-    import torch
-
-    return [layer.to_torch(), *([torch.nn.ReLU(inplace=True)] if layer.activation == "relu" else [])]
-
-
-def torch_max_pool2d(layer):
-    import torch
-
-    return [torch.nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)]
-
-
-def torch_global_avg_pool2d(layer):
-    import torch
-
-    return [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-
-
-def torch_flatten(layer):
-    import torch
-
-    return [torch.nn.Flatten()]
-
-
-def torch_concat(layer):
-    import torch
-
-    class Branches(torch.nn.ModuleList):
-        def forward(self, x):
-            return torch.cat([branch(x) for branch in self], 1)
-
-    return [Branches(torch_module(branch) for branch in layer.chains())]
-
-
-TORCH: dict[str, Callable] = {
-    "Dense": torch_weighted,
-    "Conv2d": torch_weighted,
-    "MaxPool2d": torch_max_pool2d,
-    "GlobalAvgPool2d": torch_global_avg_pool2d,
-    "Flatten": torch_flatten,
-    "Dropout": lambda layer: [],
-    "Concat": torch_concat,
-}
+def torch_module(net):
+    """The network as a torch module whose activations write in place, which is fastest there."""
+    module = net.to_torch()
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = True
+    return module

@@ -3,6 +3,7 @@
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.csv_logger import CSVLogger
+from fastopt.nn.interchange.from_torch import from_torch
 from fastopt.nn.layers import (
     AvgPool2d,
     BatchNorm,
@@ -23,7 +24,7 @@ from fastopt.nn.layers import (
     Standardize,
     Whiten,
 )
-from fastopt.nn.loading import load
+from fastopt.nn.loading import load, read_metadata
 from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.noise import GradientNoise, gradient_noise
 from fastopt.nn.sequential import Sequential
@@ -59,9 +60,11 @@ __all__ = [
     "Tuning",
     "Whiten",
     "condition_number",
+    "from_torch",
     "gradient_noise",
     "load",
     "models",
+    "read_metadata",
     "summary",
     "tune",
 ]

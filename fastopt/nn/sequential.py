@@ -13,6 +13,7 @@ from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
 from fastopt.nn.derivatives import Derivatives
 from fastopt.nn.evaluation import evaluated, metrics_of
+from fastopt.nn.interchange.to_torch import to_torch
 from fastopt.nn.layers import Fixed, Layer, chain
 from fastopt.nn.layout import Layout
 from fastopt.nn.losses import fitting_name, loss_name
@@ -273,6 +274,8 @@ class Sequential(Derivatives, Fixed):
         metrics = metrics_of(metrics, loss, self.out_features, sample_weight is not None)
         return evaluated(loss, self._program.predict(X), y, sample_weight, metrics)
 
+    to_torch = to_torch
+
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
@@ -425,14 +428,14 @@ class Sequential(Derivatives, Fixed):
         ----------
         path : path-like
         metadata : dict, optional
-            JSON values to write in place of the network's own `metadata`.
+            JSON values to write in place of the network's own `metadata`; names are text, tuples come back as lists.
 
         Raises
         ------
         OSError
             The file cannot be written.
         TypeError, ValueError
-            Metadata that JSON cannot hold.
+            Metadata that JSON cannot hold, or more than 25 million characters of it.
         """
         document = {"kind": "network", **self.describe()}
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)
