@@ -2,6 +2,8 @@
 
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
+from fastopt.nn.interchange.onnx_read import from_onnx
+from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
     AvgPool2d,
     BatchNorm,
@@ -55,8 +57,10 @@ __all__ = [
     "Tuning",
     "Whiten",
     "condition_number",
+    "from_onnx",
     "load",
     "models",
     "summary",
+    "to_onnx",
     "tune",
 ]
