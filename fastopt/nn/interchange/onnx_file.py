@@ -134,10 +134,13 @@ class Constants:
             raise ValueError(f"expected external data in the folder of the model, got {location!r}")
         if not path.is_file():
             raise ValueError(f"expected the file {location!r} beside the model, for its external data, got none")
-        offset, length = (int(entries.get(key, default)) for key, default in (("offset", 0), ("length", size)))
+        numbers = [entries.get(key, str(default)) for key, default in (("offset", 0), ("length", size))]
+        if not all(number.isdecimal() and len(number) < 20 for number in numbers):
+            raise ValueError(f"expected numbers as offset and length of external data, got {numbers}")
+        offset, length = map(int, numbers)
         with path.open("rb") as stream:
             there = os.fstat(stream.fileno()).st_size
-            if length != size or not 0 <= offset <= there - size:
+            if length != size or offset > there - size:
                 got = f"{length} from {offset} on in a file of {there}"
                 raise ValueError(f"expected {size} bytes of external data, got {got}")
             stream.seek(offset)

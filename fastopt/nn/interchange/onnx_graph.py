@@ -29,24 +29,23 @@ class Node:
 
     Attributes
     ----------
-    op, name : str
+    op : str
     inputs, outputs : list of str
     """
 
     def __init__(self, proto):
         self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
         self.inputs, self.outputs = list(proto.input), list(proto.output)
-        self.name = proto.name or (self.outputs or [""])[0]
-        self.attributes = {attribute.name: attribute for attribute in proto.attribute}
+        self._proto = proto
 
     def __str__(self):
-        return f"node {self.name!r} ({self.op})"
+        return f"node {self._proto.name or (self.outputs or [''])[0]!r} ({self.op})"
 
     def attribute(self, name, kind, default=None) -> Any:
         """A value by the name of its attribute; `kind` names the field of an ``AttributeProto`` that has it."""
-        if name not in self.attributes:
+        found = next((attribute for attribute in self._proto.attribute if attribute.name == name), None)
+        if found is None:
             return default
-        found = self.attributes[name]
         if found.type != found.AttributeType.Value(KINDS[kind]):
             raise ValueError(f"{name}: expected an attribute {KINDS[kind]}, got type {found.type}")
         value = getattr(found, kind)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.interchange.onnx_branches import meet
-from fastopt.nn.interchange.onnx_file import dtype_of
+from fastopt.nn.interchange.onnx_file import MOST_AXES, dtype_of
 from fastopt.nn.interchange.onnx_graph import Draft, Value
 from fastopt.nn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, GlobalAvgPool2d, GroupedDense, MaxPool2d
 
@@ -40,7 +40,7 @@ def _product(reader, node, turned, alpha):
     operands = [reader.operand(node, i) for i in (0, 1)]
     at = next((i for i, operand in enumerate(operands) if isinstance(operand, Value)), 0)
     x, weight = operands[at], operands[1 - at]
-    if not isinstance(weight, np.ndarray) or weight.ndim != 2:
+    if isinstance(x, np.ndarray) or isinstance(weight, Value) or weight.ndim != 2:
         raise ValueError("expected a value and a constant matrix as factors, got others")
     axes = x.axes[::-1] if turned[at] else x.axes
     weight = weight if turned[1 - at] == (at == 0) else weight.T  # as (out, in)
@@ -58,23 +58,25 @@ def conv(reader, node):
     x, weight, bias = reader.value(node, 0), reader.constant(node, 1), reader.constant(node, 2)
     if weight is None or weight.ndim != 4:
         raise ValueError("expected constant filters of images, (out, in / groups, height, width), got others")
+    size = (1, 1) if x.axes == "nc11" else image(x)[:2]
     weight, kernel, groups = reader.own(x, weight), weight.shape[2:], node.whole("group", 1, 1)
     if tuple(node.attribute("kernel_shape", "ints", kernel)) != kernel:
         raise ValueError(f"kernel_shape: expected {kernel}, as the filters, got another")
     stride, dilation = (tuple(node.wholes(name, 2, 1, 1)) for name in ("strides", "dilations"))
-    channels = {"in": weight.shape[1] * groups, "out": len(weight)}
-    if channels["in"] != x.channels:
-        raise ValueError(f"expected filters for {x.channels} channels, got {channels['in']} in {groups} groups")
-    if x.axes == "nc11" and kernel == (1, 1) and not any(map(any, pads(node, (1, 1), kernel, stride, dilation))):
+    if weight.shape[1] * groups != x.channels:
+        got = weight.shape[1] * groups
+        raise ValueError(f"expected filters for {x.channels} channels, got {got} in {groups} groups")
+    ends = pads(node, size, kernel, stride, dilation)
+    if x.axes == "nc11" and kernel == (1, 1) and not any(map(any, ends)):
         sizes = {"in_features": x.channels, "out_features": len(weight), "bias": False}
         kind, config = (GroupedDense, sizes | {"groups": groups}) if groups > 1 else (Dense, sizes)
         y = x.followed(Draft(kind, config, {"weight": weight[:, :, 0, 0]}), (len(weight),))
     else:
-        padding, weight = _symmetric(pads(node, image(x)[:2], kernel, stride, dilation), weight, stride, dilation)
+        padding, weight = _symmetric(ends, weight, stride, dilation)
         window = {"kernel_size": weight.shape[2:], "stride": stride, "padding": padding, "dilation": dilation}
         config = {"in_channels": x.channels, "out_channels": len(weight), **window, "groups": groups, "bias": False}
-        draft = Draft(Conv2d, config, {"weight": np.moveaxis(weight, 1, 3)})
-        y = x.followed(draft, Conv2d(**config).output_shape(x.shape))
+        shape = Conv2d(**config).output_shape(image(x))
+        y = x.followed(Draft(Conv2d, config, {"weight": np.moveaxis(weight, 1, 3)}), shape)
     return y if bias is None else y.shifted(y.per_channel(_one_axis(bias)[:, None, None]))
 
 
@@ -145,11 +147,8 @@ def global_average(reader, node):
 
 
 def reduce_mean(reader, node):
-    x, axes = reader.value(node, 0), node.attribute("axes", "ints")
-    if axes is None:
-        axes = reader.constant(node, 1)
-        axes = [] if axes is None else _one_axis(axes).tolist()
-    return _averaged(x, "".join(map(x.axis, axes)), bool(node.whole("keepdims", 1, most=1)))
+    x = reader.value(node, 0)
+    return _averaged(x, "".join(map(x.axis, _axes(reader, node))), bool(node.whole("keepdims", 1, most=1)))
 
 
 def _averaged(x, letters, keeps):
@@ -186,6 +185,8 @@ def arithmetic(reader, node):
     """Add, Sub, Mul, Div, Max: with a constant, or of branches that meet."""
     operands = [reader.operand(node, i) for i in range(len(node.inputs))]
     values = [operand for operand in operands if isinstance(operand, Value)]
+    if not values:
+        raise ValueError("expected an input that depends on that of the model, got none")
     if len(values) == len(operands) > 1 and node.op not in ("Sub", "Div"):
         return meet(node.op, values)
     if len(operands) == len(values) == 1 and node.op == "Max":
@@ -227,7 +228,7 @@ def swish(reader, node):
 
 def softmax(reader, node):
     x, flattens = reader.value(node, 0), reader.opset < 13
-    axis = node.whole("axis", 1 if flattens else -1, least=-8, most=8)
+    axis = node.whole("axis", 1 if flattens else -1, least=-MOST_AXES, most=MOST_AXES)
     if x.axis(axis) != "c" or (flattens and axis not in (1, -1)) or (flattens and len(x.shape) == 3):
         raise ValueError(f"axis: expected that of the channels, got {axis} of {x.axes}")
     return x.activated("softmax")
@@ -237,8 +238,8 @@ def softmax(reader, node):
 
 
 def concat(reader, node):
-    values = [reader.value(node, i) for i in range(len(node.inputs))]
-    axis = node.whole("axis", None, least=-8, most=8)
+    values = [reader.value(node, i) for i in range(max(len(node.inputs), 1))]
+    axis = node.whole("axis", None, least=-MOST_AXES, most=MOST_AXES)
     if any(value.axis(axis) != "c" for value in values):
         raise ValueError(f"axis: expected that of the channels, got {axis} of {values[0].axes}")
     return meet("Concat", values) if len(values) > 1 else values[0]
@@ -246,7 +247,7 @@ def concat(reader, node):
 
 def flatten(reader, node):
     x = reader.value(node, 0)
-    if x.axis(node.whole("axis", 1, least=-8, most=8)) != x.axes[1] or x.axes.index("n"):
+    if x.axis(node.whole("axis", 1, least=-MOST_AXES, most=MOST_AXES)) != x.axes[1] or x.axes.index("n"):
         raise ValueError("axis: expected 1, a vector for each sample, got another")
     return x.flattened()
 
@@ -278,7 +279,7 @@ def squeeze(reader, node):
     letters = "".join(letter for i, letter in enumerate(x.axes) if i not in gone)
     if "".join(sorted(x.axes[i] for i in gone)) == "hw" and x.shape[:2] == (1, 1):
         return x.flattened()
-    if not axes or any(x.axis(n) != "1" for n in axes):
+    if any(x.axis(n) != "1" for n in axes):
         raise ValueError(f"axes: expected axes of length 1 by their numbers, got {axes} of {x.axes}")
     return replace(x, axes=letters)
 
@@ -286,7 +287,7 @@ def squeeze(reader, node):
 def unsqueeze(reader, node):
     x, axes = reader.value(node, 0), _axes(reader, node)
     rank = len(x.axes) + len(axes)
-    if not axes or rank > 8 or not all(-rank <= n < rank for n in axes) or len({n % rank for n in axes}) < len(axes):
+    if rank > MOST_AXES or not all(-rank <= n < rank for n in axes) or len({n % rank for n in axes}) < len(axes):
         raise ValueError(f"axes: expected new axes, got {axes}")
     letters, new = iter(x.axes), {n % rank for n in axes}
     return replace(x, axes="".join("1" if i in new else next(letters) for i in range(rank)))
@@ -326,6 +327,8 @@ def _axes(reader, node) -> list[int]:
     if axes is None:
         axes = reader.constant(node, 1)
         axes = [] if axes is None else _one_axis(axes).tolist()
+    if not 0 < len(axes) <= MOST_AXES:
+        raise ValueError(f"axes: expected from 1 to {MOST_AXES} numbers of axes, got {len(axes)}")
     return axes
 
 
@@ -379,7 +382,7 @@ def _folded_cast(node, a):
 def _folded_concat(node, *arrays):
     if sum(a.size for a in arrays) > MOST_SHAPE:
         raise ValueError("expected the parts of a shape, got large constants side by side")
-    return np.concatenate(arrays, node.whole("axis", None, least=-8, most=8))
+    return np.concatenate(arrays, node.whole("axis", None, least=-MOST_AXES, most=MOST_AXES))
 
 
 def _folded_gather(node, a, indices):
@@ -389,7 +392,7 @@ def _folded_gather(node, a, indices):
 
 
 def _folded_reshape(node, a, shape):
-    return a.reshape(shape.tolist()[:8])
+    return a.reshape(shape.tolist()[:MOST_AXES])
 
 
 def _folded_squeeze(node, a, axes=None):
@@ -403,7 +406,7 @@ def _folded_transpose(node, a):
 
 def _folded_unsqueeze(node, a, axes=None):
     axes = node.attribute("axes", "ints") if axes is None else axes.tolist()
-    return np.expand_dims(a, tuple(axes[:8]))
+    return np.expand_dims(a, tuple(axes[:MOST_AXES]))
 
 
 FOLDED: dict[str, Callable] = {

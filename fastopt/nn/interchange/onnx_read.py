@@ -12,13 +12,14 @@ import numpy as np
 from fastopt import _files
 from fastopt._numbers import whole_number
 from fastopt.nn import files
-from fastopt.nn.interchange.onnx_file import Constants, dtype_of, library, read_model
+from fastopt.nn.interchange.onnx_file import MOST_AXES, Constants, dtype_of, library, read_model
 from fastopt.nn.interchange.onnx_graph import MOST, Node, Start, Value, layers_of
 from fastopt.nn.interchange.onnx_operators import FOLDED, OPERATORS, SAMPLES
 from fastopt.nn.interchange.onnx_write import LAYOUTS
 from fastopt.nn.layers import ChannelsFirst, chain
 from fastopt.nn.sequential import Sequential, assembled
 
+MALFORMED = (*_files.MALFORMED, IndexError)
 OLDEST = 7  # opset in which Gemm, Add and their like took the meaning that they have
 
 
@@ -67,13 +68,13 @@ def from_onnx(path, input_shape=None, *, layout="channels_last") -> Sequential:
     model = read_model(path)
     try:
         return _network(Reader(model, Path(path).parent, shape), model, layout)
-    except _files.MALFORMED as error:
+    except MALFORMED as error:
         raise ValueError(f"{path}: {_files.why(error)}") from error
 
 
 def _network(reader, model, layout) -> Sequential:
     end, shape = reader.read(), reader.input_shape
-    dtypes = {value.dtype for value in (reader.values[reader.input], end)} | reader.dtypes
+    dtypes = {end.dtype} | reader.dtypes
     if len(dtypes) > 1:
         raise ValueError(f"expected one dtype throughout, got {', '.join(sorted(map(str, dtypes)))}")
     layers = layers_of(end.drafts, end.dtype)
@@ -108,7 +109,7 @@ class Reader:
         if len(inputs) != 1 or len(graph.output) != 1:
             found = f"{len(inputs)} and {len(graph.output)}"
             raise ValueError(f"expected a model with one input and one output, got {found}")
-        self.input, self.output = inputs[0].name, graph.output[0].name
+        self.input, self.output, self._stated = inputs[0].name, graph.output[0].name, graph.output[0]
         self.live, self.readers = self._leading_to(self.output)
         self.values: dict[str, Value] = {}
         self.dtypes: set[np.dtype] = set()
@@ -223,18 +224,26 @@ class Reader:
         for node in self.live:
             try:
                 self._follow(node)
-            except _files.MALFORMED as error:
+            except MALFORMED as error:
                 raise ValueError(f"{node}: {_files.why(error)}") from error
         end = self.values.get(self.output)
         if end is None:
             raise ValueError(f"expected an output {self.output!r} that depends on the input, got none")
         if end.start.before is not None or end.start.branches > 1:
             raise ValueError("expected branches that all meet before the output, got one that does not")
+        self._check_stated(end)
         if len(end.shape) == 1:
             moved, end = end.image, end.flattened()
             if moved:
                 raise ValueError("expected a Gemm after the flattened image, whose columns fastopt counts otherwise")
         return end
+
+    def _check_stated(self, end) -> None:
+        """Refuse sizes of the output that the file states and that are others."""
+        stated = [dim.dim_value for dim in self._stated.type.tensor_type.shape.dim][1:]
+        sizes = [end.size(letter) for letter in end.axes[1:]]
+        if stated and (len(stated) != len(sizes) or any(n not in (0, m) for n, m in zip(stated, sizes, strict=True))):
+            raise ValueError(f"expected an output that is stated to have sizes {sizes}, got {stated[:MOST_AXES]}")
 
     def _follow(self, node) -> None:
         if node.op == "Constant":
@@ -250,8 +259,8 @@ class Reader:
         elif node.op in OPERATORS:
             self._put(node.outputs[0], OPERATORS[node.op](self, node))
         else:
-            known = ", ".join(sorted({*OPERATORS, "Constant", *FOLDED}))
-            raise ValueError(f"expected an operator that fastopt has a layer for ({known}), got {node.op}")
+            known = ", ".join(sorted({*OPERATORS, "Constant"}))
+            raise ValueError(f"expected an operator that has a layer, got {node.op}; those that have are {known}")
 
     def _put(self, name, value) -> None:
         """Keep a value; one that several nodes read starts branches."""
