@@ -35,7 +35,13 @@ WRITTEN = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))
 PAGES = [p for p in WRITTEN if ">>>" in p.read_text()]
 
 
+NEEDS = {">>> import pandas": "pandas", "to_onnx(": "onnx"}  # what examples with these words need
+
+
 def run(text, name):
+    for words, module in NEEDS.items():
+        if words in text:
+            pytest.importorskip(module, reason=f"the example needs {module}")
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
     report = []
@@ -53,8 +59,6 @@ def test_an_example_in_a_docstring_prints_what_it_says(name):
 def test_an_example_on_a_page_prints_what_it_says(page):
     blocks = re.findall(r"^```(?:python|pycon)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     examples = "\n".join(block for block in blocks if ">>>" in block)
-    if ">>> import pandas" in examples:
-        pytest.importorskip("pandas", reason="the page shows data frames: needs pandas")
     run(examples, page.name)
 
 
