@@ -44,7 +44,9 @@ def model(nodes, constants=None, shape=VECTOR, opset=22, batch="n", output=None,
         [helper.make_tensor_value_info("y", dtype, output)],
         [numpy_helper.from_array(np.asarray(a), name) for name, a in (constants or {}).items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 1)], ir_version=8
+    )
 
 
 def saved(built, folder):
@@ -124,6 +126,11 @@ ON_VECTORS = {
         ["Dense"],
     ),
     "Sub and Div": (chain(("Sub", ["v"], {}), ("Div", ["s"], {})), {"v": V, "s": np.float32(3)}, ["Standardize"]),
+    "Scaler": (
+        [node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0, 2.0, 3.0, 4.0], scale=[0.5] * 4)],
+        {},
+        ["Standardize"],
+    ),
     "Mul and Add": (chain(("Mul", ["v"], {}), ("Add", ["s"], {})), {"v": V, "s": V}, ["Standardize", "Standardize"]),
     "Mul and Relu": (chain(("Mul", ["v"], {}), ("Relu", [], {})), {"v": V}, ["GroupedDense"]),
     "BatchNormalization": (

@@ -204,6 +204,14 @@ def arithmetic(reader, node):
         return x.scaled(a if node.op == "Mul" else 1 / a)
 
 
+def scaler(reader, node):
+    """(x - offset) * scale, of the operators for machine learning."""
+    x = reader.value(node, 0)
+    offset, scale = (node.attribute(name, "floats", default) for name, default in (("offset", [0]), ("scale", [1])))
+    mean, factor = (x.per_channel(np.array(numbers, x.dtype)) for numbers in (offset, scale))
+    return x.elementwise(mean=mean).scaled(factor)
+
+
 def activation(name, reader, node):
     return reader.value(node, 0).activated(name)
 
@@ -325,10 +333,10 @@ def image(x) -> tuple[int, int, int]:
 def _axes(reader, node) -> list[int]:
     axes = node.attribute("axes", "ints")
     if axes is None:
-        axes = reader.constant(node, 1)
-        axes = [] if axes is None else _one_axis(axes).tolist()
+        constant = reader.constant(node, 1)
+        axes = [] if constant is None or constant.dtype != np.int64 else _one_axis(constant).tolist()
     if not 0 < len(axes) <= MOST_AXES:
-        raise ValueError(f"axes: expected from 1 to {MOST_AXES} numbers of axes, got {len(axes)}")
+        raise ValueError(f"axes: expected from 1 to {MOST_AXES} whole numbers, got {len(axes)}")
     return axes
 
 
@@ -369,6 +377,7 @@ OPERATORS: dict[str, Callable] = {
     "Tanh": lambda reader, node: activation("tanh", reader, node),
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
+    "ai.onnx.ml.Scaler": scaler,
 }
 
 
