@@ -3,9 +3,9 @@
     make fuzz                   for 60 seconds
     make fuzz FILES=200000      that many files
 
-Files of networks of every layer, of runs and of the state of every rule are mutated, byte by byte and value by
-value, and read by `nn.load`, `Trainer.resume` and `Optimizer.load`; what was accepted then predicts, trains or
-steps. A failure is
+Files of networks of every layer, of runs and of the state of every rule, and ONNX models, are mutated, byte by byte
+and value by value, and read by `nn.load`, `Trainer.resume`, `Optimizer.load` and `nn.from_onnx`; what was accepted then
+predicts, trains or steps. A failure is
 
 - the end of the process, or a file that takes longer than PATIENCE (faulthandler says where),
 - an error of a reader, or of using what it accepted, that is neither ValueError nor OSError; FloatingPointError
@@ -32,9 +32,11 @@ import time
 import warnings
 from pathlib import Path
 
+import fuzz_onnx
 import numpy as np
 
 GUIDED = __name__ == "__main__" and importlib.util.find_spec("atheris") is not None
+ONNX = importlib.util.find_spec("onnx") is not None
 if GUIDED:
     import atheris
 
@@ -46,6 +48,7 @@ else:
 PATIENCE = 30  # seconds
 MOST_GROWTH = 16 * 2**20  # bytes
 WARM = 500  # files before memory is measured: what a process loads once is loaded then
+MOST_INPUT = 10**5  # numbers of a sample that a model is tried on
 MOST_MEMORY = 4 * 2**30  # bytes of addresses: an absurd allocation fails
 
 X = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
@@ -74,6 +77,22 @@ def every_layer():
 
 def network(dtype=np.float32):
     return fo.nn.Sequential(every_layer(), rng=0, dtype=dtype).calibrate(X)
+
+
+def of_images():
+    n = fo.nn
+    layers = [
+        n.Standardize(3),
+        n.Conv2d(3, 6, 3, padding=1, groups=3, activation="relu"),
+        n.MaxPool2d(3, 2, 1),
+        n.Residual([n.Conv2d(6, 6, (1, 2), padding="same", activation="silu"), n.BatchNorm(6)]),
+        n.Concat([[n.AvgPool2d(3, 1, 1)], [n.Conv2d(6, 2, 1, activation="gelu")], []]),
+        n.Flatten(),
+        n.Maxout(14 * 9, 4),
+        n.Dense(4, 3, "softmax"),
+    ]
+    net = n.Sequential(layers, rng=0, input_shape=(6, 5, 3))
+    return net.calibrate(np.random.default_rng(0).normal(size=(9, 6, 5, 3)))
 
 
 def small():
@@ -123,6 +142,18 @@ class Network:
 
     def state(self):
         return None
+
+
+class Model(Network):
+    """Reads networks from ONNX models, channels last or first."""
+
+    def __init__(self, net, **options):
+        self.save = lambda path: fo.nn.to_onnx(net, path, **options)
+
+    def attempt(self, path):
+        net = fo.nn.from_onnx(path)
+        if math.prod(net.input_shape) < MOST_INPUT:
+            net.predict(np.ones((2, *net.input_shape)))
 
 
 class State:
@@ -178,6 +209,11 @@ def targets():
     losses = ["cross_entropy", fo.nn.CrossEntropy(label_smoothing=0.1, class_weight=[1.0, 2.0, 3.0])]
     return [
         *map(Network, networks),
+        *(
+            [Model(network()), Model(of_images()), Model(of_images(), layout="channels_first", fold=True)]
+            if ONNX
+            else []
+        ),
         *map(State, rules()),
         *(Run(small, rule, losses[i % 2]) for i, rule in enumerate(rules())),
         Run(network, fo.optim.Adam),
@@ -336,10 +372,17 @@ def deepened(rng, content):
     return assembled(text, arrays)
 
 
+def is_model(content):
+    """Whether a file is an ONNX model: it begins with the number of its version, not with the length of a header."""
+    return content[:1] == b"\x08" and content[2:3] != b"\x00"
+
+
 def mutated(rng, content, other):
     """Another file; `other` is one to take parts of."""
     what = rng.random()
     try:
+        if what < 0.75 and is_model(content):
+            return fuzz_onnx.mutated(rng, content)
         if what < 0.55:
             document, arrays = dismantled(content)
             for _ in range(rng.choice([1, 1, 1, 2, 4])):

@@ -42,7 +42,13 @@ WRITTEN = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))
 PAGES = [p for p in WRITTEN if ">>>" in p.read_text()]
 
 
+NEEDS = {">>> import pandas": "pandas", "to_onnx(": "onnx"}  # what examples with these words need
+
+
 def run(text, name):
+    for words, module in NEEDS.items():
+        if words in text:
+            pytest.importorskip(module, reason=f"the example needs {module}")
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
     report = []
@@ -62,10 +68,7 @@ def test_an_example_on_a_page_prints_what_it_says(page):
     blocks = [block for block in blocks if ">>>" in block]
     if importlib.util.find_spec("torch") is None:  # blocks that need it name it, and no other block needs them
         blocks = [block for block in blocks if "torch" not in block]
-    examples = "\n".join(blocks)
-    if ">>> import pandas" in examples:
-        pytest.importorskip("pandas", reason="the page shows data frames: needs pandas")
-    run(examples, page.name)
+    run("\n".join(blocks), page.name)
 
 
 @pytest.mark.parametrize("name", OBJECTS)

@@ -115,6 +115,8 @@ TOPICS = (
     without_kernels("files", "files", sanitizer=True),
     without_kernels("earlier_files", "files"),
     without_kernels("torch_models"),
+    without_kernels("onnx", "onnx"),
+    without_kernels("onnx_operators", "onnx"),
     without_kernels("estimators", "estimators"),
     without_kernels("estimators_mlp", "estimators"),
     without_kernels("estimators_glm", "estimators"),

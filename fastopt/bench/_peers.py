@@ -8,7 +8,7 @@ import os
 from functools import cache
 
 import fastopt as fo
-from fastopt.bench._models import onnx_model
+from fastopt.nn.interchange.onnx_write import onnx_model
 
 
 def one_thread_jax():
@@ -35,14 +35,22 @@ def jax_on_one_cpu():
     return jax
 
 
+def onnx_bytes(net, n) -> bytes:
+    """The network as a model for n samples, images channels first."""
+    model = onnx_model(net, layout="channels_first")
+    for end in (*model.graph.input, *model.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_value = n
+    return model.SerializeToString()
+
+
 def onnx_session(net, x):
     """A call that runs the network on the samples x in ONNX Runtime, which packs the weights beforehand."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = fo.get_num_threads(), 1
-    session = onnxruntime.InferenceSession(onnx_model(net, len(x)), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"x": x})
+    session = onnxruntime.InferenceSession(onnx_bytes(net, len(x)), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"input": x})
 
 
 def openvino_request(net, x, channels_last=False):
@@ -54,7 +62,7 @@ def openvino_request(net, x, channels_last=False):
     from openvino.preprocess import PrePostProcessor
 
     core = openvino.Core()
-    model = core.read_model(onnx_model(net, len(x)))
+    model = core.read_model(onnx_bytes(net, len(x)))
     if channels_last:
         steps = PrePostProcessor(model)
         for end in (steps.input(), *([steps.output()] if len(net.output_shape) == 3 else [])):

@@ -4,6 +4,8 @@ from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.csv_logger import CSVLogger
 from fastopt.nn.interchange.from_torch import from_torch
+from fastopt.nn.interchange.onnx_read import from_onnx
+from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
     AvgPool2d,
     BatchNorm,
@@ -60,11 +62,13 @@ __all__ = [
     "Tuning",
     "Whiten",
     "condition_number",
+    "from_onnx",
     "from_torch",
     "gradient_noise",
     "load",
     "models",
     "read_metadata",
     "summary",
+    "to_onnx",
     "tune",
 ]
