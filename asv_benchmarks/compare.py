@@ -24,8 +24,6 @@ from typing import NamedTuple
 
 from builds import ROOT, build_of, commit_of
 
-sys.path.insert(0, str(ROOT))
-
 from fastopt import bench
 from fastopt.bench import _earlier
 from fastopt.nn.tuning import calls_for

@@ -47,6 +47,7 @@ def benchmark_of(topic):
         param_names = ["threads", "case"]
         unit = "seconds"
         version = VERSION
+        pretty_name = topic.__name__.rpartition(".")[2]
 
         def track_ours(self, threads, case):
             return seconds(cases[case], threads)["ours"]
@@ -59,10 +60,11 @@ def benchmark_of_kernel(name, kernel):
     from fastopt.bench.kernels import DTYPES
 
     class Kernel:
-        params = [THREADS, DTYPES, list(kernel.sizes)]
+        params = [THREADS, list(DTYPES), list(kernel.sizes)]
         param_names = ["threads", "dtype", kernel.unit]
         unit = "seconds"
         version = VERSION
+        pretty_name = name
 
         def track_seconds(self, threads, dtype, size):
             return seconds(kernel.case(size, dtype), threads)["ours"]
