@@ -139,7 +139,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="revision, or folder with a build")
     parser.add_argument("--tree", type=Path, default=ROOT, help="folder of the other build; this tree by default")
-    parser.add_argument("--bench", default=DEFAULT, metavar="REGEX", help="of topic and case; a small choice by default")
+    parser.add_argument("--bench", default=DEFAULT, metavar="REGEX", help="of topic and case; a few by default")
     parser.add_argument("--threads", nargs="+", type=int, default=[1], metavar="N", help="thread counts (default: 1)")
     args = parser.parse_args()
     asked = questions(args.bench, args.threads)

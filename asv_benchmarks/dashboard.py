@@ -23,7 +23,8 @@ from builds import ROOT, build_of, commit_of, git
 
 CONFIG = ROOT / "asv_benchmarks" / "asv.conf.json"
 PACKAGES = ROOT / "asv_benchmarks" / "node_modules"
-TURN = 100  # measurements, of one to two seconds each
+TURN = 100  # measurements
+EACH = 1.3  # seconds that one takes with its process, on the average
 QUICK = r"^kernels\..*'float32'|^train\.|^newton\.Cases.*logistic"
 FAILED = 2  # asv's exit status for benchmarks that failed
 
@@ -45,7 +46,11 @@ def measure(folders, pattern=None, machine=None, again=False) -> list[str]:
     combinations = selected(json.loads((results() / "benchmarks.json").read_text()), pattern)
     if not combinations:
         raise ValueError(f"--bench: expected a regular expression that matches a benchmark, got {pattern!r}")
-    failed = []
+    count, failed = sum(map(len, combinations.values())), []
+    minutes = count * len(folders) * EACH / 60
+    print(
+        f"{count} measurements at {len(folders)} commits, less those there are: some {minutes:.0f} minutes", flush=True
+    )
     for turn in turns(combinations):
         for commit, folder in folders.items():
             names = turn if again else missing(commit, {name: combinations[name] for name in turn}, machine)
@@ -207,3 +212,5 @@ if __name__ == "__main__":
         main()
     except ValueError as error:
         sys.exit(f"dashboard: {error}")
+    except KeyboardInterrupt:
+        sys.exit("dashboard: interrupted; what the turns before have measured is kept")

@@ -480,7 +480,7 @@ def test_asv_runs_every_kernel_at_its_smallest_size(name, asv, hasty):
 )
 def test_thread_counts_are_powers_of_two_and_all_that_are_granted(granted, counts, asv):
     assert asv("").thread_counts(granted) == counts
-    assert asv("").THREADS == asv("").thread_counts(fo.get_num_threads())
+    assert asv("").thread_counts(fo.get_num_threads()) == asv("").THREADS
 
 
 def test_asv_tracks_the_limits_and_how_near_kernels_come(asv, hasty, monkeypatch):
@@ -488,7 +488,9 @@ def test_asv_tracks_the_limits_and_how_near_kernels_come(asv, hasty, monkeypatch
     assert module.Limits().track_fma(1) > 0
     assert module.Read().track_read(1, 1) > 0
     assert set(module.Kernels.params[1]) == set(kernels.KERNELS) - {"NewtonCG", "glm"}
-    assert all(_measure.floor(case, {"fma": 1e11, 1: 1e10}) > 0 for case in map(module.LARGEST.get, module.Kernels.params[1]))
+    assert all(
+        _measure.floor(case, {"fma": 1e11, 1: 1e10}) > 0 for case in map(module.LARGEST.get, module.Kernels.params[1])
+    )
     assert module.Kernels().track_share(1, "conv2d") > 0
     monkeypatch.setattr(module, "floor", lambda case, best: 0.0)
     with pytest.raises(ValueError, match="^conv2d: no limit is known of conv2d, 128 channels, float32"):

@@ -85,6 +85,60 @@ def test_turns_hold_some_hundred_measurements_and_every_benchmark_once(sizes):
     assert all(len(group) == 1 or sum(len(combinations[n]) for n in group) <= dashboard.TURN for group in groups)
 
 
+@pytest.fixture
+def fake_asv(monkeypatch, tmp_path):
+    """Runs of asv that end as `statuses` says; the turns that were asked for, as (commit, benchmarks)."""
+    asked, statuses = [], {}
+    listed = {f"b{i}.track": {"params": [list(map(str, range(60)))]} for i in range(3)}
+    (tmp_path / "benchmarks.json").write_text(json.dumps(listed))
+
+    def asv(command, *words, folder=None, **_):
+        if "--set-commit-hash" not in words:
+            return 0
+        commit, pattern = words[1], words[3]
+        (name,) = (name for name in listed if re.search(pattern, f"{name}(1)"))
+        asked.append((commit, folder, name))
+        found = statuses.get((commit, name), 0)
+        if isinstance(found, type):
+            raise found
+        return found
+
+    monkeypatch.setattr(dashboard, "asv", asv)
+    monkeypatch.setattr(dashboard, "results", lambda: tmp_path)
+    monkeypatch.setattr(dashboard, "missing", lambda commit, combinations, machine: list(combinations))
+    return asked, statuses
+
+
+FOLDERS = {"new": "folder of new", "old": "folder of old"}
+TURNS = [(commit, folder, f"b{i}.track") for i in range(3) for commit, folder in FOLDERS.items()]
+
+
+def test_a_turn_goes_over_all_commits_before_the_next_and_failures_lose_only_themselves(fake_asv, capsys):
+    asked, statuses = fake_asv
+    statuses[("old", "b0.track")] = dashboard.FAILED
+    assert dashboard.measure(FOLDERS) == ["old"]
+    assert asked == TURNS
+    assert "180 measurements at 2 commits" in capsys.readouterr().out
+
+
+def test_what_asv_cannot_run_is_an_error_and_an_interruption_ends_the_turns(fake_asv):
+    asked, statuses = fake_asv
+    statuses[("new", "b1.track")] = 1
+    with pytest.raises(ValueError, match=r"^asv: expected it to run b1.track at new, see above"):
+        dashboard.measure(FOLDERS)
+    statuses[("new", "b1.track")] = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        dashboard.measure(FOLDERS)
+    assert asked == 2 * TURNS[:3]
+
+
+def test_a_regular_expression_that_matches_no_benchmark_is_an_error(fake_asv):
+    with pytest.raises(
+        ValueError, match=r"^--bench: expected a regular expression that matches a benchmark, got 'tea'"
+    ):
+        dashboard.measure(FOLDERS, "tea")
+
+
 def test_commits_are_the_last_ones_or_evenly_taken_of_a_range(monkeypatch):
     monkeypatch.setattr(dashboard, "git", lambda *words: "\n".join("abcdefghi"))
     assert dashboard.commits(3) == ["a", "b", "c"]
@@ -167,7 +221,7 @@ class Refusing:
 
 
 def test_a_comparison_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match="^--bench: expected a regular expression that matches a case, got 'no such'"):
+    with pytest.raises(ValueError, match=r"^--bench: expected a regular expression that matches a case, got 'no such'"):
         compare.questions("no such", [1])
 
 

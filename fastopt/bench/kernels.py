@@ -197,7 +197,9 @@ def optimizer(name) -> Kernel:
             return lambda: made.step([grad])
 
         moved = n * (1 + 2 * REWRITTEN.get(name, 3))
-        return Case(title(name, n, "parameters", dtype), randoms((n,), (n,), dtype=dtype), ours, moved=moved, dtype=dtype)
+        return Case(
+            title(name, n, "parameters", dtype), randoms((n,), (n,), dtype=dtype), ours, moved=moved, dtype=dtype
+        )
 
     return Kernel("parameters", ELEMENTS, case)
 
