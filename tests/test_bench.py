@@ -493,7 +493,7 @@ def test_asv_tracks_the_limits_and_how_near_kernels_come(asv, hasty, monkeypatch
     )
     assert module.Kernels().track_share(1, "conv2d") > 0
     monkeypatch.setattr(module, "floor", lambda case, best: 0.0)
-    with pytest.raises(ValueError, match="^conv2d: no limit is known of conv2d, 128 channels, float32"):
+    with pytest.raises(ValueError, match=r"^conv2d: no limit is known of conv2d, 128 channels, float32"):
         module.Kernels().track_share(1, "conv2d")
 
 
