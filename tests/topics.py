@@ -129,6 +129,7 @@ TOPICS = (
     without_kernels("cli_compress", "cli"),
     without_kernels("limits", "performance", MACHINE),
     without_kernels("bench", "performance", MACHINE),
+    without_kernels("dashboard", "dashboard", MACHINE),
     # ---------------------------------------------------------------- around the process
     without_kernels("threads", "threads", PROCESS),
     without_kernels("parallel", "parallel", PROCESS),

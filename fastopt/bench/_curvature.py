@@ -107,11 +107,11 @@ def public_product_case(widths, n, dtype) -> Case:
     return Case(what, direction(widths, n, dtype), ours, dtype=dtype)
 
 
-def newton_cg_case(widths, n) -> Case:
+def newton_cg_case(widths, n, dtype="float32") -> Case:
     """The first step of optim.NewtonCG, from the same parameters every time."""
 
     def ours(x, y):
-        net = our_net(widths)
+        net = our_net(widths, dtype=dtype)
         start = [p.copy() for p in net.parameters()]
 
         def call():
@@ -122,4 +122,4 @@ def newton_cg_case(widths, n) -> Case:
 
         return call
 
-    return Case(f"NewtonCG step {title(widths)}, batch {n}, float32", batch(widths, n), ours)
+    return Case(f"NewtonCG step {title(widths)}, batch {n}, {dtype}", batch(widths, n, dtype), ours, dtype=dtype)
