@@ -48,7 +48,7 @@ html_theme_options = {
     "footer_end": [],
     "header_links_before_dropdown": 6,
 }
-html_sidebars = {page: [] for page in ("index", "install", "quick_start", "embedding", "design")}
+html_sidebars = {page: [] for page in ("index", "install", "quick_start", "reliability", "design")}
 
 
 def skip_members_of_scikit_learn(app, what, name, member, skip, options):
