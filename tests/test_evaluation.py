@@ -99,8 +99,16 @@ def test_weights_go_to_functions_that_take_them_and_others_are_refused():
     mae = sklearn_metrics.mean_absolute_error
     found = net.evaluate(X, VALUES, "mse", sample_weight=WEIGHTS, metrics=mae)["mean_absolute_error"]
     assert found == pytest.approx(mae(VALUES, net.predict(X), sample_weight=WEIGHTS), rel=1e-12)
-    with pytest.raises(ValueError, match=r"^metrics: expected most to take sample_weight=, for rows have weights"):
-        net.evaluate(X, VALUES, "mse", sample_weight=WEIGHTS, metrics={"most": lambda y, y_pred: 1.0})
+    trainer, held = nn.Trainer(net, "mse", "sgd"), (X, VALUES, WEIGHTS)
+    most = {"metrics": {"most": lambda y, y_pred: 1.0}}
+    for call in (
+        lambda: net.evaluate(X, VALUES, "mse", sample_weight=WEIGHTS, **most),
+        lambda: trainer.fit(X, VALUES, sample_weight=WEIGHTS, **most),
+        lambda: trainer.fit([(X, VALUES)], validation=held, **most),
+    ):
+        with pytest.raises(ValueError, match=r"^metrics: expected most to take sample_weight=, for rows have weights"):
+            call()
+    assert trainer.compiled_training.batches == 0
 
 
 REFUSED = {

@@ -21,13 +21,15 @@ OF_CLASSES = ("accuracy", "zero_one_loss")
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
 
 
-def metrics_of(metrics, loss, n_out) -> dict[str, Metric]:
+def metrics_of(metrics, loss, n_out, weighted) -> dict[str, Metric]:
     """Metrics by name, of a name, a function, several of these, or a dict of them; None are none.
+
+    `n_out` is the number of outputs, `weighted` whether rows have weights.
 
     Raises
     ------
     TypeError, ValueError
-        No such metric, one that does not fit the loss or the number of outputs, or two of one name.
+        No such metric, one that does not fit the loss, the outputs or the weights, or two of one name.
     """
     if metrics is None:
         return {}
@@ -46,9 +48,18 @@ def metrics_of(metrics, loss, n_out) -> dict[str, Metric]:
         if isinstance(metric, str):
             found[name] = _by_name(metric, loss, n_out)
         elif callable(metric):
-            found[name] = _of_caller(name, metric)
+            found[name] = _of_caller(name, metric, weighted)
         else:
             raise TypeError(f"metrics: expected names or functions of (y, y_pred), got {metric!r}")
+    return found
+
+
+def metrics_of_fit(metrics, loss, n_out, rows, validation) -> dict[str, Metric]:
+    """`metrics_of` for training, of which rows and validation data have been checked; None is what there is not."""
+    measured = [data for data in (rows, validation) if data is not None]
+    found = metrics_of(metrics, loss, n_out, any(weights is not None for *_, weights in measured))
+    if found and not measured:
+        raise ValueError("metrics: expected validation data with an iterable of batches, got none")
     return found
 
 
@@ -76,7 +87,7 @@ def _by_name(name, loss, n_out) -> Metric:
 
     def of_classes(y, y_pred, weight):
         if n_out == 1:
-            return function(y.reshape(-1), y_pred.reshape(-1) > 0, sample_weight=weight)
+            return function(y, y_pred > 0, sample_weight=weight)
         if y.ndim == 2:  # probabilities: the most probable class
             return function(y.argmax(axis=1), y_pred, sample_weight=weight)
         counted = (y != ignored_label(loss)) * (1.0 if weight is None else weight)
@@ -85,19 +96,14 @@ def _by_name(name, loss, n_out) -> Metric:
     return of_classes
 
 
-def _of_caller(name, function) -> Metric:
-    """A metric that is a function of the caller, which gets weights as ``sample_weight=`` if it takes them."""
-    try:
-        takes_weights = "sample_weight" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # of a built-in function
-        takes_weights = False
+def _of_caller(name, function, weighted) -> Metric:
+    """A metric that is a function of the caller, which gets weights as ``sample_weight=``."""
+    if weighted and not _takes_weights(function):
+        raise ValueError(
+            f"metrics: expected {name} to take sample_weight=, for rows have weights; give it that parameter"
+        )
 
     def of_caller(y, y_pred, weight):
-        if weight is not None and not takes_weights:
-            raise ValueError(
-                f"metrics: expected {name} to take sample_weight=, for rows have weights; give it the parameter, used "
-                "or not"
-            )
         value = function(y, y_pred) if weight is None else function(y, y_pred, sample_weight=weight)
         try:
             return float(value)
@@ -105,6 +111,14 @@ def _of_caller(name, function) -> Metric:
             raise TypeError(f"metrics: expected {name} to return a number, got {type(value).__name__}") from None
 
     return of_caller
+
+
+def _takes_weights(function) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of a built-in function
+        return False
+    return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def scores(metrics, y, y_pred, weight) -> dict[str, float]:

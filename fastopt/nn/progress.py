@@ -15,7 +15,8 @@ class History(dict):
     Attributes
     ----------
     lr : list of float
-        Learning rate of each epoch's last update, of the first parameter group.
+        Learning rate of each epoch's last update, of the first parameter group. With `parallel.ParameterServer` only
+        rank 0 knows the number of the update, by which schedules go.
     seconds : list of float
         Wall time of each epoch with its validation, without what callbacks do after it. An epoch that was interrupted
         took the time of all its parts, also where a file lies between them.

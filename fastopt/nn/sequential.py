@@ -270,7 +270,7 @@ class Sequential(Derivatives, Fixed):
         5.0
         """
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
-        metrics = metrics_of(metrics, loss, self.out_features)
+        metrics = metrics_of(metrics, loss, self.out_features, sample_weight is not None)
         return evaluated(loss, self._program.predict(X), y, sample_weight, metrics)
 
     def fold(self) -> "Sequential":

@@ -22,7 +22,7 @@ from fastopt.nn.alone import Alone
 from fastopt.nn.callable_loss import stepper_of
 from fastopt.nn.early_stopping import BestEpoch, Stopping
 from fastopt.nn.epochs import batches_epoch, rows_epoch
-from fastopt.nn.evaluation import metrics_of
+from fastopt.nn.evaluation import metrics_of_fit
 from fastopt.nn.fitting import Fit
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History, ProgressBar, Stopwatch, warn_of_waiting_gradients
@@ -279,9 +279,6 @@ class Trainer:
         """
         self._require_current()
         callbacks, rows = fit_data.checked_callbacks(callbacks), None
-        metrics = metrics_of(metrics, self.loss, self.net.out_features)
-        if metrics and y is None and validation is None:
-            raise ValueError("metrics: expected validation data with an iterable of batches, got none")
         epochs, batch_size, patience = fit_data.checked_numbers(epochs, batch_size, patience, validation)
         with self._alone():
             if y is None:
@@ -293,6 +290,8 @@ class Trainer:
                 fit_data.require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
                 validation = fit_data.checked_validation(self._training, self.loss, validation, check_finite)
+            if metrics is not None:
+                metrics = metrics_of_fit(metrics, self.loss, self.net.out_features, rows, validation)
             self.optimizer.require_idle()
             self._prepare()
             bar = ProgressBar(progress, epochs)

@@ -182,7 +182,7 @@ class DataParallel:
         Returns
         -------
         History
-            The same on all ranks.
+            The same on all ranks, but for its seconds.
 
         Raises
         ------
@@ -291,7 +291,7 @@ class DataParallel:
         """
         with self._together("evaluate"):
             loss = self.trainer.loss
-            metrics = metrics_of(metrics, loss, self.trainer.net.out_features)
+            metrics = metrics_of(metrics, loss, self.trainer.net.out_features, sample_weight is not None)
             return evaluated(loss, self.predict(X), y, sample_weight, metrics)
 
     def gather(self):

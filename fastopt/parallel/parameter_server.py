@@ -172,8 +172,8 @@ class ParameterServer:
         Returns
         -------
         History
-            The same on all ranks. Its attribute `staleness` counts gradients by how many updates came between their
-            parameters and them: ``{0: 120, 1: 31}``.
+            The same on all ranks, but for its `lr` and `seconds`. Its attribute `staleness` counts gradients by how
+            many updates came between their parameters and them: ``{0: 120, 1: 31}``.
 
         Raises
         ------
