@@ -14,6 +14,7 @@ from test_newton_hvp import assert_close, differenced, direction
 
 import fastopt as fo
 from fastopt.nn.files import arrays_of
+from fastopt.parallel.data_parallel import require_whole_steps
 
 RTOL = 2e-7
 
@@ -416,3 +417,24 @@ def test_differences_of_gradients_are_found_where_nothing_is_frozen():
     net, (x, y) = net_of(), data()
     v = direction(net)
     assert_close(net.hvp(x, y, v), differenced(net, x, y, v, "cross_entropy"), RTOL)
+
+
+def test_ranks_refuse_frozen_layers_and_losses_that_are_callables():
+    net = net_of((0,))
+    with pytest.raises(ValueError, match=r"^trainer: expected layers that are all trainable, .* got Dense\("):
+        require_whole_steps(fo.nn.Trainer(net, "mse", "sgd"))
+    net.layers[0].trainable = True
+    require_whole_steps(fo.nn.Trainer(net, "mse", "sgd"))
+    with pytest.raises(ValueError, match=r"^loss: expected one that is compiled, for ranks step together"):
+        require_whole_steps(fo.nn.Trainer(net, squared, "sgd"))
+
+
+def test_what_is_frozen_while_ranks_train_together_is_refused():
+    x, y = data()
+    net = net_of()
+    trainer = fo.nn.Trainer(net, "cross_entropy", "sgd")
+    with trainer.stepping(trainer.compiled_training, net.predict):
+        net.layers[0].trainable = False
+        with pytest.raises(RuntimeError, match=r"^trainable: expected to stay while ranks train together"):
+            trainer.fit(x, y)
+    trainer.fit(x, y)

@@ -596,3 +596,21 @@ def test_threads_share_a_network_for_gradients():
     for one in found:
         for a, b in zip(one, want, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_callable_goes_with_metrics_and_callbacks_after_each_batch():
+    x, y, _ = problem()
+    told = []
+
+    class Notes:
+        def on_batch_end(self, trainer, epoch, batch, loss):
+            told.append((epoch, batch, loss))
+
+    def largest(y, y_pred):
+        return np.abs(y - y_pred).max()
+
+    history = fo.nn.Trainer(regression_net(), squared, "adam").fit(
+        x, y, epochs=2, batch_size=12, validation=(x, y), metrics=largest, callbacks=Notes()
+    )
+    assert len(history["val_largest"]) == 2
+    assert [batch for _, batch, _ in told] == [1, 2, 3, 4]

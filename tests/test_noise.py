@@ -4,6 +4,9 @@ Pass criterion: equal to the sample variance of gradients by NumPy, to ROUNDING;
 have a known covariance, within three standard errors of the estimate.
 """
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_hooks import squared
@@ -100,3 +103,11 @@ def test_what_does_not_fit_is_refused(batch, options, message):
     options = {"y": y, **options}
     with pytest.raises(ValueError, match=message):
         fo.nn.gradient_noise(net, x, options.pop("y"), batch, "mse", **options)
+
+
+def test_the_script_that_compares_batch_sizes_prints_a_line_for_each():
+    pytest.importorskip("sklearn", reason="the script reads the digits of scikit-learn, which is not installed")
+    script = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "batch_sizes.py"))
+    lines = script["main"](epochs=1).splitlines()
+    assert [int(line.split()[0]) for line in lines[1:-1]] == list(script["BATCHES"])
+    assert lines[-1].startswith("signal equals noise at a batch of ")

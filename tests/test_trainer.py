@@ -1205,7 +1205,7 @@ def test_a_step_in_parts_can_be_given_up_at_an_interim_point():
         step.give_up()
     np.testing.assert_equal(trainer.net.parameters(), before)
     with pytest.raises(ValueError, match="training: expected one with an optimizer's update, got one without"):
-        core.PartedStep(trainer.net.bind("mse", None, 1))
+        core.PartedStep(trainer.net.bind("mse", None, 1)).update(1.0)
 
 
 class Reader:

@@ -1,7 +1,7 @@
 """A loss from a callable, ``loss(y_pred, y) -> (value, grad)``: what runs between two calls of the compiled program.
 
-- Forward, then the callable in Python, then backward and the update: the same entries as in a compiled step, in two
-  calls of the program instead of one, so each step costs the callable and a few microseconds more.
+- Forward, then the callable in Python, then backward and the update: the same entries as in a compiled step, in
+  several calls of the program instead of one, with the checks and copies of Python between them.
 - The callable gets copies, so nothing that it keeps or writes to is the program's. What it raises leaves parameters,
   optimizer and running averages as they were.
 """

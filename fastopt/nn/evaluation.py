@@ -54,6 +54,15 @@ def metrics_of(metrics, loss, n_out, weighted) -> dict[str, Metric]:
     return found
 
 
+def metrics_of_fit(metrics, loss, n_out, rows, validation) -> dict[str, Metric]:
+    """`metrics_of` for training, of which rows and validation data have been checked; None is what there is not."""
+    measured = [data for data in (rows, validation) if data is not None]
+    found = metrics_of(metrics, loss, n_out, any(weights is not None for *_, weights in measured))
+    if found and not measured:
+        raise ValueError("metrics: expected validation data with an iterable of batches, got none")
+    return found
+
+
 def _name(metric):
     return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 

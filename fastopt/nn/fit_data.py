@@ -101,9 +101,11 @@ class Callbacks(NamedTuple):
 
 def checked_callbacks(callbacks, after_batch=True) -> Callbacks:
     """One callback or several; with `after_batch` false, none that is to be called after each batch."""
-    one = callable(callbacks) or _methods(callbacks) or not isinstance(callbacks, Iterable)
+    if not isinstance(callbacks, list | tuple):
+        one = callable(callbacks) or _methods(callbacks) or not isinstance(callbacks, Iterable)
+        callbacks = [callbacks] if one else callbacks
     found = Callbacks([], [])
-    for callback in [callbacks] if one else callbacks:
+    for callback in callbacks:
         methods = _methods(callback)
         if "on_batch_end" in methods and not after_batch:
             raise ValueError(

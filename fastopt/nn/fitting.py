@@ -15,7 +15,8 @@ class Fit:
     """One call of `Trainer.fit`, whose data and options have been checked.
 
     `stopping` and `watch` are the Trainer's, which keep what an interrupt leaves of an epoch; `arrays` gives the arrays
-    of its network, `predict` what that predicts. `metrics` are taken of `training` rows, unless None, and `validation`.
+    of its network, `predict` what that predicts. `metrics`, unless None, are taken of the rows of `training` and
+    `validation`, unless None.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Fit:
         if self.metrics and self.training is not None:
             measured = measured_on(self.predict, loss, self.training, self.metrics) | measured
         if self.validation is not None:
-            metrics = with_accuracy(self.metrics, loss, self.validation, self.trainer.net.out_features)
+            metrics = with_accuracy(self.metrics or {}, loss, self.validation, self.trainer.net.out_features)
             found = measured_on(self.predict, loss, self.validation, metrics)
             measured |= {f"val_{name}": value for name, value in found.items()}
         return measured
@@ -71,7 +72,8 @@ class Fit:
         schedules = optimizer.plateaus()
         states = [dict(vars(schedule)) for schedule in schedules]
         try:
-            optimizer.measured(measured["val_loss" if self.validation is not None else "loss"])
+            if schedules:
+                optimizer.measured(measured["val_loss" if self.validation is not None else "loss"])
             if self.patience is not None:
                 stopping.best = best
             run.end_epoch()

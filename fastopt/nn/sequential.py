@@ -51,8 +51,8 @@ class Sequential(Derivatives, Fixed):
     input_shape, output_shape : tuple of int
         Of one sample, before the first layer and after the last.
     draws : int
-        Calls of `value_and_grad` so far, by which its `Dropout` layers draw. Set it back to
-        drop the same elements again.
+        Calls of `value_and_grad`, and of `backward` in training mode, so far, by which its `Dropout` layers draw. Set
+        it back to drop the same elements again.
     metadata : dict
         What a model file says besides, as JSON values: names of columns, labels of classes, a version. Written by
         `save`, read by `load`.

@@ -22,7 +22,7 @@ from fastopt.nn.alone import Alone
 from fastopt.nn.callable_loss import stepper_of
 from fastopt.nn.early_stopping import BestEpoch, Stopping
 from fastopt.nn.epochs import batches_epoch, rows_epoch
-from fastopt.nn.evaluation import metrics_of
+from fastopt.nn.evaluation import metrics_of_fit
 from fastopt.nn.fitting import Fit
 from fastopt.nn.layers import Layer
 from fastopt.nn.progress import History, ProgressBar, Stopwatch, warn_of_waiting_gradients
@@ -290,11 +290,8 @@ class Trainer:
                 fit_data.require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
                 validation = fit_data.checked_validation(self._training, self.loss, validation, check_finite)
-            measured = [data for data in (rows, validation) if data is not None]
-            weighted = any(weights is not None for *_, weights in measured)
-            metrics = metrics_of(metrics, self.loss, self.net.out_features, weighted)
-            if metrics and not measured:
-                raise ValueError("metrics: expected validation data with an iterable of batches, got none")
+            if metrics is not None:
+                metrics = metrics_of_fit(metrics, self.loss, self.net.out_features, rows, validation)
             self.optimizer.require_idle()
             self._prepare()
             bar = ProgressBar(progress, epochs)
