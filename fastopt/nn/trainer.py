@@ -201,8 +201,8 @@ class Trainer:
             are given, the network holds the parameters of the best epoch at the end, also after an exception.
         metrics : str, callable, list or dict of these, optional
             What to measure besides the loss after every epoch, see `Sequential.evaluate`: under its name of the rows in
-            X, in inference mode, for which they are predicted once more; with "val_" before it of `validation`. Those
-            of an iterable of batches are not measured.
+            X, in inference mode, for which they are predicted once more; with ``val_`` before it of `validation`.
+            Those of an iterable of batches are not measured.
         sample_weight : array_like, shape (n,), optional
             Weights of the samples in X.
         shuffle : bool
