@@ -248,8 +248,8 @@ class Trainer:
         X, and y of mse, mae and huber, are read where they lie, in each epoch: leave them alone, or what is learned
         changes with them. Classes, probabilities and weights are copied.
 
-        Where a callback has ``on_batch_end``, each batch is a call of its own, which costs some microseconds; else the
-        compiled code makes many steps in a row. The steps have the same bits.
+        Where a callback has ``on_batch_end``, each batch is a call of its own, which is slower; else the compiled code
+        makes many steps in a row. The steps have the same bits.
 
         After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
