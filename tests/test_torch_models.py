@@ -121,7 +121,11 @@ REFUSED = {
         None,
         "0: expected parameters weight and bias, got weight_g; remove what makes them",
     ),
-    "padding of other numbers": ([conv(padding_mode="reflect")], IMAGE, r"0 \(Conv2d\): conv: expected padding_mode"),
+    "padding of other numbers": (
+        [conv(padding_mode="reflect")],
+        IMAGE,
+        r"0 \(Conv2d\): expected padding_mode 'zeros', got 'ref",
+    ),
     "an image without a shape": ([conv()], None, r"input_shape: expected \(height, width, channels\), .*0 \(Conv2d\)"),
     "no width at all": ([stand_in("Flatten")], None, "input_shape: expected the shape of a sample"),
     "a shape channels first": ([conv()], (3, 6, 5), r"0 \(Conv2d\): expected 3 channels, the last of"),
