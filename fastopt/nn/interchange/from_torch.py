@@ -251,9 +251,9 @@ class Here:
     after: list[str]
     dtype: np.dtype
 
-    def columns(self):
-        """Where each number of our vector stands in torch's; all in their order where that is the same."""
-        return slice(None) if self.image is None else channels_last_columns(*self.image)
+    def ours(self, array):
+        """An array whose last axis is along torch's vector, along ours."""
+        return array if self.image is None else np.take(array, channels_last_columns(*self.image), axis=-1)
 
     def turned(self) -> bool:
         """Whether the order of the numbers of an image matters: it has several pixels and several channels."""
@@ -324,7 +324,7 @@ def _holding(layer, here, **arrays) -> list:
 
 
 def _linear(module, activation, here):
-    weight, bias = _array(module, "weight")[:, here.columns()], _array(module, "bias")
+    weight, bias = here.ours(_array(module, "weight")), _array(module, "bias")
     layer = ours.Dense(module.in_features, module.out_features, activation, bias is not None)
     return _holding(layer, here, weight=weight, bias=bias)
 
@@ -336,7 +336,7 @@ def _grouped_linear(module, activation, here):
 
 
 def _maxout(module, activation, here):
-    weight, bias = _array(module, "weight")[:, here.columns()], _array(module, "bias")
+    weight, bias = here.ours(_array(module, "weight")), _array(module, "bias")
     layer = ours.Maxout(module.in_features, module.out_features, module.pieces, bias is not None)
     return _holding(layer, here, weight=weight, bias=bias)
 
@@ -362,7 +362,7 @@ def _batch_norm(module, activation, here):
     layer = ours.BatchNorm(module.num_features, module.eps, module.momentum, activation, affine)
     names = {"running_mean": "running_mean", "running_var": "running_var"}
     names |= {"gamma": "weight", "beta": "bias"} if affine else {}
-    return _holding(layer, here, **{mine: _array(module, name)[here.columns()] for mine, name in names.items()})
+    return _holding(layer, here, **{mine: here.ours(_array(module, name)) for mine, name in names.items()})
 
 
 def _max_pool2d(module, activation, here):
