@@ -530,7 +530,7 @@ CHAINS = {
     "Flatten of what comes": lambda nn: (nn.Sequential(nn.Flatten(), nn.Linear(90, 2)), (3, 5, 6)),
     "Flatten at the end": lambda nn: (nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.BatchNorm1d(80)), (3, 5, 6)),
     "Flatten of one pixel": lambda nn: (nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(4, 2)), (3, 5, 5)),
-    "the average of all": lambda nn: (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), (3, 5, 6)),
+    "the average of all": lambda nn: (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1, 3), nn.Linear(3, 2)), (3, 5, 6)),
     "the average of all as an image": lambda nn: (
         nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Dropout(0.1), nn.Conv2d(3, 2, 1), nn.Flatten()),
         (3, 5, 6),
