@@ -108,6 +108,12 @@ def as_metadata(metadata) -> dict:
     return copy
 
 
+def metadata_entry(metadata) -> dict:
+    """What the document of a file holds for checked metadata: nothing where there is none."""
+    metadata = as_metadata(metadata)
+    return {"metadata": metadata} if metadata else {}
+
+
 def _names(value):
     """The names in JSON values, at any depth; of those that are not text JSON would make text."""
     if isinstance(value, dict):

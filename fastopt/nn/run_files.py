@@ -40,9 +40,8 @@ def write_run(path, trainer, progress, seconds, left, write) -> None:
 
 
 def _description(trainer) -> dict:
-    metadata = files.as_metadata(trainer.net.metadata)
     return {
-        **({"metadata": metadata} if metadata else {}),
+        **files.metadata_entry(trainer.net.metadata),
         "kind": "trainer",
         **trainer.net.describe(),
         "rule": type(trainer.optimizer).__name__,

@@ -439,11 +439,8 @@ class Sequential(Derivatives, Fixed):
         TypeError, ValueError
             Metadata that JSON cannot hold, or more than 25 million characters of it.
         """
-        document = {"kind": "network", **self.describe()}
-        metadata = files.as_metadata(self.metadata if metadata is None else metadata)
-        if metadata:
-            document["metadata"] = metadata
-        write(path, files.stored_arrays(self), document)
+        metadata = files.metadata_entry(self.metadata if metadata is None else metadata)
+        write(path, files.stored_arrays(self), {"kind": "network", **metadata, **self.describe()})
 
     def describe(self) -> dict:
         """What files say of the network besides its arrays, as JSON values; `input_shape` only where it was given."""

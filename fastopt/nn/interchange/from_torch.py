@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from fastopt._arrays import as_array
+from fastopt._arrays import aligned_zeros, as_array
 from fastopt.nn import layers as ours
 from fastopt.nn.interchange.flattening import channels_last_columns
 from fastopt.nn.layers import chain
-from fastopt.nn.layers.dense import bias_of
 from fastopt.nn.sequential import Sequential, assembled
 
 THEIRS = "torch.nn.modules."  # where the classes are that are known by name
@@ -252,9 +251,9 @@ class Here:
     after: list[str]
     dtype: np.dtype
 
-    def columns(self):
-        """Where each number of our vector stands in torch's; all in their order where that is the same."""
-        return slice(None) if self.image is None else channels_last_columns(*self.image)
+    def ours(self, array):
+        """An array whose last axis is along torch's vector, along ours."""
+        return array if self.image is None else np.take(array, channels_last_columns(*self.image), axis=-1)
 
     def turned(self) -> bool:
         """Whether the order of the numbers of an image matters: it has several pixels and several channels."""
@@ -305,32 +304,53 @@ def _activation(step, rank) -> str:
     return ACTIVATIONS[step.kind]
 
 
-def _array(name, tensor):
-    return as_array(name, tensor.detach())
+def _array(module, name):
+    """A parameter or buffer; None where the module has none of this name."""
+    tensor = getattr(module, name)
+    return None if tensor is None else as_array(name, tensor.detach())
+
+
+def _holding(layer, here, **arrays) -> list:
+    """The layer with copies of the arrays for its own, so that none is drawn at random."""
+    own = {}
+    for name, spec in layer.array_specs(here.dtype).items():
+        if arrays[name].shape != spec.shape:
+            raise ValueError(f"{name}: expected shape {spec.shape}, got {arrays[name].shape}")
+        own[name] = aligned_zeros(spec.shape, spec.dtype)
+        own[name][...] = arrays[name]
+    layer.require_valid(own)
+    layer.adopt(own)
+    return [layer]
 
 
 def _linear(module, activation, here):
-    return [ours.Dense.from_torch(module, activation, image_shape=here.image)]
+    weight, bias = here.ours(_array(module, "weight")), _array(module, "bias")
+    layer = ours.Dense(module.in_features, module.out_features, activation, bias is not None)
+    return _holding(layer, here, weight=weight, bias=bias)
+
+
+def _grouped_linear(module, activation, here):
+    weight, bias = _array(module, "weight"), _array(module, "bias")
+    layer = ours.GroupedDense(module.in_features, module.out_features, module.groups, activation, bias is not None)
+    return _holding(layer, here, weight=weight, bias=bias)
+
+
+def _maxout(module, activation, here):
+    weight, bias = here.ours(_array(module, "weight")), _array(module, "bias")
+    layer = ours.Maxout(module.in_features, module.out_features, module.pieces, bias is not None)
+    return _holding(layer, here, weight=weight, bias=bias)
 
 
 def _conv2d(module, activation, here):
     if module.in_channels == here.shape[0] != here.shape[2]:
         turned = "turn what comes, and input_shape, to (height, width, channels)"
         raise ValueError(f"expected {module.in_channels} channels, the last of {here.shape}; {turned}")
-    return [ours.Conv2d.from_torch(module, activation)]
-
-
-def _grouped_linear(module, activation, here):
-    bias = module.bias is not None
-    layer = ours.GroupedDense(module.in_features, module.out_features, module.groups, activation, bias)
-    layer.start_with(weight=_array("weight", module.weight), **bias_of(module))
-    return [layer]
-
-
-def _maxout(module, activation, here):
-    layer = ours.Maxout(module.in_features, module.out_features, module.pieces, module.bias is not None)
-    layer.start_with(weight=_array("weight", module.weight)[:, here.columns()], **bias_of(module))
-    return [layer]
+    if module.padding_mode != "zeros":
+        raise ValueError(f"expected padding_mode 'zeros', got {module.padding_mode!r}")
+    weight, bias = np.moveaxis(_array(module, "weight"), 1, -1), _array(module, "bias")
+    options = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")}
+    options |= {"bias": bias is not None, "activation": activation}
+    return _holding(ours.Conv2d(module.in_channels, module.out_channels, **options), here, weight=weight, bias=bias)
 
 
 def _batch_norm(module, activation, here):
@@ -340,12 +360,9 @@ def _batch_norm(module, activation, here):
         raise ValueError("expected weight and bias, or neither (affine=False), got a weight alone")
     affine = module.weight is not None
     layer = ours.BatchNorm(module.num_features, module.eps, module.momentum, activation, affine)
-    tensors = {"running_mean": module.running_mean, "running_var": module.running_var}
-    tensors |= {"gamma": module.weight, "beta": module.bias} if affine else {}
-    arrays = {name: _array(name, tensor)[here.columns()] for name, tensor in tensors.items()}
-    layer.require_valid(arrays)
-    layer.start_with(**arrays)
-    return [layer]
+    names = {"running_mean": "running_mean", "running_var": "running_var"}
+    names |= {"gamma": "weight", "beta": "bias"} if affine else {}
+    return _holding(layer, here, **{mine: here.ours(_array(module, name)) for mine, name in names.items()})
 
 
 def _max_pool2d(module, activation, here):
@@ -389,20 +406,16 @@ def _channels_last(module, activation, here):
 
 
 def _standardize(module, activation, here):
-    return [_calibrated(ours.Standardize(len(module.mean)), module, ("mean", "scale"), here)]
+    return _statistics(ours.Standardize(module.in_features), module, here, "mean", "scale")
 
 
 def _whiten(module, activation, here):
-    return [_calibrated(ours.Whiten(len(module.mean), module.kind, module.eps), module, ("mean", "weight"), here)]
+    return _statistics(ours.Whiten(module.in_features, module.kind, module.eps), module, here, "mean", "weight")
 
 
-def _calibrated(layer, module, names, here):
-    """The layer with the statistics of the module."""
-    layer.build(None, here.dtype, here.shape)
-    for name in names:
-        setattr(layer, name, _array(name, getattr(module, name)))
+def _statistics(layer, module, here, *names) -> list:
     layer.calibrated = True
-    return layer
+    return _holding(layer, here, **{name: _array(module, name) for name in names})
 
 
 OF_TORCH: dict[str, Callable] = {

@@ -35,9 +35,9 @@ class Place(NamedTuple):
     shape: tuple[int, ...]  # of a sample before it
     image: tuple[int, ...] | None  # whose numbers come flattened, channel by channel
 
-    def columns(self):
-        """Where each number of torch's vector stands in ours; None where the order is the same."""
-        return None if self.image is None else np.argsort(channels_last_columns(*self.image))
+    def theirs(self, array):
+        """An array whose last axis is along our vector, along torch's."""
+        return array if self.image is None else np.take(array, np.argsort(channels_last_columns(*self.image)), axis=-1)
 
 
 def modules(layers, shape, place="layers", first=0) -> list:
@@ -120,16 +120,13 @@ def _pointwise(layer):
 
 
 def _maxout(layer, here):
-    arrays, columns = layer.arrays(), here.columns()
-    if columns is not None:
-        arrays["weight"] = arrays["weight"][:, columns]
+    arrays = layer.arrays()
+    arrays["weight"] = here.theirs(arrays["weight"])
     return _filled(own.Maxout(layer.in_features, layer.out_features, layer.pieces, "bias" in arrays), arrays)
 
 
 def _batch_norm(layer, here):
-    arrays, columns = {NAMES.get(name, name): a for name, a in layer.arrays().items()}, here.columns()
-    if columns is not None:
-        arrays = {name: a[columns] for name, a in arrays.items()}
+    arrays = {NAMES.get(name, name): here.theirs(a) for name, a in layer.arrays().items()}
     kind = nn.BatchNorm2d if len(here.shape) == 3 else nn.BatchNorm1d
     return _filled(kind(layer.in_features, layer.eps, layer.momentum, layer.affine), arrays)
 
