@@ -190,6 +190,18 @@ ON_VECTORS = {
         {"w": W, "v": array(5, 4, seed=4)},
         ["Residual", "GroupedDense", "Concat"],
     ),
+    "a shortcut with a layer": (
+        [
+            node("MatMul", ["x", "w"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("MatMul", ["x", "v"], ["c"]),
+            node("Add", ["b", "c"], ["d"]),
+            node("Relu", ["d"], ["y"]),
+        ],
+        {"w": W, "v": array(4, 5, seed=4)},
+        ["Add", "GroupedDense"],
+    ),
+    "Sum": ([node("MatMul", ["x", "w"], ["a"]), node("Sum", ["x", "a", "x"], ["y"])], {"w": array(4, 4)}, ["Add"]),
     "Concat": (
         [
             node("MatMul", ["x", "w"], ["a"]),

@@ -5,6 +5,7 @@ from fastopt.nn.conditioning import condition_number
 from fastopt.nn.interchange.onnx_read import from_onnx
 from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
+    Add,
     AvgPool2d,
     BatchNorm,
     ChannelsFirst,
@@ -32,6 +33,7 @@ from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
+    "Add",
     "AvgPool2d",
     "BatchNorm",
     "ChannelsFirst",

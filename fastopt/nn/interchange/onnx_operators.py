@@ -182,21 +182,21 @@ def batch_norm(reader, node):
 
 
 def arithmetic(reader, node):
-    """Add, Sub, Mul, Div, Max: with a constant, or of branches that meet."""
+    """Add, Sub, Mul, Div, Max, Sum: with a constant, or of branches that meet."""
     operands = [reader.operand(node, i) for i in range(len(node.inputs))]
     values = [operand for operand in operands if isinstance(operand, Value)]
     if not values:
         raise ValueError("expected an input that depends on that of the model, got none")
     if len(values) == len(operands) > 1 and node.op not in ("Sub", "Div"):
         return meet(node.op, values)
-    if len(operands) == len(values) == 1 and node.op == "Max":
+    if len(operands) == len(values) == 1 and node.op in ("Max", "Sum"):
         return values[0]
     first = isinstance(operands[0], Value)
     if len(values) != 1 or len(operands) != 2 or node.op == "Max" or (node.op in ("Sub", "Div") and not first):
         raise ValueError("expected a value and then a constant, or branches that meet, got others")
     x, constant = values[0], operands[first]
     a = x.per_channel(constant)
-    if node.op == "Add":
+    if node.op in ("Add", "Sum"):
         return x.shifted(a)
     if node.op == "Sub":
         return x.elementwise(mean=a)
@@ -373,6 +373,7 @@ OPERATORS: dict[str, Callable] = {
     "Softmax": softmax,
     "Squeeze": squeeze,
     "Sub": arithmetic,
+    "Sum": arithmetic,
     "Swish": swish,
     "Tanh": lambda reader, node: activation("tanh", reader, node),
     "Transpose": transpose,
