@@ -279,6 +279,20 @@ def test_what_cannot_be_written_is_refused(layers, options, message, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_weights_that_no_file_holds_are_refused_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.nn.interchange.onnx_write.MOST_BYTES", 2**20 + 100)
+    with pytest.raises(ValueError, match=r"net: expected weights of less than 2 GB, .* got 204 bytes"):
+        nn.to_onnx(network("dense relu"), tmp_path / "model.onnx")
+    assert not os.listdir(tmp_path)
+
+
+def test_numbers_that_float32_does_not_hold_are_refused(tmp_path):
+    net = nn.Sequential([nn.Standardize(2)]).calibrate(np.eye(2))
+    net.layers[0].scale = np.array([1.0, 1e300])
+    with pytest.raises(ValueError, match=r"layers\.0\.scale: expected values that float32 holds, got larger ones"):
+        nn.to_onnx(net, tmp_path / "model.onnx")
+
+
 def test_onnx_is_imported_where_it_is_used(python):
     program = "import sys, fastopt; print([m for m in ('onnx', 'onnxruntime', 'google.protobuf') if m in sys.modules])"
     assert python(program) == "[]\n"

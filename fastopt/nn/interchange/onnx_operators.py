@@ -143,7 +143,8 @@ def _windows(n, kernel, stride, begin, end, ceil) -> int:
 
 
 def global_average(reader, node):
-    return _averaged(reader.value(node, 0), "hw", True)
+    x = reader.value(node, 0)
+    return _averaged(x, x.axes[2:], True)
 
 
 def reduce_mean(reader, node):
@@ -153,9 +154,7 @@ def reduce_mean(reader, node):
 
 def _averaged(x, letters, keeps):
     axes = "".join("1" if letter in "hw" else letter for letter in x.axes if keeps or letter not in letters)
-    if letters and set(letters) <= {"1"} and keeps:
-        return x
-    if len(x.shape) == 1 and x.axes == "nc11" and letters == "hw":  # a global pool of single pixels
+    if letters and set(letters) <= {"1"} and keeps:  # of single pixels
         return x
     if len(x.shape) != 3 or sorted(letters) != ["h", "w"]:
         raise ValueError(f"expected an average over height and width, got axes {letters!r} of {x.axes}")
@@ -305,7 +304,7 @@ def transpose(reader, node):
     x = reader.value(node, 0)
     order = node.attribute("perm", "ints") or list(range(len(x.axes)))[::-1]
     if sorted(order) != list(range(len(x.axes))):
-        raise ValueError(f"perm: expected the axes of {x.axes} in another order, got {order[:8]}")
+        raise ValueError(f"perm: expected the axes of {x.axes} in another order, got {order[:MOST_AXES]}")
     return replace(x, axes="".join(x.axes[i] for i in order))
 
 
