@@ -30,6 +30,7 @@ from fastopt._numbers import whole_number
 FORMAT = 1
 DTYPES: dict[str, np.dtype] = {name: np.dtype(kind) for name, kind in (("F32", "f4"), ("F64", "f8"), ("U64", "u8"))}
 MOST_HEADER = 100_000_000  # bytes: the limit of the safetensors library
+MOST_DOCUMENT = MOST_HEADER // 4  # characters: within the header each may take two, and arrays are named besides
 MOST_AXES = 64  # of a NumPy array
 HOW = {
     "network": "nn.load reads it",
@@ -47,7 +48,7 @@ def write(path, arrays: dict[str, np.ndarray], document: dict) -> None:
     """Write arrays and a JSON document to `path`, as `write_bytes` does."""
     from safetensors.numpy import save
 
-    text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
+    text = _text(path, document)
     content = save({name: np.asarray(a, order="C") for name, a in arrays.items()}, metadata={"fastopt": text})
     write_bytes(path, content)
 
@@ -61,10 +62,18 @@ def write_pieces(path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]], piec
     for name, (shape, dtype) in arrays.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
+    text = _text(path, document)
     content = json.dumps({"__metadata__": {"fastopt": text}, **header}).encode()
     content += b" " * (-len(content) % 8)
     write_bytes(path, chain([len(content).to_bytes(8, "little"), content], pieces))
+
+
+def _text(path, document) -> str:
+    """The document of a file, as JSON; ValueError where the header that it goes into would be too long to be read."""
+    text = json.dumps({"format": FORMAT, **document}, sort_keys=True)
+    if len(text) > MOST_DOCUMENT:
+        raise ValueError(f"{path}: expected metadata and layers of at most {MOST_DOCUMENT} characters, got {len(text)}")
+    return text
 
 
 def write_bytes(path, content: bytes | Iterable[bytes]) -> None:

@@ -436,29 +436,13 @@ def test_predict_equals_the_oracle_by_running_averages(layout, n, dtype):
     assert_close(net.predict(x), forward(net.layers, x.astype(float)), 10 * RTOL[dtype])
 
 
-def torch_twin(torch, net):
-    modules = []
-    for layer in net.layers:
-        if isinstance(layer, fo.nn.Dense):
-            modules.append(layer.to_torch())
-        else:
-            module = torch.nn.BatchNorm1d(layer.in_features, layer.eps, layer.momentum)
-            for name, a in (("weight", layer.gamma), ("bias", layer.beta)):
-                setattr(module, name, torch.nn.Parameter(torch.tensor(a)))
-            module.running_mean, module.running_var = map(torch.tensor, (layer.running_mean, layer.running_var))
-            modules.append(module)
-            if layer.activation == "tanh":
-                modules.append(torch.nn.Tanh())
-    return torch.nn.Sequential(*modules)
-
-
 @pytest.mark.parametrize("momentum", [0.1, 1.0])
 def test_several_steps_of_a_trainer_equal_those_of_torch(momentum, dtype):
     torch = require_torch()
     layers = LAYOUTS["between"]()
     layers[1] = fo.nn.BatchNorm(6, momentum=momentum, activation="tanh")
     net = build("between", dtype, layers)
-    twin = torch_twin(torch, net)
+    twin = net.to_torch().train()
     trainer = fo.nn.Trainer(net, "mse", fo.optim.SGD(net.parameters(), lr=0.1))
     theirs = torch.optim.SGD(twin.parameters(), lr=0.1)
     for n in (32, 17, 2, 64):

@@ -684,3 +684,134 @@ def test_an_ignored_label_of_numpy_is_saved(tmp_path):
     trainer = fo.nn.Trainer(net, fo.nn.CrossEntropy(ignore_index=np.int64(-1)), "sgd")
     trainer.save(tmp_path / "run")
     trainer.resume(tmp_path / "run")
+
+
+# ---------------------------------------------------------------- metadata of the user
+
+METADATA = {
+    "version": "2026-11-29",
+    "labels": ["no", "yes", None],
+    "format": 7,  # names that the document of a file has for itself
+    "kind": "optimizer",
+    "layers": [{"type": "Magic"}],
+    "dtype": "int8",
+    "fastopt": {"é\ud800\0": [1.5, True, 2**70]},
+    "": {},
+}
+
+
+@pytest.mark.parametrize("kind", ["network", "trainer"])
+def test_metadata_of_any_names_comes_back_from_both_kinds_of_files_and_collides_with_nothing(kind, small_net, tmp_path):
+    trainer = trainer_of(small_net)
+    if kind == "network":
+        trainer.net.save(tmp_path / "m", metadata=METADATA)
+        assert trainer.net.metadata == {}
+    else:
+        trainer.net.metadata = METADATA
+        trainer.save(tmp_path / "m")
+    net = fo.nn.load(tmp_path / "m")
+    assert net.metadata == fo.nn.read_metadata(tmp_path / "m") == METADATA
+    assert repr(net) == repr(trainer.net)
+    net.save(tmp_path / "again")
+    assert fo.nn.read_metadata(tmp_path / "again") == METADATA
+    trainer.net.save(tmp_path / "none", metadata={})
+    assert fo.nn.read_metadata(tmp_path / "none") == {}
+
+
+def nested(depth, value="x"):
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+BAD_METADATA = {
+    "no dict": ([("a", 1)], "metadata: expected a dict, got list"),
+    "a number for a name": ({1: "a"}, "metadata: expected names of type str, got 1"),
+    "a number for a name inside": ({"a": [{"b": {1: 2, "1": 3}}]}, "metadata: expected names of type str, got 1"),
+    "not a number": ({"a": [float("nan")]}, "metadata: expected JSON values, got others"),
+    "an array": ({"a": np.zeros(2)}, "metadata: expected JSON values, got others"),
+    "a scalar of NumPy": ({"a": np.float32(1)}, "metadata: expected JSON values, got others"),
+    "bytes": ({"a": b"x"}, "metadata: expected JSON values, got others"),
+    "half a million levels": (nested(500_000), "metadata: expected JSON values, got others"),
+    "too long a text": ({"a": "é" * 5_000_000}, r"m: expected metadata and layers of at most 25000000 char.*, got 30"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_METADATA)
+def test_metadata_that_a_file_could_not_give_back_is_refused_and_the_file_stays(case, small_net, tmp_path):
+    trainer, (metadata, message) = trainer_of(small_net), BAD_METADATA[case]
+    trainer.net.save(tmp_path / "m", metadata={"a": "b"})
+    before = (tmp_path / "m").read_bytes()
+    with pytest.raises((TypeError, ValueError), match=message):
+        trainer.net.save(tmp_path / "m", metadata=metadata)
+    trainer.net.metadata = metadata
+    with pytest.raises((TypeError, ValueError), match=message):
+        trainer.save(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+
+
+@pytest.mark.parametrize("metadata", [[], "text", 3, None])
+def test_metadata_of_a_damaged_file_is_refused(metadata, small_net, tmp_path):
+    small_net(dtype=np.float32).save(tmp_path / "m.safetensors")
+    rewrite(tmp_path / "m.safetensors", lambda document, arrays: document.update(metadata=metadata))
+    for read in (fo.nn.load, fo.nn.read_metadata):
+        with pytest.raises(ValueError, match=r"m\.safetensors: .*metadata: expected a dict"):
+            read(tmp_path / "m.safetensors")
+
+
+def test_metadata_is_read_without_the_arrays_and_not_from_the_file_of_an_optimizer(tmp_path):
+    net = fo.nn.Sequential([fo.nn.Dense(2000, 2000, init="zeros")])
+    net.save(tmp_path / "m", metadata={"a": "b"})
+    tracemalloc.start()
+    assert fo.nn.read_metadata(tmp_path / "m") == {"a": "b"}
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**20  # of 16 MB of weights
+    fo.optim.SGD(net.parameters()).save(tmp_path / "optimizer")
+    with pytest.raises(ValueError, match="expected a file of kind network or trainer, got optimizer"):
+        fo.nn.read_metadata(tmp_path / "optimizer")
+
+
+# ---------------------------------------------------------------- in a service
+
+
+def test_a_service_that_loads_folds_and_predicts_loads_nothing_heavier_than_numpy(small_net, tmp_path, python):
+    small_net().save(tmp_path / "m", metadata={"labels": ["a", "b", "c"]})
+    program = f"""
+import sys, fastopt as fo
+net = fo.nn.load({str(tmp_path / "m")!r}).fold()
+assert net.metadata == fo.nn.read_metadata({str(tmp_path / "m")!r}) == {{"labels": ["a", "b", "c"]}}
+net.predict([[1, 2, 3, 4]], check_finite=True)
+print(*{{name.partition(".")[0] for name in sys.modules}} & {{"scipy", "sklearn", "tqdm", "torch", "pandas"}})
+"""
+    assert python(program) == "\n"
+
+
+def test_threads_that_predict_while_a_file_is_replaced_and_read_again_meet_one_network_or_the_other(
+    small_net, tmp_path
+):
+    X, path, served = rows()[0], tmp_path / "m", {}
+    nets = [small_net(seed=seed, dtype=np.float32) for seed in range(2)]
+    wanted = {net.fold().predict(X).tobytes() for net in nets}
+    found, end = set(), threading.Event()
+
+    def serve():
+        while not end.is_set():
+            found.add(served["net"].predict(X).tobytes())
+
+    def reload():
+        served["net"] = fo.nn.load(path).fold()
+
+    nets[0].save(path)
+    reload()
+    workers = [threading.Thread(target=serve) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for turn in range(20):
+        nets[turn % 2].save(path)
+        reload()
+    end.set()
+    for worker in workers:
+        worker.join()
+    assert found
+    assert found <= wanted

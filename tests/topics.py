@@ -110,6 +110,7 @@ TOPICS = (
     without_kernels("earlier_files", "files"),
     without_kernels("onnx", "onnx"),
     without_kernels("onnx_operators", "onnx"),
+    without_kernels("torch_models"),
     without_kernels("estimators", "estimators"),
     without_kernels("estimators_mlp", "estimators"),
     without_kernels("estimators_glm", "estimators"),

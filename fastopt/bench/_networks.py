@@ -51,7 +51,7 @@ def our_step(net, x, y) -> Callable:
 
 
 def torch_net(widths, final="identity"):
-    return torch_module(our_net(widths, final).layers)
+    return torch_module(our_net(widths, final))
 
 
 def torch_step(net, x, y) -> Callable:
@@ -136,13 +136,13 @@ def inference_case(what, make, shape, peers, multiply_adds, moved, family="") ->
     def torch(x):
         import torch
 
-        net, t = torch_module(make().fold().layers), torch.from_numpy(channels_first(x))
+        net, t = torch_module(make().fold()), torch.from_numpy(channels_first(x))
         return torch.inference_mode()(lambda: net(t))
 
     def torch_nhwc(x):
         import torch
 
-        net = torch_module(make().fold().layers).to(memory_format=torch.channels_last)
+        net = torch_module(make().fold()).to(memory_format=torch.channels_last)
         t = torch.from_numpy(x).permute(0, 3, 1, 2)
         return torch.inference_mode()(lambda: net(t))
 

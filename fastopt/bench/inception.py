@@ -40,12 +40,12 @@ def step_case(n) -> Case:
         return our_step(fo.nn.models.lenet(), x, y)
 
     def torch(x, y):
-        return torch_step(torch_module(fo.nn.models.lenet().layers), channels_first(x), y)
+        return torch_step(torch_module(fo.nn.models.lenet()), channels_first(x), y)
 
     def torch_nhwc(x, y):
         import torch
 
-        net = torch_module(fo.nn.models.lenet().layers).to(memory_format=torch.channels_last)
+        net = torch_module(fo.nn.models.lenet()).to(memory_format=torch.channels_last)
         return torch_step(net, np.moveaxis(x, -1, 1), y)
 
     def jax(x, y):

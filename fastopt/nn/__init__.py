@@ -2,6 +2,7 @@
 
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
+from fastopt.nn.interchange.from_torch import from_torch
 from fastopt.nn.interchange.onnx_read import from_onnx
 from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
@@ -25,7 +26,7 @@ from fastopt.nn.layers import (
     Standardize,
     Whiten,
 )
-from fastopt.nn.loading import load
+from fastopt.nn.loading import load, read_metadata
 from fastopt.nn.losses import CrossEntropy, Huber
 from fastopt.nn.sequential import Sequential
 from fastopt.nn.summaries import summary
@@ -60,8 +61,10 @@ __all__ = [
     "Whiten",
     "condition_number",
     "from_onnx",
+    "from_torch",
     "load",
     "models",
+    "read_metadata",
     "summary",
     "to_onnx",
     "tune",

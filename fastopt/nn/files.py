@@ -92,11 +92,23 @@ def as_metadata(metadata) -> dict:
         raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
     try:
         copy = json.loads(json.dumps(metadata, allow_nan=False))
+        odd = [name for name in _names(metadata) if not isinstance(name, str)]
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"metadata: expected JSON values, got others ({error})") from None
-    if copy.keys() != metadata.keys():
-        raise ValueError(f"metadata: expected names of type str, got {list(metadata)}")
+    if odd:
+        raise ValueError(f"metadata: expected names of type str, got {odd[0]!r}")
     return copy
+
+
+def _names(value):
+    """The names in JSON values, at any depth; of those that are not text JSON would make text."""
+    if isinstance(value, dict):
+        yield from value
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return
+    for inside in value:
+        yield from _names(inside)
 
 
 def arrays_of(net) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from fastopt._arrays import require_finite
 from fastopt._kernels import core
 from fastopt._numbers import flag, whole_number
 from fastopt.nn import calibration, files, replacement
+from fastopt.nn.interchange.to_torch import to_torch
 from fastopt.nn.layers import Fixed, chain
 from fastopt.nn.layout import Layout
 from fastopt.nn.losses import fitting_name, loss_name, loss_options, measure
@@ -293,6 +294,8 @@ class Sequential(Fixed):
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
         return measure(loss, self._program.predict(X), y, sample_weight)
 
+    to_torch = to_torch
+
     def fold(self) -> "Sequential":
         """An inference network that computes the same, to rounding, and faster.
 
@@ -457,14 +460,14 @@ class Sequential(Fixed):
         ----------
         path : path-like
         metadata : dict, optional
-            JSON values to write in place of the network's own `metadata`.
+            JSON values to write in place of the network's own `metadata`; names are text, tuples come back as lists.
 
         Raises
         ------
         OSError
             The file cannot be written.
         TypeError, ValueError
-            Metadata that JSON cannot hold.
+            Metadata that JSON cannot hold, or more than 25 million characters of it.
         """
         document = {"kind": "network", **self.describe()}
         metadata = files.as_metadata(self.metadata if metadata is None else metadata)

@@ -6,8 +6,9 @@ import numpy as np
 def channels_last_columns(height, width, channels) -> np.ndarray:
     """Where each number of a flattened image, channels last, stands in the same image flattened channels first.
 
-    For the weights after a Flatten, ``weight_ours = weight_theirs[:, columns]``, and for the arrays of a layer that
-    acts on every column alone ``ours = theirs[columns]``; ``numpy.argsort(columns)`` leads back.
+    For the weights after a Flatten, ``weight_ours = weight_theirs[:, columns]``, which `numpy.take` makes several times
+    sooner and in C order; for the arrays of a layer that acts on every column alone ``ours = theirs[columns]``.
+    ``numpy.argsort(columns)`` leads back.
 
     Returns
     -------
