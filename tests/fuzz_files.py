@@ -71,6 +71,8 @@ def every_layer():
         fo.nn.Maxout(6, 4, pieces=3, max_norm=2.0),
         fo.nn.Concat([[fo.nn.Dense(4, 2, "tanh"), fo.nn.Dropout(0.5)], [], [fo.nn.Dense(4, 1)]]),
         fo.nn.Dense(7, 4),
+        fo.nn.Add([[fo.nn.Dense(4, 5)], [fo.nn.Dense(4, 5, "relu")]]),
+        fo.nn.Dense(5, 4),
         fo.nn.Dense(4, 3, bias=False, l2=0.01),
     ]
 

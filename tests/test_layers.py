@@ -20,6 +20,7 @@ from fastopt.nn.layout import Layout
 
 RTOL = 1e-12
 EXAMPLES = {  # from 4 columns, by name
+    "Add": lambda: fo.nn.Add([[fo.nn.Dense(4, 3), fo.nn.Dropout(0.5)], [fo.nn.Dense(4, 3, "tanh")]]),
     "BatchNorm": lambda: fo.nn.BatchNorm(4, activation="tanh"),
     "Concat": lambda: fo.nn.Concat([[fo.nn.Dense(4, 3), fo.nn.Dropout(0.5)], []]),
     "Dense": lambda: fo.nn.Dense(4, 6, "relu"),

@@ -33,6 +33,7 @@ VECTORS = {
     "whiten": lambda: [nn.Whiten(4, "pca"), nn.Dense(4, 3)],
     "residual": lambda: [nn.Residual([nn.Dense(4, 5, "relu"), nn.Residual([nn.Dense(5, 5)]), nn.Dense(5, 4)])],
     "concat": lambda: [nn.Concat([[nn.Dense(4, 2, "gelu")], [], [nn.Concat([[], [nn.Maxout(4, 3)]])]])],
+    "add": lambda: [nn.Add([[nn.Dense(4, 3, "tanh")], [nn.Dense(4, 3)], [nn.Add([[], []]), nn.Dense(4, 3)]])],
     "dropout": lambda: [nn.Dense(4, 4), nn.Dropout(0.5), nn.Concat([[nn.Dropout(0.5)], [nn.Dense(4, 1)]])],
     "dropout last": lambda: [nn.Dense(4, 4), nn.Dropout(0.5)],
     "flatten": lambda: [nn.Flatten(), nn.Dense(4, 2), nn.Flatten()],
@@ -54,6 +55,7 @@ IMAGES = {  # of 7 x 6 x 4
     "residual": lambda: [nn.Conv2d(4, 3, 1), nn.Residual([nn.Conv2d(3, 3, 3, padding=1, activation="relu")])],
     "residual first": lambda: [nn.Residual([nn.MaxPool2d(3, 1, 1), nn.Conv2d(4, 4, 1)])],
     "concat": lambda: [nn.Concat([[nn.MaxPool2d(3, 1, 1)], [], [nn.Conv2d(4, 2, 3, padding=1)]])],
+    "add": lambda: [nn.Add([[nn.Conv2d(4, 5, 3, 2, 1), nn.BatchNorm(5)], [nn.Conv2d(4, 5, 1, 2)]]), nn.BatchNorm(5)],
     "concat of vectors": lambda: [nn.Concat([[nn.GlobalAvgPool2d()], [nn.GlobalAvgPool2d(), nn.Dense(4, 2)]])],
     "flatten first": lambda: [nn.Flatten(), nn.Dense(168, 3)],
     "flatten": lambda: [nn.Conv2d(4, 5, 3), nn.Dropout(0.2), nn.Flatten(), nn.Dropout(0.5), nn.Dense(100, 3)],
@@ -264,13 +266,31 @@ class Twice(nn.Layer):
         ([nn.Dense(2, 2)], {"opset": 21}, "opset: expected a whole number from 22"),
         ([nn.Dense(2, 2)], {"fold": "yes"}, "fold: expected True or False"),
         ([nn.Standardize(2)], {}, "statistics"),
-        ([nn.Dense(2, 2), nn.Residual([Twice()])], {}, r"layers\.1\.0: expected a layer of AvgPool2d.*, got Twice"),
+        (
+            [nn.Dense(2, 2), nn.Residual([Twice()])],
+            {},
+            r"layers\.1\.0: expected a layer of Add, AvgPool2d.*, got Twice",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused(layers, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         nn.to_onnx(nn.Sequential(layers), tmp_path / "model.onnx", **options)
     assert not os.listdir(tmp_path)
+
+
+def test_weights_that_no_file_holds_are_refused_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.nn.interchange.onnx_write.MOST_BYTES", 2**20 + 100)
+    with pytest.raises(ValueError, match=r"net: expected weights of less than 2 GB, .* got 204 bytes"):
+        nn.to_onnx(network("dense relu"), tmp_path / "model.onnx")
+    assert not os.listdir(tmp_path)
+
+
+def test_numbers_that_float32_does_not_hold_are_refused(tmp_path):
+    net = nn.Sequential([nn.Standardize(2)]).calibrate(np.eye(2))
+    net.layers[0].scale = np.array([1.0, 1e300])
+    with pytest.raises(ValueError, match=r"layers\.0\.scale: expected values that float32 holds, got larger ones"):
+        nn.to_onnx(net, tmp_path / "model.onnx")
 
 
 def test_onnx_is_imported_where_it_is_used(python):

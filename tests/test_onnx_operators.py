@@ -190,6 +190,18 @@ ON_VECTORS = {
         {"w": W, "v": array(5, 4, seed=4)},
         ["Residual", "GroupedDense", "Concat"],
     ),
+    "a shortcut with a layer": (
+        [
+            node("MatMul", ["x", "w"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("MatMul", ["x", "v"], ["c"]),
+            node("Add", ["b", "c"], ["d"]),
+            node("Relu", ["d"], ["y"]),
+        ],
+        {"w": W, "v": array(4, 5, seed=4)},
+        ["Add", "GroupedDense"],
+    ),
+    "Sum": ([node("MatMul", ["x", "w"], ["a"]), node("Sum", ["x", "a", "x"], ["y"])], {"w": array(4, 4)}, ["Add"]),
     "Concat": (
         [
             node("MatMul", ["x", "w"], ["a"]),
@@ -353,7 +365,7 @@ def test_windows_are_those_of_onnx_runtime(kind, data, kernel, rule, tmp_path_fa
         attributes["pads"] = [data.draw(st.integers(0, k - 1)) for k in kernel * 2]
     if kind == "Conv" and not rule.startswith("SAME"):
         attributes["dilations"] = data.draw(pairs)
-    elif kind != "Conv" and rule == "NOTSET":
+    elif kind != "Conv":
         attributes["ceil_mode"] = data.draw(st.integers(0, 1))
     if kind == "AveragePool":
         attributes["count_include_pad"] = data.draw(st.integers(0, 1))
@@ -569,6 +581,30 @@ REFUSED = {
         "running_var: expected variances of at least 0",
     ),
     "training": (model(chain(("BatchNormalization", list(NORM), {"training_mode": 1})), NORM), "expected inference"),
+    "a pool of another axis": (
+        model(chain(("Transpose", [], TO_LAST), ("GlobalAveragePool", [], {})), shape=IMAGE),
+        "expected an average over height and width, got axes 'wc' of nhwc",
+    ),
+    "a convolution of other axes": (
+        model(chain(("Transpose", [], TO_LAST), ("Conv", ["f"], {})), {"f": array(5, 6, 3, 2)}, IMAGE),
+        "expected an image, channels first, got axes nhwc",
+    ),
+    "a softmax of another axis": (
+        model(chain(("Softmax", [], {"axis": -1})), shape=IMAGE),
+        "axis: expected that of the channels, got -1 of nchw",
+    ),
+    "side by side, of samples": (
+        model([node("Relu", ["x"], ["a"]), node("Concat", ["x", "a"], ["y"], axis=0)]),
+        "axis: expected that of the channels, got 0 of nc",
+    ),
+    "a product of another axis": (
+        model(LINEAR, {"w": array(6, 5)}, IMAGE),
+        "expected a product with the channels, got one with axis 'w' of nchw",
+    ),
+    "a constant of another axis": (
+        model(chain(("Add", ["c"], {})), {"c": array(6)}, IMAGE),
+        r"expected a constant for each of 4 channels, got one of \(6,\)",
+    ),
     "dilated maxima": (pool(dilations=[2, 1]), "dilations: expected 1"),
     "a kernel of none": (pool(kernel_shape=[0, 3]), "kernel_shape: expected a whole number from 1"),
     "a huge kernel": (pool(kernel_shape=[2**40, 3]), "kernel_shape: expected a whole number from 1 to 2147483647"),

@@ -330,6 +330,10 @@ NETWORKS = {
     "Flatten of a vector": lambda: ([fo.nn.Flatten(), fo.nn.Dense(4, 3)], (4,)),
     "Residual": lambda: ([fo.nn.Flatten(), fo.nn.Residual([fo.nn.Dense(90, 3, "relu"), fo.nn.Dense(3, 90)])], IMAGE),
     "Concat": lambda: (mixed(), IMAGE),
+    "Add": lambda: (
+        [fo.nn.Add([[fo.nn.Conv2d(3, 4, 3, 2), fo.nn.BatchNorm(4)], [fo.nn.Conv2d(3, 4, 3, 2)]]), fo.nn.Dense(4, 2)],
+        IMAGE,
+    ),
     "Standardize": lambda: ([fo.nn.Standardize(4), fo.nn.Dense(4, 3)], (4,)),
     "Standardize on images": lambda: ([fo.nn.Standardize(3), fo.nn.Conv2d(3, 2, 2)], IMAGE),
     "Whiten": lambda: ([fo.nn.Whiten(4, "pca", 1e-3), fo.nn.Dense(4, 3)], (4,)),
@@ -447,7 +451,9 @@ def test_what_torch_cannot_take_is_one_error(torch):
         pass
 
     inside = fo.nn.Residual([fo.nn.Dense(3, 3), Mine(3, 3)])
-    with pytest.raises(TypeError, match=r"layers.1.1: expected one of AvgPool2d, .*Whiten, got Mine, which torch does"):
+    with pytest.raises(
+        TypeError, match=r"layers.1.1: expected one of Add, AvgPool2d, .*Whiten, got Mine, which torch does"
+    ):
         fo.nn.Sequential([fo.nn.Dense(3, 3), inside]).to_torch()
     LAYERS.pop("Mine")
     with pytest.raises(ValueError, match="Standardize"):

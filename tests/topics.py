@@ -77,6 +77,7 @@ TOPICS = (
     Topic("trainer", "program", NETWORK, "test_a_trainers_step_gives_the_same_bits"),
     Topic("concat", "images", NETWORK, ITSELF),
     Topic("images", "images", NETWORK, ITSELF),
+    Topic("add", "images", NETWORK, ITSELF),
     Topic("models", "models", NETWORK, ITSELF, sanitizer=PYTHON),
     Topic("fold", "program", NETWORK, ITSELF),
     Topic("hooks", "hooks", NETWORK, ITSELF),

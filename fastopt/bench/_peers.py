@@ -8,7 +8,7 @@ import os
 from functools import cache
 
 import fastopt as fo
-from fastopt.nn.interchange.onnx_write import onnx_model
+from fastopt.bench._models import onnx_bytes
 
 
 def one_thread_jax():
@@ -33,14 +33,6 @@ def jax_on_one_cpu():
     finally:
         os.sched_setaffinity(0, cpus)
     return jax
-
-
-def onnx_bytes(net, n) -> bytes:
-    """The network as a model for n samples, images channels first."""
-    model = onnx_model(net, layout="channels_first")
-    for end in (*model.graph.input, *model.graph.output):
-        end.type.tensor_type.shape.dim[0].dim_value = n
-    return model.SerializeToString()
 
 
 def onnx_session(net, x):

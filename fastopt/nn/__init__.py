@@ -7,6 +7,7 @@ from fastopt.nn.interchange.from_torch import from_torch
 from fastopt.nn.interchange.onnx_read import from_onnx
 from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
+    Add,
     AvgPool2d,
     BatchNorm,
     ChannelsFirst,
@@ -35,6 +36,7 @@ from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
 
 __all__ = [
+    "Add",
     "AvgPool2d",
     "BatchNorm",
     "CSVLogger",

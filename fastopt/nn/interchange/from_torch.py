@@ -203,7 +203,7 @@ def _inside(step) -> list[list[Step]]:
     """The chains inside a module, each of which starts from its input."""
     if step.kind == "Residual":
         return [_fused(_modules(step.module.layers, f"{step.place}.layers"))]
-    if step.kind == "Concat":
+    if step.kind in ("Add", "Concat"):
         branches = enumerate(step.module.branches)
         return [_fused(_modules(branch, f"{step.place}.branches.{i}")) for i, branch in branches]
     return []
@@ -431,6 +431,7 @@ OF_TORCH: dict[str, Callable] = {
 }
 OF_OURS: dict[str, Callable] = {
     "Residual": lambda module, activation, here, layers: [ours.Residual(layers)],
+    "Add": lambda module, activation, here, *branches: [ours.Add(branches)],
     "Concat": lambda module, activation, here, *branches: [ours.Concat(branches)],
     "ChannelsLast": _channels_last,
     "GroupedLinear": _grouped_linear,

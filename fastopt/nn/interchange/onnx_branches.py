@@ -1,7 +1,7 @@
 """Branches of an ONNX graph that meet: as a layer of branches, or as an activation that was written in parts.
 
-x + f(x) is a `Residual`, values side by side are a `Concat`, the largest of several products is a `Maxout`;
-x sigmoid(x) is silu, and x (1 + erf(x / sqrt 2)) / 2 is gelu.
+x + f(x) is a `Residual`, another sum an `Add`, values side by side are a `Concat`, and the largest of several products
+is a `Maxout`; x sigmoid(x) is silu, and x (1 + erf(x / sqrt 2)) / 2 is gelu.
 """
 
 import math
@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from fastopt.nn.interchange.onnx_graph import MOST_DEPTH, Draft, Value
-from fastopt.nn.layers import Concat, Conv2d, Dense, Maxout, Residual, Standardize
+from fastopt.nn.layers import Add, Concat, Conv2d, Dense, Maxout, Residual, Standardize
 
 
 def meet(operator, values) -> Value:
     """What an operator makes of several values; ValueError where fastopt has no layer for it."""
     start, axes, dtype = values[0].start, values[0].axes, values[0].dtype
     if any(value.start is not start for value in values):
-        raise ValueError("expected branches that part from one value and meet in one, as in Residual and Concat")
+        raise ValueError("expected branches that part from one value and meet in one, as in Residual, Add and Concat")
     if any((value.axes, value.dtype) != (axes, dtype) or value.image for value in values):
         raise ValueError(f"expected branches with the same axes, got {', '.join(value.axes for value in values)}")
     if len({value.shape[:-1] if operator == "Concat" else value.shape for value in values}) > 1:
@@ -33,15 +33,20 @@ def meet(operator, values) -> Value:
         met = replace(met, start=before.start, drafts=before.drafts, depth=max(depth, before.depth))
     if isinstance(joined, str):
         return met.activated(joined)
-    channels = sum(value.channels for value in values) if operator == "Concat" else met.channels
-    return met.followed(joined, (*met.shape[:-1], channels))
+    channels = sum(value.channels for value in values) if operator == "Concat" else values[0].channels
+    return met.followed(joined, (*values[0].shape[:-1], channels))
 
 
 def added(values) -> Draft:
-    plain, other = _by_length(values)
-    if plain.drafts or not other.drafts:
-        raise ValueError("expected x + f(x), as in nn.Residual, got a sum of other branches")
-    return Draft(Residual, {"layers": other.drafts})
+    if len(values) == 2:
+        plain, other = _by_length(values)
+        if not plain.drafts and other.drafts:
+            return Draft(Residual, {"layers": other.drafts})
+    return summed(values)
+
+
+def summed(values) -> Draft:
+    return Draft(Add, {"branches": [value.drafts for value in values]})
 
 
 def side_by_side(values) -> Draft:
@@ -78,7 +83,7 @@ def largest(values) -> Draft:
     return Draft(Maxout, sizes | {"pieces": len(values), "bias": bias}, arrays)
 
 
-JOINS = {"Add": added, "Concat": side_by_side, "Max": largest, "Mul": multiplied}
+JOINS = {"Add": added, "Concat": side_by_side, "Max": largest, "Mul": multiplied, "Sum": summed}
 
 
 def _by_length(values) -> list[Value]:

@@ -1,7 +1,7 @@
 """What a graph of ONNX is made of on its way to layers: nodes, drafts of layers, values, and branches that meet again.
 
 - A value is a chain of drafts from where it starts: the input, or a value that several nodes read. Branches that start
-  together and meet become a `Residual` or a `Concat` there, and once all have met, it belongs to the chain before them.
+  together and meet become one layer there (`onnx_branches.py`), and once all have met, it belongs to the chain before.
 - A value knows what its axes are by letters: ``nchw`` and ``nhwc`` are images, ``nc`` is a vector, ``1`` an axis of
   length 1 besides: ``nc11`` is what a global pool leaves. So a transposition, a squeezed axis, or the axis of a softmax
   is looked up and needs no case of its own.
@@ -101,17 +101,21 @@ class Draft:
         return adopted(self.kind(**config), self.arrays, dtype)
 
     def _elementwise(self, dtype, inside) -> Layer:
-        features, image = self.config["features"], self.config["image"]
-        arrays = {"mean": np.zeros(features), "scale": np.ones(features)} | self.arrays
+        features = self.config["features"]
+        mean, scale = self.arrays.get("mean", np.zeros(features)), self.arrays.get("scale", np.ones(features))
+        layer: Layer
         if not inside and self.activation == "identity":
-            layer = adopted(Standardize(features), arrays, dtype)
+            layer = adopted(Standardize(features), {"mean": mean, "scale": scale}, dtype)
             layer.calibrated = True
             return layer
-        bias, options = -arrays["scale"] * arrays["mean"], {"activation": self.activation, "groups": features}
-        shape = (features, 1, 1, 1) if image else (features, 1)
-        arrays = {"weight": arrays["scale"].reshape(shape), **({"bias": bias} if bias.any() else {})}
-        kind = Conv2d(features, features, 1, bias=bool(bias.any()), **options) if image else None
-        return adopted(kind or GroupedDense(features, features, bias=bool(bias.any()), **options), arrays, dtype)
+        shift = -scale * mean
+        options = {"groups": features, "bias": bool(shift.any()), "activation": self.activation}
+        if self.config["image"]:
+            layer = Conv2d(features, features, 1, **options)
+        else:
+            layer = GroupedDense(features, features, **options)
+        shape = layer.array_specs(dtype)["weight"].shape
+        return adopted(layer, {"weight": scale.reshape(shape), "bias": shift}, dtype)
 
 
 def layers_of(drafts, dtype, inside=False) -> list[Layer]:

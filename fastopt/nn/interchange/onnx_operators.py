@@ -143,7 +143,8 @@ def _windows(n, kernel, stride, begin, end, ceil) -> int:
 
 
 def global_average(reader, node):
-    return _averaged(reader.value(node, 0), "hw", True)
+    x = reader.value(node, 0)
+    return _averaged(x, x.axes[2:], True)
 
 
 def reduce_mean(reader, node):
@@ -153,9 +154,7 @@ def reduce_mean(reader, node):
 
 def _averaged(x, letters, keeps):
     axes = "".join("1" if letter in "hw" else letter for letter in x.axes if keeps or letter not in letters)
-    if letters and set(letters) <= {"1"} and keeps:
-        return x
-    if len(x.shape) == 1 and x.axes == "nc11" and letters == "hw":  # a global pool of single pixels
+    if letters and set(letters) <= {"1"} and keeps:  # of single pixels
         return x
     if len(x.shape) != 3 or sorted(letters) != ["h", "w"]:
         raise ValueError(f"expected an average over height and width, got axes {letters!r} of {x.axes}")
@@ -182,21 +181,21 @@ def batch_norm(reader, node):
 
 
 def arithmetic(reader, node):
-    """Add, Sub, Mul, Div, Max: with a constant, or of branches that meet."""
+    """Add, Sub, Mul, Div, Max, Sum: with a constant, or of branches that meet."""
     operands = [reader.operand(node, i) for i in range(len(node.inputs))]
     values = [operand for operand in operands if isinstance(operand, Value)]
     if not values:
         raise ValueError("expected an input that depends on that of the model, got none")
     if len(values) == len(operands) > 1 and node.op not in ("Sub", "Div"):
         return meet(node.op, values)
-    if len(operands) == len(values) == 1 and node.op == "Max":
+    if len(operands) == len(values) == 1 and node.op in ("Max", "Sum"):
         return values[0]
     first = isinstance(operands[0], Value)
     if len(values) != 1 or len(operands) != 2 or node.op == "Max" or (node.op in ("Sub", "Div") and not first):
         raise ValueError("expected a value and then a constant, or branches that meet, got others")
     x, constant = values[0], operands[first]
     a = x.per_channel(constant)
-    if node.op == "Add":
+    if node.op in ("Add", "Sum"):
         return x.shifted(a)
     if node.op == "Sub":
         return x.elementwise(mean=a)
@@ -305,7 +304,7 @@ def transpose(reader, node):
     x = reader.value(node, 0)
     order = node.attribute("perm", "ints") or list(range(len(x.axes)))[::-1]
     if sorted(order) != list(range(len(x.axes))):
-        raise ValueError(f"perm: expected the axes of {x.axes} in another order, got {order[:8]}")
+        raise ValueError(f"perm: expected the axes of {x.axes} in another order, got {order[:MOST_AXES]}")
     return replace(x, axes="".join(x.axes[i] for i in order))
 
 
@@ -373,6 +372,7 @@ OPERATORS: dict[str, Callable] = {
     "Softmax": softmax,
     "Squeeze": squeeze,
     "Sub": arithmetic,
+    "Sum": arithmetic,
     "Swish": swish,
     "Tanh": lambda reader, node: activation("tanh", reader, node),
     "Transpose": transpose,

@@ -5,6 +5,7 @@ nodes that lead to the output are looked at, in the order of the file, in which 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,7 @@ class Reader:
         name = node.inputs[i] if i < len(node.inputs) else ""
         if name in self.values:
             value = self.values[name]
-            return value if value.drafts else Value(**{**vars(value), "drafts": []})
+            return value if value.drafts else replace(value, drafts=[])  # each branch has a chain of its own
         if name in self.constants:
             return self.constants[name]
         raise ValueError(f"input {i}: expected a value or a constant that comes before, got {name!r}")
@@ -267,7 +268,7 @@ class Reader:
         n = self.readers.get(name, 1)
         if n > 1:
             before = value if self.values else None
-            value = Value(**{**vars(value), "start": Start(before, n), "drafts": []})
+            value = replace(value, start=Start(before, n), drafts=[])
         self.values[name] = value
 
 

@@ -343,12 +343,21 @@ def residual(graph, layer, x):
     return Value(graph.node("Add", *map(graph.channels_second, ends)), x.shape)
 
 
+def add(graph, layer, x):
+    return Value(graph.node("Sum", *branch_ends(graph, layer, x)), layer.output_shape(x.shape))
+
+
 def concat(graph, layer, x):
+    return Value(graph.node("Concat", *branch_ends(graph, layer, x), axis=1), layer.output_shape(x.shape))
+
+
+def branch_ends(graph, layer, x) -> list[str]:
+    """The names of what branches end in."""
     x, place, ends = branching(graph, x), graph.place, []
     for branch, number in zip(layer.chains(), np.cumsum([0, *map(len, layer.chains())]), strict=False):
         ends.append(graph.chain(branch, x, place, int(number)))
     graph.place = place
-    return Value(graph.node("Concat", *map(graph.channels_second, ends), axis=1), layer.output_shape(x.shape))
+    return list(map(graph.channels_second, ends))
 
 
 def branching(graph, x):
@@ -361,6 +370,7 @@ def absent(graph, layer, x):
 
 
 WRITERS: dict[str, Callable[[Graph, Layer, Value], Value]] = {
+    "Add": add,
     "AvgPool2d": avg_pool2d,
     "BatchNorm": batch_norm,
     "ChannelsFirst": channels_first,

@@ -9,9 +9,9 @@ def to_torch(net):
     normalization takes its statistics and moves its running averages, dropout and augmentation draw torch's random
     numbers. A first `ChannelsFirst` is left out, for what follows it takes such images there.
 
-    `Dense` and `GroupedDense` on images become 1 x 1 convolutions. `Residual`, `Concat`, `GroupedDense`, `Maxout`,
-    `Standardize`, `Whiten`, `RandomFlip` and `RandomShift`, for which torch.nn has no module, become modules of
-    ``fastopt.nn.interchange.torch_modules``; whoever unpickles these needs fastopt. The penalties `l1`, `l2` and
+    `Dense` and `GroupedDense` on images become 1 x 1 convolutions. `Residual`, `Add`, `Concat`, `GroupedDense`,
+    `Maxout`, `Standardize`, `Whiten`, `RandomFlip` and `RandomShift`, for which torch.nn has no module, become modules
+    of ``fastopt.nn.interchange.torch_modules``; whoever unpickles these needs fastopt. The penalties `l1`, `l2` and
     `max_norm` stay behind: in torch they are the training program's.
 
     Returns

@@ -135,12 +135,12 @@ def _windows(layer):
     return {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "ceil_mode")}
 
 
-def _concat(layer, here):
+def _branches(kind, layer, here):
     branches, first = [], 0
     for branch in layer.branches:
         branches.append(nn.Sequential(*modules(branch, here.shape, here.name, first)))
         first += len(branch)
-    return [own.Concat(branches)]
+    return [kind(branches)]
 
 
 CONVERTERS: dict[type, Callable] = {
@@ -155,7 +155,8 @@ CONVERTERS: dict[type, Callable] = {
     ours.GlobalAvgPool2d: lambda layer, here: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
     ours.ChannelsFirst: lambda layer, here: [own.ChannelsLast()],
     ours.Residual: lambda layer, here: [own.Residual(nn.Sequential(*modules(layer.layers, here.shape, here.name)))],
-    ours.Concat: _concat,
+    ours.Add: lambda layer, here: _branches(own.Add, layer, here),
+    ours.Concat: lambda layer, here: _branches(own.Concat, layer, here),
     ours.Standardize: lambda layer, here: [own.Standardize(_tensor(layer.mean), _tensor(layer.scale))],
     ours.Whiten: lambda layer, here: [own.Whiten(_tensor(layer.mean), _tensor(layer.weight), layer.kind, layer.eps)],
     ours.RandomFlip: lambda layer, here: [own.RandomFlip(layer.horizontal, layer.vertical)],

@@ -20,12 +20,23 @@ class Residual(nn.Module):
         return self.layers(x) + x
 
 
-class Concat(nn.Module):
-    """Parallel branches over the same input, joined along axis 1."""
+class Branches(nn.Module):
+    """Parallel branches over the same input."""
 
     def __init__(self, branches):
         super().__init__()
         self.branches = nn.ModuleList(branches)
+
+
+class Add(Branches):
+    """Their sum."""
+
+    def forward(self, x):
+        return sum(branch(x) for branch in self.branches)
+
+
+class Concat(Branches):
+    """Their outputs, joined along axis 1."""
 
     def forward(self, x):
         return torch.cat([branch(x) for branch in self.branches], dim=1)

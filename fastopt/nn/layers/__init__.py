@@ -1,5 +1,6 @@
 """Layers, a file a family; what each is to networks, files and tables stands in `layer.py`."""
 
+from fastopt.nn.layers.add import Add
 from fastopt.nn.layers.augment import RandomFlip, RandomShift
 from fastopt.nn.layers.batch_norm import BatchNorm
 from fastopt.nn.layers.chain import inference, named, shapes, walk
@@ -18,6 +19,7 @@ from fastopt.nn.layers.whiten import Whiten
 
 __all__ = [
     "LAYERS",
+    "Add",
     "ArraySpec",
     "AvgPool2d",
     "BatchNorm",
