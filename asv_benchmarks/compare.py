@@ -3,8 +3,12 @@
     python asv_benchmarks/compare.py BASE                      # a revision, or a folder with a build
     python asv_benchmarks/compare.py BASE --bench '^train|^kernels dense,' --threads 1 2
 
-- Both run in processes of their own, started anew in each round, with the cases of this tree (fastopt.bench). A process
-  may be fast or slow by where its memory happens to lie; no round has the processes of another.
+- Both run in processes of their own, started anew in each round, with the cases of this tree (fastopt.bench). No round
+  has the processes of another, for a process may be fast or slow by where its memory happens to lie.
+- Where it lies must not depend on the build. Lengths of names and what was allocated before moved arrays on the heap,
+  and made equal builds differ by a tenth to a fifth in every round (Mytkowicz et al. 2009, Producing wrong data without
+  doing anything obviously wrong!). So both folders have names of one length, arrays of cases lie at fixed places of a
+  page, and all others of 64 KiB and more get pages of their own.
 - In a round, base and tree take TURNS of a few milliseconds, back and forth. The fastest of each counts: what else runs
   on the machine only ever adds.
 - A round votes for a loss if its ratio is above LOSS. Rounds go on until one vote leads the other by LEAD: Wald's
@@ -18,6 +22,7 @@ import math
 import re
 import statistics
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +36,7 @@ from fastopt.nn.tuning import calls_for
 LOSS = 1.10
 TURNS, SECONDS = 16, 0.002  # a few milliseconds are less than a scheduler's slice, so some turns are undisturbed
 LEAD, ROUNDS = 5, 25
+OWN_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}  # read by glibc
 DEFAULT = (  # each kernel at its middle size in float32, and what networks spend their time in
     r"^kernels .*, (100000 elements|100000 parameters|512 features|32 channels|32 hidden units|5000 rows), float32$"
     r"|^train step (64-64-10, batch 32|784-256-128-10, batch 128)$"
@@ -93,11 +99,15 @@ def questions(pattern, threads) -> list[Question]:
 def compare(base, tree, asked) -> dict[str, Ratios]:
     """Rounds over all questions that are still open; base and tree are folders with builds."""
     answers = {str(question): Ratios() for question in asked}
-    while open_ones := [question for question in asked if answers[str(question)].open]:
-        with ExitStack() as stack:
-            sides = [stack.enter_context(_earlier.started(folder)) for folder in (base, tree)]
-            for question in open_ones:
-                run_round(question, sides, answers[str(question)])
+    with tempfile.TemporaryDirectory() as links:
+        sides = [Path(links, "base"), Path(links, "tree")]  # of one length: see the head of this file
+        for side, folder in zip(sides, (base, tree), strict=True):
+            side.symlink_to(folder.resolve())
+        while open_ones := [question for question in asked if answers[str(question)].open]:
+            with ExitStack() as stack:
+                started = [stack.enter_context(_earlier.started(side, **OWN_PAGES)) for side in sides]
+                for question in open_ones:
+                    run_round(question, started, answers[str(question)])
     return answers
 
 

@@ -55,6 +55,7 @@ def measure(folders, pattern=None, machine=None, again=False) -> list[str]:
         for commit, folder in folders.items():
             names = turn if again else missing(commit, {name: combinations[name] for name in turn}, machine)
             if names:
+                print(f"\n{commit[:10]}: {', '.join(names)}", flush=True)  # asv names the commit that is checked out
                 chosen = ["--set-commit-hash", commit, "--bench", only(names, pattern), *named]
                 status = asv("run", *chosen, folder=folder)
                 failed += [commit[:10]] if status == FAILED else []

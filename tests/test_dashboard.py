@@ -184,17 +184,17 @@ def test_a_loss_is_found_when_its_votes_lead_by_five_however_wrong_single_rounds
     assert (said in str(made)) if said else str(made).split()[-1] == str(len(found))
 
 
-def test_open_cases_are_measured_again_in_new_processes_and_decided_ones_are_not(monkeypatch):
+def test_open_cases_are_measured_again_in_new_processes_and_decided_ones_are_not(monkeypatch, tmp_path):
     asked = compare.questions(r"^kernels (exp|dense), .*(1000 elements|32 features), float32", [1])
     slow, calls = next(str(question) for question in asked if "dense" in str(question)), []
-    monkeypatch.setattr(compare._earlier, "started", lambda folder: nullcontext(calls.append(folder)))
+    monkeypatch.setattr(compare._earlier, "started", lambda folder, **_: nullcontext(calls.append(folder.name)))
     noise = np.random.default_rng(0)
 
     def run_round(question, sides, found):
         found.found.append((1.2 if str(question) == slow else 1.0) * noise.lognormal(0, 0.06))
 
     monkeypatch.setattr(compare, "run_round", run_round)
-    answers = compare.compare("base", "tree", asked)
+    answers = compare.compare(tmp_path, tmp_path, asked)
     assert [name for name, found in answers.items() if found.lost] == [slow]
     assert calls == ["base", "tree"] * max(len(found.found) for found in answers.values())
 

@@ -57,10 +57,10 @@ class Build:
 
 
 @contextmanager
-def started(folder) -> Iterator[Build]:
-    """The build in a folder, until the block is left."""
+def started(folder, **variables) -> Iterator[Build]:
+    """The build in a folder, until the block is left; `variables` of the environment are for its process."""
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command, environment = [sys.executable, "-P", __file__, str(folder)], os.environ | {"PYTHONPATH": path}
+    command, environment = [sys.executable, "-P", __file__, str(folder)], os.environ | {"PYTHONPATH": path} | variables
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         build = Build(process)
