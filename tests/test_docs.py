@@ -1,7 +1,10 @@
 """Every example in a docstring, in the README and in the pages runs and prints what it says; what pages name exists."""
 
+import ast
 import doctest
+import importlib.util
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -11,25 +14,16 @@ import topics
 import fastopt as fo
 
 ROOT = Path(__file__).parents[1]
+WIDTH = 96  # columns of code that fit into a page, see docs/_static/fastopt.css
 PUBLIC = ("estimators", "functional", "lowrank", "metrics", "newton", "nn", "optim", "schedules", "threads")
 MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in PUBLIC}, "nn.models": fo.nn.models}
 
 
-def public_objects():
-    """(name, object) of everything public, methods included."""
-    for prefix, module in MODULES.items():
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.ismodule(thing) or isinstance(thing, str):
-                continue
-            yield f"{prefix}.{name}", thing
-            if inspect.isclass(thing):
-                for member, value in vars(thing).items():
-                    if not member.startswith("_") and (callable(value) or isinstance(value, property)):
-                        yield f"{prefix}.{name}.{member}", value
+spec = importlib.util.spec_from_file_location("searchable", ROOT / "docs" / "searchable.py")
+searchable = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(searchable)
 
-
-OBJECTS = dict(public_objects())
+OBJECTS = dict(searchable.public_objects(MODULES))
 EXAMPLES = {name: thing.__doc__ for name, thing in OBJECTS.items() if ">>>" in (thing.__doc__ or "")}
 WRITTEN = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if p.exists()]
 PAGES = [p for p in WRITTEN if ">>>" in p.read_text()]
@@ -107,3 +101,41 @@ def test_every_test_that_the_page_of_promises_names_exists():
     for file, test in named:
         text = (ROOT / "tests" / file).read_text()
         assert not test or f"def {test}(" in text, f"{file}::{test}"
+
+
+def lines_of_examples(text):
+    """Lines of the examples of a docstring, as its page shows them."""
+    for example in doctest.DocTestParser().get_examples(text):
+        yield from (f">>> {line}" for line in example.source.splitlines())
+        yield from example.want.splitlines()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_code_on_a_page_fits_its_box(page):
+    blocks = re.findall(r"^```(?!\{)\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if len(line) > WIDTH and " " in line] == []  # a lone name wraps
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "fastopt").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_examples_in_docstrings_fit_their_box(file):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, documented)]
+    assert [line for text in texts if text for line in lines_of_examples(text) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("name", fo.functional.__all__)
+def test_examples_of_a_kernel_fit_their_box(name):
+    text = inspect.getdoc(getattr(fo.functional, name))
+    assert [line for line in lines_of_examples(text) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda script: script.stem)
+def test_code_of_the_gallery_fits_its_box(script):
+    assert [line for line in script.read_text().splitlines() if len(line) > WIDTH] == []
+
+
+def test_the_search_index_of_the_pages_is_read_as_sphinx_writes_it():
+    index = {"objects": {"fastopt.nn": [[0, 1, 1, "", "Dense"]], "fastopt.nn.Dense": [[0, 2, 1, "", "to_torch"]]}}
+    names = searchable.indexed_names(f"Search.setIndex({json.dumps(index)})")
+    assert names == {"fastopt.nn.Dense", "fastopt.nn.Dense.to_torch"}
