@@ -29,6 +29,7 @@ myst_heading_anchors = 3
 # docstrings
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False

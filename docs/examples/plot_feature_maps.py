@@ -81,7 +81,7 @@ layers = [
 net = fo.nn.Sequential(layers, input_shape=(16, 16, 1), rng=0)
 adam = fo.optim.Adam(net.parameters())
 trainer = fo.nn.Trainer(net, loss="cross_entropy", optimizer=adam)
-trainer.fit(images[train], y[train], epochs=15)
+history = trainer.fit(images[train], y[train], epochs=15)
 
 # %%
 # ``after`` gives the feature maps behind the first layers of a network, which share
