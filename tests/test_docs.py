@@ -7,11 +7,13 @@ import inspect
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import topics
 
 import fastopt as fo
+import fastopt.parallel
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 96  # columns of code that fit into a page, see docs/_static/fastopt.css
@@ -135,7 +137,21 @@ def test_code_of_the_gallery_fits_its_box(script):
     assert [line for line in script.read_text().splitlines() if len(line) > WIDTH] == []
 
 
-def test_the_search_index_of_the_pages_is_read_as_sphinx_writes_it():
-    index = {"objects": {"fastopt.nn": [[0, 1, 1, "", "Dense"]], "fastopt.nn.Dense": [[0, 2, 1, "", "to_torch"]]}}
-    names = searchable.indexed_names(f"Search.setIndex({json.dumps(index)})")
-    assert names == {"fastopt.nn.Dense", "fastopt.nn.Dense.to_torch"}
+def search_index(names):
+    """A search index as Sphinx writes it, of these names only."""
+    objects = {}
+    for name in names:
+        prefix, _, last = name.rpartition(".")
+        objects.setdefault(prefix, []).append([0, 1, 1, "", last])
+    return f"Search.setIndex({json.dumps({'docnames': ['api'], 'objects': objects})})"
+
+
+def test_pages_whose_search_lacks_a_public_name_are_not_built(tmp_path):
+    app = SimpleNamespace(builder=SimpleNamespace(name="html"), srcdir=ROOT / "docs", outdir=tmp_path)
+    names = {f"fastopt.{name.removeprefix('fastopt.')}" for name in OBJECTS}
+    names |= {name for name, _ in searchable.public_objects({"fastopt.parallel": fastopt.parallel})}
+    (tmp_path / "searchindex.js").write_text(search_index(names))
+    searchable.require_every_name(app, None)
+    (tmp_path / "searchindex.js").write_text(search_index(names - {"fastopt.nn.Sequential.fold"}))
+    with pytest.raises(RuntimeError, match=r"got none of fastopt\.nn\.Sequential\.fold$"):
+        searchable.require_every_name(app, None)
