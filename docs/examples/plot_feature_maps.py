@@ -128,7 +128,7 @@ axes.set(
     ylim=(-0.05, 1.05), title="What a linear model reads from feature maps"
 )
 axes.grid(alpha=0.3)
-axes.legend(loc="center left")
+axes.legend(loc="lower center")
 plt.show()
 
 # %%
