@@ -1,5 +1,10 @@
 # How the pages are built. No network is used: there is no intersphinx.
+import sys
+from pathlib import Path
+
 import fastopt
+
+sys.path.append(str(Path(__file__).parent))  # where searchable.py is
 
 project = "fastopt"
 author = "fastopt contributors"
@@ -12,6 +17,7 @@ extensions = [
     "numpydoc",
     "myst_parser",
     "sphinx_gallery.gen_gallery",
+    "searchable",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "examples"]
@@ -23,6 +29,7 @@ myst_heading_anchors = 3
 # docstrings
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
@@ -40,6 +47,8 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastopt {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["fastopt.css"]
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,

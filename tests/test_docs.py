@@ -1,42 +1,31 @@
 """Every example in a docstring, in the README and in the pages runs and prints what it says; what pages name exists."""
 
+import ast
 import doctest
 import importlib.util
 import inspect
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import topics
 
 import fastopt as fo
+import fastopt.parallel
 
 ROOT = Path(__file__).parents[1]
+WIDTH = 96  # columns of code that fit into a page, see docs/_static/fastopt.css
 PUBLIC = ("estimators", "functional", "lowrank", "metrics", "newton", "nn", "optim", "schedules", "threads")
 MODULES = {"fastopt": fo, **{name: getattr(fo, name) for name in PUBLIC}, "nn.models": fo.nn.models}
 
 
-def public_objects():
-    """(name, object) of everything public, methods included."""
-    for prefix, module in MODULES.items():
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.ismodule(thing) or isinstance(thing, str):
-                continue
-            yield f"{prefix}.{name}", thing
-            if inspect.isclass(thing):
-                for member, value in members(thing):
-                    if not member.startswith("_") and (callable(value) or isinstance(value, property)):
-                        yield f"{prefix}.{name}.{member}", value
+spec = importlib.util.spec_from_file_location("searchable", ROOT / "docs" / "searchable.py")
+searchable = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(searchable)
 
-
-def members(cls):
-    """What a class has, by name: its own, and what `Sequential` has from the base that is a file of its own."""
-    mixins = [base for base in cls.__mro__ if base.__name__ == "Derivatives"]
-    return [item for base in (cls, *mixins) for item in vars(base).items()]
-
-
-OBJECTS = dict(public_objects())
+OBJECTS = dict(searchable.public_objects(MODULES))
 EXAMPLES = {name: thing.__doc__ for name, thing in OBJECTS.items() if ">>>" in (thing.__doc__ or "")}
 WRITTEN = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if p.exists()]
 PAGES = [p for p in WRITTEN if ">>>" in p.read_text()]
@@ -120,3 +109,55 @@ def test_every_test_that_the_page_of_promises_names_exists():
     for file, test in named:
         text = (ROOT / "tests" / file).read_text()
         assert not test or f"def {test}(" in text, f"{file}::{test}"
+
+
+def lines_of_examples(text):
+    """Lines of the examples of a docstring, as its page shows them."""
+    for example in doctest.DocTestParser().get_examples(text):
+        yield from (f">>> {line}" for line in example.source.splitlines())
+        yield from example.want.splitlines()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_code_on_a_page_fits_its_box(page):
+    blocks = re.findall(r"^```(?!\{)\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if len(line) > WIDTH and " " in line] == []  # a lone name wraps
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "fastopt").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_examples_in_docstrings_fit_their_box(file):
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [ast.get_docstring(node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, documented)]
+    assert [line for text in texts if text for line in lines_of_examples(text) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("name", fo.functional.__all__)
+def test_examples_of_a_kernel_fit_their_box(name):
+    text = inspect.getdoc(getattr(fo.functional, name))
+    assert [line for line in lines_of_examples(text) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda script: script.stem)
+def test_code_of_the_gallery_fits_its_box(script):
+    assert [line for line in script.read_text().splitlines() if len(line) > WIDTH] == []
+
+
+def search_index(names):
+    """A search index as Sphinx writes it, of these names only."""
+    objects = {}
+    for name in names:
+        prefix, _, last = name.rpartition(".")
+        objects.setdefault(prefix, []).append([0, 1, 1, "", last])
+    return f"Search.setIndex({json.dumps({'docnames': ['api'], 'objects': objects})})"
+
+
+def test_pages_whose_search_lacks_a_public_name_are_not_built(tmp_path):
+    app = SimpleNamespace(builder=SimpleNamespace(name="html"), srcdir=ROOT / "docs", outdir=tmp_path)
+    names = {f"fastopt.{name.removeprefix('fastopt.')}" for name in OBJECTS}
+    names |= {name for name, _ in searchable.public_objects({"fastopt.parallel": fastopt.parallel})}
+    (tmp_path / "searchindex.js").write_text(search_index(names))
+    searchable.require_every_name(app, None)
+    (tmp_path / "searchindex.js").write_text(search_index(names - {"fastopt.nn.Sequential.fold"}))
+    with pytest.raises(RuntimeError, match=r"got none of fastopt\.nn\.Sequential\.fold$"):
+        searchable.require_every_name(app, None)

@@ -10,7 +10,7 @@ the true value when the study is repeated.
 # %%
 # Claims of 2 000 drivers, insured for up to three years. A Poisson model says that the
 # variance of a count is its mean. Here drivers differ by more than the columns tell:
-# each has a rate of his own besides, of mean 1, so that claims vary more.
+# each has a rate of their own besides, of mean 1, so that claims vary more.
 import matplotlib.pyplot as plt
 import numpy as np
 

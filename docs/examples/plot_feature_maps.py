@@ -81,7 +81,7 @@ layers = [
 net = fo.nn.Sequential(layers, input_shape=(16, 16, 1), rng=0)
 adam = fo.optim.Adam(net.parameters())
 trainer = fo.nn.Trainer(net, loss="cross_entropy", optimizer=adam)
-trainer.fit(images[train], y[train], epochs=30)
+history = trainer.fit(images[train], y[train], epochs=15)
 
 # %%
 # ``after`` gives the feature maps behind the first layers of a network, which share
@@ -95,7 +95,7 @@ def after(k):
 
 def reads(features, target, family):
     """How well a linear model tells the target in the test images: accuracy, or R²."""
-    fit = fo.newton.glm(features[train], target[train], family, l2=1e-3)
+    fit = fo.newton.glm(features[train], target[train], family, l2=1e-2)
     found = fit.predict(features[test])
     if family == "multinomial":
         return fo.metrics.accuracy(target[test], found)
@@ -128,12 +128,13 @@ axes.set(
     ylim=(-0.05, 1.05), title="What a linear model reads from feature maps"
 )
 axes.grid(alpha=0.3)
-axes.legend(loc="center left")
+axes.legend(loc="lower center")
 plt.show()
 
 # %%
-# What the digit is cannot be told from the image's average, and better from map to map.
-# Where it stands is known until the last convolution takes all positions together.
+# What the digit is cannot be told from the image's average, but from the second
+# convolution on. Where it stands is known until the last convolution takes all positions
+# together.
 #
 # The maps of one image
 # ---------------------

@@ -2,10 +2,11 @@
 How large weights should start
 ==============================
 
-Two starts before relu: that of Glorot and Bengio, the default of dense layers, and that of He and others, which keeps
-the mean square through any number of layers. On tables of some hundred rows the smaller one predicts better: a network
-stays near where it starts, and what it computes there at random remains in its predictions as noise. In deep networks
-the smaller one fades, and learning begins late.
+Two starts before relu: that of Glorot and Bengio, the default of dense layers, and that
+of He and others, which keeps the mean square through any number of layers. On tables of
+some hundred rows the smaller one predicts better: a network stays near where it starts,
+and what it computes there at random remains in its predictions as noise. In deep
+networks the smaller one fades, and learning begins late.
 """
 
 from itertools import pairwise
@@ -33,7 +34,10 @@ def network(widths, init, rng):
 
 
 def scores(X, y, hidden, init, loss, seeds=2):
-    """Score on the held-out rows of five folds after each of EPOCHS: R2 of values, accuracy of classes."""
+    """Score on the held-out rows of five folds after each of EPOCHS.
+
+    It is R² of values, accuracy of classes.
+    """
     found = []
     for seed in range(seeds):
         for train, test in KFold(5, shuffle=True, random_state=seed).split(
@@ -106,16 +110,14 @@ plt.show()
 # At the start, the outputs of the larger one vary more than the targets do.
 
 x = np.random.default_rng(0).standard_normal((1000, 10))
+
+
+def size_of_outputs(init, rng):
+    net = network([10, 128, 64, 1], init, rng).calibrate(x)
+    return np.sqrt(np.mean(net.predict(x) ** 2))
+
+
+print("root mean square of the outputs of 10-128-64-1 at the start")
 for init in STARTS:
-    sizes = [
-        np.sqrt(
-            np.mean(
-                network([10, 128, 64, 1], init, rng).calibrate(x).predict(x)
-                ** 2
-            )
-        )
-        for rng in range(100)
-    ]
-    print(
-        f"{init:7s} root mean square of the outputs of 10-128-64-1 at the start: {np.mean(sizes):.2f}"
-    )
+    sizes = [size_of_outputs(init, rng) for rng in range(100)]
+    print(f"{init:7s} {np.mean(sizes):.2f}")

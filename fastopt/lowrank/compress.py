@@ -115,7 +115,8 @@ def compress(
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.Dense(512, 512, activation="relu"), fo.nn.Dense(512, 3)], rng=0)
+    >>> layers = [fo.nn.Dense(512, 512, activation="relu"), fo.nn.Dense(512, 3)]
+    >>> net = fo.nn.Sequential(layers, rng=0)
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.standard_normal((200, 512)), rng.integers(0, 3, 200)
     >>> smaller = fo.lowrank.compress(net, X, y, fo.lowrank.MultiplyAdds(100_000))

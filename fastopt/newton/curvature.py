@@ -96,7 +96,8 @@ def hessian(net, x, y, loss="cross_entropy", *, sample_weight=None, gauss_newton
     --------
     >>> import numpy as np, fastopt as fo
     >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1, bias=False)], dtype=np.float64)
-    >>> fo.newton.hessian(net, np.array([[1.0, 2.0], [0.0, 1.0]]), np.zeros((2, 1)), "mse")  # x.T @ x
+    >>> x = np.array([[1.0, 2.0], [0.0, 1.0]])
+    >>> fo.newton.hessian(net, x, np.zeros((2, 1)), "mse")  # x.T @ x
     array([[1., 2.],
            [2., 5.]])
     """

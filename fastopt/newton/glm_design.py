@@ -157,7 +157,7 @@ class Design:
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> colors = np.array([[-1], [0], [1], [-1], [0], [1]])  # red, which is the reference level, green, blue
+    >>> colors = np.array([[-1], [0], [1], [-1], [0], [1]])  # red, the reference level, green, blue
     >>> design = fo.newton.Design(codes=colors)
     >>> fit = fo.newton.glm(design, [1.0, 2.0, 4.0, 1.0, 2.0, 4.0], "gaussian", l2=0.0)
     >>> fit.coef.round(6), round(fit.intercept, 6)

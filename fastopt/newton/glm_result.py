@@ -451,7 +451,8 @@ class GLMResult:
         >>> rng = np.random.default_rng(0)
         >>> X = rng.normal(size=(200, 2))
         >>> y = rng.poisson(np.exp(X @ [0.5, -0.2] + 1))
-        >>> table = fo.newton.glm(X, y, "poisson", l2=0.0, names=["size", "age"]).summary(cov_type="HC1")
+        >>> fit = fo.newton.glm(X, y, "poisson", l2=0.0, names=["size", "age"])
+        >>> table = fit.summary(cov_type="HC1")
         >>> table.names, table.standard_errors.round(3)
         (['size', 'age', 'intercept'], array([0.04 , 0.041, 0.04 ]))
         """

@@ -42,7 +42,8 @@ def lenet_layers(classes=10) -> list[Layer]:
     Examples
     --------
     >>> import fastopt as fo
-    >>> net = fo.nn.Sequential(fo.nn.models.lenet_layers(classes=26), rng=0, input_shape=(28, 28, 1))
+    >>> layers = fo.nn.models.lenet_layers(classes=26)
+    >>> net = fo.nn.Sequential(layers, rng=0, input_shape=(28, 28, 1))
     >>> net.output_shape
     (26,)
     """

@@ -302,7 +302,7 @@ class Sequential(Derivatives, Fixed):
         Examples
         --------
         >>> import numpy as np, fastopt as fo
-        >>> net = fo.nn.Sequential([fo.nn.Standardize(3), fo.nn.Dense(3, 2)], rng=0).calibrate(np.eye(3))
+        >>> net = fo.nn.Sequential([fo.nn.Standardize(3), fo.nn.Dense(3, 2)]).calibrate(np.eye(3))
         >>> fast = net.fold()
         >>> [type(layer).__name__ for layer in fast.layers]
         ['Dense']

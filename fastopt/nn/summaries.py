@@ -39,7 +39,8 @@ def summary(net, input_shape=None) -> str:
     Examples
     --------
     >>> import fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.Dense(8, 16, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(16, 3)], rng=0)
+    >>> layers = [fo.nn.Dense(8, 16, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(16, 3)]
+    >>> net = fo.nn.Sequential(layers, rng=0)
     >>> print(fo.nn.summary(net))
     layer          shape  depth  parameters  multiply-adds  bytes
     Dense relu   8 -> 16      1         144            128    576

@@ -44,7 +44,8 @@ class ColumnParallelDense(Dense):
     >>> import fastopt as fo
     >>> from fastopt.parallel import ColumnParallelDense, Grid
     >>> grid = Grid(model=1)
-    >>> net = fo.nn.Sequential([ColumnParallelDense(8, 4, grid, activation="relu"), fo.nn.Dense(4, 1)], rng=0)
+    >>> layers = [ColumnParallelDense(8, 4, grid, activation="relu"), fo.nn.Dense(4, 1)]
+    >>> net = fo.nn.Sequential(layers, rng=0)
     >>> net.layers[0].columns
     slice(0, 4, None)
     """
@@ -136,7 +137,8 @@ def column_parallel(layers, grid) -> list[Layer]:
     --------
     >>> import fastopt as fo
     >>> from fastopt.parallel import Grid, column_parallel
-    >>> layers = column_parallel([fo.nn.Dense(8, 4, activation="relu"), fo.nn.Dense(4, 1)], Grid(model=1))
+    >>> layers = [fo.nn.Dense(8, 4, activation="relu"), fo.nn.Dense(4, 1)]
+    >>> layers = column_parallel(layers, Grid(model=1))
     >>> [type(layer).__name__ for layer in layers]
     ['ColumnParallelDense', 'ColumnParallelDense']
     """
@@ -178,8 +180,8 @@ def one_weird_trick(layers, grid) -> list[Layer]:
     >>> import fastopt as fo
     >>> from fastopt.parallel import Grid, one_weird_trick
     >>> layers = one_weird_trick(fo.nn.models.alexnet_layers(10), Grid(model=1))
-    >>> [type(layer).__name__ for layer in layers[9:]]
-    ['ShareRows', 'Dropout', 'ColumnParallelDense', 'Dropout', 'ColumnParallelDense', 'ColumnParallelDense']
+    >>> [type(layer).__name__ for layer in layers[9:12]]
+    ['ShareRows', 'Dropout', 'ColumnParallelDense']
     """
     layers = chain.check(layers)
     first = next((i for i, layer in enumerate(layers) if isinstance(layer, Dense)), None)
@@ -216,7 +218,8 @@ class ShareRows(Layer):
     >>> import fastopt as fo
     >>> from fastopt.parallel import ColumnParallelDense, Grid, ShareRows
     >>> grid = Grid(model=1)
-    >>> layers = [fo.nn.Conv2d(1, 4, 3), fo.nn.Flatten(), ShareRows(grid), ColumnParallelDense(144, 10, grid)]
+    >>> layers = [fo.nn.Conv2d(1, 4, 3), fo.nn.Flatten(), ShareRows(grid)]
+    >>> layers.append(ColumnParallelDense(144, 10, grid))
     >>> fo.nn.Sequential(layers, rng=0, input_shape=(8, 8, 1)).output_shape
     (10,)
     """

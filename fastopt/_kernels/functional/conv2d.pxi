@@ -211,7 +211,8 @@ def conv2d_backward(dy, x, weight, z=None, stride=1, padding=0, dilation=1, grou
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> x, weight, dw = np.arange(9.0).reshape(1, 3, 3, 1), np.ones((1, 2, 2, 1)), np.empty((1, 2, 2, 1))
+    >>> x, weight = np.arange(9.0).reshape(1, 3, 3, 1), np.ones((1, 2, 2, 1))
+    >>> dw = np.empty_like(weight)
     >>> fo.functional.conv2d_backward(np.ones((1, 2, 2, 1)), x, weight, dw=dw)[0, :, :, 0]
     array([[1., 2., 1.],
            [2., 4., 2.],

@@ -45,7 +45,8 @@ def standardize(x, mean, scale, out=None):
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> fo.functional.standardize(np.array([[1.0, 8.0]]), np.array([1.0, 4.0]), np.array([1.0, 0.5]))
+    >>> mean, inv_std = np.array([1.0, 4.0]), np.array([1.0, 0.5])
+    >>> fo.functional.standardize(np.array([[1.0, 8.0]]), mean, inv_std)
     array([[0., 2.]])
     """
     cdef StandardizeCall a

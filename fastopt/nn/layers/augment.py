@@ -40,7 +40,8 @@ class RandomShift(Augmentation):
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.RandomShift(2, 2), fo.nn.Dense(1, 4)], input_shape=(28, 28, 1), rng=0)
+    >>> layers = [fo.nn.RandomShift(2, 2), fo.nn.Dense(1, 4)]
+    >>> net = fo.nn.Sequential(layers, input_shape=(28, 28, 1), rng=0)
     >>> net.predict(np.zeros((2, 28, 28, 1))).shape
     (2, 28, 28, 4)
     """
@@ -83,7 +84,8 @@ class RandomFlip(Augmentation):
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.RandomFlip(), fo.nn.Dense(3, 4)], input_shape=(32, 32, 3), rng=0)
+    >>> layers = [fo.nn.RandomFlip(), fo.nn.Dense(3, 4)]
+    >>> net = fo.nn.Sequential(layers, input_shape=(32, 32, 3), rng=0)
     >>> net.predict(np.zeros((2, 32, 32, 3))).shape
     (2, 32, 32, 4)
     """

@@ -23,7 +23,8 @@ class Concat(Branches):
     Examples
     --------
     >>> import fastopt as fo
-    >>> module = fo.nn.Concat([[fo.nn.Conv2d(3, 8, 1)], [fo.nn.Conv2d(3, 4, 3, padding=1, activation="relu")], []])
+    >>> wide = fo.nn.Conv2d(3, 4, 3, padding=1, activation="relu")
+    >>> module = fo.nn.Concat([[fo.nn.Conv2d(3, 8, 1)], [wide], []])
     >>> module.output_shape((28, 28, 3))
     (28, 28, 15)
     """

@@ -22,7 +22,8 @@ class Dropout(TrainingOnly):
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.Dense(4, 8, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(8, 3)], rng=0)
+    >>> layers = [fo.nn.Dense(4, 8, activation="relu"), fo.nn.Dropout(0.2), fo.nn.Dense(8, 3)]
+    >>> net = fo.nn.Sequential(layers, rng=0)
     >>> net.predict(np.zeros((2, 4))).shape
     (2, 3)
     """

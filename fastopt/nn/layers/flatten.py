@@ -14,7 +14,8 @@ class Flatten(Layer):
     Examples
     --------
     >>> import fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.Flatten(), fo.nn.Dense(8 * 8 * 3, 10)], rng=0, input_shape=(8, 8, 3))
+    >>> layers = [fo.nn.Flatten(), fo.nn.Dense(8 * 8 * 3, 10)]
+    >>> net = fo.nn.Sequential(layers, rng=0, input_shape=(8, 8, 3))
     >>> net.output_shape
     (10,)
     """

@@ -101,7 +101,8 @@ class GlobalAvgPool2d(Layer):
     Examples
     --------
     >>> import numpy as np, fastopt as fo
-    >>> net = fo.nn.Sequential([fo.nn.GlobalAvgPool2d(), fo.nn.Dense(8, 10)], input_shape=(7, 7, 8), rng=0)
+    >>> layers = [fo.nn.GlobalAvgPool2d(), fo.nn.Dense(8, 10)]
+    >>> net = fo.nn.Sequential(layers, input_shape=(7, 7, 8), rng=0)
     >>> net.predict(np.zeros((2, 7, 7, 8))).shape
     (2, 10)
     """
