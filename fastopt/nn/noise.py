@@ -84,8 +84,8 @@ def gradient_noise(net, X, y, batch, loss="cross_entropy", *, batches=32, seed=0
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.normal(size=(4096, 4)), rng.integers(0, 3, 4096)
     >>> net = fo.nn.Sequential([fo.nn.Dense(4, 3)], rng=0)
-    >>> small, large = fo.nn.gradient_noise(net, X, y, 16), fo.nn.gradient_noise(net, X, y, 64)
-    >>> bool(1.5 < small.standard_error / large.standard_error < 2.5)  # four times the samples, half the error
+    >>> small, large = (fo.nn.gradient_noise(net, X, y, batch) for batch in (16, 64))
+    >>> bool(1.5 < small.standard_error / large.standard_error < 2.5)  # four times the rows
     True
     """
     batch, batches = whole_number("batch", batch), whole_number("batches", batches, 2)

@@ -38,10 +38,10 @@ def groups(net, decay, no_decay="bias,norm") -> list[dict]:
     Examples
     --------
     >>> import fastopt as fo
-    >>> layers = [fo.nn.Dense(4, 8, bias=False), fo.nn.BatchNorm(8, activation="relu"), fo.nn.Dense(8, 3)]
+    >>> layers = [fo.nn.Dense(4, 8, bias=False), fo.nn.BatchNorm(8), fo.nn.Dense(8, 3)]
     >>> net = fo.nn.Sequential(layers, rng=0)
     >>> adamw = fo.optim.AdamW(fo.optim.groups(net, decay=0.01), lr=1e-3)
-    >>> [([a.shape for a in group["params"]], group["weight_decay"]) for group in adamw.param_groups]
+    >>> [([a.shape for a in g["params"]], g["weight_decay"]) for g in adamw.param_groups]
     [([(8, 4)], 0.01), ([(8,), (8,)], 0.0), ([(3, 8)], 0.01), ([(3,)], 0.0)]
     >>> trainer = fo.nn.Trainer(net, "cross_entropy", adamw)
     """

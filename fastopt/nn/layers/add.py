@@ -23,8 +23,9 @@ class Add(Branches):
     A block of ResNet whose shortcut changes the number of channels (He et al. 2016):
 
     >>> import fastopt as fo
-    >>> block = [fo.nn.Conv2d(8, 16, 3, padding=1, activation="relu"), fo.nn.Conv2d(16, 16, 3, padding=1)]
-    >>> fo.nn.Add([block, [fo.nn.Conv2d(8, 16, 1)]]).output_shape((28, 28, 8))
+    >>> first = fo.nn.Conv2d(8, 16, 3, padding=1, activation="relu")
+    >>> block = fo.nn.Add([[first, fo.nn.Conv2d(16, 16, 3, padding=1)], [fo.nn.Conv2d(8, 16, 1)]])
+    >>> block.output_shape((28, 28, 8))
     (28, 28, 16)
     """
 
