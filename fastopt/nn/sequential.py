@@ -249,8 +249,8 @@ class Sequential(Derivatives, Fixed):
         X, y, loss, sample_weight
             As for `value_and_grad`.
         metrics : str, callable, list or dict of these, optional
-            Names of `fastopt.metrics`, or functions ``metric(y, y_pred)`` of the targets and what `predict` gives;
-            sample_weight goes to those that take it. See the page on metrics.
+            Names of `fastopt.metrics`, or functions ``metric(y, y_pred)`` of the targets and what `predict` gives,
+            which take ``sample_weight=`` where rows have weights. The page on metrics says more.
 
         Returns
         -------
@@ -268,6 +268,8 @@ class Sequential(Derivatives, Fixed):
         >>> net = fo.nn.Sequential([fo.nn.Dense(2, 1, init="zeros")])
         >>> net.evaluate(np.eye(2), [1.0, 3.0], "mse")
         5.0
+        >>> net.evaluate(np.eye(2), [1.0, 3.0], "mse", metrics="r2_score")
+        {'loss': 5.0, 'r2_score': -4.0}
         """
         fitting_name(loss, self._ends_in)  # what does not fit is refused before the work
         metrics = metrics_of(metrics, loss, self.out_features, sample_weight is not None)

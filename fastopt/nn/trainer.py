@@ -224,8 +224,8 @@ class Trainer:
             are given, the network holds the parameters of the best epoch at the end, also after an exception.
         metrics : str, callable, list or dict of these, optional
             What to measure besides the loss after every epoch, see `Sequential.evaluate`: under its name of the rows in
-            X, in inference mode, for which they are predicted once more; with "val_" before it of `validation`. Those
-            of an iterable of batches are not measured.
+            X, in inference mode, for which they are predicted once more; with ``val_`` before it of `validation`.
+            Those of an iterable of batches are not measured.
         sample_weight : array_like, shape (n,), optional
             Weights of the samples in X.
         shuffle : bool
@@ -271,8 +271,8 @@ class Trainer:
         X, and y of mse, mae and huber, are read where they lie, in each epoch: leave them alone, or what is learned
         changes with them. Classes, probabilities and weights are copied.
 
-        Where a callback has ``on_batch_end``, each batch is a call of its own, which costs some microseconds; else the
-        compiled code makes many steps in a row. The steps have the same bits.
+        Where a callback has ``on_batch_end``, each batch is a call of its own, which is slower; else the compiled code
+        makes many steps in a row. The steps have the same bits.
 
         After an exception, Ctrl-C included, the next `fit` goes on where this one stood, early stopping included: from
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
