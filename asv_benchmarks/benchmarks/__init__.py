@@ -47,10 +47,11 @@ def benchmark_of(topic):
         param_names = ["threads", "case"]
         unit = "seconds"
         version = VERSION
-        pretty_name = topic.__name__.rpartition(".")[2]
 
         def track_ours(self, threads, case):
             return seconds(cases[case], threads)["ours"]
+
+        track_ours.pretty_name = topic.__name__.rpartition(".")[2]
 
     return Cases
 
@@ -64,10 +65,11 @@ def benchmark_of_kernel(name, kernel):
         param_names = ["threads", "dtype", kernel.unit]
         unit = "seconds"
         version = VERSION
-        pretty_name = name
 
         def track_seconds(self, threads, dtype, size):
             return seconds(kernel.case(size, dtype), threads)["ours"]
+
+        track_seconds.pretty_name = name
 
     Kernel.__name__ = Kernel.__qualname__ = name  # the last part of the address of its page
     return Kernel
