@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml $(shell find fastopt/_kernels -name '*.pyx' -o -name '*.pxi' -o -name '*.h')
+SOURCES := setup.py pyproject.toml $(shell find fastopt/_kernels -name '*.pyx' -o -name '*.pxi' -o -name '*.h') fastopt/_kernels/machine/team.c
 LEVELS := v2 v3 v4 baseline
 BUILT := .stamps/build
 # what the package and an extra of it need: $(call REQUIREMENTS,python,extra)
@@ -13,7 +13,7 @@ INCLUDES = $(shell $(BIN)/python -c "import numpy, sysconfig; print('-I' + numpy
 SECONDS ?= 60
 MPIS := mpich openmpi
 
-.PHONY: demo demo-images demo-mpi test test-all test-mpi fuzz soak sanitize bench docs lint clean
+.PHONY: demo demo-images demo-mpi test test-all test-mpi wheel test-wheel fuzz soak sanitize bench docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -35,6 +35,13 @@ test-all: $(BUILT) .stamps/test
 # 1 to 4 ranks under both MPIs
 test-mpi: $(BUILT) $(MPIS:%=.stamps/%)
 	for mpi in $(MPIS); do PYTHONPATH=. .venv-$$mpi/bin/python tests/mpi/run.py || exit 1; done
+
+wheel: .stamps/wheel
+	$(BIN)/python -m pip wheel -v --no-deps --no-build-isolation -w dist .
+
+# in a root without a compiler and without OpenMP; status 77: not allowed here
+test-wheel: .stamps/wheel
+	$(BIN)/python tests/wheel.py
 
 soak: $(BUILT) .stamps/test
 	$(BIN)/python tests/soak.py $(SECONDS)

@@ -13,7 +13,6 @@ import copy
 import os
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -55,6 +54,15 @@ LEAN = [
     "-fno-gcse-after-reload",
     "-fno-split-paths",
     "-fno-tree-dominator-opts",
+    "-fno-tree-vrp",
+    "-fno-tree-tail-merge",
+    "-fno-code-hoisting",
+    "-fno-cse-follow-jumps",
+    "-fno-rerun-cse-after-loop",
+    "-fno-schedule-insns2",
+    "-fno-ipa-cp-clone",
+    "-fno-ipa-icf",
+    "-fno-ipa-sra",
 ]
 DEFINES = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -80,14 +88,14 @@ def compiler() -> list[str]:
     return (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
 
 
-def runs(source: str, compile_flags: list[str], link_flags: list[str] = ()) -> bool:
+def runs(source: str, compile_flags: list[str], link_flags: list[str] | None = None) -> bool:
     """Whether a C program compiles, links and returns 0."""
     with tempfile.TemporaryDirectory() as folder:
         file, program = Path(folder, "probe.c"), Path(folder, "probe")
         file.write_text(source)
         try:
             subprocess.run(
-                [*compiler(), *compile_flags, str(file), "-o", str(program), *link_flags],
+                [*compiler(), *compile_flags, str(file), "-o", str(program), *(link_flags or [])],
                 check=True,
                 capture_output=True,
             )
@@ -119,10 +127,14 @@ def wanted_levels() -> dict[str, list[str]]:
         for number in (4, 3, 2):
             if f"v{number}" in LEVELS and runs(LEVEL % number, [f"-I{MACHINE}"]):
                 return {f"v{number}": LEVELS[f"v{number}"]}
-        raise SystemExit(f"FASTOPT_LEVELS='native': this processor runs none of {', '.join(LEVELS)}")
+        raise SystemExit(
+            f"FASTOPT_LEVELS='native': no program compiled here says that this processor runs one of {', '.join(LEVELS)}"
+        )
     names = [name.strip() for name in wish.split(",")]
     if not set(names) <= set(LEVELS):
-        raise SystemExit(f"FASTOPT_LEVELS={wish!r}: expected native, or some of {', '.join(LEVELS)}, with commas between")
+        raise SystemExit(
+            f"FASTOPT_LEVELS={wish!r}: expected native, or some of {', '.join(LEVELS)}, with commas between"
+        )
     return {level: flags for level, flags in LEVELS.items() if level in names}
 
 
@@ -151,7 +163,8 @@ def split(generated: Path) -> tuple[Path, Path]:
     """
     lines = generated.read_text().split("\n")
     declarations, variables, code = (
-        lines.index(f"/* #### Code section: {name} ### */") for name in ("module_declarations", "global_var", "module_code")
+        lines.index(f"/* #### Code section: {name} ### */")
+        for name in ("module_declarations", "global_var", "module_code")
     )
     loops, python, at = {}, lines[variables:code], code
     while at < len(lines):
@@ -184,14 +197,19 @@ def split(generated: Path) -> tuple[Path, Path]:
             python_declares.append(line)
             if not prototype:
                 loops_declare.append(line)
-    kept = [body.replace("static", "extern", 1) if name in shared else body for name, body in loops.items() if name in used]
+    kept = [
+        body.replace("static", "extern", 1) if name in shared else body for name, body in loops.items() if name in used
+    ]
     unknown = {word for word in words("\n".join(kept)) if word.startswith("__pyx_v_7fastopt_")} - known
     if unknown or not kept:
         raise SystemExit(f"{generated}: this Cython's C is not understood: loops of {sorted(unknown) or 'none'}")
     head = lines[:declarations]
     files = generated.with_name("core_python.c"), generated.with_name("core_loops.c")
     types = [line for line in head if not line.startswith("int __pyx_module_is_main")]  # which is a variable
-    texts = ["#define FASTOPT_PYTHON", *head, *python_declares, *python], [*types, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"]
+    texts = (
+        ["#define FASTOPT_PYTHON", *head, *python_declares, *python],
+        [*types, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"],
+    )
     for file, text in zip(files, map("\n".join, texts), strict=True):
         if not file.exists() or file.read_text() != text:  # else nothing is compiled again
             file.write_text(text)
@@ -199,6 +217,7 @@ def split(generated: Path) -> tuple[Path, Path]:
 
 
 # ---------------------------------------------------------------- the build
+
 
 class Level(Extension):
     """The loops of a level, to be linked with what is compiled once: the C files `once`, with flags of their own."""
@@ -222,11 +241,11 @@ class BuildLevels(build_ext):
             (KERNELS / level).mkdir(exist_ok=True)  # where an in-place build copies to
             if level not in levels:
                 shutil.rmtree(kernels / level, ignore_errors=True)  # of an earlier build: a wheel would take it in
-        start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        start, before = time.monotonic(), os.times()
         say(f"compiling {', '.join(levels)} with {' '.join(compiler())} on {self.parallel} cores; this takes minutes")
         super().run()
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        after = os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
         say(f"built {', '.join(levels)} in {time.monotonic() - start:.0f} s; the compiler took {cpu:.0f} s of CPU")
 
     def build_extensions(self):

@@ -105,6 +105,7 @@ TOPICS = (
     without_kernels("layers", "program", sanitizer=True),
     without_kernels("summary", "program"),
     without_kernels("tuning", "tuning"),
+    without_kernels("build"),
     without_kernels("files", "files", sanitizer=True),
     without_kernels("earlier_files", "files"),
     without_kernels("estimators", "estimators"),
