@@ -1,7 +1,7 @@
 """What is compiled: one Cython source, its Python once and its loops once per instruction-set level.
 
-`_kernels/core.pyx` takes the files of its folders in and becomes one C file. Half of it are functions that use nothing of
-Python: the loops. `split` puts them into a file of their own, which is compiled for every level in LEVELS; what is left
+`_kernels/core.pyx` takes the files of its folders in and becomes one C file. Half of it are functions that use nothing
+of Python: the loops. `split` puts them into a file of their own, which is compiled for every level in LEVELS; what is left
 (checks, classes, the module) is compiled once and linked to the loops of each level, `_kernels/<level>/core.*.so`. The
 package picks one at import. `_kernels/_cpu.pyx` is the baseline module it asks.
 
@@ -39,14 +39,14 @@ LEVELS = {
 if not X86:
     LEVELS = {"baseline": []}
 
-# -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike. -g0: what is linked is stripped,
-# and to write what a debugger reads, which the flags of many Pythons ask for, took a third of the time.
+# -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike. -g0: what is linked is
+# stripped, and to write what a debugger reads, which the flags of many Pythons ask for, took a third of the time.
 COMMON = ["-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
 FLAGS = ["-O3", *COMMON]
 ONCE = ["-O2", *COMMON]
-# Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take half of the time, and what
-# they leave in the innermost loops are more moves between registers and memory, not fewer. Micro-kernels of float at v4:
-# 27 s, so 12; 446 accesses of the stack in the loops of depthwise.h, so 360.
+# Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take more than half of the time,
+# and leave no better innermost loops. Micro-kernels of float at v4, without the first six: 27 s, so 12; accesses of the
+# stack in the loops of depthwise.h 446, so 360.
 LEAN = [
     "-fno-thread-jumps",
     "-fno-tree-pre",
@@ -127,9 +127,7 @@ def wanted_levels() -> dict[str, list[str]]:
         for number in (4, 3, 2):
             if f"v{number}" in LEVELS and runs(LEVEL % number, [f"-I{MACHINE}"]):
                 return {f"v{number}": LEVELS[f"v{number}"]}
-        raise SystemExit(
-            f"FASTOPT_LEVELS='native': no program compiled here says that this processor runs one of {', '.join(LEVELS)}"
-        )
+        raise SystemExit(f"FASTOPT_LEVELS='native': no program compiled here finds one of {', '.join(LEVELS)}")
     names = [name.strip() for name in wish.split(",")]
     if not set(names) <= set(LEVELS):
         raise SystemExit(
@@ -158,8 +156,8 @@ def words(text: str) -> set[str]:
 def split(generated: Path) -> tuple[Path, Path]:
     """Divide the C file that Cython wrote: what is Python, compiled once, and the loops, compiled for each level.
 
-    A loop is a `cdef` function whose text names nothing of Python's. Python calls loops by their names, which both files
-    declare; loops call Python only through the pointers of kinds. What is missing in a file, the compiler or linker tells.
+    A loop is a `cdef` function whose text names nothing of Python's. Python calls loops by their names, which both
+    files declare; loops call Python only through the pointers of kinds. What a file lacks, the compiler or linker tells.
     """
     lines = generated.read_text().split("\n")
     declarations, variables, code = (
@@ -228,7 +226,7 @@ class Level(Extension):
 
 
 class BuildLevels(build_ext):
-    """Compiles Python and the levels' loops side by side, each in a temporary folder of its own, and says what it does."""
+    """Compiles Python and the loops of levels side by side, each in a folder of its own, and says what it does."""
 
     def finalize_options(self):
         super().finalize_options()

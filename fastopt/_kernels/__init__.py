@@ -26,8 +26,8 @@ def _choose() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         )
     if not available:
         raise ImportError(
-            f"no kernels for this processor: it runs {levels()}, this build has {built}; install fastopt on this machine, "
-            f"or build it with FASTOPT_LEVELS={','.join(levels()) or 'native'}"
+            f"no kernels for this processor: it runs {levels()}, this build has {built}; install fastopt on this "
+            f"machine, or build it with FASTOPT_LEVELS={','.join(levels()) or 'native'}"
         )
     return wanted or available[0], available, built
 
