@@ -1,9 +1,9 @@
 """What is compiled: one Cython source, its Python once and its loops once per instruction-set level.
 
-`_kernels/core.pyx` takes the files of its folders in and becomes one C file. Half of it are functions that use nothing
-of Python: the loops. `split` puts them into a file of their own, which is compiled for every level in LEVELS; what is left
-(checks, classes, the module) is compiled once and linked to the loops of each level, `_kernels/<level>/core.*.so`. The
-package picks one at import. `_kernels/_cpu.pyx` is the baseline module it asks.
+`_kernels/core.pyx` takes the files of its folders in and becomes one C file. Half of it are functions that use
+nothing of Python: the loops. `split` puts them into a file of their own, which is compiled for every level in LEVELS;
+what is left (checks, classes, the module) is compiled once and linked to the loops of each level,
+`_kernels/<level>/core.*.so`. The package picks one at import. `_kernels/_cpu.pyx` is the baseline module it asks.
 
 Environment: FASTOPT_LEVELS=native builds the level of this machine alone, FASTOPT_LEVELS=v3,v4 those named.
 FASTOPT_SANITIZE=1 builds with Address- and UndefinedBehaviorSanitizer.
@@ -157,7 +157,8 @@ def split(generated: Path) -> tuple[Path, Path]:
     """Divide the C file that Cython wrote: what is Python, compiled once, and the loops, compiled for each level.
 
     A loop is a `cdef` function whose text names nothing of Python's. Python calls loops by their names, which both
-    files declare; loops call Python only through the pointers of kinds. What a file lacks, the compiler or linker tells.
+    files declare; loops call Python only through the pointers of kinds. What a file lacks, the compiler or linker
+    tells.
     """
     lines = generated.read_text().split("\n")
     declarations, variables, code = (
