@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml $(shell find fastopt/_kernels -name '*.pyx' -o -name '*.pxi' -o -name '*.h')
+SOURCES := setup.py pyproject.toml $(shell find fastopt/_kernels -name '*.pyx' -o -name '*.pxi' -o -name '*.h') fastopt/_kernels/machine/team.c
 LEVELS := v2 v3 v4 baseline
 BUILT := .stamps/build
 # what the package and an extra of it need: $(call REQUIREMENTS,python,extra)
@@ -15,8 +15,8 @@ MPIS := mpich openmpi
 COMMITS ?= 5
 MEASURE = $(if $(BENCH),--bench '$(BENCH)') $(if $(QUICK),--quick) $(if $(AGAIN),--again) $(if $(MACHINE),--machine '$(MACHINE)')
 
-.PHONY: demo demo-images demo-mpi test test-all test-mpi fuzz soak sanitize bench bench-compare bench-compare-check \
-	dashboard test-dashboard docs lint clean
+.PHONY: demo demo-images demo-mpi test test-all test-mpi wheel test-wheel fuzz soak sanitize bench bench-compare \
+	bench-compare-check dashboard test-dashboard docs lint clean
 
 demo: $(BUILT) .stamps/demo
 	$(BIN)/python examples/digits.py
@@ -38,6 +38,13 @@ test-all: $(BUILT) .stamps/test
 # 1 to 4 ranks under both MPIs
 test-mpi: $(BUILT) $(MPIS:%=.stamps/%)
 	for mpi in $(MPIS); do PYTHONPATH=. .venv-$$mpi/bin/python tests/mpi/run.py || exit 1; done
+
+wheel: .stamps/wheel
+	$(BIN)/python -m pip wheel -v --no-deps --no-build-isolation -w dist .
+
+# in a root without a compiler and without OpenMP; status 77: not allowed here
+test-wheel: .stamps/wheel
+	$(BIN)/python tests/wheel.py
 
 soak: $(BUILT) .stamps/test
 	$(BIN)/python tests/soak.py $(SECONDS)

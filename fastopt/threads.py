@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from fastopt._forks import importing
-from fastopt._kernels import core, isa, isas, overrides, processor
+from fastopt._kernels import core, isa, isas, isas_built, overrides, processor
 from fastopt._numbers import whole_number
 
 __all__ = ["config", "get_num_threads", "num_threads", "set_num_threads", "show_config"]
@@ -226,7 +226,8 @@ def config() -> dict:
     Returns
     -------
     dict
-        isa (level in use), isas (levels this machine and build offer), processor (its row in the table of
+        isa (level in use), isas (levels this machine and build offer), isas_built (levels
+        that were compiled, see FASTOPT_LEVELS), processor (its row in the table of
         processors), tuning (the numbers that kernels are tuned with), overridden (which of them FASTOPT_TUNING gave),
         openmp, threads, refused_above (the smallest number of threads with which a call had to do since
         `set_num_threads`, for the system created no more; None if it always did), quota (CPUs, None if there is none),
@@ -243,6 +244,7 @@ def config() -> dict:
     return {
         "isa": isa,
         "isas": isas,
+        "isas_built": isas_built,
         "processor": processor.name,
         "tuning": core.get_tuning(),
         "overridden": tuple(overrides),

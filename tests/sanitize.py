@@ -31,7 +31,7 @@ def library(name: str) -> str:
 
 def copy_sources(folder: Path) -> None:
     """The package without what was built before."""
-    built = shutil.ignore_patterns("*.so", "*.c", "__pycache__", ".hypothesis")
+    built = shutil.ignore_patterns("*.so", "core*.c", "_cpu.c", "__pycache__", ".hypothesis")
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():

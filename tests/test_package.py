@@ -20,7 +20,7 @@ KERNELS = ROOT / "fastopt" / "_kernels"
 BUILDS = {"v2", "v3", "v4", "baseline", "__pycache__"}
 SOURCES = sorted(
     str(p.relative_to(ROOT))
-    for pattern in ("*.pyx", "*.pxi", "*.h", "*.pyi")
+    for pattern in ("*.pyx", "*.pxi", "*.h", "*.pyi", "machine/*.c")
     for p in KERNELS.rglob(pattern)
     if not BUILDS & set(p.relative_to(KERNELS).parts)
 )
@@ -52,7 +52,9 @@ def unpacked(tmp_path_factory):
     tree, folder = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("unpacked")
     for part in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, tree / part)
-    shutil.copytree(ROOT / "fastopt", tree / "fastopt", ignore=shutil.ignore_patterns(*BUILDS, "*.so", "*.c"))
+    shutil.copytree(
+        ROOT / "fastopt", tree / "fastopt", ignore=shutil.ignore_patterns(*BUILDS, "*.so", "core*.c", "_cpu.c")
+    )
     python("setup.py", "-q", "sdist", "--dist-dir", str(folder), cwd=tree)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as file:
@@ -71,10 +73,11 @@ def test_every_source_of_the_kernels_is_in_the_source_distribution(unpacked):
 def test_every_source_of_the_kernels_triggers_a_rebuild(unpacked):
     program = "import setup; print(*setup.extensions()[-1].depends, sep='\\n')"
     watched = set(python("-c", program, cwd=unpacked).split())
-    included = {name for name in SOURCES if name.endswith((".pxi", ".h"))}
+    included = {name for name in SOURCES if name.endswith((".pxi", ".h", ".c"))}
     assert included <= watched
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"'*{suffix}'" in makefile for suffix in (".pyx", ".pxi", ".h"))
+    assert "machine/team.c" in makefile
 
 
 def test_source_folders_are_tracked_and_only_builds_are_cleaned():
@@ -89,7 +92,7 @@ BUILD = """
 import sys, setup
 level = next(iter(setup.LEVELS))
 setup.LEVELS = {level: setup.LEVELS[level]}
-setup.FLAGS = [flag for flag in setup.FLAGS if flag != "-O3"] + ["-O0"]
+setup.FLAGS, setup.ONCE = [*setup.FLAGS, "-O0"], [*setup.ONCE, "-O0"]
 sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
 setup.setup(ext_modules=setup.extensions(), cmdclass={"build_ext": setup.BuildLevels})
 """

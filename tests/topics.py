@@ -113,6 +113,7 @@ TOPICS = (
     without_kernels("tuning", "tuning"),
     without_kernels("noise", "tuning"),
     without_kernels("extending", "extending"),
+    without_kernels("build"),
     without_kernels("files", "files", sanitizer=True),
     without_kernels("earlier_files", "files"),
     without_kernels("torch_models"),

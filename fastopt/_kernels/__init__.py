@@ -15,20 +15,24 @@ from fastopt._kernels import processors
 from fastopt._kernels._cpu import levels
 
 
-def _choose() -> tuple[str, tuple[str, ...]]:
-    built = {p.parent.name for p in Path(__file__).parent.glob("*/core.*")}
+def _choose() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    built = tuple(sorted((p.parent.name for p in Path(__file__).parent.glob("*/core.*")), reverse=True))
     available = tuple(level for level in levels() if level in built)
     wanted = os.environ.get("FASTOPT_ISA")
     if wanted and wanted not in available:
         raise ImportError(
-            f"FASTOPT_ISA={wanted!r}: expected one of {available} on this processor; unset it to choose the best"
+            f"FASTOPT_ISA={wanted!r}: expected one of {available}, which this processor runs and this build has; "
+            "unset it to choose the best"
         )
     if not available:
-        raise ImportError(f"no kernels for this processor: it runs {levels()}, this build has {tuple(sorted(built))}")
-    return wanted or available[0], available
+        raise ImportError(
+            f"no kernels for this processor: it runs {levels()}, this build has {built}; install fastopt on this "
+            f"machine, or build it with FASTOPT_LEVELS={','.join(levels()) or 'native'}"
+        )
+    return wanted or available[0], available, built
 
 
-isa, isas = _choose()
+isa, isas, isas_built = _choose()
 if TYPE_CHECKING:
     from fastopt._kernels import core  # every level has the types of core.pyi
 else:

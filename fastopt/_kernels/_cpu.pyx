@@ -1,21 +1,10 @@
 """What this processor is: its instruction-set levels, its vendor, its cache; asked before a level is loaded."""
 
+cdef extern from "machine/cpu.h":
+    int fastopt_level()
+
 cdef extern from *:
     """
-    static int fastopt_level(void) {
-    #if defined(__x86_64__)
-        __builtin_cpu_init();
-        if (!__builtin_cpu_supports("sse4.2") || !__builtin_cpu_supports("popcnt")) return 1;
-        if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-            !__builtin_cpu_supports("bmi") || !__builtin_cpu_supports("bmi2")) return 2;
-        if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-            !__builtin_cpu_supports("avx512cd") || !__builtin_cpu_supports("avx512dq") ||
-            !__builtin_cpu_supports("avx512vl")) return 3;
-        return 4;
-    #else
-        return 0;
-    #endif
-    }
     static const char *fastopt_vendor(void) {
     #if defined(__x86_64__)
         __builtin_cpu_init();
@@ -33,7 +22,6 @@ cdef extern from *:
     #endif
     }
     """
-    int fastopt_level()
     const char* fastopt_vendor()
     long fastopt_l2_bytes()
 

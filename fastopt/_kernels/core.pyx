@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, embedsignature=False
-"""Every kernel, in one translation unit, compiled once per instruction-set level.
+"""Every kernel, in one file of Cython, whose loops are compiled once per instruction-set level.
 
-The topic files are taken in from the lowest to the highest; being one unit,
+The topic files are taken in from the lowest to the highest; being one module,
 they call each other directly. `fastopt._kernels` chooses the level;
 `fastopt.functional` and the classes above are the public face.
 """

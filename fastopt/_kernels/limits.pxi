@@ -7,6 +7,7 @@
 
 cdef extern from *:
     """
+    #ifdef VECTOR_BYTES
     static float limits_fma(ptrdiff_t n) {
         enum { CHAINS = 12 };
         vecf acc[CHAINS], a = {0}, b = {0};
@@ -28,6 +29,7 @@ cdef extern from *:
         }
         return sum_lanes_f(acc[0] + acc[1] + acc[2] + acc[3]);
     }
+    #endif
     """
     float limits_fma(Py_ssize_t n) nogil
     float limits_read(const float* p, Py_ssize_t n) nogil

@@ -16,7 +16,7 @@ cdef class PackedWeight:
         depthwise = len(self.shape) == 4 and is_depthwise((self.shape[3] * groups, self.shape[0], groups))
         self.packed_groups = 1 if depthwise else groups
         self.width, self.size = self.shape[0] // self.packed_groups, math.prod(self.shape[1:])
-        self.start = aligned_block(self.packed_groups * round_up(self.width, LANES_f) * self.size * <Py_ssize_t>weight.itemsize, False)
+        self.start = aligned_block(self.packed_groups * round_up(self.width, lanes_of(<float*>NULL)) * self.size * <Py_ssize_t>weight.itemsize, False)
         if self.typenum == cnp.NPY_FLOAT32:
             pack_groups(<float*>data(weight), self.packed_groups, self.width, self.size, <float*>self.start, 0, 1)
         else:

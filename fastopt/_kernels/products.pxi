@@ -27,6 +27,10 @@ cdef struct Sizes:              # of a layer's product: x (n, n_in), weight (n_o
     Py_ssize_t n, n_in, n_out
 
 
+cdef Py_ssize_t dot_rows() noexcept nogil:
+    return DOT_ROWS
+
+
 cdef inline Block grid_chunk(Py_ssize_t rows, Py_ssize_t cols, Py_ssize_t row_grain, Py_ssize_t col_grain,
                              Py_ssize_t thread, Py_ssize_t n_threads) noexcept nogil:
     # the thread's block: columns are cut while each thread gets two grains, for then it reads its own weights only; else rows

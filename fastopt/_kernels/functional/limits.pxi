@@ -8,7 +8,7 @@ def fma_rate():
     c.n, c.result = 1_000_000, <double*>data(result)
     start = team_seconds()
     team_run(fma_job, &c, result.size)
-    return 2.0 * 12 * LANES_f * c.n * result.size / (team_seconds() - start)
+    return 2.0 * 12 * lanes_of(c.x) * c.n * result.size / (team_seconds() - start)
 
 
 def read_rate(x, Py_ssize_t repeats):

@@ -86,8 +86,9 @@ ALWAYS_INLINE void NAME(depthwise_tiles)(const Depthwise *d, const int three) {
             switch (pixels * 8 + vecs) {
 #define CASE(p, v)                                                                                                     \
     case (p) * 8 + (v):                                                                                                \
-        NAME(depthwise_tile)(d, three || (p) <= INDIRECT_ROWS(v) ? (p) : 1, (v) < 1 || (v) > most_vecs ? 1 : (v),      \
-                             three, (v) > 0, left, x + i * d->x_pixel, w, bias, y + i * d->y_pixel);                   \
+        if ((p) <= INDIRECT_ROWS(v) && (v) <= INDIRECT_VECS && (v) <= most_vecs)                                       \
+            NAME(depthwise_tile)(d, p, (v) < 1 ? 1 : (v), three, (v) > 0, left, x + i * d->x_pixel, w, bias,           \
+                                 y + i * d->y_pixel);                                                                  \
         break;
 #define CASES(p) CASE(p, 0) CASE(p, 1) CASE(p, 2) CASE(p, 3) CASE(p, 4)
                 CASES(1) CASES(2) CASES(3) CASES(4) CASES(5) CASES(6) CASES(7) CASES(8)
@@ -103,14 +104,13 @@ ALWAYS_INLINE void NAME(depthwise_tiles)(const Depthwise *d, const int three) {
 /* y (pixels, channels) of a line, the channels of a strip of weights. */
 static void NAME(depthwise_line)(const Depthwise *line) {
     Depthwise d = *line; /* stores to y do not reach it: it stays in registers */
-    const int three = DEPTHWISE_VECS > 0 && d.taps.columns == 3;
-    if (three && d.taps.x_column == -d.x_pixel) { /* from the last pixel on the taps go forward */
+    if (DEPTHWISE_VECS > 0 && d.taps.columns == 3 && d.taps.x_column == -d.x_pixel) { /* from the last pixel on the taps go forward */
         d.x = (const REAL *)d.x + (d.pixels - 1) * d.x_pixel;
         d.y = (REAL *)d.y + (d.pixels - 1) * d.y_pixel;
         d.x_pixel = -d.x_pixel;
         d.y_pixel = -d.y_pixel;
     }
-    if (three && d.taps.x_column == d.x_pixel)
+    if (DEPTHWISE_VECS > 0 && d.taps.columns == 3 && d.taps.x_column == d.x_pixel)
         NAME(depthwise_tiles)(&d, 1);
     else
         NAME(depthwise_tiles)(&d, 0);
@@ -151,7 +151,8 @@ ALWAYS_INLINE void NAME(depthwise_tap_sums)(const DepthwiseGradient *d, const in
         switch (vecs) {
 #define CASE(v)                                                                                                        \
     case v:                                                                                                            \
-        NAME(depthwise_sums)(d, rows, columns, (v) < 1 || (v) > most ? 1 : (v), (v) > 0, left, x + j, dz + j, dw + j); \
+        if ((v) <= most)                                                                                               \
+            NAME(depthwise_sums)(d, rows, columns, (v) < 1 ? 1 : (v), (v) > 0, left, x + j, dz + j, dw + j);           \
         break;
             CASE(0) CASE(1) CASE(2) CASE(3) CASE(4)
 #undef CASE

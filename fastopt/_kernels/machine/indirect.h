@@ -77,8 +77,8 @@ ALWAYS_INLINE void NAME(indirect_body)(const int rows, const int vecs, const int
 
 #define CASE(i, j)                                                                                                    \
     case (i) * 8 + (j):                                                                                               \
-        NAME(indirect_body)((i) <= INDIRECT_ROWS(j) ? (i) : 1, (j) <= INDIRECT_VECS ? (j) : 1, PACKED, p, cols, a,    \
-                            a_rows, b, bias, c, c_rows);                                                              \
+        if ((i) <= INDIRECT_ROWS(j) && (j) <= INDIRECT_VECS)                                                          \
+            NAME(indirect_body)(i, j, PACKED, p, cols, a, a_rows, b, bias, c, c_rows);                                \
         break;
 #define CASES(i) CASE(i, 1) CASE(i, 2) CASE(i, 3) CASE(i, 4)
 #define ALL_CASES                                                                                                     \

@@ -13,6 +13,7 @@
  *   the unaligned load.
  * - sum_lanes adds the lanes as a halving tree.
  * - The numbers of rows and vectors in a tile are what fits the register file.
+ * - What is compiled once for all levels (FASTOPT_PYTHON, see setup.py) sees structs, but nothing that a level decides.
  */
 #ifndef FASTOPT_SIMD_H
 #define FASTOPT_SIMD_H
@@ -24,6 +25,7 @@
 
 #include "coefficients.h"
 
+#ifndef FASTOPT_PYTHON
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -60,6 +62,7 @@ enum { INDIRECT_MAX_ROWS = 8 };
 enum { DEPTHWISE_TAPS = 3, DEPTHWISE_SUMS = VECTOR_BYTES == 64 ? 18 : 12 };
 /* Vectors of a tile of eight pixels that loads x once for three taps; 0: there are none. */
 enum { DEPTHWISE_VECS = VECTOR_BYTES == 64 ? 2 : 0 };
+#endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* One compiled body for every caller: inlined or specialized copies may contract
  * a * b + c differently and give different bits. */
@@ -128,6 +131,7 @@ typedef struct {
     ptrdiff_t x_line, x_pixel, dz_line, dz_pixel, lines, pixels, channels;
 } DepthwiseGradient;
 
+#ifndef FASTOPT_PYTHON
 /* The lanes of two vectors in turn: a[0] b[0] a[1] b[1] ..., the first half of them or the second. */
 #if defined(__clang__)
 #define SHUFFLE(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -342,5 +346,6 @@ static inline void restore_denormals(unsigned long mode) {
 static inline unsigned long flush_denormals(void) { return 0; }
 static inline unsigned long keep_denormals(void) { return 0; }
 static inline void restore_denormals(unsigned long mode) { (void)mode; }
+#endif
 #endif
 #endif

@@ -102,9 +102,8 @@ static void NAME(dot_macro_kernel)(const Product *p, const REAL *a, const REAL *
             const NAME(Part) part = {a + i * p->a_row, b + j * p->ldb, bias == NULL ? NULL : bias + j,
                                      c + i * p->ldc + j, depth, accumulate, relu};
 #define CASE(r, w)                                                                                        \
-    case (r) * 32 + (w):                                                                                  \
-        NAME(dot_micro_kernel)((r) <= DOT_ROWS ? (r) : 1, (r) * (w) <= DOT_SUMS ? (w) : 1, p, part,       \
-                               prefetch && i == 0);                                                       \
+    case (r) * 32 + (w): /* of a size that this level has not, nothing is compiled */                     \
+        if ((r) <= DOT_ROWS && (r) * (w) <= DOT_SUMS) NAME(dot_micro_kernel)(r, w, p, part, prefetch && i == 0); \
         break;
             switch (tile_rows * 32 + tile_cols) {
                 CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4) CASE(1, 5) CASE(1, 6) CASE(1, 7)

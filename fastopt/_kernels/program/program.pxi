@@ -319,7 +319,7 @@ cdef class Program:
         c.own_rows = n_threads > 1 and c.n >= n_threads * max(1, MIN_OWN_ROWS // self.most_positions)
         if not c.own_rows:
             n_threads = threads_for(self.work * min(c.n, c.piece) // self.n_entries)
-        c.grain = DOT_ROWS if self.most_positions == 1 else 1
+        c.grain = dot_rows() if self.most_positions == 1 else 1
         c.piece = min(c.piece, round_up((c.n + n_threads - 1) // n_threads, c.grain) if c.own_rows else c.n)
         workspaces = [self.take_workspace(c.piece) for _ in range(n_threads if c.own_rows else 1)]
         for i in range(len(workspaces)):
