@@ -224,6 +224,27 @@ def test_what_fastopt_cannot_say_is_one_error_that_names_the_module_and_its_plac
     assert len(str(caught.value)) < 400
 
 
+def test_a_module_without_gradients_is_a_frozen_layer():
+    first, second = linear(3, 3), linear(3, 2)
+    first.weight.requires_grad = False
+    net = fo.nn.from_torch(chained([first, second]))
+    assert [layer.trainable for layer in net.layers] == [False, True]
+    second = norm()
+    second.weight.requires_grad = False
+    with pytest.raises(ValueError, match=r"1 \(BatchNorm1d\): expected requires_grad of weight and bias to be the same"):
+        fo.nn.from_torch(chained([first, second]))
+
+
+def test_frozen_layers_have_no_gradients_in_torch_and_come_back_frozen(torch):
+    net = fo.nn.Sequential(
+        [fo.nn.Dense(3, 4, trainable=False), fo.nn.Residual([fo.nn.BatchNorm(4, trainable=False)]), fo.nn.Dense(4, 2)],
+        rng=0,
+    )
+    module = net.to_torch()
+    assert [p.requires_grad for p in module.parameters()] == [False] * 4 + [True] * 2
+    assert [layer.trainable for layer in fo.nn.from_torch(module).layers] == [False, False, True]
+
+
 def test_a_shared_parameter_is_refused_by_both_its_names():
     one = linear(3, 3)
     for module in ([one, one], [one, stand_in("Linear", {"weight": one.weight}, in_features=3, out_features=3)]):

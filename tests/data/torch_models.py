@@ -94,7 +94,7 @@ class Tensor:
 
     def __init__(self, array, dtype=None, device="cpu"):
         self.array, self.dtype = array, f"torch.{dtype or array.dtype}"
-        self.device = SimpleNamespace(type=device)
+        self.device, self.requires_grad = SimpleNamespace(type=device), True
 
     def detach(self):
         return self.array

@@ -103,8 +103,9 @@ def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
 
     Notes
     -----
-    `eps` and `momentum` of BatchNorm keep their values and their meaning, the weight of a new batch. Hooks are not
-    looked at.
+    `eps` and `momentum` of BatchNorm keep their values and their meaning, the weight of a new batch. A module whose
+    parameters have ``requires_grad`` False is a layer with `trainable` False; a `BatchNorm` then goes by its running
+    averages in training, too, as torch's does in ``eval()``. Hooks are not looked at.
     """
     if not hasattr(module, "named_parameters"):
         raise TypeError(f"module: expected a module of torch, got {type(module).__name__}")
@@ -278,6 +279,7 @@ def _layers(steps, shape, dtype) -> list:
             if step.kind in IMAGES and len(shape) != 3:
                 raise ValueError(f"expected images, got vectors {shape}; pass input_shape=(height, width, channels)")
             made = CONVERTERS[step.kind](step.module, activation, here, *chains)
+            _freeze(made, step.module)
             for layer in made:
                 shape = layer.output_shape(shape)
         except (TypeError, ValueError) as error:
@@ -321,6 +323,16 @@ def _holding(layer, here, **arrays) -> list:
     layer.require_valid(own)
     layer.adopt(own)
     return [layer]
+
+
+def _freeze(made, module):
+    """Freeze what a module became if none of its own parameters has a gradient."""
+    wanted = {bool(parameter.requires_grad) for _, parameter in module.named_parameters(recurse=False)}
+    if len(wanted) > 1:
+        raise ValueError("expected requires_grad of weight and bias to be the same, got one True and one False")
+    if wanted == {False}:
+        for layer in made:
+            layer.trainable = False
 
 
 def _linear(module, activation, here):

@@ -7,7 +7,8 @@ def to_torch(net):
     It comes in inference mode and gives what `predict` gives, to rounding, for images as torch has them, (n, channels,
     height, width); those that come out are likewise. After ``.train()`` it computes what a `Trainer` does: batch
     normalization takes its statistics and moves its running averages, dropout and augmentation draw torch's random
-    numbers. A first `ChannelsFirst` is left out, for what follows it takes such images there.
+    numbers. A first `ChannelsFirst` is left out, for what follows it takes such images there. Parameters of layers that
+    are not `trainable` have ``requires_grad`` False.
 
     `Dense` and `GroupedDense` on images become 1 x 1 convolutions. `Residual`, `Add`, `Concat`, `GroupedDense`,
     `Maxout`, `Standardize`, `Whiten`, `RandomFlip` and `RandomShift`, for which torch.nn has no module, become modules

@@ -51,7 +51,10 @@ def modules(layers, shape, place="layers", first=0) -> list:
         elif here.name == "layers.0" and _takes_channels_first(layers):
             pass  # torch's images are so anyway
         elif type(layer) in CONVERTERS:
-            out += CONVERTERS[type(layer)](layer, here)
+            made = CONVERTERS[type(layer)](layer, here)
+            if not layer.trainable and not layer.layers:
+                made = [module.requires_grad_(False) for module in made]
+            out += made
             image = image if isinstance(layer, BY_COLUMN) else None
         else:
             known = ", ".join(sorted(kind.__name__ for kind in CONVERTERS))
