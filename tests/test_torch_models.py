@@ -231,7 +231,9 @@ def test_a_module_without_gradients_is_a_frozen_layer():
     assert [layer.trainable for layer in net.layers] == [False, True]
     second = norm()
     second.weight.requires_grad = False
-    with pytest.raises(ValueError, match=r"1 \(BatchNorm1d\): expected requires_grad of weight and bias to be the same"):
+    with pytest.raises(
+        ValueError, match=r"1 \(BatchNorm1d\): expected requires_grad of weight and bias to be the same"
+    ):
         fo.nn.from_torch(chained([first, second]))
 
 
