@@ -56,13 +56,9 @@ LEAN = [
     "-fno-tree-dominator-opts",
     "-fno-tree-vrp",
     "-fno-tree-tail-merge",
-    "-fno-code-hoisting",
     "-fno-cse-follow-jumps",
     "-fno-rerun-cse-after-loop",
     "-fno-schedule-insns2",
-    "-fno-ipa-cp-clone",
-    "-fno-ipa-icf",
-    "-fno-ipa-sra",
 ]
 DEFINES = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-omit-frame-pointer", "-g", "-O1"]
