@@ -190,7 +190,7 @@ def split(generated: Path) -> tuple[Path, Path]:
                 loops_declare.append(line.replace("static", "extern", 1) if prototype[1] in shared else line)
         else:
             python_declares.append(line)
-            if not prototype:
+            if not (prototype or line.startswith("int ")):
                 loops_declare.append(line)
     kept = [
         body.replace("static", "extern", 1) if name in shared else body for name, body in loops.items() if name in used
@@ -200,10 +200,9 @@ def split(generated: Path) -> tuple[Path, Path]:
         raise SystemExit(f"{generated}: this Cython's C is not understood: loops of {sorted(unknown) or 'none'}")
     head = lines[:declarations]
     files = generated.with_name("core_python.c"), generated.with_name("core_loops.c")
-    types = [line for line in head if not line.startswith("int __pyx_module_is_main")]  # which is a variable
     texts = (
         ["#define FASTOPT_PYTHON", *head, *python_declares, *python],
-        [*types, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"],
+        [*head, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"],
     )
     for file, text in zip(files, map("\n".join, texts), strict=True):
         if not file.exists() or file.read_text() != text:  # else nothing is compiled again
