@@ -105,7 +105,7 @@ def main() -> int:
         print(f"wheel: in a root of {', '.join(sorted(p.name for p in root.iterdir()))}", flush=True)
         return subprocess.run(
             [*enter, str(root), python, "/smoke.py"],
-            env={"PYTHONPATH": "/packages", "LD_LIBRARY_PATH": "/lib", "OMP_NUM_THREADS": "2"},
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": "/packages", "LD_LIBRARY_PATH": "/lib"},
             check=False,
         ).returncode
 
