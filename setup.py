@@ -56,13 +56,9 @@ LEAN = [
     "-fno-tree-dominator-opts",
     "-fno-tree-vrp",
     "-fno-tree-tail-merge",
-    "-fno-code-hoisting",
     "-fno-cse-follow-jumps",
     "-fno-rerun-cse-after-loop",
     "-fno-schedule-insns2",
-    "-fno-ipa-cp-clone",
-    "-fno-ipa-icf",
-    "-fno-ipa-sra",
 ]
 DEFINES = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-omit-frame-pointer", "-g", "-O1"]
@@ -194,7 +190,7 @@ def split(generated: Path) -> tuple[Path, Path]:
                 loops_declare.append(line.replace("static", "extern", 1) if prototype[1] in shared else line)
         else:
             python_declares.append(line)
-            if not prototype and not line.startswith("int __pyx_module_is_main"):  # a variable of the module's
+            if not (prototype or line.startswith("int ")):
                 loops_declare.append(line)
     kept = [
         body.replace("static", "extern", 1) if name in shared else body for name, body in loops.items() if name in used

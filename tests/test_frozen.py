@@ -14,7 +14,6 @@ from test_newton_hvp import assert_close, differenced, direction
 
 import fastopt as fo
 from fastopt.nn.files import arrays_of
-from fastopt.parallel.data_parallel import require_whole_steps
 
 RTOL = 2e-7
 
@@ -420,6 +419,9 @@ def test_differences_of_gradients_are_found_where_nothing_is_frozen():
 
 
 def test_ranks_refuse_frozen_layers_and_losses_that_are_callables():
+    pytest.importorskip("mpi4py", reason="ranks need mpi4py, which is not installed")
+    from fastopt.parallel.data_parallel import require_whole_steps
+
     net = net_of((0,))
     with pytest.raises(ValueError, match=r"^trainer: expected layers that are all trainable, .* got Dense\("):
         require_whole_steps(fo.nn.Trainer(net, "mse", "sgd"))

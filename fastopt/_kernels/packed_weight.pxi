@@ -10,13 +10,15 @@ cdef class PackedWeight:
     cdef void* start                    # (packed_groups, strips, size, width of the strip)
 
     def __cinit__(self, weight, Py_ssize_t groups=1):
+        cdef Py_ssize_t width
         self.typenum, self.shape, self.groups = float_type("weight", weight), weight.shape, groups
         if groups < 1 or not self.shape or not is_plain(weight, self.typenum, <int>len(self.shape)) or self.shape[0] % groups != 0:
             raise ValueError(f"weight: expected a C-contiguous array whose outputs make {groups} groups, got {self.shape}")
         depthwise = len(self.shape) == 4 and is_depthwise((self.shape[3] * groups, self.shape[0], groups))
         self.packed_groups = 1 if depthwise else groups
         self.width, self.size = self.shape[0] // self.packed_groups, math.prod(self.shape[1:])
-        self.start = aligned_block(self.packed_groups * round_up(self.width, lanes_of(<float*>NULL)) * self.size * <Py_ssize_t>weight.itemsize, False)
+        width = round_up(self.width, lanes_of(<float*>NULL))
+        self.start = aligned_block(self.packed_groups * width * self.size * <Py_ssize_t>weight.itemsize, False)
         if self.typenum == cnp.NPY_FLOAT32:
             pack_groups(<float*>data(weight), self.packed_groups, self.width, self.size, <float*>self.start, 0, 1)
         else:

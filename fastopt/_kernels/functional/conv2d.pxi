@@ -110,7 +110,8 @@ cdef int conv2d_run(ConvolutionCall* c, bint training) except -1:
     if x_bytes > 0:
         c.one.values[0] = <char*>memory.start + scratch
     if training:
-        if c.one.entry.activation == IDENTITY and (<Conv2d*>c.one.entry.own).width % lanes_of(<float*>NULL) == 0:  # dz, read in whole vectors, is dy
+        # dz, read in whole vectors, is dy
+        if c.one.entry.activation == IDENTITY and (<Conv2d*>c.one.entry.own).width % lanes_of(<float*>NULL) == 0:
             c.one.dvalues[1], c.one.run.dy = c.one.run.dy, NULL
         else:
             c.one.dvalues[1] = <char*>memory.start + scratch + x_bytes
