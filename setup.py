@@ -302,7 +302,7 @@ def extensions() -> list[Extension]:
                 f"fastopt._kernels.{level}.core",
                 [str(loops)],
                 once,
-                [*ONCE, *lean, *compile_openmp, *extra],
+                [*ONCE, *compile_openmp, *extra],
                 include_dirs=[numpy.get_include(), str(KERNELS), str(MACHINE)],
                 define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, "-Wno-unused-function", *lean, *march, *compile_openmp, *extra],
