@@ -45,13 +45,11 @@ COMMON = ["-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", 
 FLAGS = ["-O3", *COMMON]
 ONCE = ["-O2", *COMMON]
 # Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take more than half of the time,
-# and leave no better innermost loops. Micro-kernels of float at v4, without the first six: 27 s, so 12; accesses of the
+# and leave no better innermost loops. Micro-kernels of float at v4, without these: 27 s, so 12; accesses of the
 # stack in the loops of depthwise.h 446, so 360.
 LEAN = [
     "-fno-thread-jumps",
     "-fno-tree-pre",
-    "-fno-gcse",
-    "-fno-gcse-after-reload",
     "-fno-split-paths",
     "-fno-tree-dominator-opts",
     "-fno-tree-vrp",
@@ -304,7 +302,7 @@ def extensions() -> list[Extension]:
                 f"fastopt._kernels.{level}.core",
                 [str(loops)],
                 once,
-                [*ONCE, *lean, *compile_openmp, *extra],
+                [*ONCE, *compile_openmp, *extra],
                 include_dirs=[numpy.get_include(), str(KERNELS), str(MACHINE)],
                 define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, "-Wno-unused-function", *lean, *march, *compile_openmp, *extra],

@@ -350,6 +350,8 @@ print(seen)
         ctypes.CDLL("libgomp.so.1")
     except OSError:
         pytest.skip("the kernels have another OpenMP runtime than libgomp")
+    if not any(Path(pool["filepath"]).name.startswith("libgomp.so") for pool in threadpoolctl.threadpool_info()):
+        pytest.skip("the kernels have a copy of libgomp of their own, as those of a repaired wheel do")
     assert python(program) == "[1, 2]\n"
 
 
