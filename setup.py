@@ -152,13 +152,13 @@ def split(generated: Path) -> tuple[Path, Path]:
 
     A loop is a `cdef` function whose text names nothing of Python's. Python calls loops by their names, which both
     files declare; loops call Python only through the pointers of kinds. What a file lacks, the compiler or linker
-    tells.
+    tells. ValueError where the C is not laid out as expected, which may be so of a newer Cython.
     """
     lines = generated.read_text().split("\n")
-    declarations, variables, code = (
-        lines.index(f"/* #### Code section: {name} ### */")
-        for name in ("module_declarations", "global_var", "module_code")
-    )
+    sections = [f"/* #### Code section: {name} ### */" for name in ("module_declarations", "global_var", "module_code")]
+    if missing := [section for section in sections if section not in lines]:
+        raise ValueError(f"{generated}: expected the C of a Cython that is known, got none of {', '.join(missing)}")
+    declarations, variables, code = map(lines.index, sections)
     loops, python, at = {}, lines[variables:code], code
     while at < len(lines):
         end = lines.index("}", at) + 1 if (found := FUNCTION.match(lines[at])) else at + 1
@@ -195,7 +195,7 @@ def split(generated: Path) -> tuple[Path, Path]:
     ]
     unknown = {word for word in words("\n".join(kept)) if word.startswith("__pyx_v_7fastopt_")} - known
     if unknown or not kept:
-        raise SystemExit(f"{generated}: this Cython's C is not understood: loops of {sorted(unknown) or 'none'}")
+        raise ValueError(f"{generated}: expected loops and their variables, got none of {sorted(unknown) or 'either'}")
     head = lines[:declarations]
     files = generated.with_name("core_python.c"), generated.with_name("core_loops.c")
     texts = (
@@ -293,14 +293,18 @@ def extensions() -> list[Extension]:
     core, cpu = cythonize([core, cpu], language_level=3, annotate=False)
     cpu.extra_compile_args = ["-O1", *extra]
     cpu.extra_link_args = list(extra)
-    python, loops = split(Path(core.sources[0]))
-    once = [str(python), str(MACHINE / "team.c")]
+    once, loops = [str(MACHINE / "team.c")], core.sources[0]
+    try:
+        python, loops = map(str, split(Path(core.sources[0])))
+        once.append(python)
+    except ValueError as error:
+        say(f"{error}; all of it is compiled for each level, which takes longer")
     return [
         cpu,
         *(
             Level(
                 f"fastopt._kernels.{level}.core",
-                [str(loops)],
+                [loops],
                 once,
                 [*ONCE, *compile_openmp, *extra],
                 include_dirs=[numpy.get_include(), str(KERNELS), str(MACHINE)],

@@ -109,9 +109,18 @@ def test_python_and_loops_are_divided_and_meet_by_names(tmp_path):
     assert not re.search("PyLong", loops)
 
 
-def test_a_loop_that_reads_an_unknown_variable_stops_the_build(tmp_path):
+@pytest.mark.parametrize(
+    ("known", "changed", "named"),
+    [
+        ("limit;\nstatic", "limit = 3;\nstatic", "__pyx_v_7fastopt_limit"),
+        ("module_code", "code_of_the_module", "module_code"),
+        ("__pyx_f_7fastopt_", "__pyx_g_7fastopt_", "either"),
+    ],
+)
+def test_c_that_is_laid_out_otherwise_is_not_divided(tmp_path, known, changed, named):
     file = tmp_path / "core.c"
-    file.write_text(GENERATED.replace("limit;\nstatic", "limit = 3;\nstatic", 1))
+    file.write_text(GENERATED.replace(known, changed))
     code, _, error = setup_says(f"setup.split(setup.Path({str(file)!r}))", "")
     assert code == 1
-    assert "__pyx_v_7fastopt_limit" in error
+    assert re.search(f"ValueError: .*core.c: expected .*{named}", error)
+    assert [f.name for f in tmp_path.iterdir()] == ["core.c"]
