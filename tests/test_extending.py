@@ -47,7 +47,7 @@ class Corrected(fo.optim.PythonRule):
         param -= options["lr"] / (1 - b1**t) * state["first"] / scale
 
 
-class Bottleneck(fo.nn.Residual):
+class Narrowed(fo.nn.Residual):
     def __init__(self, width, narrow):
         self.width, self.narrow = width, narrow
         super().__init__([fo.nn.Dense(width, narrow, "relu"), fo.nn.Dropout(0.1), fo.nn.Dense(narrow, width)])
@@ -222,7 +222,7 @@ def test_gradients_are_bound_once():
     np.testing.assert_array_equal(w, [-2, -2])
 
 
-@pytest.mark.parametrize("make", [lambda: Bottleneck(4, 3), lambda: TwoLayers(4)], ids=["residual", "chain"])
+@pytest.mark.parametrize("make", [lambda: Narrowed(4, 3), lambda: TwoLayers(4)], ids=["residual", "chain"])
 def test_a_block_is_trained_saved_loaded_and_frozen_as_its_layers_are(make, tmp_path):
     x, y = data()
     net = fo.nn.Sequential([make(), fo.nn.Dense(4, 2)], rng=0, dtype=np.float64)
@@ -238,7 +238,7 @@ def test_a_block_is_trained_saved_loaded_and_frozen_as_its_layers_are(make, tmp_
 
 
 def test_a_block_that_is_frozen_in_part_cannot_be_written(tmp_path):
-    net = fo.nn.Sequential([Bottleneck(4, 3)], rng=0)
+    net = fo.nn.Sequential([Narrowed(4, 3)], rng=0)
     net.layers[0].layers[0].trainable = False
-    with pytest.raises(ValueError, match=r"^layers: expected a Bottleneck that is trainable as a whole, or frozen"):
+    with pytest.raises(ValueError, match=r"^layers: expected a Narrowed that is trainable as a whole, or frozen"):
         net.save(tmp_path / "net.safetensors")

@@ -249,7 +249,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-class Doubled(nn.Layer):
+class SelfAdded(nn.Layer):
     def config(self):
         return {}
 
@@ -267,9 +267,9 @@ class Doubled(nn.Layer):
         ([nn.Dense(2, 2)], {"fold": "yes"}, "fold: expected True or False"),
         ([nn.Standardize(2)], {}, "statistics"),
         (
-            [nn.Dense(2, 2), nn.Residual([Doubled()])],
+            [nn.Dense(2, 2), nn.Residual([SelfAdded()])],
             {},
-            r"layers\.1\.0: expected a layer of Add, AvgPool2d.*, got Doubled",
+            r"layers\.1\.0: expected a layer of Add, AvgPool2d.*, got SelfAdded",
         ),
     ],
 )
