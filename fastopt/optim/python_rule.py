@@ -135,13 +135,11 @@ class PythonRule(Optimizer):
         """What makes a Trainer's steps, between calls of its compiled training."""
         return Stepper(self, training)
 
-    def step_on(self, training, x, targets, weights=None, in_epoch=False) -> float:
-        """One step on a batch; returns its loss before. `in_epoch`: its rows count as rows of the epoch under way."""
-        batch = training.check(x, targets, weights)
+    def step_on(self, training, x, targets, weights=None) -> float:
+        """One step on a checked batch; returns its loss before."""
         self._update.require_in_place()
-        training.require_in_place()
         with self._update:
-            loss = training.step(*batch)
+            loss = training.step(x, targets, weights)
             if not (loss == loss and all(grad is None or np.isfinite(grad).all() for grad in training.grads)):
                 raise FloatingPointError(
                     f"{type(self).__name__}: expected a finite loss and gradient, got loss {loss}; no parameter has "
@@ -150,9 +148,4 @@ class PythonRule(Optimizer):
             steps = self._move(training.grads)
             training.finish()
         self._count(steps)
-        training.batches += 1
-        if in_epoch:
-            training.loss_sum += loss * training.batch_weight
-            training.weight_sum += training.batch_weight
-            training.position += len(batch[0])
         return loss
