@@ -106,7 +106,7 @@ clean:
 	$(BIN)/python -m pip install -q "setuptools>=77" "Cython>=3.1" "numpy>=2.0"
 	mkdir -p .stamps && touch $@
 
-# the package itself, in place: unchanged kernels are not compiled again
+# the package itself, in place: all levels are compiled, and again only if a source is newer
 $(BUILT): .stamps/venv $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation -e .
 	touch $@

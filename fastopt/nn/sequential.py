@@ -216,7 +216,7 @@ class Sequential(Derivatives, Fixed):
         ----------
         x : array_like, shape ``(n, *input_shape)``
         layer : Layer, int, or list of them
-            One of the network's layers, by itself or by its index; or a layer inside `Concat` or `Residual`.
+            One of the network's layers, by itself or by its index; or a layer inside another.
 
         Returns
         -------
