@@ -83,7 +83,7 @@ test-dashboard: $(BUILT) .stamps/test .stamps/bench .stamps/scripts
 
 # pages need the kernels, not the package installed: those in place serve, whoever built them, until a source is newer
 SUFFIX := $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))")
-PLACED := $(wildcard fastopt/_kernels/*/core$(SUFFIX))
+PLACED := $(wildcard $(LEVELS:%=fastopt/_kernels/%/core$(SUFFIX)))
 $(PLACED): $(filter-out pyproject.toml,$(SOURCES))
 	$(MAKE) $(BUILT)
 

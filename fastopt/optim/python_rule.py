@@ -57,6 +57,8 @@ class PythonRule(Optimizer):
     """
 
     def __init__(self, params, options):
+        if isinstance(self.moments, str):
+            raise TypeError(f"{type(self).__name__}: expected moments as a tuple of names, got {self.moments!r}")
         self._rule = "sgd"  # the kernel keeps options, counts and arrays by it; its formula never runs
         self._given = None
         super().__init__(params, options)
@@ -112,7 +114,12 @@ class PythonRule(Optimizer):
             copies = {name: a.copy() for name, a in mine.items()}
             state = {"step": count, **{name: copies[name] for name in self.moments}}
             options = {name: opt.now(group[name], self.steps) for name in self.defaults}
-            self.update(copies["param"], grad, state, options)
+            answer: object = self.update(copies["param"], grad, state, options)  # type: ignore[func-returns-value]
+            if answer is not None or any(state[name] is not copies[name] for name in self.moments):
+                raise TypeError(
+                    f"{type(self).__name__}: expected an update that writes to the arrays it is given, in place, got "
+                    "one that returns an array, or puts another into state"
+                )
             present += mine.values()
             changed += copies.values()
             steps.append((k, count))

@@ -61,6 +61,7 @@ INSTEAD = {
     "LogSoftmax": "leave it out, for cross_entropy takes logits",
     "Dropout2d": "Dropout drops single numbers, not whole channels",
 }
+UNREAD = "a forward cannot be read: pass the Sequential parts of the module, or export it for nn.from_onnx"
 
 
 def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
@@ -192,8 +193,8 @@ def _modules(module, place) -> Iterator[Step]:
     if kind not in CONVERTERS and kind not in ACTIVATIONS:
         name = type(module).__name__
         known = ", ".join(sorted([*OF_TORCH, *ACTIVATIONS, "Identity", "Sequential"]))
-        instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
-        raise TypeError(f"{place}: expected one of {known}, got {name}{instead}")
+        instead = INSTEAD.get(name) or (UNREAD if kind is None else None)
+        raise TypeError(f"{place}: expected one of {known}, got {name}" + (f"; {instead}" if instead else ""))
     parameters = [name for name, _ in module.named_parameters(recurse=False)]
     if not {"weight", "bias"}.issuperset(parameters):
         got = ", ".join(parameters)
