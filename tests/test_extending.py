@@ -262,6 +262,18 @@ def test_a_block_is_trained_saved_loaded_and_frozen_as_its_layers_are(make, tmp_
     np.testing.assert_allclose(net.fold().predict(x), net.predict(x), rtol=1e-9, atol=1e-12)
 
 
+class WithoutConfig(fo.nn.Residual):
+    def __init__(self, width):
+        super().__init__([fo.nn.Dense(width, width)])
+
+
+def test_a_block_that_no_file_could_make_again_is_not_written(tmp_path):
+    net = fo.nn.Sequential([WithoutConfig(4)], rng=0)
+    with pytest.raises(ValueError, match=r"^layers: expected WithoutConfig.config to return the arguments of its"):
+        net.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_block_that_is_frozen_in_part_cannot_be_written(tmp_path):
     net = fo.nn.Sequential([OwnBlock(4, 3)], rng=0)
     net.layers[0].layers[0].trainable = False
