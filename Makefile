@@ -83,7 +83,7 @@ test-dashboard: $(BUILT) .stamps/test .stamps/bench .stamps/scripts
 
 # pages need the kernels, not the package installed: those in place serve, whoever built them, until a source is newer
 SUFFIX := $(shell $(PYTHON) -c "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))")
-PLACED := $(wildcard fastopt/_kernels/*/core$(SUFFIX))
+PLACED := $(wildcard $(LEVELS:%=fastopt/_kernels/%/core$(SUFFIX)))
 $(PLACED): $(filter-out pyproject.toml,$(SOURCES))
 	$(MAKE) $(BUILT)
 
@@ -106,7 +106,7 @@ clean:
 	$(BIN)/python -m pip install -q "setuptools>=77" "Cython>=3.1" "numpy>=2.0"
 	mkdir -p .stamps && touch $@
 
-# the package itself, in place: unchanged kernels are not compiled again
+# the package itself, in place: all levels are compiled, and again only if a source is newer
 $(BUILT): .stamps/venv $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation -e .
 	touch $@

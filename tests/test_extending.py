@@ -47,7 +47,7 @@ class Corrected(fo.optim.PythonRule):
         param -= options["lr"] / (1 - b1**t) * state["first"] / scale
 
 
-class Narrowed(fo.nn.Residual):
+class OwnBlock(fo.nn.Residual):
     def __init__(self, width, narrow):
         self.width, self.narrow = width, narrow
         super().__init__([fo.nn.Dense(width, narrow, "relu"), fo.nn.Dropout(0.1), fo.nn.Dense(narrow, width)])
@@ -198,6 +198,11 @@ def test_what_a_rule_in_python_cannot_do_is_refused():
         def __init__(self, params, lr=0.1):
             super().__init__(params, locals())
 
+    class Named(Lacking):
+        moments = "average"
+
+    with pytest.raises(TypeError, match=r"^Named: expected moments as a tuple of names, got 'average'"):
+        Named([w])
     with pytest.raises(NotImplementedError, match=r"^Lacking: expected a method update\(param, grad, state, options\)"):
         Lacking([w]).step([w.copy()])
     with pytest.raises(ValueError, match=r"^loss: expected one that is compiled, for the steps of Momentum"):
@@ -212,6 +217,26 @@ def test_what_a_rule_in_python_cannot_do_is_refused():
         fo.nn.Trainer(net, "mse", "pythonrule")
 
 
+@pytest.mark.parametrize("name", ["returned", "put into state"])
+def test_a_rule_that_does_not_write_in_place_is_refused(name):
+    class Elsewhere(fo.optim.PythonRule):
+        moments = ("velocity",)
+
+        def __init__(self, params, lr=0.1):
+            super().__init__(params, locals())
+
+        def update(self, param, grad, state, options):
+            if name == "returned":
+                return param - options["lr"] * grad
+            state["velocity"] = 0.9 * state["velocity"] + grad
+            param -= options["lr"] * state["velocity"]
+
+    w = np.ones(2)
+    with pytest.raises(TypeError, match=r"^Elsewhere: expected an update that writes to the arrays it is given"):
+        Elsewhere([w]).step([np.ones(2)])
+    assert (w == 1).all()
+
+
 def test_gradients_are_bound_once():
     w, grad = np.ones(2), np.ones(2)
     rule = Momentum([w], lr=1.0, momentum=0.0)
@@ -222,7 +247,7 @@ def test_gradients_are_bound_once():
     np.testing.assert_array_equal(w, [-2, -2])
 
 
-@pytest.mark.parametrize("make", [lambda: Narrowed(4, 3), lambda: TwoLayers(4)], ids=["residual", "chain"])
+@pytest.mark.parametrize("make", [lambda: OwnBlock(4, 3), lambda: TwoLayers(4)], ids=["residual", "chain"])
 def test_a_block_is_trained_saved_loaded_and_frozen_as_its_layers_are(make, tmp_path):
     x, y = data()
     net = fo.nn.Sequential([make(), fo.nn.Dense(4, 2)], rng=0, dtype=np.float64)
@@ -237,8 +262,20 @@ def test_a_block_is_trained_saved_loaded_and_frozen_as_its_layers_are(make, tmp_
     np.testing.assert_allclose(net.fold().predict(x), net.predict(x), rtol=1e-9, atol=1e-12)
 
 
+class WithoutConfig(fo.nn.Residual):
+    def __init__(self, width):
+        super().__init__([fo.nn.Dense(width, width)])
+
+
+def test_a_block_that_no_file_could_make_again_is_not_written(tmp_path):
+    net = fo.nn.Sequential([WithoutConfig(4)], rng=0)
+    with pytest.raises(ValueError, match=r"^layers: expected WithoutConfig.config to return the arguments of its"):
+        net.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_block_that_is_frozen_in_part_cannot_be_written(tmp_path):
-    net = fo.nn.Sequential([Narrowed(4, 3)], rng=0)
+    net = fo.nn.Sequential([OwnBlock(4, 3)], rng=0)
     net.layers[0].layers[0].trainable = False
-    with pytest.raises(ValueError, match=r"^layers: expected a Narrowed that is trainable as a whole, or frozen"):
+    with pytest.raises(ValueError, match=r"^layers: expected a OwnBlock that is trainable as a whole, or frozen"):
         net.save(tmp_path / "net.safetensors")

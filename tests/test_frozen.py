@@ -309,6 +309,19 @@ def test_another_network_that_is_frozen_changes_no_trainer():
     assert trainer.compiled_training is training
 
 
+def test_a_network_freezes_all_its_layers():
+    net = net_of()
+    net.trainable = False
+    assert not net.trainable
+    assert not any(layer.trainable for layer in net.layers)
+    net.layers[0].trainable = True
+    assert not net.trainable
+    net.trainable = True
+    assert net.trainable
+    with pytest.raises(ValueError, match=r"^trainable: expected True or False"):
+        net.trainable = "no"
+
+
 def test_a_layer_with_others_freezes_all_of_them():
     shortcut = net_of((3,)).layers[3]
     assert not shortcut.trainable

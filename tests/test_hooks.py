@@ -524,6 +524,18 @@ def test_a_callable_trains_to_the_same_bits_on_any_threads(threads, dtype):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_loss_of_torch_is_refused_for_it_takes_tensors():
+    class Module:
+        def named_parameters(self):
+            return iter(())
+
+        def __call__(self, y_pred, y):
+            return 0.0
+
+    with pytest.raises(ValueError, match=r"^loss: expected one of cross_entropy.* or a callable, got"):
+        fo.nn.Trainer(fo.nn.Sequential([fo.nn.Dense(2, 1)]), Module(), "adam")
+
+
 def test_a_callable_that_steps_its_own_trainer_is_refused():
     x, y, _ = problem()
     net = regression_net()

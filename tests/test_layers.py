@@ -133,7 +133,7 @@ class Halved(fo.nn.Layer):
 
 
 def test_the_layers_of_the_package_are_known_by_their_names():
-    ours = {name: layer for name, layer in LAYERS.items() if layer.__module__.startswith("fastopt.")}
+    ours = {name: layer for name, layer in LAYERS.items() if layer.__module__.startswith("fastopt.nn.")}
     assert ours == {name: getattr(fo.nn, name) for name in EXAMPLES | OF_IMAGES}
     assert ours == {name: getattr(fo.nn.layers, name) for name in EXAMPLES | OF_IMAGES}
 

@@ -249,7 +249,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-class SelfAdded(nn.Layer):
+class TwiceHere(nn.Layer):
     def config(self):
         return {}
 
@@ -267,9 +267,9 @@ class SelfAdded(nn.Layer):
         ([nn.Dense(2, 2)], {"fold": "yes"}, "fold: expected True or False"),
         ([nn.Standardize(2)], {}, "statistics"),
         (
-            [nn.Dense(2, 2), nn.Residual([SelfAdded()])],
+            [nn.Dense(2, 2), nn.Residual([TwiceHere()])],
             {},
-            r"layers\.1\.0: expected a layer of Add, AvgPool2d.*, got SelfAdded",
+            r"layers\.1\.0: expected a layer of Add, AvgPool2d.*, got TwiceHere",
         ),
     ],
 )
@@ -277,6 +277,12 @@ def test_what_cannot_be_written_is_refused(layers, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         nn.to_onnx(nn.Sequential(layers), tmp_path / "model.onnx", **options)
     assert not os.listdir(tmp_path)
+
+
+def test_only_a_network_is_written(tmp_path):
+    trainer = nn.Trainer(nn.Sequential([nn.Dense(2, 1)]), "mse", "sgd")
+    with pytest.raises(TypeError, match=r"^net: expected a Sequential, got Trainer"):
+        nn.to_onnx(trainer, tmp_path / "model.onnx")
 
 
 def test_weights_that_no_file_holds_are_refused_before_it_is_made(tmp_path, monkeypatch):

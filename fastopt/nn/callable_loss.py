@@ -12,6 +12,7 @@ import numpy as np
 
 from fastopt._kernels import core
 from fastopt.nn.losses import is_callable, value_of
+from fastopt.optim.stepper import BatchByBatch
 
 
 def stepper_of(loss, optimizer, training):
@@ -24,8 +25,8 @@ def stepper_of(loss, optimizer, training):
     return Given(loss, training, optimizer.compiled_update)
 
 
-class Given:
-    """The steps of a compiled training without a loss of its own, with the same two methods.
+class Given(BatchByBatch):
+    """The steps of a compiled training without a loss of its own.
 
     Parameters
     ----------
@@ -37,7 +38,8 @@ class Given:
     """
 
     def __init__(self, loss, training, update=None):
-        self.loss, self.training, self.update, self.parted = loss, training, update, core.PartedStep(training)
+        super().__init__(training)
+        self.loss, self.update, self.parted = loss, update, core.PartedStep(training)
         self.stop = len(training.program.starts)
 
     def value_and_grad(self, x, y, sample_weight=None) -> float:
@@ -48,7 +50,6 @@ class Given:
         return value
 
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
-        """One batch; returns its loss before the update. `in_epoch`: its rows are rows of the epoch under way."""
         training, parted = self.training, self.parted
         x, y, weights = training.check_batch(x, y, sample_weight)
         with self.update:
@@ -65,11 +66,6 @@ class Given:
             if counts:
                 parted.count([value], [float(len(x) if weights is None else weights.sum(dtype=np.float64))])
         return value
-
-    def run(self, x, targets, weights, order, sizes, seconds) -> None:
-        """The next batch of an epoch on checked data, in `order`."""
-        rows = order[self.training.position : self.training.position + int(sizes[0])]
-        self.step(x[rows], targets[rows], None if weights is None else weights[rows], in_epoch=True)
 
     def _forward(self, x, y, weights) -> tuple[float, np.ndarray]:
         """The loss of a batch, penalties of layers included, and the gradient of the outputs."""

@@ -1,5 +1,6 @@
 """What a model file holds: the architecture as JSON values, arrays named like ``layers.0.weight``."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ def describe(layers) -> list[dict]:
     out = []
     for layer in layers:
         config = layer.config()
+        if not type(layer).__module__.startswith("fastopt."):
+            _require_arguments(type(layer), config)
         if "layers" in config:
             config["layers"] = describe(config["layers"])
         if "branches" in config:
@@ -28,6 +31,17 @@ def describe(layers) -> list[dict]:
             state["trainable"] = False
         out.append({"type": type(layer).__name__, **config, **state})
     return out
+
+
+def _require_arguments(kind, config) -> None:
+    """Raise ValueError unless a class of the caller's can be made again of what its `config` returns."""
+    try:
+        inspect.signature(kind).bind(**config)
+    except TypeError as error:
+        raise ValueError(
+            f"layers: expected {kind.__name__}.config to return the arguments of its constructor, by which files make "
+            f"it again, got {', '.join(config) or 'none'} ({error})"
+        ) from None
 
 
 def input_shape_of(document, layers) -> tuple[int, ...]:

@@ -95,8 +95,8 @@ NAMES: dict[type, str] = {CrossEntropy: "cross_entropy", Huber: "huber"}
 
 
 def is_callable(loss) -> bool:
-    """Whether a loss is a function of the caller's, or an object that can be called; a class is neither."""
-    return callable(loss) and not isinstance(loss, type)
+    """Whether a loss is a function, or an object that can be called; a module of torch takes tensors and is none."""
+    return callable(loss) and not isinstance(loss, type) and not hasattr(loss, "named_parameters")
 
 
 def loss_name(loss: Loss) -> str:

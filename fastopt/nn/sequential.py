@@ -155,6 +155,16 @@ class Sequential(Derivatives, Fixed):
         """The program of inference."""
         return self._program
 
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters of all layers; setting it sets it on each, see `Layer.trainable`."""
+        return all(layer.trainable for layer in self.layers)
+
+    @trainable.setter
+    def trainable(self, value):
+        for layer in self.layers:
+            layer.trainable = value
+
     def parameters(self) -> list[np.ndarray]:
         """The trained arrays themselves, in the order of their gradients."""
         return [a for layer in self.layers for a in layer.parameters()]
@@ -216,7 +226,7 @@ class Sequential(Derivatives, Fixed):
         ----------
         x : array_like, shape ``(n, *input_shape)``
         layer : Layer, int, or list of them
-            One of the network's layers, by itself or by its index; or a layer inside `Concat` or `Residual`.
+            One of the network's layers, by itself or by its index; or a layer inside another.
 
         Returns
         -------

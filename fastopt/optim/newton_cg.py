@@ -106,22 +106,15 @@ class NewtonCG(Optimizer):
             raise ValueError("NewtonCG: expected layers that are all trainable, got one that is frozen")
         return Stepper(self, training)
 
-    def step_on(self, training, x, targets, weights=None, in_epoch=False) -> float:
-        """One step on a batch; returns its loss before. `in_epoch`: its rows count as rows of the epoch under way."""
-        batch = training.check(x, targets, weights)
+    def step_on(self, training, x, targets, weights=None) -> float:
+        """One step on a checked batch; returns its loss before."""
         self._update.require_in_place()
-        training.require_in_place()
         with self._update:
-            loss, direction = self._descend(training, *batch)
+            loss, direction = self._descend(training, x, targets, weights)
         for k, (state, part) in enumerate(zip(self._states, _parted(direction, self._arrays), strict=True)):
             state["direction"][...] = part
             self._update.set_counts(k, self.steps + 1, False, 1.0, False)
         self._update.updates += 1
-        training.batches += 1
-        if in_epoch:
-            training.loss_sum += loss * training.batch_weight
-            training.weight_sum += training.batch_weight
-            training.position += len(batch[0])
         return loss
 
     def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:

@@ -33,7 +33,7 @@ def groups(net, decay, no_decay="bias,norm") -> list[dict]:
     Raises
     ------
     TypeError, ValueError
-        A kind that is unknown, or a layer that the network does not have.
+        What is no network, a kind that is unknown, or a layer that the network does not have.
 
     Examples
     --------
@@ -45,6 +45,8 @@ def groups(net, decay, no_decay="bias,norm") -> list[dict]:
     [([(8, 4)], 0.01), ([(8,), (8,)], 0.0), ([(3, 8)], 0.01), ([(3,)], 0.0)]
     >>> trainer = fo.nn.Trainer(net, "cross_entropy", adamw)
     """
+    if not hasattr(net, "layers"):
+        raise TypeError(f"net: expected a network, got {type(net).__name__}")
     layers = list(_without_others(net.layers))
     several = isinstance(no_decay, list | tuple | set | frozenset)
     spared = [_selector(one, layers) for one in (no_decay if several else [no_decay])]

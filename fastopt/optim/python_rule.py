@@ -57,6 +57,8 @@ class PythonRule(Optimizer):
     """
 
     def __init__(self, params, options):
+        if isinstance(self.moments, str):
+            raise TypeError(f"{type(self).__name__}: expected moments as a tuple of names, got {self.moments!r}")
         self._rule = "sgd"  # the kernel keeps options, counts and arrays by it; its formula never runs
         self._given = None
         super().__init__(params, options)
@@ -112,7 +114,12 @@ class PythonRule(Optimizer):
             copies = {name: a.copy() for name, a in mine.items()}
             state = {"step": count, **{name: copies[name] for name in self.moments}}
             options = {name: opt.now(group[name], self.steps) for name in self.defaults}
-            self.update(copies["param"], grad, state, options)
+            answer: object = self.update(copies["param"], grad, state, options)  # type: ignore[func-returns-value]
+            if answer is not None or any(state[name] is not copies[name] for name in self.moments):
+                raise TypeError(
+                    f"{type(self).__name__}: expected an update that writes to the arrays it is given, in place, got "
+                    "one that returns an array, or puts another into state"
+                )
             present += mine.values()
             changed += copies.values()
             steps.append((k, count))
@@ -135,13 +142,11 @@ class PythonRule(Optimizer):
         """What makes a Trainer's steps, between calls of its compiled training."""
         return Stepper(self, training)
 
-    def step_on(self, training, x, targets, weights=None, in_epoch=False) -> float:
-        """One step on a batch; returns its loss before. `in_epoch`: its rows count as rows of the epoch under way."""
-        batch = training.check(x, targets, weights)
+    def step_on(self, training, x, targets, weights=None) -> float:
+        """One step on a checked batch; returns its loss before."""
         self._update.require_in_place()
-        training.require_in_place()
         with self._update:
-            loss = training.step(*batch)
+            loss = training.step(x, targets, weights)
             if not (loss == loss and all(grad is None or np.isfinite(grad).all() for grad in training.grads)):
                 raise FloatingPointError(
                     f"{type(self).__name__}: expected a finite loss and gradient, got loss {loss}; no parameter has "
@@ -150,9 +155,4 @@ class PythonRule(Optimizer):
             steps = self._move(training.grads)
             training.finish()
         self._count(steps)
-        training.batches += 1
-        if in_epoch:
-            training.loss_sum += loss * training.batch_weight
-            training.weight_sum += training.batch_weight
-            training.position += len(batch[0])
         return loss

@@ -3,6 +3,11 @@
 import numpy as np
 
 
+def order_matters(shape) -> bool:
+    """Whether a sample of this shape is flattened otherwise channels first: an image of several pixels and channels."""
+    return len(shape) == 3 and shape[0] * shape[1] > 1 and shape[2] > 1
+
+
 def channels_last_columns(height, width, channels) -> np.ndarray:
     """Where each number of a flattened image, channels last, stands in the same image flattened channels first.
 

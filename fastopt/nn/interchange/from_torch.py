@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from fastopt._arrays import aligned_zeros, as_array
+from fastopt._arrays import as_array
 from fastopt.nn import layers as ours
-from fastopt.nn.interchange.flattening import channels_last_columns
+from fastopt.nn.interchange.flattening import channels_last_columns, order_matters
+from fastopt.nn.interchange.holding import holding
 from fastopt.nn.layers import chain
 from fastopt.nn.sequential import Sequential, assembled
 
@@ -60,6 +61,7 @@ INSTEAD = {
     "LogSoftmax": "leave it out, for cross_entropy takes logits",
     "Dropout2d": "Dropout drops single numbers, not whole channels",
 }
+UNREAD = "a forward cannot be read: pass the Sequential parts of the module, or export it for nn.from_onnx"
 
 
 def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
@@ -191,8 +193,8 @@ def _modules(module, place) -> Iterator[Step]:
     if kind not in CONVERTERS and kind not in ACTIVATIONS:
         name = type(module).__name__
         known = ", ".join(sorted([*OF_TORCH, *ACTIVATIONS, "Identity", "Sequential"]))
-        instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
-        raise TypeError(f"{place}: expected one of {known}, got {name}{instead}")
+        instead = INSTEAD.get(name) or (UNREAD if kind is None else None)
+        raise TypeError(f"{place}: expected one of {known}, got {name}" + (f"; {instead}" if instead else ""))
     parameters = [name for name, _ in module.named_parameters(recurse=False)]
     if not {"weight", "bias"}.issuperset(parameters):
         got = ", ".join(parameters)
@@ -256,10 +258,6 @@ class Here:
         """An array whose last axis is along torch's vector, along ours."""
         return array if self.image is None else np.take(array, channels_last_columns(*self.image), axis=-1)
 
-    def turned(self) -> bool:
-        """Whether the order of the numbers of an image matters: it has several pixels and several channels."""
-        return len(self.shape) == 3 and self.shape[0] * self.shape[1] > 1 and self.shape[2] > 1
-
     def meets_columns(self) -> bool:
         """Whether the next step that is not column by column has a weight whose columns can move."""
         return next((kind in HAS_COLUMNS for kind in self.after if kind not in BY_COLUMN), False)
@@ -284,7 +282,8 @@ def _layers(steps, shape, dtype) -> list:
                 shape = layer.output_shape(shape)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{step}: {error}") from error
-        if step.kind == "Flatten" and here.turned() and here.meets_columns() and here.before != "ChannelsLast":
+        moves = order_matters(here.shape) and here.meets_columns() and here.before != "ChannelsLast"
+        if step.kind == "Flatten" and moves:
             image = here.shape
         elif step.kind not in BY_COLUMN:
             image = None
@@ -313,16 +312,7 @@ def _array(module, name):
 
 
 def _holding(layer, here, **arrays) -> list:
-    """The layer with copies of the arrays for its own, so that none is drawn at random."""
-    own = {}
-    for name, spec in layer.array_specs(here.dtype).items():
-        if arrays[name].shape != spec.shape:
-            raise ValueError(f"{name}: expected shape {spec.shape}, got {arrays[name].shape}")
-        own[name] = aligned_zeros(spec.shape, spec.dtype)
-        own[name][...] = arrays[name]
-    layer.require_valid(own)
-    layer.adopt(own)
-    return [layer]
+    return [holding(layer, arrays, here.dtype)]
 
 
 def _freeze(made, module):
@@ -408,7 +398,7 @@ def _flatten(module, activation, here):
         raise ValueError(f"expected start_dim 1 and end_dim -1, got {module.start_dim} and {module.end_dim}")
     if len(here.shape) == 1:
         return []
-    if not here.turned() or here.meets_columns() or here.before == "ChannelsLast":
+    if not order_matters(here.shape) or here.meets_columns() or here.before == "ChannelsLast":
         return [ours.Flatten()]
     return [ours.ChannelsFirst(), ours.ChannelsFirst(), ours.Flatten()]  # two turns of three axes are one turn back
 

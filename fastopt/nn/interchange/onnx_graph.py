@@ -7,14 +7,15 @@
   is looked up and needs no case of its own.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from fastopt._arrays import aligned_copy
 from fastopt._numbers import finite_number, whole_number
-from fastopt.nn.interchange.flattening import channels_last_columns
+from fastopt.nn.interchange.flattening import channels_last_columns, order_matters
+from fastopt.nn.interchange.holding import holding
 from fastopt.nn.layers import BatchNorm, Conv2d, Dense, Flatten, GroupedDense, Layer, Standardize
 
 MOST = 2**31 - 1  # of a size, a stride and so on
@@ -98,14 +99,14 @@ class Draft:
             config["layers"] = layers_of(config["layers"], dtype, True)
         if "branches" in config:
             config["branches"] = [layers_of(branch, dtype, True) for branch in config["branches"]]
-        return adopted(self.kind(**config), self.arrays, dtype)
+        return holding(self.kind(**config), self.arrays, dtype)
 
     def _elementwise(self, dtype, inside) -> Layer:
         features = self.config["features"]
         mean, scale = self.arrays.get("mean", np.zeros(features)), self.arrays.get("scale", np.ones(features))
         layer: Layer
         if not inside and self.activation == "identity":
-            layer = adopted(Standardize(features), {"mean": mean, "scale": scale}, dtype)
+            layer = holding(Standardize(features), {"mean": mean, "scale": scale}, dtype)
             layer.calibrated = True
             return layer
         shift = -scale * mean
@@ -115,25 +116,11 @@ class Draft:
         else:
             layer = GroupedDense(features, features, **options)
         shape = layer.array_specs(dtype)["weight"].shape
-        return adopted(layer, {"weight": scale.reshape(shape), "bias": shift}, dtype)
+        return holding(layer, {"weight": scale.reshape(shape), "bias": shift}, dtype)
 
 
 def layers_of(drafts, dtype, inside=False) -> list[Layer]:
     return [draft.made(dtype, inside) for draft in drafts]
-
-
-def adopted(layer, arrays, dtype) -> Layer:
-    """A layer with copies of these arrays as its own; ValueError where they do not fit."""
-    specs, own = layer.array_specs(dtype), {}
-    for name, spec in specs.items():
-        if name not in arrays or arrays[name].shape != spec.shape:
-            found = arrays[name].shape if name in arrays else None
-            raise ValueError(f"{name}: expected shape {spec.shape} for {layer!r}, got {found}")
-        own[name] = aligned_copy(arrays[name].astype(spec.dtype, copy=False))
-    if own:
-        layer.require_valid(own)
-        layer.adopt(own)
-    return layer
 
 
 # ---------------------------------------------------------------- values
@@ -156,7 +143,7 @@ class Value:
     axes: str  # letters of the axes in the file
     dtype: np.dtype
     drafts: list[Draft] = field(default_factory=list)
-    image: tuple[int, int, int] | None = None  # whose channels come first in this vector of the file
+    image: tuple[int, ...] | None = None  # whose channels come first in this vector of the file
     depth: int = 0  # of branches inside branches
 
     @property
@@ -259,7 +246,5 @@ class Value:
             return replace(self, axes="nc")
         if self.axes not in ("nchw", "nhwc"):
             raise ValueError(f"expected an image, channels first or last, got axes {self.axes}")
-        height, width, channels = self.shape
-        moves = self.axes == "nchw" and height * width > 1 and channels > 1
-        flat = self.followed(Draft(Flatten, {}), (height * width * channels,), "nc")
-        return replace(flat, image=(height, width, channels) if moves else None)
+        flat = self.followed(Draft(Flatten, {}), (math.prod(self.shape),), "nc")
+        return replace(flat, image=self.shape if self.axes == "nchw" and order_matters(self.shape) else None)

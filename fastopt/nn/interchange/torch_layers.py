@@ -13,7 +13,7 @@ from torch import nn
 
 from fastopt.nn import layers as ours
 from fastopt.nn.interchange import torch_modules as own
-from fastopt.nn.interchange.flattening import channels_last_columns
+from fastopt.nn.interchange.flattening import channels_last_columns, order_matters
 from fastopt.nn.layers import chain
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -46,8 +46,8 @@ def modules(layers, shape, place="layers", first=0) -> list:
     for i, (layer, before) in enumerate(zip(layers, chain.shapes(layers, shape), strict=False)):
         here = Place(f"{place}.{first + i}", before, image)
         if isinstance(layer, ours.Flatten):
-            image = before if _is_turned(before) and _meets_columns(layers[i + 1 :]) else None
-            out += _flatten(before, turn=_is_turned(before) and image is None)
+            image = before if order_matters(before) and _meets_columns(layers[i + 1 :]) else None
+            out += _flatten(before, turn=order_matters(before) and image is None)
         elif here.name == "layers.0" and _takes_channels_first(layers):
             pass  # torch's images are so anyway
         elif type(layer) in CONVERTERS:
@@ -69,11 +69,6 @@ def modules(layers, shape, place="layers", first=0) -> list:
 def _takes_channels_first(layers) -> bool:
     """Whether images come channels first: one turn is there for them, two in a row are `from_torch`'s turn back."""
     return [isinstance(layer, ours.ChannelsFirst) for layer in layers[:2]] in ([True], [True, False])
-
-
-def _is_turned(shape) -> bool:
-    """Whether the order of the numbers of an image matters: it has several pixels and several channels."""
-    return len(shape) == 3 and shape[0] * shape[1] > 1 and shape[2] > 1
 
 
 def _meets_columns(layers) -> bool:

@@ -123,9 +123,7 @@ class Layer(Fixed):
     folds_backward: bool = False  # scales and shifts in a way that a product before it may take over
     layers: tuple["Layer", ...] = ()  # inside this one, of all chains
     reshapes: bool = False  # may give other channels than it takes, though it does not say how many
-    switches: ClassVar[int] = (
-        0  # how often layers, any at all, have been frozen or thawed: what is compiled compares it
-    )
+    switches: ClassVar[int] = 0  # how often any layer was frozen or thawed: what is compiled compares it
     _frozen: bool = False
     _free = ("calibrated",)
     _arrays: Mapping[str, np.ndarray] = MappingProxyType({})  # empty until `build` or `adopt`
