@@ -326,11 +326,29 @@ def test_a_log_of_other_columns_is_refused_and_stays_as_it_is(tmp_path):
     fit(make(), False, 1, callbacks=nn.CSVLogger(path))
     before, trainer = path.read_bytes(), make()
     with pytest.raises(
-        ValueError, match=r"log\.csv: expected the columns epoch,lr,seconds,loss,val_loss,val_accuracy, "
+        ValueError, match=r"log\.csv: expected the columns 'epoch,lr,seconds,loss,val_loss,val_accuracy', got "
     ):
         fit(trainer, False, 1, validation=(X, Y), callbacks=nn.CSVLogger(path))
     assert path.read_bytes() == before
     assert trainer.epoch == 1
+
+
+@pytest.mark.parametrize("content", [b"no log", b"a,b\r1,2\r", b"\xff\x00\n", b"epoch,lr,seconds,loss\r\n"], ids=str)
+def test_a_file_that_is_no_log_stays_as_it_is(content, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"log\.csv: expected the columns 'epoch,lr,seconds,loss', got '"):
+        fit(make(), False, 1, callbacks=nn.CSVLogger(path))
+    assert path.read_bytes() == content
+
+
+def test_names_of_metrics_may_be_any_text(tmp_path):
+    path, name = tmp_path / "log.csv", 'größe, "x"\ny'
+    torn = f'epoch,lr,seconds,loss,"{name}"'.encode()[:-7]
+    path.write_bytes(torn)  # in the midst of a letter
+    fit(make(), False, 2, callbacks=nn.CSVLogger(path), metrics={name: "accuracy"})
+    assert [line["epoch"] for line in read(path)] == ["1", "2"]
+    assert set(read(path)[0]) == {"epoch", "lr", "seconds", "loss", name}
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,25 @@ def test_momentum_of_before_does_not_move_the_frozen_to_an_interim_point():
     assert last.trainable
 
 
+def test_what_is_thawed_again_moves_to_an_interim_point_of_ones_own():
+    x, y = data()
+    net = net_of()
+    rule = fo.optim.SGD(net.parameters(), 0.1, 0.9, nesterov="interim")
+    trainer = fo.nn.Trainer(net, "cross_entropy", rule)
+    trainer.step(x, y)
+    net.layers[0].trainable = False
+    trainer.step(x, y)
+    net.layers[0].trainable = True
+    before = net.layers[0].weight.copy()
+    with rule.interim_point():
+        assert (net.layers[0].weight != before).any()
+    np.testing.assert_array_equal(net.layers[0].weight, before)
+    rule.bind([None, *net.value_and_grad(x, y)[1][1:]])
+    with rule.interim_point():
+        np.testing.assert_array_equal(net.layers[0].weight, before)
+        assert net.layers[0].bias.any()
+
+
 def test_gradients_that_wait_for_their_update_are_dropped_where_a_layer_is_frozen():
     x, y = data()
     net = net_of()
@@ -298,6 +317,43 @@ def test_a_callback_may_freeze_between_epochs_and_training_goes_on_as_one():
     assert trainer.epoch == 4
     for a, b in zip(arrays_of(one).values(), arrays_of(other).values(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_of_a_callback_after_freezing_parts_no_epoch():
+    x, y = data()
+
+    class Steps:
+        def __init__(self, freezes):
+            self.freezes = freezes
+
+        def on_batch_end(self, trainer, epoch, batch, loss):
+            if batch == 2:
+                trainer.net.layers[0].trainable = not self.freezes
+                trainer.step(x, y)
+
+    nets, histories = (net_of(), net_of()), []
+    for net, freezes in zip(nets, (False, True), strict=True):
+        trainer = fo.nn.Trainer(net, "cross_entropy", "adam")
+        histories.append(trainer.fit(x, y, batch_size=6, callbacks=Steps(freezes)))
+        assert (trainer.epoch, trainer.compiled_training.batches) == (1, 5)
+    assert histories[0] == histories[1]
+    before = nets[1].layers[0].weight.copy()
+    trainer.fit(x, y)
+    np.testing.assert_array_equal(nets[1].layers[0].weight, before)
+
+
+def test_batch_norm_that_a_callback_thaws_wants_two_rows_at_least():
+    x, y = data()
+    net = net_of()
+    net.layers[1].trainable = False
+    trainer = fo.nn.Trainer(net, "cross_entropy", "adam")
+
+    def thaw(trainer, history):
+        net.layers[1].trainable = True
+
+    with pytest.raises(ValueError, match=r"^batch_size: expected at least 2 rows for BatchNorm, got 1"):
+        trainer.fit(x, y, epochs=2, batch_size=1, callbacks=thaw)
+    assert trainer.epoch == 1
 
 
 def test_another_network_that_is_frozen_changes_no_trainer():

@@ -5,7 +5,9 @@ of a network that ends there, bit for bit; a callable that computes mse trains a
 """
 
 import copy
+import os
 import pickle
+import sys
 import threading
 
 import numpy as np
@@ -455,6 +457,95 @@ def test_an_optimizer_that_skips_leaves_out_the_step_of_a_bad_gradient():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("check_finite", ["skip", "raise"])
+def test_an_optimizer_that_looks_leaves_out_the_step_of_a_loss_that_is_nan(check_finite):
+    x, y, _ = problem()
+    net = regression_net()
+    adam = fo.optim.Adam(net.parameters(), check_finite=check_finite)
+    trainer = fo.nn.Trainer(net, lambda a, _: (np.nan, np.zeros_like(a)), adam)
+    before = state_of(trainer)
+    if check_finite == "raise":
+        with pytest.raises(FloatingPointError, match=r"^grads\[0\]: expected finite values, got nan"):
+            trainer.step(x, y)
+        assert_unchanged(trainer, before)
+    else:
+        assert np.isnan(trainer.step(x, y))
+        assert trainer.optimizer.skipped == 1
+        for name, a in state_of(trainer)[1].items():
+            np.testing.assert_array_equal(a, before[1][name])
+
+
+def test_a_callable_that_writes_to_predictions_does_so_to_a_copy():
+    x, y, _ = problem()
+    net = regression_net()
+
+    def careless(a, b):
+        value, grad = squared(a, b)
+        a[...] = 0
+        return value, grad
+
+    want = net.evaluate(x, y, squared, metrics="r2_score")
+    assert net.evaluate(x, y, careless, metrics="r2_score") == want
+
+
+def interrupted_at(moment, function, folder):
+    """Call a function, with Ctrl-C before so many instructions of the package's Python; whether it came."""
+    left = [moment]
+
+    def trace(frame, event, arg):
+        if folder not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("rule", ["callable", "python"])
+def test_ctrl_c_at_any_instruction_of_a_step_leaves_it_whole_or_not_made(rule):
+    x, y, _ = problem()
+
+    class Descent(fo.optim.PythonRule):
+        def __init__(self, params, lr=0.1):
+            super().__init__(params, locals())
+
+        def update(self, param, grad, state, options):
+            param -= options["lr"] * grad
+
+    def make():
+        net = regression_net()
+        if rule == "python":
+            return fo.nn.Trainer(net, "mse", Descent(net.parameters()))
+        return fo.nn.Trainer(net, squared, fo.optim.Adam(net.parameters()))
+
+    trainer = make()
+    trainer.step(x, y)
+    after, made, moment, folder = state_of(trainer), set(), 1, os.path.dirname(fo.__file__)
+    while True:
+        trainer = make()
+        before = state_of(trainer)
+        came = interrupted_at(moment, lambda trainer=trainer: trainer.step(x, y), folder)
+        made.add(numbers := state_of(trainer)[0])
+        assert numbers in (before[0], after[0])
+        assert_unchanged(trainer, before if numbers == before[0] else after)
+        if not came:
+            break
+        moment += 5
+    assert len(made) == 2
+
+
 def test_an_interrupted_epoch_goes_on_with_its_callable_and_a_resumed_run_too(tmp_path):
     x, y, _ = problem()
     whole = fo.nn.Trainer(regression_net(), squared, "adam")
@@ -547,6 +638,23 @@ def test_a_callable_that_steps_its_own_trainer_is_refused():
     trainer = fo.nn.Trainer(net, again, "sgd")
     with pytest.raises(RuntimeError, match=r"^step: this optimizer is at work"):
         trainer.step(x, y)
+
+
+def test_a_callable_that_freezes_and_steps_its_own_trainer_loses_no_batch_of_the_epoch():
+    x, y, _ = problem()
+    net, refused = regression_net(), []
+
+    def again(*arrays):
+        if len(refused) < 3:
+            net.layers[0].trainable = not net.layers[0].trainable
+            with pytest.raises(RuntimeError, match=r"^step: this optimizer is at work") as error:
+                trainer.step(x, y)
+            refused.append(error)
+        return squared(*arrays)
+
+    trainer = fo.nn.Trainer(net, again, "sgd")
+    trainer.fit(x, y, epochs=2, batch_size=4)
+    assert trainer.compiled_training.batches == 12
 
 
 @settings(max_examples=20)

@@ -222,3 +222,18 @@ def test_what_is_no_network_has_no_groups():
 def test_a_decay_out_of_range_is_the_error_of_the_optimizer():
     with pytest.raises(ValueError, match=r"^weight_decay: expected a finite number of at least 0"):
         optim.AdamW(optim.groups(two_layers(), -1))
+
+
+def test_a_class_of_layers_that_hold_others_spares_all_inside():
+    net = nn.Sequential([nn.Dense(4, 4), nn.Residual([nn.Residual([nn.Dense(4, 4)]), nn.Dense(4, 4)]), nn.Dense(4, 3)])
+    assert decays(optim.groups(net, 0.5, nn.Residual)) == decays(optim.groups(net, 0.5, net.layers[1]))
+    assert [len(g["params"]) for g in optim.groups(net, 0.5, nn.Residual)] == [2, 4, 2]
+
+
+def test_groups_are_of_a_network_that_can_be_trained():
+    with pytest.raises(TypeError, match=r"^net: expected a Sequential, got list"):
+        optim.groups([nn.Dense(2, 3)], 0.5)
+    with pytest.raises(ValueError, match=r"^net: expected one that can be trained, got a folded one"):
+        optim.groups(two_layers().fold(), 0.5)
+    with pytest.raises(TypeError, match=r"^no_decay: expected bias, norm, layers .* got <class 'int'>"):
+        optim.groups(two_layers(), 0.5, int)

@@ -19,3 +19,8 @@ class Alone:
         if self.lock.locked():
             raise RuntimeError("fit: this trainer is training already, in a fit that called this or in another thread")
         return self.lock
+
+    @property
+    def held(self) -> bool:
+        """Whether a call holds the lock."""
+        return self.lock.locked() and self.process == os.getpid()

@@ -50,21 +50,18 @@ class Given(BatchByBatch):
         return value
 
     def step(self, x, y, sample_weight=None, in_epoch=False) -> float:
-        training, parted = self.training, self.parted
-        x, y, weights = training.check_batch(x, y, sample_weight)
+        parted = self.parted
+        x, y, weights = self.training.check_batch(x, y, sample_weight)
         with self.update:
             try:
                 value, gradient = self._forward(x, y, weights)
-                self._require_defined(value, gradient)
-                self._backward(gradient)
-                counts = parted.update(1.0)
+                self._backward(self._defined(value, gradient))
+                if in_epoch:
+                    parted.finish(len(x), value, len(x) if weights is None else weights.sum(dtype=np.float64))
+                else:
+                    parted.finish(0, value, 0.0)
             finally:
                 parted.give_up()
-        training.batches += 1
-        if in_epoch:
-            training.position += len(x)
-            if counts:
-                parted.count([value], [float(len(x) if weights is None else weights.sum(dtype=np.float64))])
         return value
 
     def _forward(self, x, y, weights) -> tuple[float, np.ndarray]:
@@ -79,9 +76,14 @@ class Given(BatchByBatch):
             self.parted.gradients(self.stop - 1)[1][...] = gradient
         self.parted.backward(0, self.stop)
 
-    def _require_defined(self, value, gradient):
-        """Refuse what is not defined, unless the optimizer looks at the gradients itself, as a compiled step does."""
+    def _defined(self, value, gradient) -> np.ndarray:
+        """The gradient; refuse what is not defined, unless the optimizer looks at the gradients itself.
+
+        Those of a loss that is NaN are NaN for it, as in a compiled step.
+        """
         self.parted.require_defined([value])
+        if math.isnan(value):
+            return np.full(gradient.shape, math.nan)
         if not np.isfinite(gradient).all():
             try:
                 self.parted.require_defined([math.nan])
@@ -90,3 +92,4 @@ class Given(BatchByBatch):
                 raise FloatingPointError(
                     f"loss: expected a finite gradient from the callable, got {bad}; the step has not been taken"
                 ) from None
+        return gradient

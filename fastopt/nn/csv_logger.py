@@ -49,34 +49,25 @@ class CSVLogger:
             pass
 
     def _opened(self):
-        return open(self.path, "a+", newline="", encoding="utf-8")
+        return open(self.path, "a+b")
 
     def on_epoch_end(self, trainer, history) -> None:
         """Add the line of the epoch that has ended."""
         lists = {"lr": history.lr, "seconds": history.seconds, **history}
-        columns = _line(["epoch", *lists])
+        columns, line = _line(["epoch", *lists]), _line([trainer.epoch, *(values[-1] for values in lists.values())])
         with self._opened() as file:
             file.seek(0)
-            found = file.readline()
-            if found.endswith("\n") and found != columns:
-                raise ValueError(
-                    f"{self.path}: expected the columns {columns.strip()}, got {found.strip()}; name a new file"
-                )
-            _cut_last_line(file)
-            line = _line([trainer.epoch, *(values[-1] for values in lists.values())])
-            file.write(line if found.endswith("\n") else columns + line)
+            found = file.read()
+            if not (found.startswith(columns) or columns.startswith(found)):  # a crash may have cut the columns short
+                wanted, got = (text.partition(b"\n")[0].decode(errors="replace") for text in (columns, found))
+                raise ValueError(f"{self.path}: expected the columns {wanted!r}, got {got[:200]!r}; name a new file")
+            whole = found.rfind(b"\n") + 1 if found.startswith(columns) else 0
+            if whole < len(found):
+                file.truncate(whole)
+            file.write(line if whole else columns + line)
 
 
-def _line(fields) -> str:
+def _line(fields) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(fields)
-    return text.getvalue()
-
-
-def _cut_last_line(file) -> None:
-    """Take out a last line without its end."""
-    file.seek(0)
-    text = file.read()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.truncate(len(whole.encode()))
+    return text.getvalue().encode()

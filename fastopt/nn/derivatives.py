@@ -12,7 +12,7 @@ from fastopt._arrays import as_numbers
 from fastopt._kernels import core
 from fastopt._numbers import flag
 from fastopt.nn.callable_loss import Given
-from fastopt.nn.losses import fitting_name, is_callable, loss_options
+from fastopt.nn.losses import CALLABLE, fitting_name, is_callable, loss_options
 
 
 class Network(Protocol):
@@ -182,7 +182,7 @@ class Derivatives:
         Of a loss that is a callable the program has none: `callable_loss` calls it between forward and backward.
         """
         name = fitting_name(loss, self._ends_in)
-        compiled = None if is_callable(loss) else name
+        compiled = None if name == CALLABLE else name
         return core.Training(self.derivative_program(), compiled, update, max_batch, **loss_options(loss))
 
     def derivatives(self: Network, loss) -> core.Training:

@@ -123,7 +123,7 @@ def fitting_name(loss: Loss, last: str) -> str:
 
 def loss_options(loss: Loss) -> dict:
     """The options of a loss that are not its defaults."""
-    if not isinstance(loss, CrossEntropy | Huber):
+    if isinstance(loss, str) or not isinstance(loss, CrossEntropy | Huber):
         return {}
     default = asdict(type(loss)())
     return {name: value for name, value in asdict(loss).items() if value != default[name]}
@@ -143,9 +143,9 @@ def by_rows(prediction, targets, sample_weight):
 
 
 def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
-    """Mean loss of predictions; NaN where a callable says so."""
+    """Mean loss of predictions; NaN where a callable, which gets a copy of them, says so."""
     if is_callable(loss):
-        return value_of(loss, prediction, targets, sample_weight)[0]
+        return value_of(loss, prediction.copy(), targets, sample_weight)[0]
     prediction, targets, sample_weight = by_rows(prediction, targets, sample_weight)
     call = getattr(core, loss_name(loss))
     return call(prediction, targets, sample_weight=sample_weight, **loss_options(loss))[0]
@@ -153,7 +153,10 @@ def measure(loss: Loss, prediction, targets, sample_weight=None) -> float:
 
 def targets_of(y, n) -> np.ndarray:
     """Targets for a callable as an array of n rows; what else they are is between the callable and its caller."""
-    y = np.asarray(y)
+    try:
+        y = np.asarray(y)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"y: expected an array, got {type(y).__name__} that is none ({error})") from None
     if y.ndim == 0 or len(y) != n:
         raise ValueError(f"y: expected {n} rows, one a sample, got shape {y.shape}")
     return y
@@ -165,7 +168,10 @@ def value_of(loss, prediction, targets, sample_weight=None) -> tuple[float, np.n
     result = loss(prediction, targets_of(targets, len(prediction)), *weights)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise TypeError(f"loss: expected a callable that returns (value, grad), got {type(result).__name__} from it")
-    value, gradient = np.asarray(result[0]), np.asarray(result[1])
+    try:
+        value, gradient = np.asarray(result[0]), np.asarray(result[1])
+    except ValueError as error:
+        raise ValueError(f"loss: expected a number and an array from the callable, got none ({error})") from None
     if value.ndim or value.dtype.kind not in "iuf":
         raise TypeError(f"loss: expected a number as the value that the callable returns, got {result[0]!r}")
     if gradient.dtype.kind not in "iuf":

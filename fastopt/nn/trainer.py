@@ -134,6 +134,7 @@ class Trainer:
     def _take_up_switches(self):
         """Compile the steps anew where layers of the network have been frozen or thawed."""
         self._require_current()
+        self.optimizer.require_idle()
         switches = Layer.switches
         if self.net.derivative_program() is not self._training.program:
             if self._lent:
@@ -174,8 +175,8 @@ class Trainer:
             The loss is NaN, unless the optimizer skips such steps; nothing has been changed then.
         """
         self.net.require_calibrated()
-        if self._switches != Layer.switches:
-            self._take_up_switches()
+        if self._switches != Layer.switches and not (self._alone.held and self._training.position):
+            self._take_up_switches()  # not for a callback within an epoch of `fit`, which goes on with its own steps
         self._prepare()
         best = self._stopping.best
         if best is None or best.last is None:
@@ -303,6 +304,9 @@ class Trainer:
             def train():
                 if self._switches != Layer.switches:
                     self._take_up_switches()
+                    if rows is not None:  # a BatchNorm that has been thawed needs more of them
+                        at = self._training.position, self._training.batches + 1, self.net.least_rows
+                        fit_data.require_sizes(batch_size, len(rows[0]), *at)
                 how = (self._training, self._stepper, self._prepare, after_batch if callbacks.after_batch else None)
                 if y is None:
                     return batches_epoch(*how, batches, check_finite)

@@ -254,7 +254,7 @@ class Optimizer:
         """Hold the parameters at the interim point of Nesterov's method, ``param + momentum * velocity``, in a block.
 
         Gradients for ``nesterov="interim"`` are taken inside the block, `step` is called after it. The
-        parameters come back bit for bit, also on an exception.
+        parameters come back bit for bit, also on an exception. One whose gradient has been bound as None stays.
         """
         if not any(group.get("nesterov") == "interim" for group in self.param_groups):
             raise ValueError('interim_point: expected a group with nesterov="interim", got none')

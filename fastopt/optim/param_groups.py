@@ -45,17 +45,19 @@ def groups(net, decay, no_decay="bias,norm") -> list[dict]:
     [([(8, 4)], 0.01), ([(8,), (8,)], 0.0), ([(3, 8)], 0.01), ([(3,)], 0.0)]
     >>> trainer = fo.nn.Trainer(net, "cross_entropy", adamw)
     """
-    if not hasattr(net, "layers"):
-        raise TypeError(f"net: expected a network, got {type(net).__name__}")
-    layers = list(_without_others(net.layers))
+    if not (hasattr(net, "layers") and hasattr(net, "parameters")):
+        raise TypeError(f"net: expected a Sequential, got {type(net).__name__}")
+    layers, params = list(_without_others(net.layers)), net.parameters()
     several = isinstance(no_decay, list | tuple | set | frozenset)
-    spared = [_selector(one, layers) for one in (no_decay if several else [no_decay])]
+    spared = [_selector(one, net.layers, layers) for one in (no_decay if several else [no_decay])]
     owners = {id(a): (layer, name) for layer in layers for name, a in layer.arrays().items()}
+    if not all(id(a) in owners for a in params):
+        raise ValueError("net: expected one that can be trained, got a folded one")
 
     def decay_of(a):
         return 0.0 if any(selects(*owners[id(a)]) for selects in spared) else decay
 
-    return [{"params": list(run), "weight_decay": value} for value, run in groupby(net.parameters(), key=decay_of)]
+    return [{"params": list(run), "weight_decay": value} for value, run in groupby(params, key=decay_of)]
 
 
 def _without_others(layers):
@@ -67,8 +69,17 @@ def _without_others(layers):
             yield layer
 
 
-def _selector(one, layers):
-    """What `no_decay` names, as a function of a layer and the name of one of its parameters."""
+def _of_class(kind, layers):
+    """The layers of a class, at any depth, and all inside them; those that hold no others."""
+    for layer in layers:
+        yield from _without_others([layer]) if isinstance(layer, kind) else _of_class(kind, layer.layers)
+
+
+def _selector(one, top, layers):
+    """What `no_decay` names, as a function of a layer and the name of one of its parameters.
+
+    `layers` are those that hold no others, inside those at the `top`.
+    """
     if isinstance(one, str):
         kinds = [kind.strip() for kind in one.split(",") if kind.strip()]
         unknown = [kind for kind in kinds if kind not in KINDS]
@@ -78,13 +89,14 @@ def _selector(one, layers):
             )
         names = {name for kind in kinds for name in KINDS[kind]}
         return lambda layer, name: name in names
-    if isinstance(one, type):
-        return lambda layer, name: isinstance(layer, one)
+    if isinstance(one, type) and hasattr(one, "parameters"):
+        chosen = {id(layer) for layer in _of_class(one, top)}
+        return lambda layer, name: id(layer) in chosen
     if hasattr(one, "parameters"):
         inside = {id(layer) for layer in _without_others([one])}
         if not inside <= {id(layer) for layer in layers}:
             raise ValueError(f"no_decay: expected layers of the network, got {one!r}")
         return lambda layer, name: id(layer) in inside
-    if callable(one):
+    if callable(one) and not isinstance(one, type):
         return one
     raise TypeError(f"no_decay: expected bias, norm, layers or a function of (layer, name), got {one!r}")

@@ -97,11 +97,10 @@ class PythonRule(Optimizer):
         grads = given if grads is None else list(grads)
         super().bind(grads)  # which checks them
         with self._update:
-            steps = self._move([None if grad is None else as_array("grads", grad) for grad in grads])
-        self._count(steps)
+            core.finish_step(self._update, *self._moved([None if g is None else as_array("grads", g) for g in grads]))
 
-    def _move(self, grads) -> list[tuple[int, int]]:
-        """The step of all parameters whose gradient is not None; returns the number and the steps of each."""
+    def _moved(self, grads) -> tuple[list[np.ndarray], list[np.ndarray], list[tuple[int, int]]]:
+        """A step of all parameters whose gradient is not None: arrays, what they become, and (number, steps)."""
         present: list[np.ndarray] = []
         changed: list[np.ndarray] = []
         steps: list[tuple[int, int]] = []
@@ -123,13 +122,7 @@ class PythonRule(Optimizer):
             present += mine.values()
             changed += copies.values()
             steps.append((k, count))
-        core.copy_arrays(present, changed)
-        return steps
-
-    def _count(self, steps) -> None:
-        for k, count in steps:
-            self._update.set_counts(k, count, False, 1.0, False)
-        self._update.updates += 1
+        return present, changed, steps
 
     # --- what a Trainer calls
 
@@ -152,7 +145,5 @@ class PythonRule(Optimizer):
                     f"{type(self).__name__}: expected a finite loss and gradient, got loss {loss}; no parameter has "
                     "been changed"
                 )
-            steps = self._move(training.grads)
-            training.finish()
-        self._count(steps)
+            core.finish_step(self._update, *self._moved(training.grads), training, loss, in_epoch)
         return loss

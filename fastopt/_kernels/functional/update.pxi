@@ -304,6 +304,12 @@ cdef class Update:
         """A step that Python makes: other threads are refused until the block ends."""
         self.enter()
 
+    cdef void count_steps(self, list counts):
+        # an update of these parameters, (number, steps taken by now), has been made
+        for k, count in counts:
+            self.plan.tensors[<Py_ssize_t>k].count = count
+        self.plan.updates += 1
+
     def __exit__(self, *error):
         self.leave()
 
@@ -341,9 +347,13 @@ cdef class Update:
             self.held = None
 
     cdef int enter_interim(self) except -1:
-        # Moves every parameter of an interim group to the point where its gradient is wanted.
+        # Moves every parameter of an interim group to the point where its gradient is wanted; a bound None says that none is.
+        cdef Py_ssize_t i
         self.require_in_place()
         self.enter()
+        for i in range(self.plan.n_tensors):
+            self.plan.tensors[i].frozen = self.bound is not None and self.bound[i] is None
+        self.held = None        # a training that freezes others says so anew
         with nogil:
             update_begin(&self.plan)
             team_run(interim_job, &self.plan, threads_for(4 * self.plan.n_elements))

@@ -314,6 +314,14 @@ cdef class PartedStep(Parts):
         self.training.update.report_refusal()
         return not plan.left_out
 
+    def finish(self, Py_ssize_t rows, double loss, double weight):
+        """`update` by whole gradients, and the count of the batch: one call, which Ctrl-C cannot part.
+
+        Of the epoch under way are the rows, and the loss with its weight where the batch counts; 0 outside of one.
+        """
+        counts = self.update(1.0)
+        self.training.count_batch(rows, loss, weight if counts else 0)
+
     def give_up(self):
         """Leave the step where no update is to follow: the parameters come back from an interim point."""
         cdef Py_ssize_t n_threads = self.n_threads

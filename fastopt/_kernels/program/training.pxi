@@ -293,6 +293,14 @@ cdef class Training:
             self.leave()
         self.report(&c)
 
+    cdef void count_batch(self, Py_ssize_t rows, double loss, double weight) noexcept:
+        # a batch that a step has been made of, and what the epoch under way has of it: nothing outside of one
+        self.batches += 1
+        self.position += rows
+        if weight != 0:         # else the loss may be infinite
+            self.loss_sum += loss * weight
+            self.weight_sum += weight
+
     def end_epoch(self):
         """Start the next epoch: one call, which Ctrl-C cannot part."""
         self.epoch += 1
@@ -313,3 +321,16 @@ def copy_arrays(list targets, list sources):
             raise ValueError(f"expected arrays that can be written, got a read-only one of shape {target.shape}")
     for target, source in zip(targets, sources):
         memcpy(data(target), data(source), target.nbytes)
+
+
+def finish_step(Update update, list targets, list sources, list counts, Training training=None, double loss=0, bint in_epoch=False):
+    """End a step that Python has made: arrays go where they belong, and it counts; one call, which Ctrl-C cannot part.
+
+    `counts` holds the number of each parameter that has moved, and its steps by now; `loss` is that of the batch that
+    `training` has seen last, of the epoch under way or not.
+    """
+    copy_arrays(targets, sources)
+    update.count_steps(counts)
+    if training is not None:
+        training.finish()
+        training.count_batch(training.rows if in_epoch else 0, loss, training.batch_weight if in_epoch else 0)
