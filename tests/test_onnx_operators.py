@@ -284,6 +284,19 @@ ON_IMAGES = {
     ),
     "Flatten": (chain(("Flatten", [], {}), ("Gemm", ["w"], {})), {"w": array(168, 3)}),
     "Reshape": (chain(("Reshape", ["s"], {}), ("Gemm", ["w"], {})), {"w": array(168, 3), "s": np.array([0, -1])}),
+    "flattened, and convolved as one pixel": (
+        chain(("Flatten", [], {}), ("Unsqueeze", ["axes"], {}), ("Conv", ["f", "b"], {}), ("Squeeze", ["axes"], {})),
+        {"axes": np.array([2, 3]), "f": array(5, 168, 1, 1), "b": array(5)},
+    ),
+    "a part of the shape": (
+        [
+            node("Shape", ["x"], ["n"], start=0, end=1),
+            node("Concat", ["n", "rest"], ["to"], axis=0),
+            node("Reshape", ["x", "to"], ["f"]),
+            node("MatMul", ["f", "w"], ["y"]),
+        ],
+        {"rest": np.array([-1]), "w": array(168, 3)},
+    ),
     "flattened, and constants for its columns": (
         chain(
             ("Flatten", [], {}),
@@ -581,6 +594,35 @@ REFUSED = {
         "running_var: expected variances of at least 0",
     ),
     "training": (model(chain(("BatchNormalization", list(NORM), {"training_mode": 1})), NORM), "expected inference"),
+    "training of old": (
+        model([node("BatchNormalization", ["x", *NORM], ["y", "a", "b", "c", "d"])], NORM, opset=9),
+        "expected inference with an average a channel, got training, of several outputs",
+    ),
+    "error functions": (model(chain(("Erf", [], {}))), "expected Erf as a part of gelu"),
+    "twice gelu": (
+        model(
+            [
+                node("Mul", ["x", "root"], ["a"]),
+                node("Erf", ["a"], ["b"]),
+                node("Add", ["b", "one"], ["c"]),
+                node("Mul", ["x", "c"], ["y"]),
+            ],
+            {"root": np.float32(math.sqrt(0.5)), "one": np.float32(1)},
+        ),
+        "expected Erf as a part of gelu",
+    ),
+    "images whose axes are exchanged": (
+        model(chain(("Relu", [], {}), ("Transpose", [], {"perm": [0, 1, 3, 2]})), shape=(4, 6, 6)),
+        "expected an output of images, channels first or last, got axes ncwh",
+    ),
+    "groups of a flattened image": (
+        model(
+            chain(("Flatten", [], {}), ("Unsqueeze", ["axes"], {}), ("Conv", ["f"], {"group": 2})),
+            {"axes": np.array([2, 3]), "f": array(4, 84, 1, 1)},
+            IMAGE,
+        ),
+        "group: expected 1 after a flattened image",
+    ),
     "a pool of another axis": (
         model(chain(("Transpose", [], TO_LAST), ("GlobalAveragePool", [], {})), shape=IMAGE),
         "expected an average over height and width, got axes 'wc' of nhwc",

@@ -92,6 +92,8 @@ class Draft:
 
     def made(self, dtype, inside=False) -> Layer:
         """The layer; `inside` another, where no Standardize may stand."""
+        if self.activation in ("erf", "2 gelu"):
+            raise ValueError("expected Erf as a part of gelu, x * (1 + erf(x / sqrt(2))) / 2, got it otherwise")
         if self.kind is Standardize:
             return self._elementwise(dtype, inside)
         config = dict(self.config)

@@ -68,9 +68,11 @@ def conv(reader, node):
         raise ValueError(f"expected filters for {x.channels} channels, got {got} in {groups} groups")
     ends = pads(node, size, kernel, stride, dilation)
     if x.axes == "nc11" and kernel == (1, 1) and not any(map(any, ends)):
+        if groups > 1 and x.image:
+            raise ValueError("group: expected 1 after a flattened image, whose columns fastopt counts otherwise")
         sizes = {"in_features": x.channels, "out_features": len(weight), "bias": False}
         kind, config = (GroupedDense, sizes | {"groups": groups}) if groups > 1 else (Dense, sizes)
-        y = x.followed(Draft(kind, config, {"weight": weight[:, :, 0, 0]}), (len(weight),))
+        y = x.followed(Draft(kind, config, {"weight": x.ours(weight[:, :, 0, 0])}), (len(weight),))
     else:
         padding, weight = _symmetric(ends, weight, stride, dilation)
         window = {"kernel_size": weight.shape[2:], "stride": stride, "padding": padding, "dilation": dilation}
@@ -166,8 +168,8 @@ def _averaged(x, letters, keeps):
 
 def batch_norm(reader, node):
     x, arrays = reader.value(node, 0), [reader.constant(node, i) for i in range(1, 5)]
-    if node.whole("training_mode", 0) or not node.whole("spatial", 1):
-        raise ValueError("expected inference with an average a channel, got training_mode or spatial=0")
+    if node.whole("training_mode", 0) or any(node.outputs[1:]) or not node.whole("spatial", 1):
+        raise ValueError("expected inference with an average a channel, got training, of several outputs, or spatial=0")
     if len(x.axes) < 2 or x.axes[1] != "c" or any(a is None for a in arrays):
         raise ValueError(f"expected constants for the channels along axis 1, got axes {x.axes}")
     named = {}
@@ -277,7 +279,8 @@ def reshape(reader, node):
         return x
     if x.axes[0] == "n" and samples and len(x.shape) == 1 and [n for n in target[1:] if n != 1] == [x.channels]:
         return replace(x, axes="n" + "".join("1" if n == 1 else "c" for n in target[1:]))
-    raise ValueError(f"shape: expected a vector for each sample, of {whole} numbers, got {target}")
+    got = str(target[:MOST_AXES]).replace(str(SAMPLES), "samples")
+    raise ValueError(f"shape: expected a vector for each sample, of {whole} numbers, got {got}")
 
 
 def squeeze(reader, node):

@@ -233,6 +233,8 @@ class Reader:
         if end.start.before is not None or end.start.branches > 1:
             raise ValueError("expected branches that all meet before the output, got one that does not")
         self._check_stated(end)
+        if len(end.shape) == 3 and end.axes not in ("nchw", "nhwc"):
+            raise ValueError(f"expected an output of images, channels first or last, got axes {end.axes}")
         if len(end.shape) == 1:
             moved, end = end.image, end.flattened()
             if moved:
@@ -252,7 +254,8 @@ class Reader:
         elif node.op == "Shape" and node.inputs and node.inputs[0] in self.values:
             x = self.values[node.inputs[0]]
             sizes = [SAMPLES if letter == "n" else x.size(letter) for letter in x.axes]
-            self.constants.add(node.outputs[0], np.array(sizes))
+            start, end = (node.attribute(name, "i") for name in ("start", "end"))
+            self.constants.add(node.outputs[0], np.array(sizes[start:end], np.int64))
         elif node.op in FOLDED and node.inputs and all(not name or name in self.constants for name in node.inputs):
             arrays = [self.constants[name] for name in node.inputs if name]
             folded = self.constants.spend(np.asarray(FOLDED[node.op](node, *arrays)))
