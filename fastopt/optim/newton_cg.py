@@ -106,8 +106,8 @@ class NewtonCG(Optimizer):
             raise ValueError("NewtonCG: expected layers that are all trainable, got one that is frozen")
         return Stepper(self, training)
 
-    def step_on(self, training, x, targets, weights=None) -> float:
-        """One step on a checked batch; returns its loss before."""
+    def step_on(self, training, x, targets, weights, in_epoch) -> float:
+        """One step on a checked batch, which counts in its epoch or not; returns its loss before."""
         self._update.require_in_place()
         with self._update:
             loss, direction = self._descend(training, x, targets, weights)
@@ -115,6 +115,11 @@ class NewtonCG(Optimizer):
             state["direction"][...] = part
             self._update.set_counts(k, self.steps + 1, False, 1.0, False)
         self._update.updates += 1
+        training.batches += 1
+        if in_epoch:
+            training.loss_sum += loss * training.batch_weight
+            training.weight_sum += training.batch_weight
+            training.position += len(x)
         return loss
 
     def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:

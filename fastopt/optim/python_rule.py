@@ -135,8 +135,8 @@ class PythonRule(Optimizer):
         """What makes a Trainer's steps, between calls of its compiled training."""
         return Stepper(self, training)
 
-    def step_on(self, training, x, targets, weights=None) -> float:
-        """One step on a checked batch; returns its loss before."""
+    def step_on(self, training, x, targets, weights, in_epoch) -> float:
+        """One step on a checked batch, which counts in its epoch or not; returns its loss before."""
         self._update.require_in_place()
         with self._update:
             loss = training.step(x, targets, weights)

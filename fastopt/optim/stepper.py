@@ -31,10 +31,4 @@ class Stepper(BatchByBatch):
         training = self.training
         batch = training.check(x, targets, sample_weight)
         training.require_in_place()
-        loss = self.optimizer.step_on(training, *batch)
-        training.batches += 1
-        if in_epoch:
-            training.loss_sum += loss * training.batch_weight
-            training.weight_sum += training.batch_weight
-            training.position += len(batch[0])
-        return loss
+        return self.optimizer.step_on(training, *batch, in_epoch)
