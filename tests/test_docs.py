@@ -13,7 +13,6 @@ import pytest
 import topics
 
 import fastopt as fo
-import fastopt.parallel
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 96  # columns of code that fit into a page, see docs/_static/fastopt.css
@@ -153,9 +152,10 @@ def search_index(names):
 
 
 def test_pages_whose_search_lacks_a_public_name_are_not_built(tmp_path):
-    app = SimpleNamespace(builder=SimpleNamespace(name="html"), srcdir=ROOT / "docs", outdir=tmp_path)
+    app = SimpleNamespace(builder=SimpleNamespace(name="html"), srcdir=tmp_path, outdir=tmp_path)
+    page = (ROOT / "docs" / "api.md").read_text()
+    (tmp_path / "api.md").write_text(page.replace(".. currentmodule:: fastopt.parallel\n", ""))  # which needs mpi4py
     names = {f"fastopt.{name.removeprefix('fastopt.')}" for name in OBJECTS}
-    names |= {name for name, _ in searchable.public_objects({"fastopt.parallel": fastopt.parallel})}
     (tmp_path / "searchindex.js").write_text(search_index(names))
     searchable.require_every_name(app, None)
     (tmp_path / "searchindex.js").write_text(search_index(names - {"fastopt.nn.Sequential.fold"}))
