@@ -15,6 +15,7 @@ from fastopt import bench
 from fastopt.bench import _earlier, _measure, _ranks, _report, inception, kernels, limits
 from fastopt.bench._networks import IMAGE_PEERS, ROW_PEERS, inference_case
 from fastopt.cli import main
+from fastopt.optim.named import RULES
 
 PEER_MODULES = ("torch", "sklearn", "glum", "onnxruntime", "onnx", "openvino", "jax", "optax", "tensorly")
 ASV = Path(__file__).parents[1] / "asv_benchmarks" / "benchmarks"
@@ -458,8 +459,7 @@ def test_asv_and_bench_have_the_same_cases(topic, asv):
 
 
 def test_every_public_kernel_is_watched_in_both_dtypes_five_sizes_and_all_thread_counts(asv):
-    rules = {rule.__name__ for rule in vars(fo.optim).values() if isinstance(rule, type)} - {"Optimizer", "PythonRule"}
-    public = {*fo.functional.__all__, *rules, "glm"}
+    public = {*fo.functional.__all__, *RULES, "glm"}
     assert set(kernels.KERNELS) == public
     for name in public:
         benchmark, kernel = getattr(asv("kernels"), name), kernels.KERNELS[name]
