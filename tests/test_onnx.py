@@ -249,6 +249,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
+def test_images_that_end_in_an_order_that_fastopt_does_not_give_are_refused(tmp_path):
+    """What a last ChannelsFirst reads as channels, the file denotes so, and has in the place of rows."""
+    layers = [nn.Conv2d(2, 3, 2), nn.ChannelsFirst()]
+    nn.to_onnx(nn.Sequential(layers, rng=0, input_shape=(5, 4, 2)), tmp_path / "model.onnx", layout="channels_first")
+    with pytest.raises(ValueError, match="expected an output whose channels are denoted as such, got axes nhwc"):
+        nn.from_onnx(tmp_path / "model.onnx")
+
+
 class Twice(nn.Layer):
     def config(self):
         return {}

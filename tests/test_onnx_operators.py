@@ -561,6 +561,7 @@ REFUSED = {
         ),
         "expected branches that part from one value and meet in one",
     ),
+    "many nodes": (model(chain(*[("Relu", [], {})] * 8193)), "expected at most 8192 nodes, got 8193"),
     "branches of branches": (model(nested(40), {"w": array(4, 4)}), "expected at most 32 branches inside each other"),
     "a shared array": (
         model(chain(*SHARED), {"w": array(300, 300)}, (300,)),
@@ -648,6 +649,7 @@ REFUSED = {
         r"expected a constant for each of 4 channels, got one of \(6,\)",
     ),
     "dilated maxima": (pool(dilations=[2, 1]), "dilations: expected 1"),
+    "a kernel of very many axes": (pool(kernel_shape=[2] * 200_000), "expected at most 131072 numbers, got 200000"),
     "a kernel of none": (pool(kernel_shape=[0, 3]), "kernel_shape: expected a whole number from 1"),
     "a huge kernel": (pool(kernel_shape=[2**40, 3]), "kernel_shape: expected a whole number from 1 to 2147483647"),
     "negative pads": (pool(pads=[-1, 0, 0, 0]), "pads: expected a whole number from 0"),

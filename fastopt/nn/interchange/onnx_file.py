@@ -108,7 +108,7 @@ class Constants:
             raise ValueError(f"initializer {name!r}: {error}") from None
 
     def _array(self, tensor) -> np.ndarray:
-        dtype, shape = dtype_of(tensor.data_type), tuple(tensor.dims)
+        dtype, shape = dtype_of(tensor.data_type), tuple(tensor.dims[: MOST_AXES + 1])
         if len(shape) > MOST_AXES or min(shape, default=0) < 0 or tensor.HasField("segment"):
             raise ValueError(f"expected a whole tensor of sizes of at least 0, got {shape[:MOST_AXES]}")
         size = math.prod(shape)

@@ -19,6 +19,7 @@ from fastopt.nn.layers import BatchNorm, Conv2d, Dense, Flatten, GroupedDense, L
 
 MOST = 2**31 - 1  # of a size, a stride and so on
 MOST_MADE = 2**18  # channels of a layer for which the file holds no array
+MOST_LISTED = 2**17  # numbers in an attribute
 MOST_DEPTH = 32  # of branches inside branches
 PRODUCTS = (Dense, GroupedDense, Conv2d)
 KINDS = {"f": "FLOAT", "i": "INT", "s": "STRING", "t": "TENSOR", "floats": "FLOATS", "ints": "INTS"}
@@ -49,7 +50,11 @@ class Node:
         if found.type != found.AttributeType.Value(KINDS[kind]):
             raise ValueError(f"{name}: expected an attribute {KINDS[kind]}, got type {found.type}")
         value = getattr(found, kind)
-        return list(value) if kind in ("ints", "floats") else value
+        if kind in ("ints", "floats"):
+            if len(value) > MOST_LISTED:
+                raise ValueError(f"{name}: expected at most {MOST_LISTED} numbers, got {len(value)}")
+            return list(value)
+        return value
 
     def whole(self, name, default, least=0, most=MOST) -> int:
         return whole_number(name, self.attribute(name, "i", default), least, most)

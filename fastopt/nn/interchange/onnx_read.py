@@ -21,6 +21,8 @@ from fastopt.nn.layers import ChannelsFirst, chain
 from fastopt.nn.sequential import Sequential, assembled
 
 MALFORMED = (*_files.MALFORMED, IndexError)
+MOST_PARTS = {"node": 2**13, "initializer": 2**15, "input": 2**15}  # of a graph: what follows takes up to 1 kB for each
+KNOWN = {*OPERATORS, *FOLDED, "Constant", "Shape"}
 OLDEST = 7  # opset in which Gemm, Add and their like took the meaning that they have
 
 
@@ -101,6 +103,9 @@ class Reader:
 
     def __init__(self, model, folder, input_shape):
         graph = model.graph
+        for name, most in MOST_PARTS.items():
+            if len(getattr(graph, name)) > most:
+                raise ValueError(f"expected at most {most} {name}s, got {len(getattr(graph, name))}")
         self.opset = self._version(model)
         self.constants = Constants(folder)
         for tensor in graph.initializer:
@@ -221,7 +226,10 @@ class Reader:
     # --- the walk
 
     def read(self) -> Value:
-        """What the model computes."""
+        """What the model computes; an operator that nobody knows is refused before any node is followed."""
+        for node in self.live:
+            if node.op not in KNOWN:
+                raise ValueError(f"{node}: {_no_layer(node)}")
         for node in self.live:
             try:
                 self._follow(node)
@@ -242,8 +250,12 @@ class Reader:
         return end
 
     def _check_stated(self, end) -> None:
-        """Refuse sizes of the output that the file states and that are others."""
-        stated = [dim.dim_value for dim in self._stated.type.tensor_type.shape.dim][1:]
+        """Refuse an output of other sizes, or with its channels elsewhere, than the file states."""
+        dims = self._stated.type.tensor_type.shape.dim[1:]
+        denoted = [letter for dim, letter in zip(dims, end.axes[1:], strict=False) if dim.denotation == "DATA_CHANNEL"]
+        if denoted not in ([], ["c"]):
+            raise ValueError(f"expected an output whose channels are denoted as such, got axes {end.axes}")
+        stated = [dim.dim_value for dim in dims]
         sizes = [end.size(letter) for letter in end.axes[1:]]
         if stated and (len(stated) != len(sizes) or any(n not in (0, m) for n, m in zip(stated, sizes, strict=True))):
             raise ValueError(f"expected an output that is stated to have sizes {sizes}, got {stated[:MOST_AXES]}")
@@ -263,8 +275,7 @@ class Reader:
         elif node.op in OPERATORS:
             self._put(node.outputs[0], OPERATORS[node.op](self, node))
         else:
-            known = ", ".join(sorted({*OPERATORS, "Constant"}))
-            raise ValueError(f"expected an operator that has a layer, got {node.op}; those that have are {known}")
+            raise ValueError(_no_layer(node))
 
     def _put(self, name, value) -> None:
         """Keep a value; one that several nodes read starts branches."""
@@ -273,6 +284,11 @@ class Reader:
             before = value if self.values else None
             value = replace(value, start=Start(before, n), drafts=[])
         self.values[name] = value
+
+
+def _no_layer(node) -> str:
+    known = ", ".join(sorted({*OPERATORS, "Constant"}))
+    return f"expected an operator that has a layer, got {node.op}; those that have are {known}"
 
 
 def _constant(node):
