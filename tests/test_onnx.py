@@ -287,6 +287,11 @@ def test_what_cannot_be_written_is_refused(layers, options, message, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_a_layer_is_no_network(tmp_path):
+    with pytest.raises(TypeError, match="net: expected a Sequential, got Dense"):
+        nn.to_onnx(nn.Dense(2, 2), tmp_path / "model.onnx")
+
+
 def test_weights_that_no_file_holds_are_refused_before_it_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("fastopt.nn.interchange.onnx_write.MOST_BYTES", 2**20 + 100)
     with pytest.raises(ValueError, match=r"net: expected weights of less than 2 GB, .* got 204 bytes"):

@@ -521,6 +521,10 @@ REFUSED = {
     "external: absolute": (with_tensors(external(4, 4, location="/etc/passwd")), "in the folder of the model"),
     "external: a link": (with_tensors(external(4, 4, location="link")), "in the folder of the model, got 'link'"),
     "external: missing": (with_tensors(external(4, 4, location="none")), "expected the file 'none' beside the model"),
+    "external: a long name": (
+        with_tensors(external(4, 4, location="a" * 5000)),
+        "expected the file 'a+' beside the model",
+    ),
     "external: no name": (with_tensors(external(4, 4)), "in the folder of the model"),
     "external: short": (
         with_tensors(external(4, 4, location="data", offset=8)),

@@ -21,6 +21,7 @@ from fastopt.nn import files
 from fastopt.nn.interchange.flattening import channels_last_columns
 from fastopt.nn.interchange.onnx_file import MOST_BYTES, library
 from fastopt.nn.layers import ChannelsFirst, Layer
+from fastopt.nn.sequential import Sequential
 
 OPSET = 22  # the first whose shape inference knows how many windows a pool with ceil_mode has
 LAYOUTS = ("channels_last", "channels_first")
@@ -76,6 +77,8 @@ def to_onnx(net, path, *, layout="channels_last", fold=False, opset=OPSET, metad
         Dense(in_features=8, out_features=3, activation='identity', bias=True),
     ], dtype=float32, input_shape=(4,))
     """
+    if not isinstance(net, Sequential):
+        raise TypeError(f"net: expected a Sequential, got {type(net).__name__}")
     if flag("fold", fold):
         net = net.fold()
     _files.write_bytes(path, onnx_model(net, layout, opset, metadata).SerializeToString())
