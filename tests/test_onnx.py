@@ -188,6 +188,16 @@ def test_inception_v1_goes_both_ways(tmp_path):
     onnx.checker.check_model(path, full_check=True)
 
 
+def test_blocks_in_a_row_do_not_lie_inside_each_other(tmp_path):
+    """ResNet-152 has 50."""
+    blocks = [nn.Residual([nn.Dense(4, 3, activation="tanh"), nn.Dense(3, 4)]) for _ in range(50)]
+    net, path = nn.Sequential([nn.Dense(4, 4), *blocks, nn.Dense(4, 2)], rng=0), tmp_path / "model.onnx"
+    nn.to_onnx(net, path)
+    back = nn.from_onnx(path)
+    assert [repr(layer) for layer in back.layers] == [repr(layer) for layer in net.layers]
+    np.testing.assert_array_equal(back.predict(samples(net)), net.predict(samples(net)))
+
+
 def test_a_network_that_comes_back_can_be_trained(tmp_path):
     net, path = network("images: flatten"), tmp_path / "model.onnx"
     nn.to_onnx(net, path)

@@ -580,6 +580,10 @@ REFUSED = {
         model(chain(("Relu", [], {})), shape=(2**30,)),
         "expected at most 262144 channels where the file",
     ),
+    "wide layers in a row": (
+        model(chain(*[("Relu", [], {})] * 1000), shape=(2**17,)),
+        "expected at most 1048576 channels that are scaled one by one, in all",
+    ),
     "a huge constant": (model(chain(("Add", ["c"], {})), {"c": np.float32(1)}, (2**30,)), "expected at most 262144"),
     "a huge image": (model(chain(("MaxPool", [], {"kernel_shape": [2, 2]})), shape=(2**30,) * 3), r"at most 2\*\*40"),
     "a negative input": (model(LINEAR, {"w": W}, (-4,)), "input: expected a whole number from 1"),

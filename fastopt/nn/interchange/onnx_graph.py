@@ -36,7 +36,7 @@ class Node:
 
     def __init__(self, proto):
         self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
-        self.inputs, self.outputs = list(proto.input), list(proto.output)
+        self.inputs, self.outputs = proto.input[:], proto.output[:]  # lists, made sooner than by list()
         self._proto = proto
 
     def __str__(self):
@@ -187,8 +187,9 @@ class Value:
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"expected values of float32 or float64, got {self.dtype}")
         self.drafts.append(draft)
-        image = self.image if shape is None else None
-        return replace(self, shape=shape or self.shape, axes=axes or self.axes, image=image)
+        if shape is None:
+            return self
+        return replace(self, shape=shape, axes=axes or self.axes, image=None)
 
     def ours(self, array) -> np.ndarray:
         """An array whose last axis belongs to the columns of the file, for those of the network."""

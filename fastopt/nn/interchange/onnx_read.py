@@ -17,11 +17,12 @@ from fastopt.nn.interchange.onnx_file import MOST_AXES, Constants, dtype_of, lib
 from fastopt.nn.interchange.onnx_graph import MOST, Node, Start, Value, layers_of
 from fastopt.nn.interchange.onnx_operators import FOLDED, OPERATORS, SAMPLES
 from fastopt.nn.interchange.onnx_write import LAYOUTS
-from fastopt.nn.layers import ChannelsFirst, chain
+from fastopt.nn.layers import ChannelsFirst, Standardize, chain
 from fastopt.nn.sequential import Sequential, assembled
 
 MALFORMED = (*_files.MALFORMED, IndexError)
 MOST_PARTS = {"node": 2**13, "initializer": 2**15, "input": 2**15}  # of a graph: what follows takes up to 1 kB for each
+MOST_SCALED = 2**20
 KNOWN = {*OPERATORS, *FOLDED, "Constant", "Shape"}
 OLDEST = 7  # opset in which Gemm, Add and their like took the meaning that they have
 
@@ -119,6 +120,7 @@ class Reader:
         self.live, self.readers = self._leading_to(self.output)
         self.values: dict[str, Value] = {}
         self.dtypes: set[np.dtype] = set()
+        self._scaled = 0  # channels of elementwise layers so far, which a file of a few bytes may ask for
         self._put(self.input, self._first(inputs[0], input_shape))
 
     def _version(self, model) -> int:
@@ -279,10 +281,16 @@ class Reader:
 
     def _put(self, name, value) -> None:
         """Keep a value; one that several nodes read starts branches."""
+        if value.drafts and value.drafts[-1].kind is Standardize:
+            self._scaled += value.channels
+            if self._scaled > MOST_SCALED:
+                raise ValueError(
+                    f"expected at most {MOST_SCALED} channels that are scaled one by one, in all, got more"
+                )
         n = self.readers.get(name, 1)
         if n > 1:
             before = value if self.values else None
-            value = replace(value, start=Start(before, n), drafts=[])
+            value = replace(value, start=Start(before, n), drafts=[], depth=0)
         self.values[name] = value
 
 
