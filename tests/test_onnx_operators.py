@@ -608,6 +608,23 @@ REFUSED = {
         "expected inference with an average a channel, got training, of several outputs",
     ),
     "error functions": (model(chain(("Erf", [], {}))), "expected Erf as a part of gelu"),
+    "gelu of another scale for each channel": (
+        model(
+            [
+                node("Mul", ["x", "root"], ["a"]),
+                node("Erf", ["a"], ["b"]),
+                node("Add", ["b", "one"], ["c"]),
+                node("Mul", ["c", "halves"], ["d"]),
+                node("Mul", ["x", "d"], ["y"]),
+            ],
+            {
+                "root": np.float32(math.sqrt(0.5)),
+                "one": np.float32(1),
+                "halves": np.array([0.5, 0.5, 0.1, 0.4], np.float32),
+            },
+        ),
+        r"expected x \* sigmoid\(x\) or gelu by erf",
+    ),
     "twice gelu": (
         model(
             [
