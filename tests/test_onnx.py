@@ -188,6 +188,16 @@ def test_inception_v1_goes_both_ways(tmp_path):
     onnx.checker.check_model(path, full_check=True)
 
 
+def test_blocks_in_a_row_do_not_lie_inside_each_other(tmp_path):
+    """ResNet-152 has 50."""
+    blocks = [nn.Residual([nn.Dense(4, 3, activation="tanh"), nn.Dense(3, 4)]) for _ in range(50)]
+    net, path = nn.Sequential([nn.Dense(4, 4), *blocks, nn.Dense(4, 2)], rng=0), tmp_path / "model.onnx"
+    nn.to_onnx(net, path)
+    back = nn.from_onnx(path)
+    assert [repr(layer) for layer in back.layers] == [repr(layer) for layer in net.layers]
+    np.testing.assert_array_equal(back.predict(samples(net)), net.predict(samples(net)))
+
+
 def test_a_network_that_comes_back_can_be_trained(tmp_path):
     net, path = network("images: flatten"), tmp_path / "model.onnx"
     nn.to_onnx(net, path)
@@ -247,6 +257,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         nn.to_onnx(network("maxout"), path, layout="nchw")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_images_that_end_in_an_order_that_fastopt_does_not_give_are_refused(tmp_path):
+    """What a last ChannelsFirst reads as channels, the file denotes so, and has in the place of rows."""
+    layers = [nn.Conv2d(2, 3, 2), nn.ChannelsFirst()]
+    nn.to_onnx(nn.Sequential(layers, rng=0, input_shape=(5, 4, 2)), tmp_path / "model.onnx", layout="channels_first")
+    with pytest.raises(ValueError, match="expected an output whose channels are denoted as such, got axes nhwc"):
+        nn.from_onnx(tmp_path / "model.onnx")
 
 
 class TwiceHere(nn.Layer):

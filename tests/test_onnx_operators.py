@@ -521,6 +521,10 @@ REFUSED = {
     "external: absolute": (with_tensors(external(4, 4, location="/etc/passwd")), "in the folder of the model"),
     "external: a link": (with_tensors(external(4, 4, location="link")), "in the folder of the model, got 'link'"),
     "external: missing": (with_tensors(external(4, 4, location="none")), "expected the file 'none' beside the model"),
+    "external: a long name": (
+        with_tensors(external(4, 4, location="a" * 5000)),
+        "expected the file 'a+' beside the model",
+    ),
     "external: no name": (with_tensors(external(4, 4)), "in the folder of the model"),
     "external: short": (
         with_tensors(external(4, 4, location="data", offset=8)),
@@ -561,6 +565,7 @@ REFUSED = {
         ),
         "expected branches that part from one value and meet in one",
     ),
+    "many nodes": (model(chain(*[("Relu", [], {})] * 8193)), "expected at most 8192 nodes, got 8193"),
     "branches of branches": (model(nested(40), {"w": array(4, 4)}), "expected at most 32 branches inside each other"),
     "a shared array": (
         model(chain(*SHARED), {"w": array(300, 300)}, (300,)),
@@ -574,6 +579,10 @@ REFUSED = {
     "a huge vector": (
         model(chain(("Relu", [], {})), shape=(2**30,)),
         "expected at most 262144 channels where the file",
+    ),
+    "wide layers in a row": (
+        model(chain(*[("Relu", [], {})] * 1000), shape=(2**17,)),
+        "expected at most 1048576 channels that are scaled one by one, in all",
     ),
     "a huge constant": (model(chain(("Add", ["c"], {})), {"c": np.float32(1)}, (2**30,)), "expected at most 262144"),
     "a huge image": (model(chain(("MaxPool", [], {"kernel_shape": [2, 2]})), shape=(2**30,) * 3), r"at most 2\*\*40"),
@@ -599,6 +608,23 @@ REFUSED = {
         "expected inference with an average a channel, got training, of several outputs",
     ),
     "error functions": (model(chain(("Erf", [], {}))), "expected Erf as a part of gelu"),
+    "gelu of another scale for each channel": (
+        model(
+            [
+                node("Mul", ["x", "root"], ["a"]),
+                node("Erf", ["a"], ["b"]),
+                node("Add", ["b", "one"], ["c"]),
+                node("Mul", ["c", "halves"], ["d"]),
+                node("Mul", ["x", "d"], ["y"]),
+            ],
+            {
+                "root": np.float32(math.sqrt(0.5)),
+                "one": np.float32(1),
+                "halves": np.array([0.5, 0.5, 0.1, 0.4], np.float32),
+            },
+        ),
+        r"expected x \* sigmoid\(x\) or gelu by erf",
+    ),
     "twice gelu": (
         model(
             [
@@ -648,6 +674,7 @@ REFUSED = {
         r"expected a constant for each of 4 channels, got one of \(6,\)",
     ),
     "dilated maxima": (pool(dilations=[2, 1]), "dilations: expected 1"),
+    "a kernel of very many axes": (pool(kernel_shape=[2] * 200_000), "expected at most 131072 numbers, got 200000"),
     "a kernel of none": (pool(kernel_shape=[0, 3]), "kernel_shape: expected a whole number from 1"),
     "a huge kernel": (pool(kernel_shape=[2**40, 3]), "kernel_shape: expected a whole number from 1 to 2147483647"),
     "negative pads": (pool(pads=[-1, 0, 0, 0]), "pads: expected a whole number from 0"),

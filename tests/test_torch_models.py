@@ -204,6 +204,11 @@ REFUSED = {
         IMAGE,
         r"expected an output_size that divides the image \(6, 5\), got \(4, 5\)",
     ),
+    "no windows": (
+        [stand_in("AdaptiveAvgPool2d", output_size=0)],
+        IMAGE,
+        r"expected an output_size that divides the image \(6, 5\), got \(0, 0\)",
+    ),
     "part of an image flattened": ([stand_in("Flatten", start_dim=2)], IMAGE, "expected start_dim 1 and end_dim -1"),
     "half precision": (
         [linear(dtype=np.float16)],
@@ -261,10 +266,22 @@ def test_a_shared_parameter_is_refused_by_both_its_names():
 def test_what_is_no_module_and_what_is_no_dtype_or_shape_is_refused():
     with pytest.raises(TypeError, match="module: expected a module of torch, got list"):
         fo.nn.from_torch([linear()])
+    with pytest.raises(TypeError, match="module: expected a module of torch, got type"):
+        fo.nn.from_torch(type(linear()))
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got float16"):
         fo.nn.from_torch(linear(), dtype=np.float16)
+    with pytest.raises(ValueError, match="module: expected tensors of real numbers, got complex ones"):
+        fo.nn.from_torch(linear(dtype=np.complex64), dtype=np.float32)
     with pytest.raises(ValueError, match="input_shape: expected"):
         fo.nn.from_torch(linear(), (3, 3))
+
+
+def test_numbers_that_a_narrower_dtype_does_not_hold_are_refused():
+    wide = linear(dtype=np.float64)
+    wide.weight = Tensor(np.full((2, 3), 1e300))
+    assert fo.nn.from_torch(wide).layers[0].weight.max() == 1e300
+    with pytest.raises(ValueError, match="weight: expected values that float32 holds, got larger ones"):
+        fo.nn.from_torch(wide, dtype=np.float32)
 
 
 def test_half_precision_converts_exactly_where_a_dtype_is_asked_for(dtype):

@@ -109,7 +109,7 @@ def from_torch(module, input_shape=None, *, dtype=None) -> Sequential:
     parameters have ``requires_grad`` False is a layer with `trainable` False; a `BatchNorm` then goes by its running
     averages in training, too, as torch's does in ``eval()``. Hooks are not looked at.
     """
-    if not hasattr(module, "named_parameters"):
+    if isinstance(module, type) or not hasattr(module, "named_parameters"):
         raise TypeError(f"module: expected a module of torch, got {type(module).__name__}")
     _require_no_shared_parameters(module)
     dtype = _dtype_of(module) if dtype is None else np.dtype(dtype)
@@ -149,6 +149,8 @@ def _readable(module, dtype):
     tensors = [*module.parameters(), *module.buffers()]
     if any(tensor.device.type == "meta" for tensor in tensors):
         raise ValueError("module: expected tensors with numbers, got some on the meta device; load its weights first")
+    if any("complex" in str(tensor.dtype) for tensor in tensors):
+        raise ValueError("module: expected tensors of real numbers, got complex ones")
     if any(tensor.device.type != "cpu" for tensor in tensors):
         module = copy.deepcopy(module).cpu()
     if any(str(tensor.dtype) == "torch.bfloat16" for tensor in tensors):
@@ -387,7 +389,7 @@ def _adaptive_avg_pool2d(module, activation, here):
     size = tuple(n if m is None else m for n, m in zip(image, size, strict=True))
     if size == (1, 1) and here.after[:1] == ["Flatten"]:
         return [ours.GlobalAvgPool2d()]
-    if any(n % m for n, m in zip(image, size, strict=True)):
+    if any(m < 1 or n % m for n, m in zip(image, size, strict=True)):
         raise ValueError(f"expected an output_size that divides the image {image}, got {size}")
     return [ours.AvgPool2d(tuple(n // m for n, m in zip(image, size, strict=True)))]
 

@@ -1,5 +1,7 @@
 """Layers that start with the arrays of another tool, so that none is drawn at random."""
 
+import numpy as np
+
 from fastopt._arrays import aligned_zeros
 
 
@@ -11,7 +13,10 @@ def holding(layer, arrays, dtype):
         if found != spec.shape:
             raise ValueError(f"{name}: expected shape {spec.shape}, got {found}")
         own[name] = aligned_zeros(spec.shape, spec.dtype)
-        own[name][...] = arrays[name]
+        with np.errstate(over="ignore"):
+            own[name][...] = arrays[name]
+        if np.isinf(own[name]).any() > np.isinf(arrays[name]).any():
+            raise ValueError(f"{name}: expected values that {spec.dtype} holds, got larger ones")
     if own:
         layer.require_valid(own)
         layer.adopt(own)

@@ -62,8 +62,9 @@ def multiplied(values) -> str:
         factors = [plain[0].arrays.get("scale", 1.0)] if plain and _is(plain[0], scale=0.5) else [1.0] * (not plain)
         factors += [other[1].arrays.get("scale", 1.0)] if _is(other[1], mean=-1.0, scale=None) else []
         if len(factors) == 2:
-            name = {0.5: "gelu", 1.0: "2 gelu"}.get(float(np.max(factors[0]) * np.max(factors[1])))
-            if name:
+            product = np.asarray(factors[0] * factors[1])
+            name = {0.5: "gelu", 1.0: "2 gelu"}.get(float(product.flat[0]))
+            if name and (product == product.flat[0]).all():
                 return name
     raise ValueError("expected x * sigmoid(x) or gelu by erf, got a product of other branches")
 

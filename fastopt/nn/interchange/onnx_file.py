@@ -108,7 +108,7 @@ class Constants:
             raise ValueError(f"initializer {name!r}: {error}") from None
 
     def _array(self, tensor) -> np.ndarray:
-        dtype, shape = dtype_of(tensor.data_type), tuple(tensor.dims)
+        dtype, shape = dtype_of(tensor.data_type), tuple(tensor.dims[: MOST_AXES + 1])
         if len(shape) > MOST_AXES or min(shape, default=0) < 0 or tensor.HasField("segment"):
             raise ValueError(f"expected a whole tensor of sizes of at least 0, got {shape[:MOST_AXES]}")
         size = math.prod(shape)
@@ -132,8 +132,8 @@ class Constants:
         inside = location and not os.path.isabs(location) and ".." not in Path(location).parts
         if not inside or not path.is_relative_to(self.folder):
             raise ValueError(f"expected external data in the folder of the model, got {location!r}")
-        if not path.is_file():
-            raise ValueError(f"expected the file {location!r} beside the model, for its external data, got none")
+        if not os.path.isfile(path):  # Path.is_file lets through that a name is too long
+            raise ValueError(f"expected the file {location[:200]!r} beside the model, for its external data, got none")
         numbers = [entries.get(key, str(default)) for key, default in (("offset", 0), ("length", size))]
         if not all(number.isdecimal() and len(number) < 20 for number in numbers):
             raise ValueError(f"expected numbers as offset and length of external data, got {numbers}")

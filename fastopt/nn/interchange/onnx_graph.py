@@ -20,6 +20,7 @@ from fastopt.nn.layers import BatchNorm, Conv2d, Dense, Flatten, GroupedDense, L
 
 MOST = 2**31 - 1  # of a size, a stride and so on
 MOST_MADE = 2**18  # channels of a layer for which the file holds no array
+MOST_LISTED = 2**17  # numbers in an attribute
 MOST_DEPTH = 32  # of branches inside branches
 PRODUCTS = (Dense, GroupedDense, Conv2d)
 KINDS = {"f": "FLOAT", "i": "INT", "s": "STRING", "t": "TENSOR", "floats": "FLOATS", "ints": "INTS"}
@@ -36,7 +37,7 @@ class Node:
 
     def __init__(self, proto):
         self.op = proto.op_type if proto.domain in ("", "ai.onnx") else f"{proto.domain}.{proto.op_type}"
-        self.inputs, self.outputs = list(proto.input), list(proto.output)
+        self.inputs, self.outputs = proto.input[:], proto.output[:]  # lists, made sooner than by list()
         self._proto = proto
 
     def __str__(self):
@@ -50,7 +51,11 @@ class Node:
         if found.type != found.AttributeType.Value(KINDS[kind]):
             raise ValueError(f"{name}: expected an attribute {KINDS[kind]}, got type {found.type}")
         value = getattr(found, kind)
-        return list(value) if kind in ("ints", "floats") else value
+        if kind in ("ints", "floats"):
+            if len(value) > MOST_LISTED:
+                raise ValueError(f"{name}: expected at most {MOST_LISTED} numbers, got {len(value)}")
+            return list(value)
+        return value
 
     def whole(self, name, default, least=0, most=MOST) -> int:
         return whole_number(name, self.attribute(name, "i", default), least, most)
@@ -169,8 +174,9 @@ class Value:
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"expected values of float32 or float64, got {self.dtype}")
         self.drafts.append(draft)
-        image = self.image if shape is None else None
-        return replace(self, shape=shape or self.shape, axes=axes or self.axes, image=image)
+        if shape is None:
+            return self
+        return replace(self, shape=shape, axes=axes or self.axes, image=None)
 
     def ours(self, array) -> np.ndarray:
         """An array whose last axis belongs to the columns of the file, for those of the network."""

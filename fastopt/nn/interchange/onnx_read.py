@@ -17,10 +17,13 @@ from fastopt.nn.interchange.onnx_file import MOST_AXES, Constants, dtype_of, lib
 from fastopt.nn.interchange.onnx_graph import MOST, Node, Start, Value, layers_of
 from fastopt.nn.interchange.onnx_operators import FOLDED, OPERATORS, SAMPLES
 from fastopt.nn.interchange.onnx_write import LAYOUTS
-from fastopt.nn.layers import ChannelsFirst, chain
+from fastopt.nn.layers import ChannelsFirst, Standardize, chain
 from fastopt.nn.sequential import Sequential, assembled
 
 MALFORMED = (*_files.MALFORMED, IndexError)
+MOST_PARTS = {"node": 2**13, "initializer": 2**15, "input": 2**15}  # of a graph: what follows takes up to 1 kB for each
+MOST_SCALED = 2**20
+KNOWN = {*OPERATORS, *FOLDED, "Constant", "Shape"}
 OLDEST = 7  # opset in which Gemm, Add and their like took the meaning that they have
 
 
@@ -101,6 +104,9 @@ class Reader:
 
     def __init__(self, model, folder, input_shape):
         graph = model.graph
+        for name, most in MOST_PARTS.items():
+            if len(getattr(graph, name)) > most:
+                raise ValueError(f"expected at most {most} {name}s, got {len(getattr(graph, name))}")
         self.opset = self._version(model)
         self.constants = Constants(folder)
         for tensor in graph.initializer:
@@ -114,6 +120,7 @@ class Reader:
         self.live, self.readers = self._leading_to(self.output)
         self.values: dict[str, Value] = {}
         self.dtypes: set[np.dtype] = set()
+        self._scaled = 0  # channels of elementwise layers so far, which a file of a few bytes may ask for
         self._put(self.input, self._first(inputs[0], input_shape))
 
     def _version(self, model) -> int:
@@ -221,7 +228,10 @@ class Reader:
     # --- the walk
 
     def read(self) -> Value:
-        """What the model computes."""
+        """What the model computes; an operator that nobody knows is refused before any node is followed."""
+        for node in self.live:
+            if node.op not in KNOWN:
+                raise ValueError(f"{node}: {_no_layer(node)}")
         for node in self.live:
             try:
                 self._follow(node)
@@ -242,8 +252,12 @@ class Reader:
         return end
 
     def _check_stated(self, end) -> None:
-        """Refuse sizes of the output that the file states and that are others."""
-        stated = [dim.dim_value for dim in self._stated.type.tensor_type.shape.dim][1:]
+        """Refuse an output of other sizes, or with its channels elsewhere, than the file states."""
+        dims = self._stated.type.tensor_type.shape.dim[1:]
+        denoted = [letter for dim, letter in zip(dims, end.axes[1:], strict=False) if dim.denotation == "DATA_CHANNEL"]
+        if denoted not in ([], ["c"]):
+            raise ValueError(f"expected an output whose channels are denoted as such, got axes {end.axes}")
+        stated = [dim.dim_value for dim in dims]
         sizes = [end.size(letter) for letter in end.axes[1:]]
         if stated and (len(stated) != len(sizes) or any(n not in (0, m) for n, m in zip(stated, sizes, strict=True))):
             raise ValueError(f"expected an output that is stated to have sizes {sizes}, got {stated[:MOST_AXES]}")
@@ -263,16 +277,26 @@ class Reader:
         elif node.op in OPERATORS:
             self._put(node.outputs[0], OPERATORS[node.op](self, node))
         else:
-            known = ", ".join(sorted({*OPERATORS, "Constant"}))
-            raise ValueError(f"expected an operator that has a layer, got {node.op}; those that have are {known}")
+            raise ValueError(_no_layer(node))
 
     def _put(self, name, value) -> None:
         """Keep a value; one that several nodes read starts branches."""
+        if value.drafts and value.drafts[-1].kind is Standardize:
+            self._scaled += value.channels
+            if self._scaled > MOST_SCALED:
+                raise ValueError(
+                    f"expected at most {MOST_SCALED} channels that are scaled one by one, in all, got more"
+                )
         n = self.readers.get(name, 1)
         if n > 1:
             before = value if self.values else None
-            value = replace(value, start=Start(before, n), drafts=[])
+            value = replace(value, start=Start(before, n), drafts=[], depth=0)
         self.values[name] = value
+
+
+def _no_layer(node) -> str:
+    known = ", ".join(sorted({*OPERATORS, "Constant"}))
+    return f"expected an operator that has a layer, got {node.op}; those that have are {known}"
 
 
 def _constant(node):
