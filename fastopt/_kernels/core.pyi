@@ -266,6 +266,7 @@ def finish_step(
     training: Training | None = ...,
     loss: float = ...,
     in_epoch: bool = ...,
+    moves: bool = ...,
 ) -> None: ...
 
 class Gradients:

@@ -279,7 +279,7 @@ class Trainer:
         the last step, not from the best epoch that the network shows meanwhile. `abandon_fit` prevents that.
         """
         self._require_current()
-        callbacks, rows = fit_data.checked_callbacks(callbacks), None
+        callbacks, rows, least = fit_data.checked_callbacks(callbacks), None, self.net.least_rows
         epochs, batch_size, patience = fit_data.checked_numbers(epochs, batch_size, patience, validation)
         with self._alone():
             if y is None:
@@ -287,7 +287,7 @@ class Trainer:
                 self.net.require_calibrated()
             else:
                 rows = fit_data.checked_rows(self._training, self.loss, X, y, sample_weight, check_finite)
-                first, least = self._training.batches + 1, self.net.least_rows
+                first = self._training.batches + 1
                 fit_data.require_sizes(batch_size, len(rows[0]), self._training.position, first, least)
             if validation is not None:
                 validation = fit_data.checked_validation(self._training, self.loss, validation, check_finite)
@@ -302,16 +302,18 @@ class Trainer:
                 return fit_data.wish_to_end([callback(*told) for callback in callbacks.after_batch])
 
             def train():
+                nonlocal least
                 if self._switches != Layer.switches:
                     self._take_up_switches()
-                    if rows is not None:  # a BatchNorm that has been thawed needs more of them
-                        at = self._training.position, self._training.batches + 1, self.net.least_rows
-                        fit_data.require_sizes(batch_size, len(rows[0]), *at)
+                    least = self.net.least_rows  # more, where a BatchNorm has been thawed
+                    if rows is not None:
+                        at = self._training.position, self._training.batches + 1
+                        fit_data.require_sizes(batch_size, len(rows[0]), *at, least)
                 how = (self._training, self._stepper, self._prepare, after_batch if callbacks.after_batch else None)
                 if y is None:
                     return batches_epoch(*how, batches, check_finite)
                 key = (self.seed, self.epoch) if shuffle else None
-                return rows_epoch(*how, rows, key, batch_size, self.net.least_rows, SLICE, bar)
+                return rows_epoch(*how, rows, key, batch_size, least, SLICE, bar)
 
             try:
                 self._stopping.go_on(self._arrays)

@@ -10,6 +10,7 @@
 import numpy as np
 
 from fastopt._conjugate_gradients import ConjugateGradients
+from fastopt._kernels import core
 from fastopt._numbers import whole_number
 from fastopt.optim import options as opt
 from fastopt.optim.optimizer import Optimizer
@@ -110,20 +111,21 @@ class NewtonCG(Optimizer):
         """One step on a checked batch, which counts in its epoch or not; returns its loss before."""
         self._update.require_in_place()
         with self._update:
-            loss, direction = self._descend(training, x, targets, weights)
-        for k, (state, part) in enumerate(zip(self._states, _parted(direction, self._arrays), strict=True)):
-            state["direction"][...] = part
-            self._update.set_counts(k, self.steps + 1, False, 1.0, False)
-        self._update.updates += 1
-        training.batches += 1
-        if in_epoch:
-            training.loss_sum += loss * training.batch_weight
-            training.weight_sum += training.batch_weight
-            training.position += len(x)
+            loss, direction, moved, damping = self._descend(training, x, targets, weights)
+            to, parts = [state["direction"] for state in self._states], _parted(direction, self._arrays)
+            if moved is not None:
+                to, parts = [*to, *self._arrays], [*parts, *moved]
+            counts = [(k, self.steps + 1) for k in range(len(self._arrays))]
+            step = (self._update, to, parts, counts, training, loss, in_epoch, moved is not None)
+            self.param_groups[0]["damping"] = damping
+            core.finish_step(*step)
         return loss
 
-    def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray]:
-        """Move the parameters; return the loss of the batch before that, and the direction."""
+    def _descend(self, training, x, targets, weights) -> tuple[float, np.ndarray, list[np.ndarray] | None, float]:
+        """A step: the loss of the batch before it, its direction, what the parameters become, and the new damping.
+
+        They become nothing, None, where no halving pays. As ever the parameters are where they were.
+        """
         group, params = self.param_groups[0], self._arrays
         lr, decay = (opt.now(group[name], self.steps) for name in ("lr", "weight_decay"))
         damping, home = group["damping"], _flat(params)
@@ -147,25 +149,25 @@ class NewtonCG(Optimizer):
             raise ValueError("damping: expected a number above 0 where the loss has no curvature, got 0")
 
         noise, first, taken = np.finfo(params[0].dtype).eps * abs(value), None, False
+        before = _parted(home, params)
         try:
             for halving in range(HALVINGS + 1):
-                _put(params, home + lr * 0.5**halving * direction)
+                moved = _parted(home + lr * 0.5**halving * direction, params)
+                core.copy_arrays(params, moved)
                 there = objective(_flat(params))
                 first = there if first is None else first
                 taken = there <= value + noise
                 if taken:
-                    training.finish()
                     break
         finally:
-            if not taken:
-                _put(params, home)
+            core.copy_arrays(params, before)
         # what the model without damping promised of the whole step
         slope = _dot(grad, direction)
         curvature = _dot(direction, -grad - residual) - damping * _dot(direction, direction)
         promised = lr * slope + 0.5 * lr * lr * curvature
         if -promised > noise or not taken:
-            group["damping"] = damping * (_control((first - value) / promised) if taken else RAISED)
-        return loss, direction
+            damping *= _control((first - value) / promised) if taken else RAISED
+        return loss, direction, moved if taken else None, damping
 
 
 def _control(ratio) -> float:
@@ -203,8 +205,3 @@ def _parted(vector, like) -> list[np.ndarray]:
     """The parts of a flat vector, in the shapes and dtype of `like`."""
     ends = np.cumsum([a.size for a in like])
     return [part.reshape(a.shape).astype(a.dtype) for part, a in zip(np.split(vector, ends[:-1]), like, strict=True)]
-
-
-def _put(params, vector):
-    for a, part in zip(params, _parted(vector, params), strict=True):
-        a[...] = part

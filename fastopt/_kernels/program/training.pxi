@@ -323,14 +323,16 @@ def copy_arrays(list targets, list sources):
         memcpy(data(target), data(source), target.nbytes)
 
 
-def finish_step(Update update, list targets, list sources, list counts, Training training=None, double loss=0, bint in_epoch=False):
+def finish_step(Update update, list targets, list sources, list counts, Training training=None, double loss=0,
+                bint in_epoch=False, bint moves=True):
     """End a step that Python has made: arrays go where they belong, and it counts; one call, which Ctrl-C cannot part.
 
     `counts` holds the number of each parameter that has moved, and its steps by now; `loss` is that of the batch that
-    `training` has seen last, of the epoch under way or not.
+    `training` has seen last, of the epoch under way or not. Unless the step `moves`, running averages stay as well.
     """
     copy_arrays(targets, sources)
     update.count_steps(counts)
     if training is not None:
-        training.finish()
+        if moves:
+            training.finish()
         training.count_batch(training.rows if in_epoch else 0, loss, training.batch_weight if in_epoch else 0)
