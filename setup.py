@@ -41,12 +41,9 @@ if not X86:
 
 # -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike. -g0: what is linked is
 # stripped, and to write what a debugger reads, which the flags of many Pythons ask for, took a third of the time.
-COMMON = ["-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
-FLAGS = ["-O3", *COMMON]
-ONCE = ["-O2", *COMMON]
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
 # Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take more than half of the time,
-# and leave no better innermost loops. Micro-kernels of float at v4, without these: 27 s, so 12; accesses of the
-# stack in the loops of depthwise.h 446, so 360.
+# and leave no better innermost loops.
 LEAN = [
     "-fno-thread-jumps",
     "-fno-tree-pre",
@@ -306,7 +303,7 @@ def extensions() -> list[Extension]:
                 f"fastopt._kernels.{level}.core",
                 [loops],
                 once,
-                [*ONCE, *compile_openmp, *extra],
+                [*FLAGS, *compile_openmp, *extra],
                 include_dirs=[numpy.get_include(), str(KERNELS), str(MACHINE)],
                 define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, "-Wno-unused-function", *lean, *march, *compile_openmp, *extra],
