@@ -1,11 +1,11 @@
 """Networks: layers, Sequential, the Trainer, and model files."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from fastopt.nn import models
 from fastopt.nn.conditioning import condition_number
 from fastopt.nn.csv_logger import CSVLogger
-from fastopt.nn.interchange.from_torch import from_torch
-from fastopt.nn.interchange.onnx_read import from_onnx
-from fastopt.nn.interchange.onnx_write import to_onnx
 from fastopt.nn.layers import (
     Add,
     AvgPool2d,
@@ -34,6 +34,11 @@ from fastopt.nn.sequential import Sequential
 from fastopt.nn.summaries import summary
 from fastopt.nn.trainer import History, Trainer
 from fastopt.nn.tuning import Tuning, tune
+
+if TYPE_CHECKING:
+    from fastopt.nn.interchange.from_torch import from_torch
+    from fastopt.nn.interchange.onnx_read import from_onnx
+    from fastopt.nn.interchange.onnx_write import to_onnx
 
 __all__ = [
     "Add",
@@ -74,3 +79,15 @@ __all__ = [
     "to_onnx",
     "tune",
 ]
+
+INTERCHANGE = {"from_torch": "from_torch", "from_onnx": "onnx_read", "to_onnx": "onnx_write"}  # loaded when asked for
+
+
+def __getattr__(name):
+    if name in INTERCHANGE:
+        return getattr(importlib.import_module(f"fastopt.nn.interchange.{INTERCHANGE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *INTERCHANGE})
