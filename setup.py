@@ -41,7 +41,9 @@ if not X86:
 
 # -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike. -g0: what is linked is
 # stripped, and to write what a debugger reads, which the flags of many Pythons ask for, took a third of the time.
-FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+COMMON = ["-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+FLAGS = ["-O3", *COMMON]
+ONCE = ["-O2", *COMMON]  # of what is Python
 # Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take more than half of the time,
 # and leave no better innermost loops.
 LEAN = [
@@ -303,7 +305,7 @@ def extensions() -> list[Extension]:
                 f"fastopt._kernels.{level}.core",
                 [loops],
                 once,
-                [*FLAGS, *compile_openmp, *extra],
+                [*ONCE, *lean, *compile_openmp, *extra],
                 include_dirs=[numpy.get_include(), str(KERNELS), str(MACHINE)],
                 define_macros=DEFINES,
                 extra_compile_args=[*FLAGS, "-Wno-unused-function", *lean, *march, *compile_openmp, *extra],
