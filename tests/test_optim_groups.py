@@ -214,11 +214,6 @@ def test_what_cannot_be_spared_is_refused(what):
         optim.groups(two_layers(), 0.5, no_decay)
 
 
-def test_what_is_no_network_has_no_groups():
-    with pytest.raises(TypeError, match=r"^net: expected a network, got list"):
-        fo.optim.groups([], 0.1)
-
-
 def test_a_decay_out_of_range_is_the_error_of_the_optimizer():
     with pytest.raises(ValueError, match=r"^weight_decay: expected a finite number of at least 0"):
         optim.AdamW(optim.groups(two_layers(), -1))
