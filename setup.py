@@ -196,10 +196,12 @@ def split(generated: Path) -> tuple[Path, Path]:
     if unknown or not kept:
         raise ValueError(f"{generated}: expected loops and their variables, got none of {sorted(unknown) or 'either'}")
     head = lines[:declarations]
+    # functions of Python among the types are inline, so that what the loops do not call is not compiled, even at -O0
+    types = [re.sub(r"^static (?!CYTHON_INLINE)(.*\) \{)$", r"static CYTHON_INLINE \1", line) for line in head]
     files = generated.with_name("core_python.c"), generated.with_name("core_loops.c")
     texts = (
         ["#define FASTOPT_PYTHON", *head, *python_declares, *python],
-        [*head, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"],
+        [*types, *loops_declare, *kept, "#endif /* Py_PYTHON_H */\n"],
     )
     for file, text in zip(files, map("\n".join, texts), strict=True):
         if not file.exists() or file.read_text() != text:  # else nothing is compiled again
