@@ -40,12 +40,12 @@ if not X86:
     LEVELS = {"baseline": []}
 
 # -ffp-contract=fast is the decision on FMA: wherever the machine has it, everywhere alike. -g0: what is linked is
-# stripped, and to write what a debugger reads, which the flags of many Pythons ask for, took a third of the time.
+# stripped, and what a debugger reads, which the flags of many Pythons ask for, takes long to write.
 COMMON = ["-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
 FLAGS = ["-O3", *COMMON]
 ONCE = ["-O2", *COMMON]  # of what is Python
-# Passes of gcc that copy paths and find what is computed twice: of unrolled tiles they take more than half of the time,
-# and leave no better innermost loops.
+# Passes of gcc that copy paths and find what is computed twice: they take long on unrolled tiles, and leave no better
+# innermost loops. Changes of this list want `python -m fastopt bench --earlier` beside the build's own seconds.
 LEAN = [
     "-fno-thread-jumps",
     "-fno-tree-pre",
